@@ -1,0 +1,51 @@
+# `make tune` and `make test` set everything up; `make help` lists the rest.
+PYTHON ?= python3
+BIN := .venv/bin
+STAMP := .venv/.installed
+STUDY ?= examples/digits_cnn.yaml
+
+.DEFAULT_GOAL := help
+.PHONY: help setup tune ui test slow lint type bench lock clean
+
+help: ## List the targets
+	@grep -E '^[a-z]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-8s %s\n", $$1, $$2}'
+
+setup: $(STAMP) ## Make .venv with the pinned packages
+
+$(STAMP): requirements.lock pyproject.toml
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+		{ echo "Python 3.11 or newer is needed; name it: make PYTHON=python3.12 $(MAKECMDGOALS)"; exit 1; }
+	test -x $(BIN)/python || $(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --requirement requirements.lock
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --editable .
+	touch $(STAMP)
+
+tune: $(STAMP) ## Tune a Keras network on the digits images (STUDY=... for another study)
+	$(BIN)/hpo tune $(STUDY) $(ARGS)
+
+ui: $(STAMP) ## Browse the studies in MLflow's UI
+	$(BIN)/hpo ui
+
+test: $(STAMP) ## Run the tests
+	$(BIN)/python -m pytest
+
+slow: $(STAMP) ## Run the tests that take minutes
+	$(BIN)/python -m pytest -m slow --timeout 1800
+
+lint: $(STAMP) ## Check style and the direction of imports
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/lint-imports
+
+type: $(STAMP) ## Check types
+	$(BIN)/mypy
+
+bench: $(STAMP) ## Measure overhead and scale beside peers, in this machine's time
+	$(BIN)/python -m benchmarks
+
+lock: $(STAMP) ## Renew the pins (needs uv on the PATH)
+	uv pip compile --quiet --universal --python-version 3.11 --all-extras --group dev \
+		--no-emit-index-url --no-emit-find-links --no-header pyproject.toml --output-file requirements.lock
+
+clean: ## Remove .venv and caches; studies stay
+	rm -rf .venv .mypy_cache .pytest_cache .ruff_cache .hypothesis .import_linter_cache

@@ -1,0 +1,62 @@
+"""A small convolutional network on scikit-learn's images of digits (1,797 of 8x8 pixels), in Keras."""
+
+from __future__ import annotations
+
+from functools import cache
+
+import keras
+import numpy as np
+import tensorflow as tf
+from sklearn.datasets import load_digits
+from sklearn.model_selection import train_test_split
+
+from flows import TrialContext
+
+EPOCHS = 8
+BATCH = 64
+
+
+@cache
+def digits() -> dict[str, tuple[np.ndarray, np.ndarray]]:
+    """Images in [0, 1], shape (n, 8, 8, 1), and labels; split 60 / 20 / 20, the same for every trial."""
+    images, labels = load_digits(return_X_y=True)
+    images = (images / 16.0).reshape(-1, 8, 8, 1).astype("float32")
+    x_train, x_rest, y_train, y_rest = train_test_split(images, labels, test_size=0.4, random_state=0, stratify=labels)
+    x_val, x_test, y_val, y_test = train_test_split(x_rest, y_rest, test_size=0.5, random_state=0, stratify=y_rest)
+    return {"train": (x_train, y_train), "validation": (x_val, y_val), "test": (x_test, y_test)}
+
+
+def build(trial: TrialContext) -> keras.Model:
+    """The network of a configuration."""
+    config = trial.config
+    if config["optimizer"] == "sgd":
+        optimizer = keras.optimizers.SGD(config["learning_rate"], momentum=config["momentum"])
+    else:
+        optimizer = keras.optimizers.Adam(config["learning_rate"])
+    model = keras.Sequential(
+        [
+            keras.Input((8, 8, 1)),
+            keras.layers.Conv2D(config["filters"], 3, padding="same", activation="relu"),
+            keras.layers.MaxPooling2D(),
+            keras.layers.Conv2D(config["filters"], 3, padding="same", activation="relu"),
+            keras.layers.Flatten(),
+            keras.layers.Dense(10, activation="softmax"),
+        ]
+    )
+    model.compile(optimizer, "sparse_categorical_crossentropy", metrics=["accuracy"], steps_per_execution=8)
+    return model
+
+
+def train(trial: TrialContext) -> dict[str, float]:
+    """Train one configuration; answers its accuracy on the validation and the test images."""
+    keras.utils.set_random_seed(trial.seed)
+    data = digits()
+    model = build(trial)
+    batches = tf.data.Dataset.from_tensor_slices(data["train"]).cache().shuffle(2000, seed=trial.seed).batch(BATCH)
+    validation = tf.data.Dataset.from_tensor_slices(data["validation"]).batch(512).cache()
+    report = keras.callbacks.LambdaCallback(on_epoch_end=lambda epoch, logs: trial.report(epoch, logs))
+    model.fit(batches, epochs=EPOCHS, validation_data=validation, callbacks=[report], verbose=0)
+    val_loss, val_accuracy = model.evaluate(validation, verbose=0)
+    test_loss, test_accuracy = model.evaluate(*data["test"], verbose=0)
+    keras.backend.clear_session()
+    return {"val_accuracy": val_accuracy, "val_loss": val_loss, "test_accuracy": test_accuracy, "test_loss": test_loss}

@@ -1,0 +1,165 @@
+"""Running a study from Python; the command line stands on the same two functions."""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from flows.objective import Objective
+from hpo_core.configuration import Scalar
+from hpo_core.history import History
+from hpo_core.study import StudySpec, study_from
+from hpo_core.trial import Trial
+
+if TYPE_CHECKING:
+    from flows.trial import Observer
+    from hpo_core.ledger import Ledger
+
+log = logging.getLogger("hpo")
+
+
+@dataclass(frozen=True)
+class StudyResult:
+    """A study after a run.
+
+    Attributes:
+        spec: The study.
+        history: All its trials.
+        reason: Why no further trial was started.
+        tracking_uri: Where it stands in MLflow.
+        run_id: Its run there.
+    """
+
+    spec: StudySpec
+    history: History
+    reason: str
+    tracking_uri: str
+    run_id: str
+
+    @property
+    def best(self) -> Trial | None:
+        """The incumbent; None if no trial is complete."""
+        return self.history.incumbent
+
+    @property
+    def best_config(self) -> Mapping[str, Scalar]:
+        """The incumbent's configuration.
+
+        Raises:
+            ValueError: No trial is complete.
+        """
+        if self.best is None:
+            raise ValueError(f"study {self.spec.name!r} has no complete trial")
+        return self.best.config
+
+    @property
+    def best_value(self) -> float:
+        """The incumbent's value of the metric, in the metric's own direction.
+
+        Raises:
+            ValueError: No trial is complete.
+        """
+        if self.best is None or self.best.loss is None:
+            raise ValueError(f"study {self.spec.name!r} has no complete trial")
+        return self.spec.sign * self.best.loss
+
+
+def run_study(
+    objective: Callable[..., Any],
+    *,
+    name: str,
+    space: Mapping[str, Any],
+    metric: str,
+    direction: str = "minimize",
+    trials: int | None = None,
+    stop: Mapping[str, Any] | None = None,
+    tracking_uri: str | None = None,
+    progress: bool = True,
+    **settings: Any,
+) -> StudyResult:
+    """Tune a plain function; run again under the same name, it goes on where it ended.
+
+    Args:
+        objective: Takes a :class:`flows.TrialContext` and returns the metric, or a dict of metrics with it.
+        name: The study's name.
+        space: Parameters by name: :class:`hpo_core.Float` and the like, or dicts as in a study file.
+        metric: The name under which MLflow shows what the objective returns.
+        direction: ``minimize`` or ``maximize``.
+        trials: Total number of trials; short for ``stop={"trials": trials}``.
+        stop: Stop rules as in a study file.
+        tracking_uri: An MLflow tracking URI; by default ``MLFLOW_TRACKING_URI``, or sqlite in the working folder.
+        progress: Show live progress.
+        **settings: The other keys of a study file: ``strategy``, ``parallel``, ``retries``, ``seed``, ...
+
+    Raises:
+        InputError: Something given cannot be used.
+        TrackingError: MLflow does not answer.
+    """
+    function = Objective.of(objective)
+    rules = dict(stop or {}) | ({} if trials is None else {"trials": trials})
+    parameters = {key: value.model_dump() if hasattr(value, "model_dump") else value for key, value in space.items()}
+    spec = study_from(
+        {
+            "name": name,
+            "objective": function.reference,
+            "space": parameters,
+            "metric": metric,
+            "direction": direction,
+            "stop": rules,
+        }
+        | settings
+    )
+    from flows.report import LiveProgress
+
+    ledger = open_ledger(spec, tracking_uri)
+    if not progress:
+        return run(ledger, function)
+    with LiveProgress(spec) as observe:
+        return run(ledger, function, observe)
+
+
+def open_ledger(spec: StudySpec, tracking_uri: str | None = None, announce: Callable[[str], Any] = log.info) -> Ledger:
+    """The study in MLflow, created if it is new."""
+    from hpo_core.ledger import open_study
+    from mlflow_server.embedded import connect
+
+    return open_study(connect(tracking_uri), spec, announce=announce)
+
+
+def run(ledger: Ledger, objective: Objective, observe: Observer | None = None) -> StudyResult:
+    """Run trials of an opened study until a stop rule holds."""
+    spec = ledger.spec
+    history = ledger.load()
+    reason = spec.stop_reason(history, 0.0)
+    if reason is None or history.running:
+        reason = _run_flow(ledger, objective, observe or (lambda progress: None))
+        history = ledger.load()
+    from flows.report import study_description
+    from hpo_core.store import FINISHED
+
+    ledger.describe(study_description(spec, history), FINISHED)
+    return StudyResult(spec, history, reason, ledger.store.uri, ledger.study_run.id)
+
+
+def _run_flow(ledger: Ledger, objective: Objective, observe: Observer) -> str:
+    from flows.worker import WorkerPool
+    from hpo_core.store import RUNNING
+
+    ledger.set_study_status(RUNNING)
+    # The workers import the objective (TensorFlow: 11 s) while this process imports Prefect and starts its server.
+    with WorkerPool(ledger.spec.parallel, objective) as pool:
+        os.environ.setdefault("PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS", "120")
+        from flows.trial import SESSIONS, Session
+        from flows.tune import make_flow
+
+        folder = Path(os.environ.get("HPO_HOME", ".hpo")) / "trials"
+        SESSIONS[ledger.study_run.id] = Session(ledger, pool, objective, folder.absolute(), observe)
+        try:
+            reason: str = make_flow(ledger.spec.parallel)(ledger.spec.name, ledger.study_run.id)
+        finally:
+            del SESSIONS[ledger.study_run.id]
+    return reason

@@ -1,0 +1,252 @@
+"""The command line, ``hpo``. Exit codes: 0 done, 1 no trial gave a value, 2 bad input, 3 MLflow does not answer,
+130 or 143 interrupted.
+
+Everything but typer is imported inside the commands: ``hpo --help`` answers at once.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+if TYPE_CHECKING:
+    from hpo_core.ledger import Ledger
+    from hpo_core.study import StudySpec
+
+app = typer.Typer(
+    add_completion=False,
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    help="Tune hyperparameters in Prefect flows, with MLflow as the only state.",
+)
+
+StudyArgument = Annotated[str, typer.Argument(metavar="STUDY", help="A study file (YAML), or the name of a study.")]
+JsonOption = Annotated[bool, typer.Option("--json", help="Print one JSON object instead of a table.")]
+SetOption = Annotated[
+    list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Override a key: stop.minutes=5")
+]
+
+
+def _is_file(study: str) -> bool:
+    return Path(study).suffix in (".yaml", ".yml") or "/" in study or Path(study).is_file()
+
+
+def _load_spec(study: str, overrides: list[str]) -> StudySpec:
+    from hpo_core.study import load_study
+
+    return load_study(Path(study), overrides)
+
+
+def _open(study: str) -> Ledger:
+    """The stored study that a file or a name stands for; nothing is created."""
+    from hpo_core.ledger import find_study
+    from mlflow_server.embedded import connect
+
+    name = _load_spec(study, []).name if _is_file(study) else study
+    return find_study(connect(), name)
+
+
+def _search_path(study: str) -> tuple[str, ...]:
+    """Where an objective is looked for: the working folder, then the study file's."""
+    folders = [os.getcwd()]
+    if _is_file(study):
+        folders.append(str(Path(study).absolute().parent))
+    return tuple(folders)
+
+
+@app.command()
+def tune(
+    study: StudyArgument,
+    trials: Annotated[int | None, typer.Option(help="Total number of trials of the study.")] = None,
+    parallel: Annotated[int | None, typer.Option(help="Trials at a time.")] = None,
+    strategy: Annotated[str | None, typer.Option(help="Name of a strategy.")] = None,
+    set_: SetOption = None,
+) -> None:
+    """Run a study, or go on with it."""
+    from flows.api import open_ledger, run
+    from flows.objective import Objective
+    from flows.report import LiveProgress, print_summary
+    from hpo_core.study import override_spec
+
+    overrides = list(set_ or [])
+    if trials is not None:
+        overrides.append(f"stop.trials={trials}")
+    if parallel is not None:
+        overrides.append(f"parallel={parallel}")
+    if strategy is not None:
+        overrides.append(f"strategy={json.dumps(strategy)}")
+    spec = _load_spec(study, overrides) if _is_file(study) else override_spec(_open(study).spec, overrides)
+    objective = Objective(spec.objective, _search_path(study))
+    objective.precheck()
+    _prepare_prefect()
+    ledger = open_ledger(spec, announce=lambda line: typer.echo(f"taken over: {line}", err=True))
+    signal.signal(signal.SIGTERM, _terminate)
+    with LiveProgress(spec) as observe:
+        result = run(ledger, objective, observe)
+    print_summary(spec, result.history, result.reason, _ui_hint(ledger))
+    if result.best is None:
+        raise typer.Exit(1)
+
+
+class Terminated(BaseException):
+    """SIGTERM, as an exception: the loop ends its workers and marks their trials before the process goes."""
+
+
+def _terminate(signum: int, frame: Any) -> None:
+    raise Terminated
+
+
+def _prepare_prefect() -> None:
+    """Keep Prefect's console quiet beside the live progress; its own UI still gets every log line."""
+    os.environ.setdefault("PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL", "CRITICAL")
+
+
+@app.command()
+def status(study: StudyArgument, as_json: JsonOption = False) -> None:
+    """Say how far a study is."""
+    from flows.report import metric_value, status_line
+
+    ledger = _open(study)
+    spec, history = ledger.spec, ledger.load()
+    best = history.incumbent
+    if not as_json:
+        typer.echo(f"{spec.name}: {status_line(spec, history, 0.0)}")
+        return
+    _print_json(
+        study=spec.name,
+        complete=len(history.complete),
+        running=len(history.running),
+        failed=len(history.failed),
+        trials=spec.stop.trials,
+        best=metric_value(spec, best),
+        best_trial=None if best is None else best.number,
+        metric=spec.metric,
+        direction=spec.direction,
+        experiment=spec.experiment,
+        run_id=ledger.study_run.id,
+        tracking_uri=_shown_uri(ledger),
+    )
+
+
+@app.command()
+def best(study: StudyArgument, as_json: JsonOption = False) -> None:
+    """Show the best trials and the incumbent's configuration."""
+    from rich.console import Console
+
+    from flows.report import TOP, metric_value, ranked, trials_table
+
+    ledger = _open(study)
+    spec, history = ledger.spec, ledger.load()
+    incumbent = history.incumbent
+    if incumbent is None:
+        typer.echo(f"study {spec.name!r} has no complete trial yet", err=True)
+        raise typer.Exit(1)
+    if as_json:
+        _print_json(
+            study=spec.name,
+            trial=incumbent.number,
+            value=metric_value(spec, incumbent),
+            metric=spec.metric,
+            config=dict(incumbent.config),
+            metrics=dict(incumbent.metrics),
+            run_id=incumbent.run_id,
+        )
+        return
+    Console().print(trials_table(spec, ranked(history)[:TOP], f"Best trials of {spec.name} by {spec.metric}"))
+    for name, value in incumbent.config.items():
+        typer.echo(f"{name} = {value}")
+
+
+@app.command()
+def validate(study: StudyArgument, set_: SetOption = None) -> None:
+    """Check a study file and that its objective can be imported; nothing is run."""
+    from flows.objective import Objective
+
+    spec = _load_spec(study, list(set_ or []))
+    Objective(spec.objective, _search_path(study)).load()
+    size = spec.search_space.size
+    configurations = "endless" if size == float("inf") else f"up to {size:,.0f}"
+    typer.echo(
+        f"{study} is valid: study {spec.name!r}, {spec.search_space.dimensions} parameters "
+        f"({configurations} configurations), strategy {spec.strategy.name!r}"
+    )
+
+
+@app.command()
+def ui(
+    port: Annotated[int, typer.Option(help="Port on 127.0.0.1.")] = 5000,
+) -> None:
+    """Open MLflow's UI over the tracking store."""
+    from mlflow_server.embedded import connect, tracking_uri, ui_command
+
+    uri = tracking_uri()
+    if uri.startswith("http"):
+        typer.echo(f"The tracking server has its own UI: {_redacted(uri)}")
+        return
+    connect(uri)
+    typer.echo(f"MLflow's UI is at http://127.0.0.1:{port} (Ctrl-C ends it)")
+    raise typer.Exit(subprocess.call(ui_command(uri, port=port)))
+
+
+def _redacted(uri: str) -> str:
+    from hpo_core.tracking import redact
+
+    return redact(uri)
+
+
+def _shown_uri(ledger: Ledger) -> str:
+    return _redacted(ledger.store.uri)
+
+
+def _ui_hint(ledger: Ledger) -> str:
+    uri = ledger.store.uri
+    if uri.startswith("http"):
+        return f"{_redacted(uri)}/#/experiments/{ledger.study_run.experiment}/runs/{ledger.study_run.id}"
+    return "hpo ui (or make ui), then http://127.0.0.1:5000"
+
+
+def _print_json(**fields: Any) -> None:
+    print(json.dumps(fields))
+
+
+def main() -> None:
+    """The console script: typer's commands, with errors that users can act on instead of tracebacks."""
+    from click.exceptions import ClickException
+
+    try:
+        code = app(standalone_mode=False)
+    except ClickException as error:
+        error.show()
+        code = error.exit_code
+    except (KeyboardInterrupt, typer.Abort):
+        print("interrupted; run the same command to go on", file=sys.stderr)
+        code = 130
+    except Terminated:
+        print("terminated; run the same command to go on", file=sys.stderr)
+        code = 143
+    except Exception as error:
+        code = _explain(error)
+    sys.exit(code or 0)
+
+
+def _explain(error: Exception) -> int:
+    from hpo_core.errors import InputError, TrackingError, TrackingRefusal
+
+    if isinstance(error, InputError):
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    if isinstance(error, TrackingError | TrackingRefusal):
+        print(f"error: {error}", file=sys.stderr)
+        return 3
+    raise error
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,122 @@
+"""What an objective sees of its trial."""
+
+from __future__ import annotations
+
+import math
+import shutil
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+from hpo_core.configuration import Scalar
+
+
+class TrialContext:
+    """Handed to the objective as its only argument.
+
+    Attributes:
+        config: Values of the active parameters, by name.
+        number: The trial's number in the study.
+        seed: A seed of its own, in ``[0, 2**31)``, the same at every attempt.
+        fidelity: How much of the full training to spend; None where the study has no fidelity.
+        scratch: An empty folder of its own, gone after the trial.
+    """
+
+    def __init__(
+        self,
+        *,
+        config: Mapping[str, Scalar],
+        number: int,
+        seed: int,
+        fidelity: float | None,
+        scratch: Path,
+        outbox: Path,
+        send: Callable[[dict[str, Any]], None],
+    ) -> None:
+        self.config, self.number, self.seed, self.fidelity, self.scratch = config, number, seed, fidelity, scratch
+        self._outbox, self._send, self._sent = outbox, send, 0
+
+    def __repr__(self) -> str:
+        return f"TrialContext(number={self.number}, config={dict(self.config)}, seed={self.seed})"
+
+    def report(self, step: int, metrics: Mapping[str, float]) -> None:
+        """Log metrics of one step (an epoch, a fold, a number of trees); they are curves in MLflow.
+
+        Returns at once: the flow's process writes them, several steps in one request.
+
+        Args:
+            step: The step, >= 0.
+            metrics: By name. Values that are not finite are logged as MLflow keeps them.
+
+        Raises:
+            ValueError: A value is not a number.
+        """
+        self._send({"kind": "report", "step": int(step), "metrics": as_metrics(metrics)})
+
+    def log_artifact(self, path: str | Path, folder: str = "") -> None:
+        """Keep a file, or a folder with all that is in it, with the trial's run.
+
+        It is copied at once, so it may be changed or removed afterwards.
+
+        Args:
+            path: What to keep.
+            folder: Where below the run's artifacts it stands.
+
+        Raises:
+            FileNotFoundError: There is nothing at ``path``.
+            ValueError: ``folder`` leads out of the run's artifacts.
+        """
+        source = Path(path)
+        if Path(folder).is_absolute() or ".." in Path(folder).parts:
+            raise ValueError(f"the folder {folder!r} leads out of the run's artifacts")
+        self._sent += 1
+        target = self._outbox / str(self._sent) / source.name
+        target.parent.mkdir(parents=True)
+        if source.is_dir():
+            shutil.copytree(source, target)
+        else:
+            shutil.copy2(source, target)
+        self._send({"kind": "artifact", "path": str(target), "folder": folder})
+
+
+def as_metrics(values: Mapping[str, Any]) -> dict[str, float]:
+    """Metrics as plain floats.
+
+    Raises:
+        ValueError: A name is not a string or a value not a number.
+
+    >>> as_metrics({"loss": 1})
+    {'loss': 1.0}
+    """
+    metrics: dict[str, float] = {}
+    for name, value in values.items():
+        try:
+            metrics[name] = float(value)
+        except (TypeError, ValueError):
+            raise ValueError(f"the metric {name!r} has the value {value!r:.80}, which is not a number") from None
+        if not isinstance(name, str):
+            raise ValueError(f"the metric name {name!r} is not a string")
+    return metrics
+
+
+def as_result(value: Any, metric: str) -> dict[str, float]:
+    """What an objective returned, as metrics among which the study's is finite.
+
+    Raises:
+        ValueError: It is neither a number nor a dict of numbers with the study's metric, or that is not finite.
+    """
+    if not isinstance(value, Mapping):
+        try:
+            value = {metric: float(value)}
+        except (TypeError, ValueError):
+            raise ValueError(
+                f"the objective returned {value!r:.80}; return the {metric} as a number, or a dict with it"
+            ) from None
+    metrics = as_metrics(value)
+    if metric not in metrics:
+        raise ValueError(
+            f"the objective returned no {metric!r} but {sorted(metrics)}; return it, or correct metric: in the study"
+        )
+    if not math.isfinite(metrics[metric]):
+        raise ValueError(f"the objective returned {metric} = {metrics[metric]}")
+    return metrics

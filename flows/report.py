@@ -1,0 +1,198 @@
+"""What people see of a study: live progress, the closing table, and the description in MLflow."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from types import TracebackType
+from typing import TYPE_CHECKING, Any
+
+from rich.console import Console, Group
+from rich.live import Live
+from rich.progress_bar import ProgressBar
+from rich.table import Table
+from rich.text import Text
+
+from hpo_core.history import History
+from hpo_core.study import StudySpec
+from hpo_core.trial import Trial, TrialState
+
+if TYPE_CHECKING:
+    from flows.trial import Progress
+
+TOP = 5
+MAX_COLUMNS = 8
+
+
+def number(value: float | None) -> str:
+    """A number for a table: six significant digits.
+
+    >>> number(0.98333333), number(1e-7), number(None)
+    ('0.983333', '1e-07', '-')
+    """
+    return "-" if value is None else f"{value:.6g}"
+
+
+def duration(seconds: float) -> str:
+    """
+    >>> duration(5), duration(125), duration(7325)
+    ('5 s', '2 min 05 s', '2 h 02 min')
+    """
+    seconds = round(seconds)
+    if seconds < 60:
+        return f"{seconds} s"
+    if seconds < 3600:
+        return f"{seconds // 60} min {seconds % 60:02d} s"
+    return f"{seconds // 3600} h {seconds % 3600 // 60:02d} min"
+
+
+def metric_value(spec: StudySpec, trial: Trial | None) -> float | None:
+    """The study's metric of a trial, in the metric's own direction."""
+    return None if trial is None or trial.loss is None else spec.sign * trial.loss
+
+
+def ranked(history: History) -> list[Trial]:
+    """The complete trials, best first; those of the highest fidelity before all others."""
+    return sorted(
+        history.complete, key=lambda trial: (trial.fidelity != history.max_fidelity, trial.loss, trial.number)
+    )
+
+
+def seconds_left(spec: StudySpec, history: History, elapsed: float) -> float | None:
+    """About how long the study will go on, by the trials so far; None where that cannot be said."""
+    bounds: list[float] = []
+    durations = [(trial.end - trial.start) / 1000 for trial in history if trial.end is not None]
+    if spec.stop.trials is not None and durations:
+        left = spec.stop.trials - history.next_number + len(history.running) / 2
+        bounds.append(max(left, 0) * sum(durations) / len(durations) / spec.parallel)
+    if spec.stop.minutes is not None:
+        bounds.append(max(60 * spec.stop.minutes - elapsed, 0))
+    return min(bounds, default=None)
+
+
+def status_line(spec: StudySpec, history: History, elapsed: float) -> str:
+    """One line that says how far a study is."""
+    done = len(history.complete) + len(history.failed)
+    total = f" of {spec.stop.trials}" if spec.stop.trials is not None else ""
+    parts = [f"trial {done}{total}", f"{len(history.running)} running"]
+    if history.failed:
+        parts.append(f"{len(history.failed)} failed")
+    if (best := history.incumbent) is not None:
+        parts.append(f"best {spec.metric} {number(metric_value(spec, best))} (trial {best.number})")
+    left = seconds_left(spec, history, elapsed)
+    parts.append(f"about {duration(left)} left" if left is not None and done else "time left not known yet")
+    return "  |  ".join(parts)
+
+
+class LiveProgress:
+    """Shows a study while it runs: a moving line on a terminal, a line a trial elsewhere (a scheduler's log)."""
+
+    def __init__(self, spec: StudySpec, console: Console | None = None) -> None:
+        self._spec = spec
+        self._console = console or Console(stderr=True)
+        self._live = Live(console=self._console, refresh_per_second=4, transient=True)
+        self._told: set[int] = set()
+        self._first = True
+
+    def __enter__(self) -> LiveProgress:
+        if self._console.is_terminal:
+            self._live.start()
+            self._live.update(Text(f"{self._spec.name}: starting workers ..."))
+        else:
+            self._console.print(f"{self._spec.name}: starting workers ...", highlight=False)
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._live.stop()
+
+    def __call__(self, progress: Progress) -> None:
+        spec, history = self._spec, progress.history
+        ended = [trial for trial in history if trial.state is not TrialState.RUNNING and trial.number not in self._told]
+        self._told |= {trial.number for trial in ended}
+        line = status_line(spec, history, progress.seconds)
+        if self._first:  # what earlier runs of the study did is no news
+            self._first, ended = False, []
+        for trial in ended:
+            self._console.print(trial_line(spec, trial), highlight=False, markup=False, soft_wrap=True)
+        if self._console.is_terminal:
+            done = len(history.complete) + len(history.failed)
+            bar = ProgressBar(total=spec.stop.trials or None, completed=done, width=40)
+            self._live.update(Group(Text(line), bar))
+        elif ended:
+            self._console.print(f"  {line}", highlight=False, markup=False, soft_wrap=True)
+
+
+def trial_line(spec: StudySpec, trial: Trial) -> str:
+    """What became of a trial, in one line."""
+    settings = ", ".join(f"{name}={show(value)}" for name, value in trial.config.items())
+    if trial.state is TrialState.FAILED:
+        return f"trial {trial.number:>4}  failed: {trial.reason}  ({settings})"
+    took = f" in {duration((trial.end - trial.start) / 1000)}" if trial.end is not None else ""
+    return f"trial {trial.number:>4}  {spec.metric} {number(metric_value(spec, trial))}{took}  ({settings})"
+
+
+def show(value: Any) -> str:
+    """A parameter's value for people."""
+    return f"{value:.4g}" if isinstance(value, float) else str(value)
+
+
+def trials_table(spec: StudySpec, trials: Sequence[Trial], title: str) -> Table:
+    """Trials as rows; of many parameters the first few."""
+    table = Table(title=title, title_justify="left")
+    names = [name for name in spec.search_space.free][:MAX_COLUMNS]
+    table.add_column("trial", justify="right")
+    table.add_column(spec.metric, justify="right")
+    for name in names:
+        table.add_column(name)
+    for trial in trials:
+        row = [show(trial.config[name]) if name in trial.config else "" for name in names]
+        table.add_row(str(trial.number), number(metric_value(spec, trial)), *row)
+    return table
+
+
+def print_summary(spec: StudySpec, history: History, reason: str, ui: str, console: Console | None = None) -> None:
+    """The end of a run: why it ended, the best trials, the incumbent, and where to look further."""
+    console = console or Console()
+    counts = f"{len(history.complete)} complete, {len(history.failed)} failed"
+    if history.running:
+        counts += f", {len(history.running)} running elsewhere"
+    console.print(f"Study {spec.name}: {reason} ({counts}).", markup=False, highlight=False, soft_wrap=True)
+    best = history.incumbent
+    if best is None:
+        console.print("No trial is complete yet.")
+    else:
+        console.print(trials_table(spec, ranked(history)[:TOP], f"Best trials by {spec.metric}"))
+        console.print(f"Incumbent: trial {best.number}", markup=False, highlight=False)
+        for name, value in best.config.items():
+            console.print(f"  {name} = {value}", markup=False, highlight=False, soft_wrap=True)
+        for name in sorted(best.metrics, key=lambda name: (name != spec.metric, not name.startswith("test"), name)):
+            if name == spec.metric or name.startswith("test"):
+                console.print(f"  {name}: {number(best.metrics[name])}", markup=False, highlight=False)
+    console.print(f"Browse it in MLflow: {ui}", markup=False, highlight=False, soft_wrap=True)
+
+
+def study_description(spec: StudySpec, history: History) -> str:
+    """The study's description in MLflow, as Markdown."""
+    best = history.incumbent
+    lines = [
+        f"**{spec.name}**: {spec.direction} `{spec.metric}` of `{spec.objective}` by `{spec.strategy.name}`.",
+        "",
+        f"{len(history.complete)} trials complete, {len(history.failed)} failed, {len(history.running)} running.",
+    ]
+    if best is not None:
+        lines += [
+            "",
+            f"Incumbent: trial {best.number}, `{spec.metric}` = **{number(metric_value(spec, best))}**",
+            "",
+            "| parameter | value |",
+            "| --- | --- |",
+            *(f"| {name} | {value} |" for name, value in best.config.items()),
+        ]
+    return "\n".join(lines)
+
+
+def error(message: str) -> None:
+    """A message on standard error, as it is."""
+    print(message, file=sys.stderr)

@@ -1,0 +1,200 @@
+"""One trial as one Prefect task: supervises a worker process and writes what it reports to MLflow."""
+
+from __future__ import annotations
+
+import shutil
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from prefect import runtime, task
+from prefect.cache_policies import NO_CACHE
+
+from flows.objective import Objective
+from flows.worker import Job, TrialCancelled, TrialFailed, WorkerPool
+from hpo_core.errors import TrackingError, TrackingRefusal
+from hpo_core.history import History
+from hpo_core.ledger import RENEW_SECONDS, Ledger, Report, now_ms
+from hpo_core.seeding import trial_seed
+from hpo_core.store import FAILED, FINISHED, RUNNING, Metric
+from hpo_core.trial import Trial
+
+FIRST_WRITE_SECONDS = 2.0
+WRITE_SECONDS = 10.0
+"""A trial's params and curves are written in batches: a trial of a second costs one request for both, and a long one
+shows its params soon and its curves every ten seconds, however many epochs it reports."""
+
+
+@dataclass(frozen=True)
+class Progress:
+    """What an observer of a study is shown: the study as last loaded, and the seconds since this run of it began."""
+
+    history: History
+    seconds: float
+
+
+Observer = Callable[[Progress], None]
+
+
+@dataclass
+class Session:
+    """What the loop and the tasks of one flow run share.
+
+    Args:
+        ledger: The study.
+        pool: The worker processes.
+        objective: What they train.
+        folder: Where trials keep files until they are written to MLflow.
+        observe: Called after each load and about once a second.
+        fatal: What went wrong in a task that the whole flow cannot go on from.
+    """
+
+    ledger: Ledger
+    pool: WorkerPool
+    objective: Objective
+    folder: Path
+    observe: Observer
+    fatal: Exception | None = None
+
+
+SESSIONS: dict[str, Session] = {}
+"""The sessions of this process, by the id of the study's run: a task's parameters are data, and these are not."""
+
+
+class TrialLog:
+    """Collects what a trial reports and writes it in few requests.
+
+    Args:
+        ledger: The study.
+        trial: The trial.
+    """
+
+    def __init__(self, ledger: Ledger, trial: Trial, tags: Mapping[str, str]) -> None:
+        self._ledger, self._trial = ledger, trial
+        self._params = ledger.spec.search_space.to_params(trial.config)
+        self._metrics: list[Metric] = []
+        self._tags = dict(tags)
+        self._last_step = 0
+        self._artifacts: list[tuple[Path, str]] = []
+        self._renewed = time.monotonic()
+        self._due = self._renewed + FIRST_WRITE_SECONDS
+
+    def receive(self, message: Mapping[str, Any]) -> None:
+        """Take a report or an artifact."""
+        if message["kind"] == "artifact":
+            self._artifacts.append((Path(message["path"]), message["folder"]))
+            return
+        now, self._last_step = now_ms(), message["step"]
+        self._metrics += [Metric(key, value, now, self._last_step) for key, value in message["metrics"].items()]
+
+    def tick(self) -> None:
+        """Write what is due; renew the lease in the same request, or in one of its own if nothing else is to say."""
+        now = time.monotonic()
+        if now - self._renewed > RENEW_SECONDS:
+            self._due = now
+        if now < self._due:
+            return
+        self._due = now + WRITE_SECONDS
+        if self._metrics or self._params or self._artifacts or now - self._renewed > RENEW_SECONDS:
+            self._renewed = now
+            self._tags["hpo.lease"] = self._ledger.lease()
+            self._write(RUNNING)
+
+    def finish(self, status: str, metrics: Mapping[str, float] | None = None, reason: str = "", **tags: str) -> None:
+        """Write the rest and the trial's end. The objective's value stands at its last step, so it is the latest."""
+        now = now_ms()
+        self._metrics += [Metric(key, value, now, self._last_step) for key, value in (metrics or {}).items()]
+        if reason:
+            self._tags["hpo.reason"] = reason[:1000]
+        self._tags |= {f"hpo.{key}": value for key, value in tags.items()}
+        self._write(status)
+
+    def _write(self, status: str) -> None:
+        while self._artifacts:
+            path, folder = self._artifacts[0]
+            self._ledger.store.upload(self._trial.run_id, path, folder)
+            self._artifacts.pop(0)
+        self._ledger.write(Report(self._trial.run_id, self._metrics, self._params, self._tags, status))
+        self._metrics, self._params, self._tags = [], {}, {}
+
+    def give_up(self, reason: str) -> None:
+        """End the trial as failed although something it logged cannot be written: that is dropped."""
+        self._metrics, self._params, self._artifacts = [], {}, []
+        self.finish(FAILED, reason=reason)
+
+
+def _again(task_: Any, task_run: Any, state: Any) -> bool:
+    """Prefect asks after a failure whether another attempt makes sense."""
+    error = state.result(raise_on_failure=False)
+    return isinstance(error, TrialFailed) and error.retry
+
+
+@task(name="trial", task_run_name="{name}", retry_condition_fn=_again, cache_policy=NO_CACHE, persist_result=False)
+def run_trial(name: str, trial: Trial, study_run: str) -> dict[str, float]:
+    """Train one trial and report it. A retry continues the same MLflow run.
+
+    Args:
+        name: The study and the trial's number, for Prefect's UI.
+        trial: The reserved trial.
+        study_run: The id of the study's MLflow run, which names the session.
+
+    Raises:
+        TrialFailed: The trial gave no value; its run says why.
+        TrialCancelled: The flow is being stopped; its run says so.
+    """
+    attempt = int(runtime.task_run.run_count or 1)
+    return evaluate(SESSIONS[study_run], trial, attempt, str(runtime.task_run.id or ""))
+
+
+def evaluate(session: Session, trial: Trial, attempt: int, task_run: str) -> dict[str, float]:
+    """One attempt at a trial; the body of :func:`run_trial`."""
+    ledger, spec = session.ledger, session.ledger.spec
+    folder = session.folder / f"{trial.number:04d}-{trial.run_id[:8]}-{attempt}"
+    job = Job(
+        session.objective,
+        spec.metric,
+        trial.config,
+        trial.number,
+        trial_seed(spec.seed, trial.number),
+        trial.fidelity,
+        folder,
+    )
+    log = TrialLog(ledger, trial, {"hpo.task_run": task_run} if task_run else {})
+    try:
+        with session.pool.worker() as worker:
+            metrics = worker.run(
+                job,
+                timeout=spec.trial_timeout,
+                on_message=log.receive,
+                on_tick=log.tick,
+                cancelled=session.pool.cancelled,
+            )
+        log.finish(FINISHED, metrics)
+        return metrics
+    except TrialCancelled:
+        log.finish(FAILED, reason="interrupted: the flow was stopped", lost="interrupted")
+        raise
+    except TrialFailed as error:
+        if error.retry and attempt <= spec.retries:
+            raise  # Prefect tries again, and the run goes on
+        if error.details:
+            details = folder / "failure.txt"
+            details.parent.mkdir(parents=True, exist_ok=True)
+            details.write_text(error.details, encoding="utf-8")
+            log.receive({"kind": "artifact", "path": str(details), "folder": ""})
+        log.finish(FAILED, reason=error.reason)
+        raise
+    except TrackingRefusal as error:
+        log.give_up(f"MLflow refused what the trial logged: {error}")
+        raise TrialFailed(str(error), retry=False) from None
+    except TrackingError as error:
+        session.fatal = error
+        raise
+    except Exception as error:
+        session.fatal = error
+        log.give_up(f"internal error: {type(error).__name__}: {error}")
+        raise
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)

@@ -1,0 +1,122 @@
+"""The strategy loop as a Prefect flow: load, propose, reserve, submit, and again as each trial ends."""
+
+from __future__ import annotations
+
+import time
+from queue import Empty, SimpleQueue
+from typing import Any
+
+from prefect import flow
+from prefect.task_runners import ThreadPoolTaskRunner
+
+from flows.trial import SESSIONS, Progress, Session, run_trial
+from hpo_core.history import History
+from hpo_core.trial import Proposal, Trial
+
+TICK_SECONDS = 1.0
+"""How long the loop waits for a trial to end before it looks at the clock again."""
+
+RELOAD_SECONDS = 15.0
+"""How often it looks for what other flows did while none of its own trials ends."""
+
+
+@flow(name="tune", flow_run_name="{name}", persist_result=False)
+def tune(name: str, study_run: str) -> str:
+    """Run trials of one study until a stop rule holds; answers which.
+
+    Args:
+        name: The study, for Prefect's UI.
+        study_run: The id of the study's MLflow run, which names the session.
+    """
+    return Loop(SESSIONS[study_run]).run()
+
+
+class Loop:
+    """The round of ``docs/architecture.md``. All that it holds can be thrown away: MLflow has the rest."""
+
+    def __init__(self, session: Session) -> None:
+        self._session, self._ledger, self._spec = session, session.ledger, session.ledger.spec
+        self._running: dict[str, Trial] = {}  # by run id
+        self._ended: SimpleQueue[Trial] = SimpleQueue()
+        self._started = time.monotonic()
+        self._task = run_trial.with_options(retries=self._spec.retries)
+
+    def run(self) -> str:
+        """Loop until nothing runs and nothing is to be started."""
+        try:
+            self._session.pool.check()
+            while True:
+                history = self._load()
+                reason, contested = self._fill(history)
+                if contested:
+                    continue
+                if reason is not None and not self._running:
+                    return reason
+                self._wait()
+        except BaseException:
+            # Interrupted, or MLflow is out of reach: end the workers, and let their tasks say so in their runs.
+            self._session.pool.cancelled.set()
+            while self._running:
+                self._take(self._ended.get())
+            raise
+
+    def _load(self) -> History:
+        history = self._ledger.load()
+        if self._ledger.reap():
+            history = self._ledger.load()
+        return history
+
+    def _fill(self, history: History) -> tuple[str | None, bool]:
+        """Start as many trials as there are free slots.
+
+        Returns:
+            Why nothing more is to be started, if so; and whether another flow was faster, so that this one has to
+            load again.
+        """
+        while True:
+            seconds = time.monotonic() - self._started
+            reason = self._spec.stop_reason(history, seconds / 60)
+            self._session.observe(Progress(history, seconds))
+            free = self._spec.parallel - len(self._running)
+            if reason is not None or free <= 0:
+                return reason, False
+            if self._spec.stop.trials is not None:
+                free = min(free, self._spec.stop.trials - history.next_number)
+            proposals = self._spec.propose(history, free)
+            if not proposals:
+                return (None if history.running else "the strategy has nothing more to propose"), False
+            for proposal in proposals:
+                trial = self._ledger.reserve(proposal, history)
+                if trial is None:
+                    return None, True
+                self._submit(trial)
+                history = history.with_pending([Proposal(trial.config, trial.fidelity, trial.parent, trial.notes)])
+
+    def _submit(self, trial: Trial) -> None:
+        self._running[trial.run_id] = trial
+        future = self._task.submit(f"{self._spec.name}-{trial.number:04d}", trial, self._ledger.study_run.id)
+        future.add_done_callback(lambda _: self._ended.put(trial))
+
+    def _wait(self) -> None:
+        """Until one of this flow's trials ends, or it is time to look what others did."""
+        deadline = time.monotonic() + RELOAD_SECONDS
+        while time.monotonic() < deadline:
+            try:
+                self._take(self._ended.get(timeout=TICK_SECONDS))
+            except Empty:
+                self._session.observe(Progress(self._ledger.history(), time.monotonic() - self._started))
+                if not self._running:
+                    return
+            else:
+                return
+
+    def _take(self, trial: Trial) -> None:
+        del self._running[trial.run_id]
+        self._ledger.release(trial)
+        if self._session.fatal is not None and not self._session.pool.cancelled.is_set():
+            raise self._session.fatal
+
+
+def make_flow(parallel: int) -> Any:
+    """The flow with as many task threads as trials run at a time; each waits for a worker process."""
+    return tune.with_options(task_runner=ThreadPoolTaskRunner(max_workers=parallel))  # type: ignore[arg-type]

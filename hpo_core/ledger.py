@@ -1,0 +1,525 @@
+"""The ledger: the rules by which any number of flows share one study through MLflow, and lose nothing.
+
+What stands where:
+
+* The **study** is a run with the tag ``hpo.role = study``. A **trial** is a run below it (``mlflow.parentRunId``) whose
+  number and configuration never change once it exists. **Claims** are write-once params of one further run, kept in
+  an experiment of its own (:data:`CLAIMS`) so that they do not crowd the tables of the study.
+* A run is trial ``n`` if and only if the claim ``trial.n`` holds its id.
+
+To reserve trial ``n``, a flow that knows the runs of all trials below ``n`` proposes a configuration, creates the run
+with it, and then claims ``n`` for that run. Because the run is there *before* the claim, whoever loses the claim finds
+the winner's configuration on the next load; because everybody knows all lower trials before proposing, no
+configuration is claimed twice. A flow that dies between the two steps leaves a run without a claim; whoever meets it
+may claim its number on its behalf. ``docs/decisions/0001-claims.md`` has the argument in full.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import math
+import os
+import socket
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Self
+
+from hpo_core.configuration import Scalar, config_from_json, config_to_json
+from hpo_core.errors import InputError, TrackingError
+from hpo_core.history import History
+from hpo_core.space import SearchSpace
+from hpo_core.store import FAILED, FINISHED, RUNNING, Metric, Run, Store
+from hpo_core.study import StudySpec, compare, study_from
+from hpo_core.trial import Proposal, Trial, TrialState
+
+log = logging.getLogger("hpo")
+
+CLAIMS = "hpo-claims"
+"""The experiment that holds the claims of all studies of a tracking server."""
+
+SCHEMA = "1"
+TAG_LENGTH = 5_000
+"""Long texts are cut into tags of this length; MLflow keeps 8,000 characters of one, older releases 5,000."""
+
+LEASE_SECONDS = 240.0
+RENEW_SECONDS = 60.0
+"""A running trial renews its lease every minute, and is thought dead after four."""
+
+_TRIAL_TAGS = {
+    "hpo.role", "hpo.schema", "hpo.study", "hpo.number", "hpo.fidelity", "hpo.parent", "hpo.seed", "hpo.history",
+    "hpo.lease", "hpo.owner", "hpo.reason", "hpo.task_run",
+}  # fmt: skip
+
+
+def now_ms() -> int:
+    return int(time.time() * 1000)
+
+
+def split_tag(key: str, text: str) -> dict[str, str]:
+    """A text as tags ``key``, ``key.1``, ... that MLflow does not cut."""
+    parts = [text[i : i + TAG_LENGTH] for i in range(0, len(text), TAG_LENGTH)] or [""]
+    return {key if i == 0 else f"{key}.{i}": part for i, part in enumerate(parts)}
+
+
+def join_tag(key: str, tags: Mapping[str, str]) -> str:
+    """The inverse of :func:`split_tag`; empty if there is none."""
+    parts = [tags.get(key, "")]
+    while (more := tags.get(f"{key}.{len(parts)}")) is not None:
+        parts.append(more)
+    return "".join(parts)
+
+
+@dataclass(frozen=True)
+class Owner:
+    """The process that answers for a trial, precise enough to see on the same machine that it is gone."""
+
+    host: str
+    pid: int
+    started: str
+
+    @classmethod
+    def of_this_process(cls) -> Self:
+        return cls(_host(), os.getpid(), _process_start(os.getpid()))
+
+    def __str__(self) -> str:
+        return f"{self.host}/{self.pid}/{self.started}"
+
+    @staticmethod
+    def surely_gone(text: str) -> bool:
+        """Whether an owner ran on this very machine and no longer does. False where that cannot be told."""
+        host, pid, started = [*text.split("/"), "", ""][:3]
+        return host == _host() and pid.isdigit() and bool(started) and _process_start(int(pid)) != started
+
+
+def _host() -> str:
+    """This machine since its last start, and this process namespace: containers may share a host name."""
+    try:
+        boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()[:8]
+        namespace = os.readlink("/proc/self/ns/pid").strip("pid:[]")
+    except OSError:
+        boot = namespace = ""
+    return f"{socket.gethostname()}.{boot}.{namespace}"
+
+
+def _process_start(pid: int) -> str:
+    """When a process started, in the system's ticks; empty if there is none or the system does not say."""
+    try:
+        fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    except OSError:
+        return ""
+    return "" if fields[0] in "ZX" else fields[19]
+
+
+@dataclass(frozen=True)
+class Report:
+    """All that is still to be written of a trial, as plain data that can wait on disk."""
+
+    run_id: str
+    metrics: Sequence[Metric] = ()
+    params: Mapping[str, str] = field(default_factory=dict)
+    tags: Mapping[str, str] = field(default_factory=dict)
+    status: str = RUNNING
+
+
+class Ledger:
+    """One study in MLflow, as one flow sees it.
+
+    Made by :func:`open_study` or :func:`find_study`. Not safe for several threads, except :meth:`write`.
+    """
+
+    def __init__(self, store: Store, spec: StudySpec, study_run: Run) -> None:
+        self.store, self.spec, self.study_run = store, spec, study_run
+        self.claims_run = study_run.tags["hpo.claims"]
+        self.owner = str(Owner.of_this_process())
+        self.skipped: dict[str, str] = {}  # run id -> why it is no trial
+        self._runs: dict[str, Run] = {}
+        self._mine: set[str] = set()  # runs that this flow trains now
+        self._owned: set[str] = set()  # every run that this flow has claimed for itself
+        self._trial_runs: dict[int, str] = {}  # number -> run, once known to be claimed
+        self._losers: set[str] = set()  # runs whose number is another's
+        self._missing: set[int] = set()  # numbers whose run is gone for good
+        self._lost_number = -1  # the last number whose claim went to another flow
+        self._margin = 1_000  # how many milliseconds the clocks of other machines may be behind
+        self._loaded = False
+        self._trials: dict[str, tuple[Run, Trial | None]] = {}
+
+    # -- load ---------------------------------------------------------------------------------------------------
+
+    def load(self) -> History:
+        """The study as it stands now. Finished runs are read once; later loads ask for what started since.
+
+        Doubtful runs (running, and without sign of a claim) are settled by claiming their number on their behalf,
+        so every trial below ``next_number`` is known for certain.
+        """
+        self._read(self._since() if self._loaded else None)
+        if self._loaded and self._gaps():
+            newest = self._newest_start()
+            known = set(self._runs)
+            self._read(None)
+            late = [run.start for id, run in self._runs.items() if id not in known]
+            self._margin = max([self._margin, *(newest - start + 1_000 for start in late)])
+        self._loaded = True
+        self._settle()
+        self._missing |= self._gaps()
+        return self.history()
+
+    def history(self) -> History:
+        """The history as of the last load and of what this flow has reserved since."""
+        chosen: dict[int, Trial] = {}
+        for run in sorted(self._runs.values(), key=lambda run: (run.start, run.id)):
+            trial = self._as_trial(run)
+            if trial is None or run.id in self._losers:
+                continue
+            claimed = self._trial_runs.get(trial.number)
+            if claimed == run.id or (claimed is None and trial.number not in chosen):
+                chosen[trial.number] = trial
+        numbers = (_number(run) for run in self._runs.values())
+        highest = max([-1, *self._missing, *(number for number in numbers if number is not None)])
+        return History(chosen.values(), next_number=highest + 1)
+
+    def _read(self, since: int | None) -> None:
+        found = self.store.search([self.study_run.experiment], {"mlflow.parentRunId": self.study_run.id}, since)
+        if since is None:
+            self._runs = {}
+        else:
+            for id, run in list(self._runs.items()):
+                if run.start >= since and id not in self._mine:
+                    del self._runs[id]  # whatever is not found again was deleted
+        self._runs |= {run.id: run for run in found}
+
+    def _since(self) -> int:
+        """Every run that is new, or not known to have ended, started at this time or later."""
+        open_runs = [run.start for id, run in self._runs.items() if run.status == RUNNING and id not in self._mine]
+        return min([*open_runs, self._newest_start()]) - self._margin
+
+    def _newest_start(self) -> int:
+        return max((run.start for run in self._runs.values()), default=0)
+
+    def _gaps(self) -> set[int]:
+        """Numbers that are certainly claimed and whose run is not known."""
+        numbers = {n for run in self._runs.values() if (n := _number(run)) is not None}
+        return set(range(max([self._lost_number, *numbers]) + 1)) - numbers - self._missing
+
+    def _settle(self) -> None:
+        doubtful: list[tuple[int, Run]] = []
+        for run in self._runs.values():
+            number = _number(run)
+            if number is None or run.id in self._losers:
+                continue
+            # Only the holder of a claim trains, and only who trains logs params or ends a run.
+            if run.id in self._owned or run.status != RUNNING or run.params:
+                self._trial_runs.setdefault(number, run.id)
+            else:
+                doubtful.append((number, run))
+        for number, run in sorted(doubtful, key=lambda item: (item[0], item[1].start, item[1].id)):
+            if self._trial_runs.get(number) == run.id:
+                continue
+            if number not in self._trial_runs and self.store.claim(self.claims_run, f"trial.{number}", run.id):
+                self._trial_runs[number] = run.id
+            else:
+                self._losers.add(run.id)
+
+    def _as_trial(self, run: Run) -> Trial | None:
+        cached = self._trials.get(run.id)
+        if cached is None or cached[0] is not run:
+            try:
+                cached = (run, trial_of(run, self.spec))
+                self.skipped.pop(run.id, None)
+            except ValueError as error:
+                cached = (run, None)
+                self.skipped[run.id] = str(error)
+            self._trials[run.id] = cached
+        return cached[1]
+
+    # -- reserve ------------------------------------------------------------------------------------------------
+
+    def reserve(self, proposal: Proposal, history: History) -> Trial | None:
+        """Make a proposal the next trial: its run exists in MLflow before anything is trained.
+
+        Args:
+            proposal: What the strategy answered.
+            history: The history that it saw; the trial gets ``history.next_number``.
+
+        Returns:
+            The trial, or None if another flow was faster. Then load again and propose anew.
+        """
+        number, spec = history.next_number, self.spec
+        notes = {"strategy": spec.strategy.name} | dict(proposal.notes)
+        tags = {
+            "mlflow.parentRunId": self.study_run.id,
+            "mlflow.source.name": spec.objective,
+            "hpo.role": "trial",
+            "hpo.schema": SCHEMA,
+            "hpo.study": spec.name,
+            "hpo.number": str(number),
+            "hpo.seed": str(spec.seed),
+            "hpo.history": history.digest,
+            "hpo.owner": self.owner,
+            "hpo.lease": self.lease(),
+            **split_tag("hpo.config", config_to_json(proposal.config)),
+            **{f"hpo.{key}": str(value) for key, value in notes.items()},
+        }
+        if proposal.fidelity is not None:
+            tags["hpo.fidelity"] = repr(proposal.fidelity)
+        if proposal.parent is not None:
+            tags["hpo.parent"] = str(proposal.parent)
+        run = self.store.create_run(self.study_run.experiment, f"{spec.name}-{number:04d}", tags)
+        if not self.store.claim(self.claims_run, f"trial.{number}", run.id):
+            self.store.delete_run(run.id)
+            self._lost_number = number
+            return None
+        self._runs[run.id] = run
+        self._trial_runs[number] = run.id
+        self._owned.add(run.id)
+        self._mine.add(run.id)
+        return self._as_trial(run)
+
+    def lease(self) -> str:
+        """The lease of a trial that is alive now: when it runs out, in milliseconds since 1970."""
+        return str(now_ms() + int(LEASE_SECONDS * 1000))
+
+    # -- report -------------------------------------------------------------------------------------------------
+
+    def write(self, report: Report) -> None:
+        """Write a report to MLflow: values first, the status last. Repeating it does no harm."""
+        self.store.log(report.run_id, report.metrics, report.params, report.tags)
+        if report.status != RUNNING:
+            self.store.set_status(report.run_id, report.status)
+
+    def release(self, trial: Trial) -> None:
+        """This flow no longer trains the trial; what became of it is read at the next load."""
+        self._mine.discard(trial.run_id)
+
+    def reap(self) -> list[Trial]:
+        """End the trials whose flow is dead, as failed ones with the reason; answers which.
+
+        A trial is dead if its lease has run out, or if its process is known to be gone from this machine. A run that
+        lost its number and whose flow died before deleting it is deleted.
+        """
+        reaped: list[Trial] = []
+        for run in list(self._runs.values()):
+            if run.status != RUNNING or run.id in self._mine or (number := _number(run)) is None:
+                continue
+            gone = Owner.surely_gone(run.tags.get("hpo.owner", ""))
+            lease = run.tags.get("hpo.lease", "")
+            if not gone and lease.isdigit() and int(lease) > now_ms():
+                continue
+            if run.id in self._losers:
+                self.store.delete_run(run.id)
+                del self._runs[run.id]
+                continue
+            why = "its process is gone" if gone else "its lease ran out"
+            tags = {"hpo.reason": f"lost: {why}", "hpo.lost": "True"}
+            self.write(Report(run.id, params=self.params_of(run), tags=tags, status=FAILED))
+            log.warning("trial %d of %s is lost: %s", number, self.spec.name, why)
+            if (trial := self._as_trial(run)) is not None:
+                reaped.append(trial)
+        return reaped
+
+    def params_of(self, run: Run) -> dict[str, str]:
+        """The params that a run's trial should show; none where its configuration is unreadable."""
+        trial = self._as_trial(run)
+        return {} if trial is None else self.spec.search_space.to_params(trial.config)
+
+    # -- the study itself ---------------------------------------------------------------------------------------
+
+    def describe(self, text: str, status: str) -> None:
+        """Write the study's description (Markdown) and set its status."""
+        self.store.log(self.study_run.id, [], {}, {"mlflow.note.content": text[:TAG_LENGTH]})
+        self.set_study_status(status)
+
+    def set_study_status(self, status: str) -> None:
+        if status != self.study_run.status:
+            self.store.set_status(self.study_run.id, status)
+            self.study_run = Run(**{**self.study_run.__dict__, "status": status})
+
+
+def _number(run: Run) -> int | None:
+    text = run.tags.get("hpo.number", "")
+    return int(text) if text.isdigit() and run.tags.get("hpo.role") == "trial" else None
+
+
+def trial_of(run: Run, spec: StudySpec) -> Trial:
+    """A run as a trial of the study: here direction, NaN and infinity are settled.
+
+    Raises:
+        ValueError: The run is no trial of this study, or is damaged; the message says how.
+    """
+    number = _number(run)
+    if number is None:
+        raise ValueError("it has no trial number")
+    if run.tags.get("hpo.schema") != SCHEMA:
+        raise ValueError(f"it was written by schema {run.tags.get('hpo.schema')!r}, this is {SCHEMA}")
+    config = _config_of(run, spec.search_space)
+    value = run.metrics.get(spec.metric)
+    reason = run.tags.get("hpo.reason", "")
+    if run.status == RUNNING or run.status == "SCHEDULED":
+        state, loss = TrialState.RUNNING, None
+    elif run.status == FINISHED and value is not None and math.isfinite(value):
+        state, loss = TrialState.COMPLETE, spec.loss(value)
+    else:
+        state, loss = TrialState.FAILED, None
+        reason = reason or f"{run.status.lower()} without a finite {spec.metric}"
+    fidelity, parent = run.tags.get("hpo.fidelity"), run.tags.get("hpo.parent", "")
+    notes: dict[str, Scalar] = {
+        key.removeprefix("hpo."): text
+        for key, text in run.tags.items()
+        if key.startswith("hpo.") and key not in _TRIAL_TAGS and not key.startswith("hpo.config")
+    }
+    return Trial(
+        number=number,
+        config=config,
+        state=state,
+        loss=loss,
+        fidelity=None if fidelity is None else float(fidelity),
+        parent=int(parent) if parent.isdigit() else None,
+        notes=notes,
+        reason=reason,
+        run_id=run.id,
+        metrics=run.metrics,
+        start=run.start,
+        end=run.end,
+    )
+
+
+def _config_of(run: Run, space: SearchSpace) -> dict[str, Scalar]:
+    if text := join_tag("hpo.config", run.tags):
+        return space.validated(config_from_json(text), check_constraints=False)
+    return space.from_params(run.params)
+
+
+# -- opening a study --------------------------------------------------------------------------------------------
+
+
+def _study_runs(store: Store, experiments: Sequence[str], name: str) -> list[Run]:
+    return store.search(experiments, {"hpo.role": "study", "hpo.study": name})
+
+
+def _elected(runs: Sequence[Run], name: str) -> Run | None:
+    """The study's run among those of its name: the one that holds the param ``study``.
+
+    Raises:
+        InputError: There are two.
+    """
+    elected = [run for run in runs if run.params.get("study") == name]
+    if len(elected) > 1:
+        raise InputError(
+            f"study {name!r}",
+            f"two runs claim to be it: {', '.join(run.id for run in elected)}",
+            "delete the wrong one in MLflow (mlflow runs delete --run-id ID)",
+        )
+    return elected[0] if elected else None
+
+
+def stored_spec(run: Run) -> StudySpec:
+    """The specification that stands with a study.
+
+    Raises:
+        InputError: It is damaged.
+    """
+    try:
+        return study_from(json.loads(join_tag("hpo.spec", run.tags)))
+    except ValueError as error:
+        raise InputError(
+            f"study run {run.id}", f"its stored specification cannot be used ({error})", "delete the run in MLflow"
+        ) from None
+
+
+def open_study(store: Store, spec: StudySpec, *, announce: Callable[[str], Any] = log.info) -> Ledger:
+    """The study of this specification: created if it is new, compared and resumed if it is not.
+
+    Several flows may call this at the same moment; see :func:`_elect` for why they end up with one study.
+
+    Raises:
+        StudyConflict: The stored space, metric or direction is another.
+        InputError: The experiment was deleted, or two studies have this name.
+    """
+    experiment = store.experiment(spec.experiment, create=True)
+    assert experiment is not None
+    run = _elect(store, experiment, spec)
+    if join_tag("hpo.spec", run.tags) != spec.to_json():
+        for line in compare(stored_spec(run), spec):
+            announce(f"{spec.name}: {line}")
+        tags = split_tag("hpo.spec", spec.to_json())
+        store.log(run.id, [], {}, tags)
+    return Ledger(store, spec, run)
+
+
+def _elect(store: Store, experiment: str, spec: StudySpec, patience: float = 10.0) -> Run:
+    """The one run that is the study, whoever else is creating it now.
+
+    A candidate becomes the study by the write-once param ``study``, and is withdrawn by the same param with another
+    value. Each flow creates its candidate before it looks for others, and elects it only after withdrawing all that
+    it sees; of two flows at least one sees the other's. The oldest candidate goes first, so that they do not
+    withdraw each other for ever; one that does not move (its flow died) is withdrawn after ``patience`` seconds.
+    """
+    mine: Run | None = None
+    deadline = time.monotonic() + patience
+    while True:
+        runs = _study_runs(store, [experiment], spec.name)
+        if (elected := _elected(runs, spec.name)) is not None:
+            if mine is not None and mine.id != elected.id:
+                _withdraw(store, mine)
+            return elected
+        waiting = [run for run in runs if "study" not in run.params]
+        if mine is None or all(run.id != mine.id for run in waiting):
+            mine = _create_study(store, experiment, spec)
+            continue
+        first = min(waiting, key=lambda run: (run.start, run.id))
+        if first.id != mine.id and time.monotonic() < deadline:
+            time.sleep(0.2)
+            continue
+        others = [run for run in waiting if run.id != mine.id]
+        if all(store.claim(other.id, "study", "withdrawn") for other in others):
+            for other in others:
+                store.delete_run(other.id)
+            if store.claim(mine.id, "study", spec.name):
+                return mine
+
+
+def _create_study(store: Store, experiment: str, spec: StudySpec) -> Run:
+    claims_experiment = store.experiment(CLAIMS, create=True)
+    assert claims_experiment is not None
+    note = f"The trial numbers that flows have claimed in study {spec.name!r}. Do not delete it while the study lives."
+    claims = store.create_run(
+        claims_experiment, spec.name, {"hpo.role": "claims", "hpo.study": spec.name, "mlflow.note.content": note}
+    )
+    store.set_status(claims.id, FINISHED)
+    tags = {
+        "hpo.role": "study",
+        "hpo.schema": SCHEMA,
+        "hpo.study": spec.name,
+        "hpo.claims": claims.id,
+        "mlflow.source.name": spec.objective,
+        **split_tag("hpo.spec", spec.to_json()),
+    }
+    return store.create_run(experiment, spec.name, tags)
+
+
+def _withdraw(store: Store, candidate: Run) -> None:
+    store.delete_run(candidate.tags["hpo.claims"])
+    store.delete_run(candidate.id)
+
+
+def find_study(store: Store, name: str) -> Ledger:
+    """The study of this name, in whatever experiment.
+
+    Raises:
+        InputError: There is none, or more than one.
+    """
+    found = [run for run in _study_runs(store, store.experiments(), name) if run.params.get("study") == name]
+    if not found:
+        raise InputError(
+            "study", f"there is no study {name!r} in the MLflow store", "give the study file, or start it with hpo tune"
+        )
+    if len({run.experiment for run in found}) > 1:
+        raise InputError("study", f"{name!r} stands in {len(found)} experiments", "give the study file instead")
+    run = _elected(found, name)
+    assert run is not None
+    return Ledger(store, stored_spec(run), run)
+
+
+__all__ = ["Ledger", "Report", "TrackingError", "find_study", "open_study", "trial_of"]

@@ -1,0 +1,93 @@
+"""What the ledger needs of MLflow: a handful of operations, of which one is a compare-and-set.
+
+:class:`hpo_core.tracking.MlflowStore` is the real one. Tests put an in-memory double behind the same interface, to
+interleave and crash flows at every single operation.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import NamedTuple, Protocol
+
+RUNNING, FINISHED, FAILED = "RUNNING", "FINISHED", "FAILED"
+
+
+class Metric(NamedTuple):
+    """One value of a metric; ``timestamp`` in milliseconds since 1970."""
+
+    key: str
+    value: float
+    timestamp: int
+    step: int = 0
+
+
+@dataclass(frozen=True)
+class Run:
+    """An MLflow run: the latest value of each metric, times in milliseconds since 1970."""
+
+    id: str
+    experiment: str
+    name: str
+    status: str
+    start: int
+    end: int | None = None
+    params: Mapping[str, str] = field(default_factory=dict)
+    metrics: Mapping[str, float] = field(default_factory=dict)
+    tags: Mapping[str, str] = field(default_factory=dict)
+
+
+class Store(Protocol):
+    """MLflow's tracking API as far as the ledger uses it. Every method is one request unless it says otherwise.
+
+    Every method raises :class:`hpo_core.errors.TrackingError` where the server does not answer or refuses.
+    """
+
+    uri: str
+
+    def experiment(self, name: str, *, create: bool) -> str | None:
+        """The id of the active experiment of this name; created if absent and asked for. Up to three requests."""
+        ...
+
+    def experiments(self) -> list[str]:
+        """The ids of all active experiments, a request a page."""
+        ...
+
+    def create_run(self, experiment: str, name: str, tags: Mapping[str, str]) -> Run:
+        """A new run in status RUNNING, started now."""
+        ...
+
+    def claim(self, run: str, key: str, value: str) -> bool:
+        """Write a param once: True if it now holds ``value``, False if it holds another.
+
+        Of any number of callers with different values exactly one is told True; repeating a successful call is told
+        True again.
+        """
+        ...
+
+    def log(self, run: str, metrics: Sequence[Metric], params: Mapping[str, str], tags: Mapping[str, str]) -> None:
+        """Add params, metrics and tags, in this order. May stop half way if the server dies."""
+        ...
+
+    def set_status(self, run: str, status: str) -> None:
+        """Set a run's status; a terminal one with the end time now."""
+        ...
+
+    def delete_run(self, run: str) -> None:
+        """Move a run to MLflow's trash."""
+        ...
+
+    def search(self, experiments: Sequence[str], tags: Mapping[str, str], since: int | None = None) -> list[Run]:
+        """The active runs with all these tags, oldest first, a request a page.
+
+        Args:
+            experiments: Ids of the experiments to look into.
+            tags: Exact values that the runs' tags must have.
+            since: Only runs that started at this time or later.
+        """
+        ...
+
+    def upload(self, run: str, path: Path, folder: str) -> None:
+        """Copy a file or a folder into the run's artifacts, below ``folder``."""
+        ...

@@ -1,0 +1,33 @@
+"""What a strategy is."""
+
+from __future__ import annotations
+
+from typing import ClassVar, Protocol
+
+from hpo_core.history import History
+from hpo_core.space import SearchSpace
+from hpo_core.trial import Proposal
+
+
+class Strategy(Protocol):
+    """Settings in a frozen dataclass, and one pure function of the past.
+
+    ``propose`` reads no clock, file or global random generator and keeps nothing between calls: what it answers is a
+    function of its arguments. It may therefore be asked anew after any crash, by any process.
+    """
+
+    name: ClassVar[str]
+
+    def propose(self, space: SearchSpace, history: History, n: int, *, seed: int) -> list[Proposal]:
+        """Up to ``n`` proposals for the trials ``history.next_number, ...``.
+
+        Asking for two is the same as asking for one, marking it as running, and asking again, unless a strategy
+        says otherwise. An empty list while trials run means *wait*; while none runs, *done*.
+
+        Args:
+            space: The search space.
+            history: All trials so far; running ones are pending.
+            n: How many slots are free, >= 1.
+            seed: The study's seed; randomness comes from :func:`hpo_core.seeding.trial_rng`.
+        """
+        ...

@@ -1,0 +1,42 @@
+"""Grid search: every combination of a few values a parameter."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from itertools import islice
+from typing import ClassVar
+
+from hpo_core.history import History
+from hpo_core.space import SearchSpace
+from hpo_core.trial import Proposal
+
+
+@dataclass(frozen=True)
+class Grid:
+    """The grid in order, the last declared parameter varying fastest; done when it is used up.
+
+    Args:
+        steps: How many values each numeric parameter takes, evenly over its scale, ends included. A discrete one
+            with no more values than that takes them all, and so does every list of choices.
+        steps_by_name: The same for single parameters.
+
+    A conditional parameter multiplies the grid only where it is active, and configurations that break a constraint
+    are passed over, so no configuration comes twice.
+    """
+
+    name: ClassVar[str] = "grid"
+    steps: int = 5
+    steps_by_name: Mapping[str, int] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        for where, steps in (("steps", self.steps), *self.steps_by_name.items()):
+            if isinstance(steps, bool) or not isinstance(steps, int) or steps < 1:
+                raise ValueError(f"{where}: {steps!r} is not a whole number above 0")
+
+    def propose(self, space: SearchSpace, history: History, n: int, *, seed: int) -> list[Proposal]:
+        if unknown := [name for name in self.steps_by_name if name not in space.parameters]:
+            raise ValueError(f"steps_by_name: {unknown[0]!r} is no parameter of the space {list(space.parameters)}")
+        steps = {name: self.steps_by_name.get(name, self.steps) for name in space.parameters}
+        grid = (Proposal(config) for config in space.enumerate(steps) if space.feasible(config))
+        return list(islice((proposal for proposal in grid if proposal.identity not in history.identities), n))

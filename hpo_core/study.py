@@ -1,0 +1,394 @@
+"""The study file: what to tune, over which space, by which strategy, and until when.
+
+The specification is stored with the study in MLflow; on resume the given one is held against the stored one.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Mapping, Sequence
+from difflib import get_close_matches
+from functools import cached_property
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import yaml
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, field_validator, model_validator
+
+from hpo_core.configuration import Scalar
+from hpo_core.errors import InputError, StudyConflict
+from hpo_core.history import History
+from hpo_core.space import Parameter, SearchSpace
+from hpo_core.strategies import STRATEGIES, Strategy, make_strategy
+from hpo_core.trial import Proposal
+
+MAX_FILE_BYTES = 1_000_000
+
+MAY_CHANGE = {"objective", "strategy", "stop", "parallel", "retries", "trial_timeout", "seed", "first"}
+"""The keys that a resumed study takes from the new file. All others decide what the stored losses mean."""
+
+# MLflow accepts more in a run's name, but a study's name also stands in filter strings, file names and URLs.
+_NAME = re.compile(r"[^\x00-\x1f'\"`\\%/]+")
+
+
+class _Section(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+
+
+class StopRules(_Section):
+    """When to start no further trial; trials that run are waited for. The first rule that holds ends the study."""
+
+    trials: int | None = Field(None, ge=1, description="Total number of trials of the study, failed ones included.")
+    minutes: float | None = Field(None, gt=0, description="Minutes since this run of the study started.")
+    target: float | None = Field(None, description="Value of the metric that is good enough.")
+    no_improvement: int | None = Field(None, ge=1, description="Complete trials since the incumbent was found.")
+
+    @model_validator(mode="after")
+    def _any(self) -> StopRules:
+        if all(value is None for value in (self.trials, self.minutes, self.target, self.no_improvement)):
+            raise ValueError(
+                "no rule is given, so the study would never end; give trials, minutes, target or no_improvement"
+            )
+        return self
+
+
+class StrategySpec(BaseModel):
+    """The name of a strategy and its settings, as they stand side by side in the file."""
+
+    model_config = ConfigDict(extra="allow", frozen=True, allow_inf_nan=False)
+
+    name: str
+
+    def make(self) -> Strategy:
+        return make_strategy(self.name, self.model_extra)
+
+
+def _strategy(value: Any) -> Any:
+    return {"name": value} if isinstance(value, str) else value
+
+
+class StudySpec(_Section):
+    """A study file, validated.
+
+    >>> spec = StudySpec.model_validate({
+    ...     "name": "parabola", "objective": "parabola:loss", "metric": "loss", "direction": "minimize",
+    ...     "space": {"x": {"type": "float", "low": -1, "high": 1}}, "stop": {"trials": 3},
+    ... })
+    >>> spec.experiment, spec.strategy.name, spec.loss(0.25)
+    ('parabola', 'quasi_random', 0.25)
+    """
+
+    name: str = Field(description="The study's name; resuming means running under the same name.", max_length=200)
+    experiment: str = Field("", description="MLflow experiment; the study's name where absent.", max_length=500)
+    objective: str = Field(description="module:function, importable from the working folder or the file's.")
+    metric: str = Field(description="What the objective returns and MLflow shows.", min_length=1, max_length=250)
+    direction: Literal["minimize", "maximize"]
+    space: dict[str, Parameter] = Field(min_length=1)
+    constraints: list[str] = []
+    strategy: Annotated[StrategySpec, BeforeValidator(_strategy)] = StrategySpec(name="quasi_random")
+    stop: StopRules
+    parallel: int = Field(1, ge=1, le=1000, description="Trials at a time.")
+    retries: int = Field(0, ge=0, le=100, description="Further attempts at a trial that raised or whose process died.")
+    trial_timeout: float | None = Field(None, gt=0, description="Seconds after which a trial is ended as failed.")
+    seed: int = Field(0, ge=0, lt=2**32)
+    first: list[dict[str, Any]] = Field([], description="Configurations to try before the strategy's own.")
+
+    @field_validator("name", "experiment")
+    @classmethod
+    def _plain_name(cls, value: str) -> str:
+        if value and (not _NAME.fullmatch(value) or value.strip() != value):
+            raise ValueError(
+                "quotes, slashes, backslashes, percent signs, control characters and outer spaces cannot be used"
+            )
+        return value
+
+    @field_validator("name")
+    @classmethod
+    def _some_name(cls, value: str) -> str:
+        if not value:
+            raise ValueError("the name is empty")
+        return value
+
+    @field_validator("objective")
+    @classmethod
+    def _reference(cls, value: str) -> str:
+        module, _, function = value.partition(":")
+        if not all(part.isidentifier() for part in module.split(".")) or not function:
+            raise ValueError("write it as module:function, such as examples.digits_cnn:train")
+        return value
+
+    @model_validator(mode="after")
+    def _whole(self) -> StudySpec:
+        if not self.experiment:
+            object.__setattr__(self, "experiment", self.name)
+        space = self.search_space
+        for i, config in enumerate(self.first):
+            try:
+                space.validated(config)
+            except ValueError as error:
+                raise ValueError(f"first.{i}: {error}") from None
+        # Settings that only the space can judge (a parameter's name) show at the first proposal, which costs nothing.
+        try:
+            self.strategy.make().propose(space, History(), 1, seed=self.seed)
+        except InputError:
+            raise
+        except ValueError as error:
+            raise ValueError(f"strategy.{error}") from None
+        return self
+
+    @cached_property
+    def search_space(self) -> SearchSpace:
+        return SearchSpace(self.space, tuple(self.constraints))
+
+    @property
+    def sign(self) -> int:
+        """+1 if the metric is minimised, -1 if it is maximised."""
+        return 1 if self.direction == "minimize" else -1
+
+    def loss(self, value: float) -> float:
+        """The metric's value as something to be minimised."""
+        return self.sign * value
+
+    def to_json(self) -> str:
+        return json.dumps(self.model_dump(mode="json"))
+
+    def propose(self, history: History, n: int) -> list[Proposal]:
+        """Up to ``n`` proposals: lost trials again, the rest of ``first``, then the strategy's. Pure, as those are."""
+        proposals = self._again(history)[:n]
+        taken = set(history.identities)
+        for config in self.first:
+            proposal = Proposal(self.search_space.validated(config), notes={"strategy": "first"})
+            if proposal.identity not in taken and len(proposals) < n:
+                proposals.append(proposal)
+                taken.add(proposal.identity)
+        if len(proposals) < n:
+            strategy = self.strategy.make()
+            proposals += strategy.propose(
+                self.search_space, history.with_pending(proposals), n - len(proposals), seed=self.seed
+            )
+        return proposals
+
+    def _again(self, history: History) -> list[Proposal]:
+        """The trials whose flow or process died, as far as retries remain and nobody has taken them up."""
+        taken_up = {str(trial.notes.get("retry_of")) for trial in history}
+        again: list[Proposal] = []
+        for trial in history.failed:
+            attempt = int(trial.notes.get("attempt") or 0)
+            if trial.notes.get("lost") and attempt < self.retries and str(trial.number) not in taken_up:
+                notes: dict[str, Scalar] = {"strategy": "retry", "retry_of": trial.number, "attempt": attempt + 1}
+                again.append(Proposal(trial.config, trial.fidelity, trial.parent, notes))
+        return again
+
+    def stop_reason(self, history: History, minutes: float) -> str | None:
+        """Why no further trial is to start; None if one may.
+
+        Args:
+            history: The study so far.
+            minutes: Minutes since this run of the study started.
+        """
+        stop, best = self.stop, history.incumbent
+        if stop.trials is not None and history.next_number >= stop.trials:
+            return f"all {stop.trials} trials are started"
+        if (
+            stop.target is not None
+            and best is not None
+            and best.loss is not None
+            and best.loss <= self.loss(stop.target)
+        ):
+            return f"{self.metric} reached the target {stop.target:g}"
+        if stop.no_improvement is not None and history.since_improvement() >= stop.no_improvement:
+            return f"{history.since_improvement()} trials without improvement"
+        if stop.minutes is not None and minutes >= stop.minutes:
+            return f"{stop.minutes:g} minutes are over"
+        return None
+
+
+def compare(stored: StudySpec, given: StudySpec) -> list[str]:
+    """What a resumed study takes over from the given specification, one line a key.
+
+    Raises:
+        StudyConflict: Something differs that would make old and new trials incomparable.
+    """
+    old, new = stored.model_dump(mode="json"), given.model_dump(mode="json")
+    changed = [key for key in old if old[key] != new[key]]
+    if forbidden := [key for key in changed if key not in MAY_CHANGE]:
+        lines = [line for key in forbidden for line in _difference(key, old[key], new[key])]
+        raise StudyConflict(
+            f"study {given.name!r}",
+            "the stored study differs from the given one:\n" + "\n".join(f"  {line}" for line in lines) + "\n",
+            "trials of the two do not compare, so give the new one a name of its own (name: ...)",
+        )
+    return [line for key in changed for line in _difference(key, old[key], new[key])]
+
+
+def _difference(path: str, old: Any, new: Any) -> list[str]:
+    if isinstance(old, dict) and isinstance(new, dict):
+        keys = [*old, *(key for key in new if key not in old)]
+        lines = [
+            line
+            for key in keys
+            if old.get(key) != new.get(key)
+            for line in _difference(f"{path}.{key}", old.get(key), new.get(key))
+        ]
+        return lines or [f"{path}: the order differs: {', '.join(old)} -> {', '.join(new)}"]
+    return [f"{path}: {json.dumps(old)} -> {json.dumps(new)}"]
+
+
+class _Loader(yaml.SafeLoader):
+    """YAML without its two traps: a key given twice, and ``1e-4`` read as a string."""
+
+    def compose_node(self, parent: Any, index: Any) -> Any:
+        if self.check_event(yaml.AliasEvent):
+            raise yaml.YAMLError("aliases (*name) are not read, since a few of them can stand for gigabytes")
+        return super().compose_node(parent, index)
+
+    def construct_mapping(self, node: Any, deep: bool = False) -> Any:
+        keys = [self.construct_object(key, deep=True) for key, _ in node.value]
+        for i, key in enumerate(keys):
+            if key in keys[:i]:
+                raise yaml.YAMLError(f"the key {key!r} stands twice (line {node.value[i][0].start_mark.line + 1})")
+        return super().construct_mapping(node, deep)
+
+
+_Loader.add_implicit_resolver(
+    "tag:yaml.org,2002:float", re.compile(r"[-+]?(\d+\.?\d*|\.\d+)[eE][-+]?\d+"), list("-+.0123456789")
+)
+
+
+def parse_yaml(text: str) -> Any:
+    """Parse YAML safely: plain data only, no aliases, no key twice.
+
+    Raises:
+        yaml.YAMLError: The text is not such YAML.
+
+    >>> parse_yaml("{low: 1e-4, name: x}")
+    {'low': 0.0001, 'name': 'x'}
+    """
+    return yaml.load(text, _Loader)  # noqa: S506  (a SafeLoader)
+
+
+def load_study(path: Path, overrides: Sequence[str] = ()) -> StudySpec:
+    """The validated study of a file.
+
+    Args:
+        path: The YAML file.
+        overrides: ``key=value`` each; the key is a dotted path (``stop.trials``), the value is read as YAML.
+
+    Raises:
+        InputError: The file is absent, is not YAML, or says something that cannot be used.
+    """
+    try:
+        if path.stat().st_size > MAX_FILE_BYTES:
+            raise InputError(str(path), f"{path.stat().st_size} bytes", f"a study file has at most {MAX_FILE_BYTES}")
+        data = parse_yaml(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise InputError(str(path), f"cannot be read ({error.strerror})", "check the path") from None
+    except (yaml.YAMLError, UnicodeDecodeError, RecursionError) as error:
+        raise InputError(str(path), f"is not a YAML file that can be read: {error}", "correct it there") from None
+    if not isinstance(data, dict):
+        raise InputError(
+            str(path), f"holds {type(data).__name__}, not keys and values", "see the README for an example"
+        )
+    for override in overrides:
+        _override(data, override)
+    return study_from(data)
+
+
+def override_spec(spec: StudySpec, overrides: Sequence[str]) -> StudySpec:
+    """A stored study with keys overridden, as :func:`load_study` does for a file.
+
+    Raises:
+        InputError: An override is not ``key=value``, or says something that cannot be used.
+    """
+    data = spec.model_dump(mode="json")
+    for override in overrides:
+        _override(data, override)
+    return study_from(data)
+
+
+def _override(data: dict[str, Any], override: str) -> None:
+    path, separator, text = override.partition("=")
+    if not separator or not path:
+        raise InputError("--set", f"{override!r} is not key=value", "write it as --set stop.minutes=5")
+    try:
+        value = parse_yaml(text)
+    except yaml.YAMLError as error:
+        raise InputError("--set", f"the value in {override!r} is not YAML ({error})", "quote it") from None
+    *parents, last = path.split(".")
+    for parent in parents:
+        if parent == "strategy" and isinstance(data.get(parent), str):
+            data[parent] = {"name": data[parent]}
+        child = data.setdefault(parent, {})
+        if not isinstance(child, dict):
+            raise InputError("--set", f"{override!r}: {parent!r} has no keys of its own", "name the whole path")
+        data = child
+    data[last] = value
+
+
+def study_from(data: Mapping[str, Any]) -> StudySpec:
+    """The validated study of plain data.
+
+    Raises:
+        InputError: Each thing that cannot be used, a line each.
+    """
+    try:
+        return StudySpec.model_validate(data)
+    except ValidationError as error:
+        lines = [_explain(detail) for detail in error.errors()]
+    message = "\n".join(str(line) for line in lines)
+    first = lines[0]
+    first.args = (message,)
+    raise first from None
+
+
+_TYPES = ("float", "int", "choice", "ordinal", "boolean", "fixed")
+
+
+def _explain(detail: Any) -> InputError:
+    """One of pydantic's errors in the words of this project."""
+    loc = [str(part) for part in detail["loc"]]
+    if len(loc) > 2 and loc[0] == "space" and loc[2] in _TYPES:
+        del loc[2]  # the discriminator's tag, which the file does not show
+    field, kind, value = ".".join(loc), detail["type"], detail["input"]
+    if kind == "extra_forbidden":
+        known = _known_keys(detail["loc"])
+        near = get_close_matches(loc[-1], known, 1)
+        return InputError(
+            field, "there is no such key", f"did you mean {near[0]!r}?" if near else f"known are {', '.join(known)}"
+        )
+    if kind == "missing":
+        return InputError(field, "is missing", "add it")
+    if kind in ("union_tag_invalid", "union_tag_not_found"):
+        found = value.get("type") if isinstance(value, dict) else value
+        return InputError(f"{field}.type", f"{found!r} is no type of parameter", f"choose one of {', '.join(_TYPES)}")
+    message = detail["msg"].removeprefix("Value error, ")
+    if kind == "value_error":
+        if not field:  # from a check over several keys, which says itself where
+            field, _, message = message.partition(": ")
+        problem, _, remedy = message.partition("; ")
+        shown = f"{value!r}: " if isinstance(value, str | int | float) and repr(value) not in problem else ""
+        return InputError(field, shown + problem, remedy)
+    shown = repr(value) if len(repr(value)) < 80 else repr(value)[:77] + "..."
+    return InputError(field, f"{shown}: {message[0].lower()}{message[1:]}", "correct it")
+
+
+def _known_keys(loc: Sequence[Any]) -> list[str]:
+    """The keys that may stand where a superfluous one was found."""
+    if loc[0] == "stop" and len(loc) == 2:
+        return list(StopRules.model_fields)
+    if loc[0] == "space" and len(loc) == 4:
+        return list(_PARAMETER_FIELDS[loc[2]])
+    return list(StudySpec.model_fields)
+
+
+_PARAMETER_FIELDS: dict[str, list[str]] = {
+    "float": ["low", "high", "log", "step", "when"],
+    "int": ["low", "high", "log", "step", "when"],
+    "choice": ["choices", "when"],
+    "ordinal": ["choices", "when"],
+    "boolean": ["when"],
+    "fixed": ["value", "when"],
+}
+
+__all__ = ["STRATEGIES", "Scalar", "StudySpec", "compare", "load_study", "parse_yaml", "study_from"]

@@ -1,0 +1,226 @@
+"""MLflow behind the interface of :mod:`hpo_core.store`. Nothing else in the project imports mlflow.
+
+MLflow's active run is thread-local and its fluent API guesses, so only ``MlflowClient`` is used, with explicit ids.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import random
+import re
+import time
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, TypeVar
+from urllib.parse import urlsplit, urlunsplit
+
+# MLflow would wait for minutes inside one call; waiting is done here, where it can be bounded and seen.
+os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "1")
+os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "30")
+# It would also read every run once more as it ends, to print its address.
+os.environ.setdefault("MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT", "true")
+
+import mlflow.entities as entities
+import requests
+import sqlalchemy.exc
+from mlflow import MlflowClient
+from mlflow.exceptions import MlflowException
+
+from hpo_core.errors import InputError, TrackingError, TrackingRefusal
+from hpo_core.store import FAILED, FINISHED, Metric, Run
+
+T = TypeVar("T")
+log = logging.getLogger("hpo")
+
+PAGE = 1_000
+CLAIMED = "Changing param values is not allowed"
+"""How MLflow says that a param holds another value; its error code is shared with other mistakes."""
+
+_TRANSIENT_CODES = {"TEMPORARILY_UNAVAILABLE", "REQUEST_LIMIT_EXCEEDED", "DEADLINE_EXCEEDED", "INTERNAL_ERROR"}
+_TRANSIENT_TEXT = re.compile(
+    r"API request to .* failed with (exception|error code 5\d\d)|Max retries exceeded|"
+    r"database is locked|Connection refused|response code: 5\d\d",
+    re.DOTALL,
+)
+
+
+def redact(uri: str) -> str:
+    """The URI without user and password, for messages, logs and runs.
+
+    >>> redact("https://me:secret@mlflow.example/api")
+    'https://***@mlflow.example/api'
+    """
+    parts = urlsplit(uri)
+    if "@" not in parts.netloc:
+        return uri
+    return urlunsplit(parts._replace(netloc="***@" + parts.netloc.rpartition("@")[2]))
+
+
+def _is_transient(error: Exception) -> bool:
+    if isinstance(error, requests.ConnectionError | requests.Timeout | sqlalchemy.exc.OperationalError | OSError):
+        return True
+    if isinstance(error, MlflowException):
+        return error.error_code in _TRANSIENT_CODES or bool(_TRANSIENT_TEXT.search(str(error)))
+    return False
+
+
+class MlflowStore:
+    """The MLflow tracking store at a URI.
+
+    Args:
+        uri: ``http(s)://...``, ``sqlite:///...`` or ``postgresql://...``.
+        artifact_root: Where a new experiment keeps its artifacts, if the store itself does not decide (a server does).
+        patience: Seconds for which a store that does not answer is asked again before TrackingError is raised.
+    """
+
+    def __init__(self, uri: str, artifact_root: Path | None = None, patience: float = 600.0) -> None:
+        self.uri, self.artifact_root, self.patience = uri, artifact_root, patience
+        self._client = self._call(lambda: MlflowClient(uri))
+
+    def _call(self, request: Callable[[], T]) -> T:
+        deadline, pause = time.monotonic() + self.patience, 0.05
+        while True:
+            try:
+                return request()
+            except Exception as error:
+                if not _is_transient(error):
+                    if isinstance(error, MlflowException):
+                        raise TrackingRefusal(
+                            error.error_code, str(error).replace(self.uri, redact(self.uri))
+                        ) from None
+                    raise
+                if time.monotonic() + pause > deadline:
+                    reason = str(error).replace(self.uri, redact(self.uri)).strip().splitlines()[0][:300]
+                    raise TrackingError(
+                        f"the MLflow store {redact(self.uri)} does not answer: {reason}; start the server, or correct "
+                        "MLFLOW_TRACKING_URI"
+                    ) from None
+                if pause > 2:
+                    log.warning("the MLflow store %s does not answer; asking again", redact(self.uri))
+                time.sleep(pause * random.uniform(0.5, 1.5))  # noqa: S311  (spreads waiting flows; proposals do not see it)
+                pause = min(2 * pause, 5.0)
+
+    def ping(self) -> None:
+        """Ask for next to nothing, to see whether the store answers."""
+        self._call(lambda: self._client.search_experiments(max_results=1))
+
+    def experiment(self, name: str, *, create: bool) -> str | None:
+        found = self._call(lambda: self._client.get_experiment_by_name(name))
+        if found is None:
+            if not create:
+                return None
+            root = self.artifact_root
+            location = None if root is None else (root / _as_folder(name)).absolute().as_uri()
+            tags = {"mlflow.experimentKind": "custom_model_development"}  # opens the UI on runs, not on traces
+            try:
+                return str(self._call(lambda: self._client.create_experiment(name, location, tags)))
+            except TrackingRefusal as error:
+                if error.code != "RESOURCE_ALREADY_EXISTS":
+                    raise
+                found = self._call(lambda: self._client.get_experiment_by_name(name))
+                assert found is not None
+        if found.lifecycle_stage != "active":
+            raise InputError(
+                "experiment",
+                f"{name!r} was deleted in MLflow",
+                f"restore it (mlflow experiments restore --experiment-id {found.experiment_id}) or choose another name",
+            )
+        return str(found.experiment_id)
+
+    def experiments(self) -> list[str]:
+        found: list[str] = []
+        token: str | None = None
+        while True:
+            page = self._call(
+                lambda token=token: self._client.search_experiments(max_results=PAGE, page_token=token)  # type: ignore[misc]
+            )
+            found.extend(str(experiment.experiment_id) for experiment in page)
+            token = page.token
+            if not token:
+                return found
+
+    def create_run(self, experiment: str, name: str, tags: Mapping[str, str]) -> Run:
+        return _run(self._call(lambda: self._client.create_run(experiment, tags=dict(tags), run_name=name)))
+
+    def claim(self, run: str, key: str, value: str) -> bool:
+        try:
+            self._call(lambda: self._client.log_param(run, key, value))
+        except TrackingRefusal as error:
+            if CLAIMED in str(error):
+                return False
+            raise
+        return True
+
+    def log(self, run: str, metrics: Sequence[Metric], params: Mapping[str, str], tags: Mapping[str, str]) -> None:
+        batch = (
+            [entities.Metric(m.key, m.value, m.timestamp, m.step) for m in metrics],
+            [entities.Param(key, value) for key, value in params.items()],
+            [entities.RunTag(key, value) for key, value in tags.items()],
+        )
+        self._call(lambda: self._client.log_batch(run, *batch))
+
+    def set_status(self, run: str, status: str) -> None:
+        if status in (FINISHED, FAILED):
+            self._call(lambda: self._client.set_terminated(run, status))
+        else:
+            self._call(lambda: self._client.update_run(run, status))
+
+    def delete_run(self, run: str) -> None:
+        self._call(lambda: self._client.delete_run(run))
+
+    def search(self, experiments: Sequence[str], tags: Mapping[str, str], since: int | None = None) -> list[Run]:
+        terms = [f"tags.`{key}` = '{_quotable(value)}'" for key, value in tags.items()]
+        if since is not None:
+            terms.append(f"attributes.start_time >= {since}")
+        runs: list[Run] = []
+        token: str | None = None
+        while True:
+            # Tokens are offsets: with writers active only an order that new runs extend at the end loses none.
+            page = self._call(
+                lambda token=token: self._client.search_runs(  # type: ignore[misc]
+                    list(experiments),
+                    " and ".join(terms),
+                    max_results=PAGE,
+                    order_by=["attributes.start_time ASC"],
+                    page_token=token,
+                )
+            )
+            runs.extend(_run(run) for run in page)
+            token = page.token
+            if not token:
+                return list({run.id: run for run in runs}.values())
+
+    def upload(self, run: str, path: Path, folder: str) -> None:
+        def copy() -> None:
+            if path.is_dir():
+                self._client.log_artifacts(run, str(path), folder)
+            else:
+                self._client.log_artifact(run, str(path), folder)
+
+        self._call(copy)
+
+
+def _run(run: Any) -> Run:
+    return Run(
+        run.info.run_id,
+        run.info.experiment_id,
+        run.info.run_name or "",
+        run.info.status,
+        run.info.start_time,
+        run.info.end_time,
+        run.data.params,
+        run.data.metrics,
+        run.data.tags,
+    )
+
+
+def _quotable(value: str) -> str:
+    """A value that may stand between single quotes in a filter; MLflow's filter language cannot escape any."""
+    if "'" in value or "\\" in value:
+        raise InputError("name", f"{value!r} cannot stand in a search of MLflow", "choose one without quotes")
+    return value
+
+
+def _as_folder(name: str) -> str:
+    return re.sub(r"[^\w\-. ]", "_", name).strip(". ") or "_"

@@ -1,0 +1,62 @@
+"""The embedded store: ``mlflow.db`` and ``mlartifacts/`` in the working folder, used without a server.
+
+The names are those of MLflow's own defaults, so ``mlflow ui`` in the same folder shows the same runs.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import sqlite3
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from hpo_core.tracking import MlflowStore
+
+DATABASE = "mlflow.db"
+ARTIFACTS = "mlartifacts"
+
+
+def tracking_uri(given: str | None = None) -> str:
+    """The tracking URI in force: the given one, ``MLFLOW_TRACKING_URI``, or sqlite in the working folder."""
+    return given or os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{Path(DATABASE).absolute()}"
+
+
+def database_path(uri: str) -> Path | None:
+    """The file behind a sqlite URI; None for any other."""
+    return Path(uri.removeprefix("sqlite:///")) if uri.startswith("sqlite:///") else None
+
+
+def connect(given: str | None = None, patience: float = 600.0) -> MlflowStore:
+    """The tracking store, asked once with little patience: a wrong address should be told at once.
+
+    Raises:
+        TrackingError: It does not answer.
+    """
+    uri = tracking_uri(given)
+    root: Path | None = None
+    if (database := database_path(uri)) is not None:
+        database.parent.mkdir(parents=True, exist_ok=True)
+        # Write-ahead logging halves the time of a commit and lets readers (the UI) in while a flow writes.
+        with sqlite3.connect(database, timeout=30) as connection:
+            connection.execute("PRAGMA journal_mode=WAL")
+        connection.close()
+        root = database.parent / ARTIFACTS
+    from hpo_core.tracking import MlflowStore
+
+    for name in ("mlflow.store.db.utils", "alembic"):  # they tell of every table as a new database is made
+        logging.getLogger(name).setLevel(logging.WARNING)
+    store = MlflowStore(uri, root, patience=5.0)
+    store.ping()
+    store.patience = patience
+    return store
+
+
+def ui_command(uri: str, host: str = "127.0.0.1", port: int = 5000) -> list[str]:
+    """The command that serves MLflow's UI over a database."""
+    command = [sys.executable, "-m", "mlflow", "ui", "--backend-store-uri", uri, "--host", host, "--port", str(port)]
+    if (database := database_path(uri)) is not None:
+        command += ["--default-artifact-root", (database.parent / ARTIFACTS).absolute().as_uri()]
+    return [*command, "--workers", "1"]
