@@ -152,6 +152,8 @@ def _run_flow(ledger: Ledger, objective: Objective, observe: Observer) -> str:
     ledger.set_study_status(RUNNING)
     # The workers import the objective (TensorFlow: 11 s) while this process imports Prefect and starts its server.
     with WorkerPool(ledger.spec.parallel, objective) as pool:
+        # Prefect's console lines would tear the live progress; its own UI still gets every one of them.
+        os.environ.setdefault("PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL", "CRITICAL")
         os.environ.setdefault("PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS", "120")
         from flows.trial import SESSIONS, Session
         from flows.tune import make_flow

@@ -85,7 +85,6 @@ def tune(
     spec = _load_spec(study, overrides) if _is_file(study) else override_spec(_open(study).spec, overrides)
     objective = Objective(spec.objective, _search_path(study))
     objective.precheck()
-    _prepare_prefect()
     ledger = open_ledger(spec, announce=lambda line: typer.echo(f"taken over: {line}", err=True))
     signal.signal(signal.SIGTERM, _terminate)
     with LiveProgress(spec) as observe:
@@ -101,11 +100,6 @@ class Terminated(BaseException):
 
 def _terminate(signum: int, frame: Any) -> None:
     raise Terminated
-
-
-def _prepare_prefect() -> None:
-    """Keep Prefect's console quiet beside the live progress; its own UI still gets every log line."""
-    os.environ.setdefault("PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL", "CRITICAL")
 
 
 @app.command()

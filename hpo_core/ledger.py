@@ -18,9 +18,9 @@ from __future__ import annotations
 
 import json
 import logging
-import math
 import os
 import socket
+import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -47,6 +47,9 @@ TAG_LENGTH = 5_000
 LEASE_SECONDS = 240.0
 RENEW_SECONDS = 60.0
 """A running trial renews its lease every minute, and is thought dead after four."""
+
+INFINITE = sys.float_info.max
+"""MLflow's databases keep an infinity as the largest float of its sign."""
 
 _TRIAL_TAGS = {
     "hpo.role", "hpo.schema", "hpo.study", "hpo.number", "hpo.fidelity", "hpo.parent", "hpo.seed", "hpo.history",
@@ -312,7 +315,7 @@ class Ledger:
                 del self._runs[run.id]
                 continue
             why = "its process is gone" if gone else "its lease ran out"
-            tags = {"hpo.reason": f"lost: {why}", "hpo.lost": "True"}
+            tags = {"hpo.reason": f"lost: {why}", "hpo.lost": "died"}
             self.write(Report(run.id, params=self.params_of(run), tags=tags, status=FAILED))
             log.warning("trial %d of %s is lost: %s", number, self.spec.name, why)
             if (trial := self._as_trial(run)) is not None:
@@ -356,19 +359,21 @@ def trial_of(run: Run, spec: StudySpec) -> Trial:
     config = _config_of(run, spec.search_space)
     value = run.metrics.get(spec.metric)
     reason = run.tags.get("hpo.reason", "")
-    if run.status == RUNNING or run.status == "SCHEDULED":
-        state, loss = TrialState.RUNNING, None
-    elif run.status == FINISHED and value is not None and math.isfinite(value):
-        state, loss = TrialState.COMPLETE, spec.loss(value)
-    else:
-        state, loss = TrialState.FAILED, None
-        reason = reason or f"{run.status.lower()} without a finite {spec.metric}"
-    fidelity, parent = run.tags.get("hpo.fidelity"), run.tags.get("hpo.parent", "")
     notes: dict[str, Scalar] = {
         key.removeprefix("hpo."): text
         for key, text in run.tags.items()
         if key.startswith("hpo.") and key not in _TRIAL_TAGS and not key.startswith("hpo.config")
     }
+    if run.status in (RUNNING, "SCHEDULED"):
+        state, loss = TrialState.RUNNING, None
+    elif run.status == FINISHED and value is not None and abs(value) < INFINITE:
+        state, loss = TrialState.COMPLETE, spec.loss(value)
+        if notes.pop("lost", None):  # it was thought dead, and its result came after all
+            reason = ""
+    else:
+        state, loss = TrialState.FAILED, None
+        reason = reason or f"{run.status.lower()} without a finite {spec.metric}"
+    fidelity, parent = run.tags.get("hpo.fidelity"), run.tags.get("hpo.parent", "")
     return Trial(
         number=number,
         config=config,

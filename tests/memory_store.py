@@ -1,0 +1,110 @@
+"""An in-memory double of the MLflow store, which can stop before and after every single operation."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+
+from hpo_core.errors import InputError
+from hpo_core.store import FAILED, FINISHED, RUNNING, Metric, Run
+
+
+class MemoryStore:
+    """MLflow as the ledger sees it.
+
+    Args:
+        before: Called with the operation's name before it takes effect; may raise or switch to another flow.
+        after: The same after it took effect, before the caller is answered.
+        clock: Milliseconds; every call of it is a moment later.
+    """
+
+    uri = "memory://"
+
+    def __init__(
+        self,
+        before: Callable[[str], None] = lambda operation: None,
+        after: Callable[[str], None] = lambda operation: None,
+        clock: Callable[[], int] | None = None,
+    ) -> None:
+        self.before, self.after = before, after
+        self._clock = clock or itertools.count(1_000_000).__next__
+        self._ids = itertools.count()
+        self.experiments_by_name: dict[str, str] = {}
+        self.deleted_experiments: set[str] = set()
+        self.runs: dict[str, Run] = {}
+        self.deleted: set[str] = set()
+        self.requests: list[str] = []
+
+    def _begin(self, operation: str) -> None:
+        self.before(operation)
+        self.requests.append(operation)
+
+    def experiment(self, name: str, *, create: bool) -> str | None:
+        self._begin("experiment")
+        if name in self.deleted_experiments:
+            raise InputError("experiment", f"{name!r} was deleted in MLflow", "restore it or choose another name")
+        if name not in self.experiments_by_name:
+            if not create:
+                return None
+            self.experiments_by_name[name] = str(len(self.experiments_by_name) + 1)
+        self.after("experiment")
+        return self.experiments_by_name[name]
+
+    def experiments(self) -> list[str]:
+        self._begin("experiments")
+        return list(self.experiments_by_name.values())
+
+    def create_run(self, experiment: str, name: str, tags: Mapping[str, str]) -> Run:
+        self._begin("create_run")
+        run = Run(f"r{next(self._ids):05d}", experiment, name, RUNNING, self._clock(), tags=dict(tags))
+        self.runs[run.id] = run
+        self.after("create_run")
+        return run
+
+    def claim(self, run: str, key: str, value: str) -> bool:
+        self._begin("claim")
+        won = self.runs[run].params.get(key, value) == value
+        if won:
+            self._change(run, params={**self.runs[run].params, key: value})
+        self.after("claim")
+        return won
+
+    def log(self, run: str, metrics: Sequence[Metric], params: Mapping[str, str], tags: Mapping[str, str]) -> None:
+        self._begin("log")
+        old = self.runs[run]
+        for key, value in params.items():
+            assert old.params.get(key, value) == value, "a param is written once"
+        latest = {m.key: m.value for m in sorted(metrics, key=lambda m: (m.step, m.timestamp, m.value))}
+        self._change(run, metrics={**old.metrics, **latest}, params={**old.params, **params}, tags={**old.tags, **tags})
+        self.after("log")
+
+    def set_status(self, run: str, status: str) -> None:
+        self._begin("set_status")
+        self._change(run, status=status, end=self._clock() if status in (FINISHED, FAILED) else None)
+        self.after("set_status")
+
+    def delete_run(self, run: str) -> None:
+        self._begin("delete_run")
+        self.deleted.add(run)
+        self.after("delete_run")
+
+    def search(self, experiments: Sequence[str], tags: Mapping[str, str], since: int | None = None) -> list[Run]:
+        self._begin("search")
+        found = [
+            run
+            for run in self.runs.values()
+            if run.id not in self.deleted
+            and run.experiment in experiments
+            and all(run.tags.get(key) == value for key, value in tags.items())
+            and (since is None or run.start >= since)
+        ]
+        self.after("search")
+        return sorted(found, key=lambda run: run.start)
+
+    def upload(self, run: str, path: Path, folder: str) -> None:
+        self._begin("upload")
+
+    def _change(self, run: str, **fields: object) -> None:
+        self.runs[run] = replace(self.runs[run], **fields)  # type: ignore[arg-type]

@@ -1,0 +1,306 @@
+"""One suite over the in-memory double and over real MLflow: sqlite in the process, and a server."""
+
+from __future__ import annotations
+
+import math
+import uuid
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from hpo_core import ledger as ledger_module
+from hpo_core.errors import InputError, StudyConflict
+from hpo_core.ledger import Ledger, Report, find_study, open_study
+from hpo_core.store import FAILED, FINISHED, Metric, Store
+from hpo_core.study import StudySpec, study_from
+from hpo_core.trial import Proposal, Trial, TrialState
+from mlflow_server.embedded import connect
+from tests.conftest import MlflowServer
+from tests.memory_store import MemoryStore
+
+
+@pytest.fixture(params=["memory", "sqlite", "server"])
+def store(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Store]:
+    if request.param == "memory":
+        yield MemoryStore()
+    elif request.param == "sqlite":
+        yield connect(f"sqlite:///{tmp_path}/mlflow.db")
+    else:
+        server: MlflowServer = request.getfixturevalue("mlflow_server")
+        yield connect(server.uri)
+
+
+def make_spec(**changes: Any) -> StudySpec:
+    data: dict[str, Any] = {
+        "name": f"study-{uuid.uuid4().hex[:8]}",
+        "objective": "nowhere:train",
+        "metric": "score",
+        "direction": "maximize",
+        "space": {
+            "rate": {"type": "float", "low": 1e-4, "high": 1.0, "log": True},
+            "layers": {"type": "choice", "choices": [1, "1", None, True, 0.5]},
+        },
+        "stop": {"trials": 100},
+    }
+    return study_from(data | changes)
+
+
+def reserve(ledger: Ledger) -> Trial:
+    history = ledger.load()
+    trial = ledger.reserve(ledger.spec.propose(history, 1)[0], history)
+    assert trial is not None
+    return trial
+
+
+def finish(ledger: Ledger, trial: Trial, score: float, status: str = FINISHED) -> None:
+    params = ledger.spec.search_space.to_params(trial.config)
+    ledger.write(Report(trial.run_id, [Metric("score", score, ledger_module.now_ms(), 0)], params, status=status))
+    ledger.release(trial)
+
+
+def test_a_trial_is_in_the_history_before_it_is_trained(store: Store) -> None:
+    spec = make_spec()
+    one, other = open_study(store, spec), open_study(store, spec)
+    trial = reserve(one)
+    (seen,) = other.load().trials
+    assert (seen.number, seen.config, seen.state) == (0, trial.config, TrialState.RUNNING)
+
+
+def test_a_result_is_read_as_a_loss(store: Store) -> None:
+    ledger = open_study(store, make_spec())
+    finish(ledger, reserve(ledger), 0.1 + 0.2)
+    (trial,) = ledger.load().trials
+    assert (trial.state, trial.loss) == (TrialState.COMPLETE, -(0.1 + 0.2))
+    assert trial.metrics["score"] == 0.1 + 0.2
+
+
+@pytest.mark.parametrize("score", [math.nan, math.inf, -math.inf])
+def test_a_result_that_is_not_finite_is_a_failure(store: Store, score: float) -> None:
+    ledger = open_study(store, make_spec())
+    finish(ledger, reserve(ledger), score)
+    (trial,) = ledger.load().trials
+    assert (trial.state, trial.loss) == (TrialState.FAILED, None)
+    assert "score" in trial.reason
+
+
+def test_configurations_come_back_to_the_last_bit(store: Store) -> None:
+    ledger = open_study(store, make_spec())
+    configs = [{"rate": 0.1 + 1e-16 * i, "layers": layers} for i, layers in enumerate([1, "1", None, True, 0.5])]
+    for config in configs:
+        history = ledger.load()
+        assert ledger.reserve(Proposal(config), history) is not None
+    again = [dict(trial.config) for trial in open_study(store, ledger.spec).load()]
+    assert again == configs
+    assert [type(config["layers"]) for config in again] == [int, str, type(None), bool, float]
+
+
+def test_two_flows_never_get_the_same_number_or_configuration(store: Store) -> None:
+    spec = make_spec(strategy="random")
+    flows = [open_study(store, spec) for _ in range(2)]
+    for _ in range(5):
+        histories = [flow.load() for flow in flows]
+        trials = [f.reserve(spec.propose(h, 1)[0], h) for f, h in zip(flows, histories, strict=True)]
+        assert trials[0] is not None
+        assert trials[1] is None  # it proposed for the same number, and was slower
+        reserve(flows[1])
+    history = open_study(store, spec).load()
+    assert [trial.number for trial in history] == list(range(10))
+    assert len(history.identities) == 10
+
+
+def test_an_incremental_load_sees_what_another_flow_finishes(store: Store) -> None:
+    spec = make_spec()
+    one, other = open_study(store, spec), open_study(store, spec)
+    slow = reserve(one)
+    for _ in range(3):
+        finish(other, reserve(other), 0.5)
+    assert [trial.state for trial in other.load()] == [TrialState.RUNNING] + [TrialState.COMPLETE] * 3
+    finish(one, slow, 0.7)
+    assert other.load().incumbent == one.load().incumbent
+    assert other.load().trials[0].loss == -0.7
+
+
+def test_a_run_without_a_claim_is_settled_by_whoever_meets_it(store: Store) -> None:
+    spec = make_spec()
+    ledger = open_study(store, spec)
+    history = ledger.load()
+    real_claim = ledger.store.claim
+
+    class Died(Exception):
+        pass
+
+    def die(*arguments: Any) -> bool:
+        raise Died
+
+    ledger.store.claim = die  # type: ignore[method-assign]
+    with pytest.raises(Died):
+        ledger.reserve(spec.propose(history, 1)[0], history)
+    ledger.store.claim = real_claim  # type: ignore[method-assign]
+    other = open_study(store, spec)
+    assert reserve(other).number == 1
+    assert [trial.number for trial in open_study(store, spec).load()] == [0, 1]
+
+
+def test_a_trial_whose_process_is_gone_is_reaped_and_tried_again(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    spec = make_spec(retries=1)
+    dead = open_study(store, spec)
+    dead.owner = dead.owner.replace("/", "/999999999/", 1)  # a process id that cannot be
+    lost = reserve(dead)
+    ledger = open_study(store, spec)
+    ledger.load()
+    assert [trial.number for trial in ledger.reap()] == [0]
+    (trial,) = ledger.load().trials
+    assert (trial.state, trial.notes["lost"]) == (TrialState.FAILED, "died")
+    assert "gone" in trial.reason
+    again = reserve(ledger)
+    assert (again.number, again.config, again.notes["retry_of"]) == (1, lost.config, "0")
+
+
+def test_a_trial_is_reaped_when_its_lease_ran_out_and_no_sooner(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    spec = make_spec()
+    reserve(open_study(store, spec))
+    ledger = open_study(store, spec)
+    ledger.load()
+    now = ledger_module.now_ms()
+    monkeypatch.setattr(ledger_module, "now_ms", lambda: now + int(3 * ledger_module.RENEW_SECONDS * 1000))
+    assert ledger.reap() == []
+    monkeypatch.setattr(ledger_module, "now_ms", lambda: now + int(ledger_module.LEASE_SECONDS * 1000) + 5_000)
+    assert [trial.number for trial in ledger.reap()] == [0]
+
+
+def test_a_late_result_of_a_trial_thought_dead_is_taken(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    spec = make_spec()
+    slow, other = open_study(store, spec), open_study(store, spec)
+    trial = reserve(slow)
+    other.load()
+    now = ledger_module.now_ms()
+    monkeypatch.setattr(ledger_module, "now_ms", lambda: now + int(ledger_module.LEASE_SECONDS * 1000) + 5_000)
+    assert other.reap()
+    finish(slow, trial, 0.9)
+    (late,) = open_study(store, spec).load().trials
+    assert (late.state, late.loss, late.reason) == (TrialState.COMPLETE, -0.9, "")
+
+
+def test_a_deleted_trial_leaves_a_gap_and_the_study_goes_on(store: Store) -> None:
+    spec = make_spec()
+    ledger = open_study(store, spec)
+    trials = [reserve(ledger) for _ in range(3)]
+    for trial in trials:
+        finish(ledger, trial, 0.5)
+    store.delete_run(trials[1].run_id)
+    store.delete_run(trials[2].run_id)  # the newest, too
+    again = open_study(store, spec)
+    assert [trial.number for trial in again.load()] == [0]
+    numbers = []
+    for _ in range(4):  # it finds out number by number that 1 and 2 are taken
+        history = again.load()
+        trial = again.reserve(spec.propose(history, 1)[0], history)
+        numbers.append(None if trial is None else trial.number)
+    assert numbers == [None, None, 3, 4]
+
+
+def test_a_changed_space_is_refused_and_named(store: Store) -> None:
+    spec = make_spec()
+    open_study(store, spec)
+    changed = study_from(spec.model_dump() | {"space": {"rate": {"type": "float", "low": 1e-4, "high": 2.0}}})
+    with pytest.raises(StudyConflict, match=r"space\.rate\.high: 1\.0 -> 2\.0") as caught:
+        open_study(store, changed)
+    assert "name" in caught.value.remedy
+
+
+def test_what_may_change_is_taken_and_told(store: Store) -> None:
+    spec = make_spec()
+    open_study(store, spec)
+    told: list[str] = []
+    changed = study_from(spec.model_dump() | {"stop": {"trials": 7}, "strategy": "random"})
+    open_study(store, changed, announce=told.append)
+    assert len(told) == 2
+    assert find_study(store, spec.name).spec == changed
+
+
+def test_a_study_is_found_by_its_name(store: Store) -> None:
+    spec = make_spec(experiment=f"experiment-{uuid.uuid4().hex[:8]}")
+    ledger = open_study(store, spec)
+    assert find_study(store, spec.name).study_run.id == ledger.study_run.id
+    with pytest.raises(InputError, match="no study 'absent'"):
+        find_study(store, "absent")
+
+
+def test_two_runs_that_claim_to_be_the_study_are_an_error(store: Store) -> None:
+    spec = make_spec()
+    ledger = open_study(store, spec)
+    copy = store.create_run(ledger.study_run.experiment, spec.name, ledger.study_run.tags)
+    store.log(copy.id, [], {"study": spec.name}, {})
+    for opener in (lambda: open_study(store, spec), lambda: find_study(store, spec.name)):
+        with pytest.raises(InputError, match="two runs claim to be it") as caught:
+            opener()
+        assert copy.id in str(caught.value)
+
+
+def test_foreign_and_damaged_runs_are_skipped_and_counted(store: Store) -> None:
+    spec = make_spec()
+    ledger = open_study(store, spec)
+    good = reserve(ledger)
+    finish(ledger, good, 0.5)
+    parent = {"mlflow.parentRunId": ledger.study_run.id}
+    experiment = ledger.study_run.experiment
+    store.create_run(experiment, "by hand", {})  # not below the study: not even read
+    store.create_run(experiment, "nested by hand", parent)
+    trial = parent | {"hpo.role": "trial", "hpo.schema": "1"}
+    store.create_run(experiment, "no config", trial | {"hpo.number": "1"})
+    store.create_run(experiment, "broken config", trial | {"hpo.number": "2", "hpo.config": "{"})
+    store.create_run(experiment, "old", parent | {"hpo.role": "trial", "hpo.number": "3", "hpo.schema": "0"})
+    again = open_study(store, spec)
+    assert [seen.number for seen in again.load()] == [0]
+    assert len(again.skipped) == 4
+    assert reserve(again).number == 4
+
+
+@pytest.mark.parametrize("name", ["x or 1=1", "a;b", "naïve study", "100", "tags.x"])
+def test_names_are_data_in_searches(store: Store, name: str) -> None:
+    spec = make_spec(name=f"{name} {uuid.uuid4().hex[:6]}")
+    open_study(store, spec)
+    assert find_study(store, spec.name).spec == spec
+
+
+def test_a_long_configuration_is_not_cut(store: Store) -> None:
+    names = [f"parameter_{i:03d}" for i in range(400)]
+    spec = make_spec(space={name: {"type": "float", "low": 0, "high": 1} for name in names}, strategy="random")
+    trial = reserve(open_study(store, spec))
+    (again,) = open_study(store, spec).load().trials
+    assert again.config == trial.config
+
+
+def test_a_failed_trial_says_why(store: Store) -> None:
+    ledger = open_study(store, make_spec())
+    trial = reserve(ledger)
+    ledger.write(Report(trial.run_id, tags={"hpo.reason": "ValueError: no"}, status=FAILED))
+    ledger.release(trial)
+    (failed,) = ledger.load().trials
+    assert (failed.state, failed.reason) == (TrialState.FAILED, "ValueError: no")
+
+
+def test_a_deleted_experiment_is_named_with_the_way_back(tmp_path: Path) -> None:
+    from mlflow import MlflowClient
+
+    uri = f"sqlite:///{tmp_path}/mlflow.db"
+    spec = make_spec()
+    ledger = open_study(connect(uri), spec)
+    MlflowClient(uri).delete_experiment(ledger.study_run.experiment)
+    with pytest.raises(InputError, match=f"{spec.name}.*deleted.*restore"):
+        open_study(connect(uri), spec)
+
+
+def test_many_flows_create_one_study(store: Store) -> None:
+    from concurrent.futures import ThreadPoolExecutor
+
+    spec = make_spec()
+    if isinstance(store, MemoryStore):
+        pytest.skip("the model test interleaves the in-memory store")
+    store.experiment(spec.experiment, create=True)
+    stores: list[Store] = [connect(store.uri) for _ in range(4)]
+    opener: Callable[[Store], str] = lambda each: open_study(each, spec).study_run.id  # noqa: E731
+    with ThreadPoolExecutor(4) as threads:
+        assert len(set(threads.map(opener, stores))) == 1
