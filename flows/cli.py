@@ -220,13 +220,13 @@ def main() -> None:
         error.show()
         code = error.exit_code
     except (KeyboardInterrupt, typer.Abort):
-        print("interrupted; run the same command to go on", file=sys.stderr)
         code = 130
     except Terminated:
-        print("terminated; run the same command to go on", file=sys.stderr)
         code = 143
     except Exception as error:
         code = _explain(error)
+    if code in (130, 143):
+        print("stopped; run the same command to go on", file=sys.stderr)
     sys.exit(code or 0)
 
 

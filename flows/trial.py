@@ -16,7 +16,7 @@ from flows.objective import Objective
 from flows.worker import Job, TrialCancelled, TrialFailed, WorkerPool
 from hpo_core.errors import TrackingError, TrackingRefusal
 from hpo_core.history import History
-from hpo_core.ledger import RENEW_SECONDS, Ledger, Report, now_ms
+from hpo_core.ledger import RENEW_SECONDS, RESULT, Ledger, Report, now_ms
 from hpo_core.seeding import trial_seed
 from hpo_core.store import FAILED, FINISHED, RUNNING, Metric
 from hpo_core.trial import Trial
@@ -86,8 +86,8 @@ class TrialLog:
         if message["kind"] == "artifact":
             self._artifacts.append((Path(message["path"]), message["folder"]))
             return
-        now, self._last_step = now_ms(), message["step"]
-        self._metrics += [Metric(key, value, now, self._last_step) for key, value in message["metrics"].items()]
+        now, self._last_step = now_ms(), max(self._last_step, message["step"])
+        self._metrics += [Metric(key, value, now, message["step"]) for key, value in message["metrics"].items()]
 
     def tick(self) -> None:
         """Write what is due; renew the lease in the same request, or in one of its own if nothing else is to say."""
@@ -103,9 +103,15 @@ class TrialLog:
             self._write(RUNNING)
 
     def finish(self, status: str, metrics: Mapping[str, float] | None = None, reason: str = "", **tags: str) -> None:
-        """Write the rest and the trial's end. The objective's value stands at its last step, so it is the latest."""
-        now = now_ms()
+        """Write the rest and the trial's end.
+
+        MLflow's latest value of a metric is the one of the highest step, then of the latest time: the result stands
+        at the trial's last step, a moment after whatever the trial reported there.
+        """
+        now = now_ms() + 1
         self._metrics += [Metric(key, value, now, self._last_step) for key, value in (metrics or {}).items()]
+        if status == FINISHED:
+            self._tags[RESULT] = self._ledger.spec.metric
         if reason:
             self._tags["hpo.reason"] = reason[:1000]
         self._tags |= {f"hpo.{key}": value for key, value in tags.items()}

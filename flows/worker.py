@@ -35,8 +35,8 @@ MAX_GROWTH = 1 << 30
 """A worker is replaced after so many trials, or once it has grown by so many bytes since its first one: TensorFlow
 keeps 6 to 9 MB a trial."""
 
-OUTPUT_TAIL = 64_000
-"""How many bytes of what a trial prints are kept; an objective may print a gigabyte."""
+OUTPUT_CHUNK = 65_536
+"""Of what a trial prints the last chunk or two are kept; an objective may print a gigabyte."""
 
 
 @dataclass(frozen=True)
@@ -89,14 +89,14 @@ class Worker:
         self.trials = 0
         self.first_size = 0
         self.size = 0
-        self._output: deque[bytes] = deque(maxlen=16)
+        self._output: deque[bytes] = deque(maxlen=2)
         self._drain = threading.Thread(target=self._read_output, daemon=True)
         self._drain.start()
 
     def _read_output(self) -> None:
         assert self.process.stdout is not None
         with self.process.stdout as stream:
-            while chunk := stream.read1(OUTPUT_TAIL // 16):  # type: ignore[attr-defined]
+            while chunk := stream.read1(OUTPUT_CHUNK):  # type: ignore[attr-defined]
                 self._output.append(chunk)
 
     def output(self) -> str:

@@ -41,6 +41,10 @@ CLAIMS = "hpo-claims"
 """The experiment that holds the claims of all studies of a tracking server."""
 
 SCHEMA = "1"
+RESULT = "hpo.result"
+"""The tag that is written with a trial's last values: the run has a result, whatever its status says. A status can be
+overwritten by a flow that thinks the trial dead; the tag tells the two apart, and a value from an epoch does not."""
+
 TAG_LENGTH = 5_000
 """Long texts are cut into tags of this length; MLflow keeps 8,000 characters of one, older releases 5,000."""
 
@@ -53,7 +57,7 @@ INFINITE = sys.float_info.max
 
 _TRIAL_TAGS = {
     "hpo.role", "hpo.schema", "hpo.study", "hpo.number", "hpo.fidelity", "hpo.parent", "hpo.seed", "hpo.history",
-    "hpo.lease", "hpo.owner", "hpo.reason", "hpo.task_run",
+    "hpo.lease", "hpo.owner", "hpo.reason", "hpo.task_run", RESULT,
 }  # fmt: skip
 
 
@@ -146,7 +150,6 @@ class Ledger:
         self._missing: set[int] = set()  # numbers whose run is gone for good
         self._lost_number = -1  # the last number whose claim went to another flow
         self._margin = 1_000  # how many milliseconds the clocks of other machines may be behind
-        self._loaded = False
         self._trials: dict[str, tuple[Run, Trial | None]] = {}
 
     # -- load ---------------------------------------------------------------------------------------------------
@@ -157,27 +160,26 @@ class Ledger:
         Doubtful runs (running, and without sign of a claim) are settled by claiming their number on their behalf,
         so every trial below ``next_number`` is known for certain.
         """
-        self._read(self._since() if self._loaded else None)
-        if self._loaded and self._gaps():
-            newest = self._newest_start()
-            known = set(self._runs)
+        self._read(self._since() if self._runs else None)
+        self._settle()
+        unknown = self._unknown()
+        while unknown:
+            # The run of such a number was there before the claim on it, so a full read finds it or it was deleted.
+            newest, known = self._newest_start(), set(self._runs)
             self._read(None)
+            self._settle()
             late = [run.start for id, run in self._runs.items() if id not in known]
             self._margin = max([self._margin, *(newest - start + 1_000 for start in late)])
-        self._loaded = True
-        self._settle()
-        self._missing |= self._gaps()
+            self._missing |= unknown & self._unknown()
+            unknown = self._unknown()
         return self.history()
 
     def history(self) -> History:
         """The history as of the last load and of what this flow has reserved since."""
         chosen: dict[int, Trial] = {}
-        for run in sorted(self._runs.values(), key=lambda run: (run.start, run.id)):
+        for run in self._runs.values():
             trial = self._as_trial(run)
-            if trial is None or run.id in self._losers:
-                continue
-            claimed = self._trial_runs.get(trial.number)
-            if claimed == run.id or (claimed is None and trial.number not in chosen):
+            if trial is not None and self._trial_runs.get(trial.number) == run.id:
                 chosen[trial.number] = trial
         numbers = (_number(run) for run in self._runs.values())
         highest = max([-1, *self._missing, *(number for number in numbers if number is not None)])
@@ -201,10 +203,11 @@ class Ledger:
     def _newest_start(self) -> int:
         return max((run.start for run in self._runs.values()), default=0)
 
-    def _gaps(self) -> set[int]:
-        """Numbers that are certainly claimed and whose run is not known."""
-        numbers = {n for run in self._runs.values() if (n := _number(run)) is not None}
-        return set(range(max([self._lost_number, *numbers]) + 1)) - numbers - self._missing
+    def _unknown(self) -> set[int]:
+        """Numbers that are certainly claimed, by a run that is not known."""
+        given = {n for run in self._runs.values() if (n := _number(run)) is not None}
+        found = {n for n, run in self._trial_runs.items() if run in self._runs}
+        return set(range(max([self._lost_number, *given]) + 1)) - found - self._missing
 
     def _settle(self) -> None:
         doubtful: list[tuple[int, Run]] = []
@@ -317,6 +320,10 @@ class Ledger:
             why = "its process is gone" if gone else "its lease ran out"
             tags = {"hpo.reason": f"lost: {why}", "hpo.lost": "died"}
             self.write(Report(run.id, params=self.params_of(run), tags=tags, status=FAILED))
+            if RESULT in self.store.get(run.id).tags:
+                # It was slow, not dead, and has ended in this very moment: its result stands, whoever wrote last.
+                self.store.set_status(run.id, FINISHED)
+                continue
             log.warning("trial %d of %s is lost: %s", number, self.spec.name, why)
             if (trial := self._as_trial(run)) is not None:
                 reaped.append(trial)
@@ -364,9 +371,10 @@ def trial_of(run: Run, spec: StudySpec) -> Trial:
         for key, text in run.tags.items()
         if key.startswith("hpo.") and key not in _TRIAL_TAGS and not key.startswith("hpo.config")
     }
+    ended_well = run.status == FINISHED or (RESULT in run.tags and "lost" in notes)
     if run.status in (RUNNING, "SCHEDULED"):
         state, loss = TrialState.RUNNING, None
-    elif run.status == FINISHED and value is not None and abs(value) < INFINITE:
+    elif ended_well and value is not None and abs(value) < INFINITE:
         state, loss = TrialState.COMPLETE, spec.loss(value)
         if notes.pop("lost", None):  # it was thought dead, and its result came after all
             reason = ""

@@ -78,6 +78,10 @@ class Store(Protocol):
         """Move a run to MLflow's trash."""
         ...
 
+    def get(self, run: str) -> Run:
+        """A run as it is now."""
+        ...
+
     def search(self, experiments: Sequence[str], tags: Mapping[str, str], since: int | None = None) -> list[Run]:
         """The active runs with all these tags, oldest first, a request a page.
 

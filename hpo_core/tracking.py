@@ -169,6 +169,9 @@ class MlflowStore:
     def delete_run(self, run: str) -> None:
         self._call(lambda: self._client.delete_run(run))
 
+    def get(self, run: str) -> Run:
+        return _run(self._call(lambda: self._client.get_run(run)))
+
     def search(self, experiments: Sequence[str], tags: Mapping[str, str], since: int | None = None) -> list[Run]:
         terms = [f"tags.`{key}` = '{_quotable(value)}'" for key, value in tags.items()]
         if since is not None:

@@ -90,6 +90,12 @@ class MemoryStore:
         self.deleted.add(run)
         self.after("delete_run")
 
+    def get(self, run: str) -> Run:
+        self._begin("get")
+        found = self.runs[run]
+        self.after("get")
+        return found
+
     def search(self, experiments: Sequence[str], tags: Mapping[str, str], since: int | None = None) -> list[Run]:
         self._begin("search")
         found = [

@@ -12,7 +12,7 @@ import pytest
 
 from hpo_core import ledger as ledger_module
 from hpo_core.errors import InputError, StudyConflict
-from hpo_core.ledger import Ledger, Report, find_study, open_study
+from hpo_core.ledger import RESULT, Ledger, Report, find_study, open_study
 from hpo_core.store import FAILED, FINISHED, Metric, Store
 from hpo_core.study import StudySpec, study_from
 from hpo_core.trial import Proposal, Trial, TrialState
@@ -56,7 +56,8 @@ def reserve(ledger: Ledger) -> Trial:
 
 def finish(ledger: Ledger, trial: Trial, score: float, status: str = FINISHED) -> None:
     params = ledger.spec.search_space.to_params(trial.config)
-    ledger.write(Report(trial.run_id, [Metric("score", score, ledger_module.now_ms(), 0)], params, status=status))
+    metrics = [Metric("score", score, ledger_module.now_ms(), 0)]
+    ledger.write(Report(trial.run_id, metrics, params, {RESULT: "score"}, status))
     ledger.release(trial)
 
 
@@ -141,6 +142,30 @@ def test_a_run_without_a_claim_is_settled_by_whoever_meets_it(store: Store) -> N
     other = open_study(store, spec)
     assert reserve(other).number == 1
     assert [trial.number for trial in open_study(store, spec).load()] == [0, 1]
+
+
+def test_a_flow_that_meets_the_run_of_a_loser_looks_for_the_winner(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Found by the model: it took the loser's number as known, and proposed the winner's configuration again."""
+    spec = make_spec()
+    ledger = open_study(store, spec)
+    tags = {"mlflow.parentRunId": ledger.study_run.id, "hpo.role": "trial", "hpo.schema": "1", "hpo.number": "0"}
+    loser = store.create_run(ledger.study_run.experiment, "loser", tags | {"hpo.config": '{"rate": 0.5, "layers": 1}'})
+    winner = store.create_run(
+        ledger.study_run.experiment, "winner", tags | {"hpo.config": '{"rate": 0.1, "layers": 1}'}
+    )
+    assert store.claim(ledger.claims_run, "trial.0", winner.id)
+    search = store.search
+
+    def before_the_winner(*arguments: Any) -> Any:
+        monkeypatch.undo()
+        return [run for run in search(*arguments) if run.id != winner.id]
+
+    monkeypatch.setattr(store, "search", before_the_winner)
+    (trial,) = ledger.load().trials
+    assert (trial.run_id, trial.config["rate"]) == (winner.id, 0.1)
+    assert loser.id not in {trial.run_id for trial in ledger.load()}
 
 
 def test_a_trial_whose_process_is_gone_is_reaped_and_tried_again(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:

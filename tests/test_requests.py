@@ -99,8 +99,8 @@ def test_loading_costs_a_request_a_page(mlflow_server: MlflowServer, monkeypatch
     for _ in range(25):
         one_trial(ledger)
     fresh = open_study(connect(mlflow_server.uri), spec)
-    monkeypatch.setattr(tracking, "PAGE", 10)
-    with counted_requests(monkeypatch) as sent:
+    with monkeypatch.context() as patch, counted_requests(monkeypatch) as sent:
+        patch.setattr(tracking, "PAGE", 10)
         history = fresh.load()
     assert len(sent) == 3, sent
     assert [trial.number for trial in history] == list(range(25))

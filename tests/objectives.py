@@ -1,0 +1,141 @@
+"""Objectives that tests tune: quick ones, slow ones, and every way to misbehave."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from flows import TrialContext
+
+
+def quick(trial: TrialContext) -> float:
+    return (float(trial.config["x"]) - 0.3) ** 2  # type: ignore[arg-type]
+
+
+def slow(trial: TrialContext) -> dict[str, float]:
+    """Takes ``seconds`` (0.3 by default) and reports a curve."""
+    seconds = float(trial.config.get("seconds", 0.3))  # type: ignore[arg-type]
+    for step in range(3):
+        time.sleep(seconds / 3)
+        trial.report(step, {"curve": float(step), "loss": 9.0 - step})
+    return {"loss": quick(trial), "extra": 1.0}
+
+
+def once_then_fine(trial: TrialContext) -> float:
+    """Kills its process at the first attempt at a trial."""
+    mark = Path(os.environ["HPO_TEST_MARKS"]) / str(trial.number)
+    if not mark.exists():
+        mark.touch()
+        os.kill(os.getpid(), signal.SIGKILL)
+    return quick(trial)
+
+
+def facts(trial: TrialContext) -> dict[str, float]:
+    """What a trial can see of its surroundings."""
+    (trial.scratch / "file.txt").write_text("scratch")
+    note = trial.scratch / "note.txt"
+    note.write_text(f"seed {trial.seed}")
+    trial.log_artifact(note)
+    note.unlink()  # it was copied
+    return {"loss": quick(trial), "pid": os.getpid(), "seed": trial.seed, "files": len(list(trial.scratch.iterdir()))}
+
+
+def misbehave(trial: TrialContext) -> Any:
+    return MISBEHAVIOUR[str(trial.config["how"])](trial)
+
+
+def _raise(trial: TrialContext) -> float:
+    raise RuntimeError("on purpose")
+
+
+def _segfault(trial: TrialContext) -> float:
+    import ctypes
+
+    return float(ctypes.string_at(0)[0])
+
+
+def _print_a_lot(trial: TrialContext) -> float:
+    line = "x" * 9_999 + "\n"
+    for _ in range(10_000):  # 100 MB; as many as the parent can be made to keep
+        sys.stdout.write(line)
+    return 1.0
+
+
+def _spawn_children(trial: TrialContext) -> float:
+    child = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(600)"])
+    (Path(os.environ["HPO_TEST_MARKS"]) / "child").write_text(str(child.pid))
+    return 1.0
+
+
+def _fork(trial: TrialContext) -> float:
+    if os.fork() == 0:
+        os._exit(0)
+    os.wait()
+    return 1.0
+
+
+def _leak(trial: TrialContext) -> float:
+    hoard = []
+    for _ in range(400):
+        hoard.append(bytearray(10 << 20))
+        time.sleep(0.01)
+    return float(len(hoard))
+
+
+def _own_run(trial: TrialContext) -> float:
+    import mlflow
+
+    mlflow.set_tracking_uri(os.environ["HPO_TEST_URI"])
+    with mlflow.start_run(run_name="the objective's own"):
+        mlflow.log_metric("loss", 77.0)
+    return 1.0
+
+
+def _autolog(trial: TrialContext) -> float:
+    import mlflow
+    from sklearn.linear_model import LinearRegression
+
+    mlflow.set_tracking_uri(os.environ["HPO_TEST_URI"])
+    mlflow.autolog(silent=True, log_models=False, log_datasets=False)
+    LinearRegression().fit([[0.0], [1.0]], [0.0, 1.0])
+    return 1.0
+
+
+def _hang(trial: TrialContext) -> float:
+    time.sleep(600)
+    return 1.0
+
+
+def _bad_report(trial: TrialContext) -> float:
+    trial.report(0, {"loss": "high"})  # type: ignore[dict-item]
+    return 1.0
+
+
+MISBEHAVIOUR: dict[str, Callable[[TrialContext], Any]] = {
+    "fine": lambda trial: 1.0,
+    "raise": _raise,
+    "nan": lambda trial: float("nan"),
+    "inf": lambda trial: {"loss": float("inf")},
+    "string": lambda trial: "0.5!",
+    "none": lambda trial: None,
+    "wrong key": lambda trial: {"accuracy": 0.5},
+    "bad report": _bad_report,
+    "2,000 metrics": lambda trial: {"loss": 1.0} | {f"metric_{i}": float(i) for i in range(2_000)},
+    "impossible metric name": lambda trial: {"loss": 1.0, "what?!": 2.0},
+    "exit": lambda trial: sys.exit(3),
+    "_exit": lambda trial: os._exit(4),
+    "segfault": _segfault,
+    "hang": _hang,
+    "fork": _fork,
+    "print a lot": _print_a_lot,
+    "spawn children": _spawn_children,
+    "leak": _leak,
+    "own run": _own_run,
+    "autolog": _autolog,
+}
