@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import json
 import os
-import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -86,20 +85,15 @@ def tune(
     objective = Objective(spec.objective, _search_path(study))
     objective.precheck()
     ledger = open_ledger(spec, announce=lambda line: typer.echo(f"taken over: {line}", err=True))
-    signal.signal(signal.SIGTERM, _terminate)
-    with LiveProgress(spec) as observe:
-        result = run(ledger, objective, observe)
+    try:
+        with LiveProgress(spec) as observe:
+            result = run(ledger, objective, observe)
+    except KeyboardInterrupt as stopped:
+        typer.echo("stopped; run the same command to go on", err=True)
+        raise typer.Exit(128 + getattr(stopped, "number", 2)) from None
     print_summary(spec, result.history, result.reason, _ui_hint(ledger))
     if result.best is None:
         raise typer.Exit(1)
-
-
-class Terminated(BaseException):
-    """SIGTERM, as an exception: the loop ends its workers and marks their trials before the process goes."""
-
-
-def _terminate(signum: int, frame: Any) -> None:
-    raise Terminated
 
 
 @app.command()
@@ -221,12 +215,8 @@ def main() -> None:
         code = error.exit_code
     except (KeyboardInterrupt, typer.Abort):
         code = 130
-    except Terminated:
-        code = 143
     except Exception as error:
         code = _explain(error)
-    if code in (130, 143):
-        print("stopped; run the same command to go on", file=sys.stderr)
     sys.exit(code or 0)
 
 

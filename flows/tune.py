@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
+import signal
+import threading
 import time
+from collections.abc import Iterator
 from queue import Empty, SimpleQueue
 from typing import Any
 
@@ -31,21 +35,63 @@ def tune(name: str, study_run: str) -> str:
     return Loop(SESSIONS[study_run]).run()
 
 
+class Stopped(KeyboardInterrupt):
+    """The flow was told to stop by a signal.
+
+    Args:
+        number: The signal's number.
+    """
+
+    def __init__(self, number: int) -> None:
+        super().__init__(signal.Signals(number).name)
+        self.number = number
+
+
 class Loop:
     """The round of ``docs/architecture.md``. All that it holds can be thrown away: MLflow has the rest."""
 
     def __init__(self, session: Session) -> None:
         self._session, self._ledger, self._spec = session, session.ledger, session.ledger.spec
         self._running: dict[str, Trial] = {}  # by run id
-        self._ended: SimpleQueue[Trial] = SimpleQueue()
+        self._ended: SimpleQueue[Trial | None] = SimpleQueue()  # None: look at the signal
+        self._signal: int | None = None
         self._started = time.monotonic()
         self._task = run_trial.with_options(retries=self._spec.retries)
 
     def run(self) -> str:
-        """Loop until nothing runs and nothing is to be started."""
+        """Loop until nothing runs and nothing is to be started.
+
+        Raises:
+            Stopped: SIGINT or SIGTERM came; this flow's trials are ended and say so in their runs.
+        """
+        with self._signals():
+            return self._run()
+
+    @contextlib.contextmanager
+    def _signals(self) -> Iterator[None]:
+        """Take SIGINT and SIGTERM between two steps, never inside one; a second one ends the process at once."""
+        if threading.current_thread() is not threading.main_thread():
+            yield
+            return
+
+        def note(number: int, frame: object) -> None:
+            self._signal = number
+            self._ended.put(None)
+            signal.signal(number, signal.default_int_handler)
+
+        before = {number: signal.signal(number, note) for number in (signal.SIGINT, signal.SIGTERM)}
+        try:
+            yield
+        finally:
+            for number, handler in before.items():
+                signal.signal(number, handler)
+
+    def _run(self) -> str:
         try:
             self._session.pool.check()
             while True:
+                if self._signal is not None:
+                    raise Stopped(self._signal)
                 history = self._load()
                 reason, contested = self._fill(history)
                 if contested:
@@ -54,7 +100,7 @@ class Loop:
                     return reason
                 self._wait()
         except BaseException:
-            # Interrupted, or MLflow is out of reach: end the workers, and let their tasks say so in their runs.
+            # Stopped, or MLflow is out of reach: end the workers, and let their tasks say so in their runs.
             self._session.pool.cancelled.set()
             while self._running:
                 self._take(self._ended.get())
@@ -90,6 +136,8 @@ class Loop:
                 if trial is None:
                     return None, True
                 self._submit(trial)
+                if self._signal is not None:
+                    return None, False
                 history = history.with_pending([Proposal(trial.config, trial.fidelity, trial.parent, trial.notes)])
 
     def _submit(self, trial: Trial) -> None:
@@ -110,7 +158,9 @@ class Loop:
             else:
                 return
 
-    def _take(self, trial: Trial) -> None:
+    def _take(self, trial: Trial | None) -> None:
+        if trial is None:
+            return
         del self._running[trial.run_id]
         self._ledger.release(trial)
         if self._session.fatal is not None and not self._session.pool.cancelled.is_set():
