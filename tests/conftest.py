@@ -1,8 +1,9 @@
-"""Real servers, started once a session and ended by their process id."""
+"""Real servers, started once a session and ended by their process id; and one random seed a run, printed."""
 
 from __future__ import annotations
 
 import os
+import secrets
 import socket
 import subprocess
 import sys
@@ -13,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from hypothesis import settings
 
 # Nothing here may reach out; set before anything imports mlflow or prefect.
 os.environ["MLFLOW_DISABLE_TELEMETRY"] = "true"
@@ -20,6 +22,23 @@ os.environ["DO_NOT_TRACK"] = "1"
 os.environ["PREFECT_SERVER_ANALYTICS_ENABLED"] = "false"
 os.environ["PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL"] = "CRITICAL"
 os.environ["PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS"] = "120"
+
+# Whatever fails by chance can be replayed. In the environment, so that processes which the tests start draw the same.
+SEED = int(os.environ.setdefault("HPO_TEST_SEED", str(secrets.randbelow(2**32))))
+
+# No deadline: the first call of a property imports and caches, and the machine may be busy.
+settings.register_profile("hpo", deadline=None, max_examples=100)
+settings.load_profile("hpo")
+
+
+def pytest_report_header() -> str:
+    return f"seed: {SEED} (replay with HPO_TEST_SEED={SEED})"
+
+
+@pytest.fixture
+def seed() -> int:
+    print(f"HPO_TEST_SEED={SEED}")  # pytest shows it with a failure, even when the header is off
+    return SEED
 
 
 def free_port() -> int:
