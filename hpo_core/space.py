@@ -267,6 +267,10 @@ class _Listed(_Parameter):
     def _positions(self) -> dict[str, int]:
         return {scalar_key(option): i for i, option in enumerate(self.options)}
 
+    def values(self, steps: int) -> list[Scalar]:
+        # Not by coordinates: cells on a log scale differ in width.
+        return [self._rung(k) for k in range(int(self.size))] if self.size <= steps else super().values(steps)
+
     @cached_property
     def _labels(self) -> list[str]:
         # "1" and 1 look alike as MLflow params; where any two options do, all are written as JSON.

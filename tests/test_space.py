@@ -153,6 +153,8 @@ def test_floats_are_uniform_on_their_scale(log: bool) -> None:
         (Int(low=-5, high=5, step=3), [-5, -2, 1, 4]),
         (Int(low=0, high=5, step=100), [0]),
         (Int(low=8, high=100, log=True, step=2), [8, 16, 32, 64]),
+        (Int(low=1, high=4, log=True), [1, 2, 3, 4]),
+        (Int(low=1, high=12, log=True), list(range(1, 13))),
         (Float(low=0, high=1, step=0.3), [0.0, 0.3, 0.6, 0.9]),
         (Float(low=0, high=1, step=0.1), [0.0, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1.0]),
         (Float(low=-0.3, high=0.3, step=0.2), [-0.3, -0.1, 0.1, 0.3]),
