@@ -216,9 +216,10 @@ class Int(_Parameter):
 
     @property
     def size(self) -> float:
-        if self.step is not None:
-            return _rungs(self.low, self.high, self.log, self.step)
-        return self.high - self.low + 1
+        if self.log and self.step is not None:
+            k = round(math.log(self.high / self.low) / math.log(self.step))
+            return k + (self._rung(k) <= self.high)  # a logarithm alone may round the last rung over high
+        return (self.high - self.low) // (self.step or 1) + 1
 
     def _log_edges(self) -> tuple[float, float]:
         return math.log(self.low - 0.5), math.log(self.high + 0.5)

@@ -174,6 +174,10 @@ def test_values_of_finite_parameters(parameter: Any, values: list[Any]) -> None:
 @pytest.mark.parametrize(
     ("parameter", "low", "high"),
     [
+        (Int(low=0, high=10**10 - 1, step=10**10), 0, 0),
+        (Int(low=1, high=2**31 - 1, log=True, step=2), 1, 2**30),
+        (Int(low=3, high=3**25 - 1, log=True, step=3), 3, 3**24),
+        (Int(low=3, high=3**25, log=True, step=3), 3, 3**25),
         (Int(low=-(2**43), high=2**43), -(2**43), 2**43),
         (Int(low=1, high=2**43, log=True), 1, 2**43),
         (Float(low=1e-150, high=1e150, log=True), 1e-150, 1e150),
