@@ -162,12 +162,12 @@ class Float(_Parameter):
     def encode(self, value: Scalar) -> float:
         if isinstance(value, bool) or not isinstance(value, int | float) or not self.low <= value <= self.high:
             raise ValueError(f"{value!r} is not a number from {self.low} to {self.high}")
-        if self.size == 1:
+        if self.low == self.high:
             return 0.5
         if self.step is not None:
             offset = math.log(value / self.low) / math.log(self.step) if self.log else (value - self.low) / self.step
             k = min(round(offset), int(self.size) - 1)
-            if not math.isclose(self._rung(k), value, rel_tol=1e-9, abs_tol=1e-12 * (self.high - self.low)):
+            if not math.isclose(self._rung(k), value, rel_tol=1e-9, abs_tol=1e-11 * (self.high - self.low)):
                 raise ValueError(f"{value!r} is not {self.low} plus a multiple of the step {self.step}")
             return (k + 0.5) / self.size
         if self.log:
@@ -225,10 +225,15 @@ class Int(_Parameter):
         return math.log(self.low - 0.5), math.log(self.high + 0.5)
 
     def encode(self, value: Scalar) -> float:
-        whole = not isinstance(value, bool) and isinstance(value, int | float) and float(value).is_integer()
-        if not whole or not self.low <= cast(float, value) <= self.high:
+        # The range before the fraction: an integer may be too large to be made a float.
+        if (
+            isinstance(value, bool)
+            or not isinstance(value, int | float)
+            or not self.low <= value <= self.high
+            or not float(value).is_integer()
+        ):
             raise ValueError(f"{value!r} is not a whole number from {self.low} to {self.high}")
-        number = int(cast(float, value))
+        number = int(value)
         if self.step is None and self.log:
             a, b = self._log_edges()
             return (math.log(number) - a) / (b - a)
