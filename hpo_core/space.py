@@ -157,7 +157,7 @@ class Float(_Parameter):
             x = float(f"{x:.12g}")
         elif self.high > self.low:
             x = round(x, 12 - math.ceil(math.log10(self.high - self.low)))
-        return min(max(x, self.low), self.high)
+        return min(max(x, self.low), self.high) + 0.0  # never -0.0
 
     def encode(self, value: Scalar) -> float:
         if isinstance(value, bool) or not isinstance(value, int | float) or not self.low <= value <= self.high:

@@ -199,6 +199,7 @@ def test_both_ends_of_wide_ranges_are_reached_and_not_passed(parameter: Any, low
 
 def test_floats_are_readable() -> None:
     assert len(repr(Float(low=0, high=1).decode(1 / 3))) <= 14
+    assert Float(low=-1, high=1).decode(0.5 - 1e-13).hex() == (0.0).hex()
 
 
 @pytest.mark.parametrize(
