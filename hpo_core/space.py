@@ -30,8 +30,14 @@ from hpo_core.constraints import Constraint
 
 Array = npt.NDArray[np.float64]
 
-MAX_EXACT_INT = 2**53
-"""Beyond it a float no longer tells neighbouring integers apart."""
+MAX_EXACT_INT = 2**43
+"""Beyond it a coordinate of the cube no longer tells neighbouring integers apart (on a log scale first)."""
+
+MAX_WIDTH = 1e300
+"""Of wider ranges, a rounded value may overflow."""
+
+MAX_STEPS = 10**9
+"""Of more values than that, the 12 digits of a float are too few."""
 
 MAX_NAME_LENGTH = 250
 MAX_VALUE_LENGTH = 6000
@@ -114,12 +120,6 @@ def _check_range(low: float, high: float, log: bool, step: float | None) -> None
         raise ValueError(f"step {step} is not above 0")
 
 
-def _rungs(low: float, high: float, log: bool, step: float) -> int:
-    """How many values ``low, low + step, ...`` (with log: ``low, low * step, ...``) there are up to ``high``."""
-    ratio = math.log(high / low) / math.log(step) if log else (high - low) / step
-    return math.floor(ratio + 1e-9) + 1
-
-
 def _cell(u: float, count: int) -> int:
     return min(int(u * count), count - 1)
 
@@ -142,15 +142,21 @@ class Float(_Parameter):
     @model_validator(mode="after")
     def _valid(self) -> Float:
         _check_range(self.low, self.high, self.log, self.step)
-        if not math.isfinite(self.high - self.low):
+        if (self.high / self.low if self.log else self.high - self.low) > MAX_WIDTH:
             raise ValueError(f"the range from {self.low} to {self.high} is too wide for a float")
+        if self.step is not None and self._steps(self.step) > MAX_STEPS:
+            raise ValueError(f"step {self.step} makes more than {MAX_STEPS} values; leave it out")
         return self
+
+    def _steps(self, step: float) -> float:
+        return math.log(self.high / self.low) / math.log(step) if self.log else (self.high - self.low) / step
 
     @property
     def size(self) -> float:
         if self.low == self.high:
             return 1
-        return math.inf if self.step is None else _rungs(self.low, self.high, self.log, self.step)
+        # The last value may miss high by a rounding error; it is set to high then.
+        return math.inf if self.step is None else math.floor(self._steps(self.step) + 1e-9) + 1
 
     def _tidy(self, x: float) -> float:
         if self.log:
@@ -211,7 +217,7 @@ class Int(_Parameter):
         _check_range(self.low, self.high, self.log, self.step)
         for bound in (self.low, self.high):
             if abs(bound) > MAX_EXACT_INT:
-                raise ValueError(f"{bound} is beyond 2**53, where integers are no longer told apart")
+                raise ValueError(f"{bound} is beyond 2**43, where integers are no longer told apart")
         return self
 
     @property
@@ -261,6 +267,10 @@ class Int(_Parameter):
         self.encode(value)
         return value
 
+    def values(self, steps: int) -> list[Scalar]:
+        # Not by coordinates: cells on a log scale differ in width.
+        return [self._rung(k) for k in range(int(self.size))] if self.size <= steps else super().values(steps)
+
 
 class _Listed(_Parameter):
     """A parameter whose values are written down one by one."""
@@ -272,10 +282,6 @@ class _Listed(_Parameter):
     @cached_property
     def _positions(self) -> dict[str, int]:
         return {scalar_key(option): i for i, option in enumerate(self.options)}
-
-    def values(self, steps: int) -> list[Scalar]:
-        # Not by coordinates: cells on a log scale differ in width.
-        return [self._rung(k) for k in range(int(self.size))] if self.size <= steps else super().values(steps)
 
     @cached_property
     def _labels(self) -> list[str]:

@@ -197,6 +197,14 @@ def test_both_ends_of_wide_ranges_are_reached_and_not_passed(parameter: Any, low
         assert repr(parameter.decode(parameter.encode(value))) == repr(value)
 
 
+@given(st.integers(-(2**43), 2**43), st.booleans())
+def test_every_whole_number_comes_back(value: int, log: bool) -> None:
+    value = abs(value) + 1 if log else value
+    assume(value <= 2**43)
+    parameter = Int(low=1 if log else -(2**43), high=2**43, log=log)
+    assert parameter.decode(parameter.encode(value)) == value
+
+
 def test_floats_are_readable() -> None:
     assert len(repr(Float(low=0, high=1).decode(1 / 3))) <= 14
     assert Float(low=-1, high=1).decode(0.5 - 1e-13).hex() == (0.0).hex()
@@ -323,6 +331,9 @@ def test_a_space_without_dimensions_has_one_configuration() -> None:
         (Float, {"low": 1, "high": 2, "log": True, "step": 1}, "must be above 1"),
         (Int, {"low": 1, "high": 2, "log": True, "step": 1}, "must be above 1"),
         (Float, {"low": -1e308, "high": 1e308}, "too wide"),
+        (Float, {"low": 1e-300, "high": 1e300, "log": True}, "too wide"),
+        (Float, {"low": 0, "high": 1e300, "step": 1e-300}, "step 1e-300 makes more than"),
+        (Float, {"low": 1, "high": 1e9, "log": True, "step": 1 + 1e-12}, "makes more than"),
         (Float, {"low": 0, "high": math.inf}, "finite"),
         (Float, {"low": math.nan, "high": 1}, "finite"),
         (Int, {"low": 0, "high": 2**60}, "told apart"),
