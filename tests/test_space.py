@@ -27,10 +27,170 @@ def exact(config: Any) -> list[tuple[str, type, str]]:
     return [(name, type(value), repr(value)) for name, value in config.items()]
 
 
+# -- arbitrary spaces ------------------------------------------------------------------------------------------------
+
 finite = st.floats(allow_nan=False, allow_infinity=False)
+plain_numbers = st.floats(-1e6, 1e6) | finite | st.integers(-1000, 1000).map(float)
 scalars = (
     st.none() | st.booleans() | st.integers() | finite | st.text(max_size=8) | st.sampled_from(["1", "True", "None", 1])
 )
+
+
+@st.composite
+def floats(draw: st.DrawFn, when: Any) -> Float:
+    log = draw(st.booleans())
+    bounds = (st.floats(1e-8, 1e8) | st.floats(5e-324, allow_infinity=False)) if log else plain_numbers
+    low, high = sorted((draw(bounds), draw(bounds)))
+    step = None
+    if draw(st.booleans()):
+        step = draw(st.floats(1.001, 1000.0)) if log else (high - low) / draw(st.floats(0.3, 1e4))
+    assume(step is None or (math.isfinite(step) and step > 0))
+    assume((high / low if log else high - low) <= MAX_WIDTH)  # refused; see test_impossible_parameters_are_refused
+    return Float(low=low, high=high, log=log, step=step, when=when)
+
+
+@st.composite
+def ints(draw: st.DrawFn, when: Any) -> Int:
+    log = draw(st.booleans())
+    bounds = st.integers(1 if log else -50, 200) | st.integers(1 if log else -(2**43), 2**43)
+    low, high = sorted((draw(bounds), draw(bounds)))
+    step = draw(st.none() | st.integers(2 if log else 1, 20) | st.integers(2, 2**43))
+    return Int(low=low, high=high, log=log, step=step, when=when)
+
+
+@st.composite
+def parameters(draw: st.DrawFn, when: Any) -> Any:
+    kind = draw(st.sampled_from([floats, ints, Choice, Ordinal, Boolean, Fixed]))
+    if kind in (floats, ints):
+        return draw(kind(when))
+    if kind is Boolean:
+        return Boolean(when=when)
+    if kind is Fixed:
+        return Fixed(value=draw(scalars), when=when)
+    return kind(choices=draw(st.lists(scalars, min_size=1, max_size=5, unique_by=scalar_key)), when=when)
+
+
+@st.composite
+def spaces(draw: st.DrawFn) -> SearchSpace:
+    """Up to six parameters of all types, conditions to depth 3, constraints that leave something."""
+    space: dict[str, Any] = {}
+    depths: dict[str, int] = {}
+    for name in draw(st.lists(st.sampled_from(NAMES), min_size=1, max_size=6, unique=True)):
+        when: dict[str, list[Any]] = {}
+        parents = [parent for parent in space if depths[parent] < 3]
+        if parents and draw(st.booleans()):
+            for parent in draw(st.lists(st.sampled_from(parents), min_size=1, max_size=2, unique=True)):
+                values = space[parent].values(4)
+                when[parent] = draw(st.lists(st.sampled_from(values), min_size=1, max_size=3))
+        space[name] = draw(parameters(when))
+        depths[name] = max((depths[parent] + 1 for parent in when), default=0)
+    constraints = [f"{name} == {name}" for name in space if name.isidentifier()]
+    return SearchSpace(space, draw(st.sampled_from([(), constraints[:1], constraints])))
+
+
+@st.composite
+def spaces_with_point(draw: st.DrawFn) -> tuple[SearchSpace, np.ndarray]:
+    space = draw(spaces())
+    coordinate = st.floats(0.0, 1.0) | st.sampled_from(EDGES)
+    u = draw(st.lists(coordinate, min_size=space.dimensions, max_size=space.dimensions))
+    return space, np.array(u, dtype=float)
+
+
+@given(spaces_with_point())
+@settings(max_examples=300)
+def test_decode_encode_decode_is_exact(case: tuple[SearchSpace, np.ndarray]) -> None:
+    space, u = case
+    config = space.decode(u)
+    assert exact(space.decode(space.encode(config))) == exact(config)
+
+
+@given(spaces_with_point())
+def test_encoded_lies_in_the_cube_with_nan_exactly_where_inactive(case: tuple[SearchSpace, np.ndarray]) -> None:
+    space, u = case
+    config = space.decode(u)
+    x = space.encode(config)
+    assert x.shape == (space.dimensions,)
+    for name, coordinate in zip(space.free, x, strict=True):
+        assert math.isnan(coordinate) if name not in config else 0.0 <= coordinate <= 1.0, name
+
+
+@given(spaces_with_point())
+def test_decoded_is_valid_as_it_stands(case: tuple[SearchSpace, np.ndarray]) -> None:
+    space, u = case
+    config = space.decode(u)
+    assert exact(space.validated(config)) == exact(config)
+    for name, value in config.items():
+        if isinstance(parameter := space.parameters[name], Float | Int):
+            assert parameter.low <= value <= parameter.high  # type: ignore[operator]
+            assert repr(value) != "-0.0" or parameter.low == parameter.high  # one value, one spelling
+
+
+@given(spaces_with_point())
+def test_conditions_decide_what_is_active(case: tuple[SearchSpace, np.ndarray]) -> None:
+    space, u = case
+    config = space.decode(u)
+    for name, parameter in space.parameters.items():
+        met = all(
+            parent in config and any(scalar_key(config[parent]) == scalar_key(value) for value in values)
+            for parent, values in parameter.when.items()
+        )
+        assert (name in config) == met
+
+
+@given(spaces_with_point())
+def test_inactive_coordinates_do_not_matter(case: tuple[SearchSpace, np.ndarray]) -> None:
+    space, u = case
+    config = space.decode(u)
+    other = np.where(np.isnan(space.encode(config)), 1.0 - u, u)
+    assert exact(space.decode(other)) == exact(config)
+
+
+@given(spaces_with_point())
+def test_params_round_trip_is_exact(case: tuple[SearchSpace, np.ndarray]) -> None:
+    space, u = case
+    config = space.decode(u)
+    params = space.to_params(config)
+    assert all(type(value) is str for value in params.values())
+    assert exact(space.from_params(params | {"another tool's": "7"})) == exact(config)
+
+
+@given(spaces_with_point())
+def test_config_json_round_trip_is_exact(case: tuple[SearchSpace, np.ndarray]) -> None:
+    space, u = case
+    config = space.decode(u)
+    assert exact(config_from_json(config_to_json(config))) == exact(config)
+
+
+@given(spaces())
+def test_space_json_round_trip_is_exact(space: SearchSpace) -> None:
+    again = SearchSpace.from_json(space.to_json())
+    assert again == space
+    assert again.to_json() == space.to_json()
+    assert list(again.parameters) == list(space.parameters)
+
+
+@given(spaces(), st.integers(1, 4))
+def test_enumeration_has_no_duplicate_and_respects_conditions(space: SearchSpace, steps: int) -> None:
+    configs = list(islice(space.enumerate(steps), 300))
+    assert configs
+    assert len({identity(config) for config in configs}) == len(configs)
+    for config in configs:
+        assert exact(space.validated(config, check_constraints=False)) == exact(config)
+
+
+@given(spaces(), st.integers(1, 30), st.floats(0.0, 1.0))
+def test_values_are_all_there_are_or_so_many_spread_out(space: SearchSpace, steps: int, u: float) -> None:
+    for parameter in space.parameters.values():
+        values = parameter.values(steps)
+        keys = [scalar_key(value) for value in values]
+        assert len(set(keys)) == len(keys)
+        if parameter.size <= steps:
+            assert scalar_key(parameter.decode(u)) in keys
+        if isinstance(parameter, Int | Float):
+            assert values == sorted(values)  # type: ignore[type-var]
+            assert len(values) <= steps
+        if isinstance(parameter, Int) and parameter.size <= steps:
+            assert len(values) == parameter.size
 
 
 # -- identity --------------------------------------------------------------------------------------------------------
