@@ -1,0 +1,211 @@
+"""Constraints: what an expression may say, what it is worth, and that nothing else gets through."""
+
+from __future__ import annotations
+
+import time
+from typing import Any
+
+import pytest
+
+from hpo_core import Choice, Float, Int, SearchSpace
+from hpo_core.constraints import Constraint
+
+CONFIG: dict[str, Any] = {"a": 2, "b": 5, "x": 0.5, "s": "adam", "t": True, "n": None}
+
+
+@pytest.mark.parametrize(
+    ("text", "value"),
+    [
+        ("a < b", True),
+        ("a > b", False),
+        ("a <= 2", True),
+        ("a >= 3", False),
+        ("a == 2", True),
+        ("a != 2", False),
+        ("1 < a < b", True),
+        ("1 < a < b < 5", False),
+        ("a + b == 7", True),
+        ("b - a == 3", True),
+        ("a * x == 1", True),
+        ("b / a == 2.5", True),
+        ("b // a == 2", True),
+        ("b % a == 1", True),
+        ("a ** 3 == 8", True),
+        ("-a == 0 - 2", True),
+        ("+a == 2", True),
+        ("not t", False),
+        ("t and a > 5", False),
+        ("t or a > 5", True),
+        ("s == 'adam'", True),
+        ("s in ('adam', 'sgd')", True),
+        ("s in ['sgd']", False),
+        ("s not in ['sgd']", True),
+        ("a in (1, 2, 3)", True),
+        ("n == None", True),
+        ("t == True", True),
+        ("min(a, b) == 2", True),
+        ("max(a, b, 9) == 9", True),
+        ("abs(a - b) == 3", True),
+        ("log(1) == 0", True),
+        ("log(8, 2) == 3", True),
+        ("log2(8) == 3", True),
+        ("  a < b  ", True),
+        ("(a < b)", True),
+        ("a", True),
+        ("0", False),
+        ("a + " * 80 + "b < 1000", True),
+    ],
+)
+def test_value(text: str, value: bool) -> None:
+    assert Constraint(text).holds(CONFIG) is value
+
+
+@pytest.mark.parametrize("name", ["a", "z"])
+def test_names_are_what_the_expression_reads(name: str) -> None:
+    assert Constraint(f"min({name}, 3) < 4 and {name} in (1, b)").names == {name, "b"}
+
+
+@pytest.mark.parametrize("text", ["gone > 1", "a > 5 and gone > 1", "not gone", "a > 5 or gone == a"])
+def test_a_constraint_on_an_inactive_name_holds(text: str) -> None:
+    assert Constraint(text).holds(CONFIG)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "1 / (a - 2) > 0",
+        "1 / (a - 2) <= 0",
+        "a // 0 == 0",
+        "a % 0 == 0",
+        "log(0) < 0",
+        "log(-a) < 0",
+        "log2(0) < 9",
+        "0 ** -1 == 0",
+        "(-8) ** 0.5 == 0",
+        "1e308 ** 2 > 1",
+        "9 ** 9 ** 9 > 1",
+        "a ** 10 ** 10 > 1",
+        f"{10**400} / 3 > 1",
+        "max(()) == 0",
+    ],
+)
+def test_what_has_no_value_does_not_hold(text: str) -> None:
+    assert not Constraint(text).holds(CONFIG)
+
+
+@pytest.mark.parametrize(
+    "text", ["s < 3", "s + 1 == 2", "n * 2 == 0", "-s == 1", "abs(s) > 0", "a in b", "log2(8, 2) == 3", "a < (1, 2)"]
+)
+def test_types_that_do_not_go_together_are_named(text: str) -> None:
+    with pytest.raises(ValueError, match="cannot be evaluated") as caught:
+        Constraint(text).holds(CONFIG)
+    assert repr(text) in str(caught.value)
+
+
+HOSTILE = {
+    "attribute": "a.real > 1",
+    "dunder": "().__class__.__bases__[0].__subclasses__()",
+    "method": "s.upper() == 'ADAM'",
+    "import": "__import__('os').system('true')",
+    "builtin": "open('/etc/passwd')",
+    "eval": "eval('1')",
+    "call of a value": "a()",
+    "call of a call": "min(1, 2)(3)",
+    "no arguments": "min()",
+    "keyword": "max(a, b, key=abs)",
+    "star": "max(*[a, b])",
+    "lambda": "(lambda: 1)()",
+    "list comprehension": "[i for i in (1, 2)]",
+    "generator": "max(i for i in (1, 2))",
+    "set comprehension": "{i for i in (1, 2)}",
+    "dict": "{'a': 1}",
+    "set": "{1, 2}",
+    "f-string": "f'{a}' == '2'",
+    "subscript": "s[0] == 'a'",
+    "slice": "s[0:9]",
+    "conditional": "1 if a else 2",
+    "walrus": "(c := 3) > 1",
+    "await": "await a",
+    "yield": "(yield a)",
+    "bytes": "b'a' == 'a'",
+    "complex": "1j == 1",
+    "ellipsis": "... == 1",
+    "is": "a is None",
+    "shift": "1 << 10 ** 9",
+    "bit or": "a | b",
+    "invert": "~a == 1",
+    "matrix": "a @ b",
+    "statement": "a = 1",
+    "two statements": "a; b",
+    "two lines": "a\nb",
+    "delete": "del a",
+    "nothing": "",
+    "blank": "   ",
+    "comment": "# a",
+    "null character": "a\0 < b",
+    "open bracket": "(a < b",
+    "too long": "a + " * 300 + "b",
+    "very long": "1" * 10_000_000,
+}
+
+
+@pytest.mark.parametrize("text", HOSTILE.values(), ids=HOSTILE)
+def test_all_else_is_refused_at_once(text: str) -> None:
+    start = time.perf_counter()
+    with pytest.raises(ValueError) as caught:
+        Constraint(text)
+    assert time.perf_counter() - start < 1
+    assert len(str(caught.value)) < 3_500
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "'a' * 10 ** 9 == s",
+        "10 ** 9 * 'a' == s",
+        "[1] * 10 ** 9 == s",
+        "('a', 'b') + ('c',) == s",
+        "'%99999999999d' % a == s",
+        "9 ** 9 ** 9 ** 9 > 1",
+        "*".join(["9" * 80] * 12) + " > 1",
+        "2 ** 1e308 > 1",
+    ],
+)
+def test_arithmetic_cannot_fill_the_memory(text: str) -> None:
+    start = time.perf_counter()
+    try:
+        Constraint(text).holds(CONFIG)
+    except ValueError as error:
+        assert "cannot be evaluated" in str(error)
+    assert time.perf_counter() - start < 0.1
+
+
+def test_the_deepest_expression_is_evaluated_on_a_deep_stack() -> None:
+    constraint = Constraint("abs(" * 40 + "a" + ")" * 40 + " == 2")
+
+    def dive(depth: int) -> bool:
+        return dive(depth - 1) if depth else constraint.holds(CONFIG)
+
+    assert dive(500)
+
+
+@pytest.mark.parametrize(
+    ("constraints", "message"),
+    [
+        (["i > 9"], r"^constraints: .*do not leave any configuration"),
+        (["i > 5", "i < 5"], r"^constraints: .*do not leave any configuration"),
+        (["i < 5", "gone > 1"], r"^constraints\.1: .*'gone', which is no parameter"),
+        (["i <"], r"^constraints\.0: .*not an expression"),
+        (["i.real < 5"], r"^constraints\.0: .*uses 'i\.real', which"),
+        (["i < 'a'"], r"^constraints: \"i < 'a'\" cannot be evaluated"),
+    ],
+)
+def test_a_space_refuses_constraints_that_it_cannot_keep(constraints: list[str], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        SearchSpace({"i": Int(low=0, high=9), "c": Choice(choices=[1, "a"])}, constraints)
+
+
+def test_an_endless_space_is_probed() -> None:
+    assert SearchSpace({"x": Float(low=0, high=1)}, ["x < 0.01"]).feasible({"x": 0.001})
+    with pytest.raises(ValueError, match="random configurations"):
+        SearchSpace({"x": Float(low=0, high=1)}, ["x > 2"])
