@@ -37,6 +37,7 @@ _COMPARISONS: dict[type[ast.AST], Callable[[Any, Any], Any]] = {
 }
 _FUNCTIONS: dict[str, Callable[..., Any]] = {"min": min, "max": max, "abs": abs, "log": math.log, "log2": math.log2}
 _MAX_LENGTH = 1000
+_MAX_DEPTH = 100  # far from Python's recursion limit, wherever on the stack an expression is evaluated
 
 
 @dataclass(frozen=True)
@@ -70,38 +71,41 @@ class Constraint:
         except (SyntaxError, ValueError, RecursionError, MemoryError) as error:
             raise ValueError(f"{self.text!r} is not an expression ({error})") from None
         names: set[str] = set()
-        self._check(tree, names)
+        self._check(tree, names, 1)
         object.__setattr__(self, "names", frozenset(names))
         object.__setattr__(self, "_tree", tree)
 
-    def _check(self, node: ast.AST, names: set[str]) -> None:
+    def _check(self, node: ast.AST, names: set[str], depth: int) -> None:
+        if depth > _MAX_DEPTH:
+            raise ValueError(f"{self.text!r} is more than {_MAX_DEPTH} levels deep; write it as several constraints")
         match node:
             case ast.Constant(value=str() | int() | float() | bool() | None):
                 return
             case ast.Name(id=name):
                 names.add(name)
             case ast.BinOp(left=left, op=op, right=right) if type(op) in _ARITHMETIC:
-                self._check(left, names)
-                self._check(right, names)
+                self._check(left, names, depth + 1)
+                self._check(right, names, depth + 1)
             case ast.UnaryOp(op=ast.Not() | ast.USub() | ast.UAdd(), operand=operand):
-                self._check(operand, names)
+                self._check(operand, names, depth + 1)
             case ast.BoolOp(values=values):
                 for value in values:
-                    self._check(value, names)
+                    self._check(value, names, depth + 1)
             case ast.Compare(left=left, ops=ops, comparators=comparators) if all(
                 type(op) in _COMPARISONS for op in ops
             ):
                 for value in (left, *comparators):
-                    self._check(value, names)
+                    self._check(value, names, depth + 1)
             case ast.Tuple(elts=items) | ast.List(elts=items):
                 for item in items:
-                    self._check(item, names)
+                    self._check(item, names, depth + 1)
             case ast.Call(func=ast.Name(id=name), args=args, keywords=[]) if name in _FUNCTIONS and args:
                 for arg in args:
-                    self._check(arg, names)
+                    self._check(arg, names, depth + 1)
             case _:
+                part = ast.get_source_segment(self.text.strip(), node)  # ast.unparse has no bound on its depth
                 raise ValueError(
-                    f"{self.text!r} uses {ast.unparse(node)!r}, which a constraint may not; write it with arithmetic, "
+                    f"{self.text!r} uses {part!r}, which a constraint may not; write it with arithmetic, "
                     f"comparisons, and/or/not and {', '.join(sorted(_FUNCTIONS))}"
                 )
 

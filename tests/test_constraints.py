@@ -146,6 +146,14 @@ HOSTILE = {
     "open bracket": "(a < b",
     "too long": "a + " * 300 + "b",
     "very long": "1" * 10_000_000,
+    "deep brackets": "(" * 499 + "a" + ")" * 499,
+    "deep lists": "[" * 180 + "]" * 180,
+    "deep minus": "-" * 990 + "a",
+    "deep not": "not " * 240 + "a",
+    "deep sum": "+".join(["a"] * 400),
+    "deep power": "**".join(["a"] * 300),
+    "deep attributes": "a" + ".b" * 480,
+    "deep calls": "abs(" * 150 + "a" + ")" * 150,
 }
 
 
