@@ -473,11 +473,15 @@ class SearchSpace:
         else:
             rng = np.random.default_rng(0)
             candidates = (self.decode(u) for u in rng.random((PROBES, self.dimensions)))
-        try:
-            if any(self.feasible(config) for config in candidates):
-                return
-        except ValueError as error:
-            raise ValueError(f"constraints: {error}") from None
+        problem: ValueError | None = None
+        for config in candidates:
+            try:
+                if all(constraint.holds(config) for constraint in self._parsed):
+                    return
+            except ValueError as error:
+                problem = error
+        if problem is not None:
+            raise ValueError(f"constraints: {problem}")
         tried = "any configuration" if self.size <= PROBES else f"one of {PROBES} random configurations"
         raise ValueError(f"constraints: {list(self.constraints)} do not leave {tried}; loosen them or widen the space")
 
@@ -503,8 +507,11 @@ class SearchSpace:
         )
 
     def feasible(self, config: Config) -> bool:
-        """Whether every constraint holds."""
-        return all(constraint.holds(config) for constraint in self._parsed)
+        """Whether every constraint holds; one that compares what does not compare (``"a" < 3``) does not."""
+        try:
+            return all(constraint.holds(config) for constraint in self._parsed)
+        except ValueError:
+            return False
 
     def decode(self, u: Array) -> dict[str, Scalar]:
         """The configuration at a point of the unit cube; constraints are not looked at.

@@ -205,12 +205,22 @@ def test_the_deepest_expression_is_evaluated_on_a_deep_stack() -> None:
         (["i < 5", "gone > 1"], r"^constraints\.1: .*'gone', which is no parameter"),
         (["i <"], r"^constraints\.0: .*not an expression"),
         (["i.real < 5"], r"^constraints\.0: .*uses 'i\.real', which"),
+        (["c * 3 < 3", "c != 1"], r"^constraints: 'c \* 3 < 3' cannot be evaluated"),
         (["i < 'a'"], r"^constraints: \"i < 'a'\" cannot be evaluated"),
     ],
 )
 def test_a_space_refuses_constraints_that_it_cannot_keep(constraints: list[str], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         SearchSpace({"i": Int(low=0, high=9), "c": Choice(choices=[1, "a"])}, constraints)
+
+
+def test_choices_that_a_constraint_cannot_compare_are_left_out() -> None:
+    space = SearchSpace({"i": Int(low=0, high=9), "c": Choice(choices=[1, "a"])}, ["i < 5 or c < 3"])
+    assert space.feasible({"i": 7, "c": 1})
+    assert space.feasible({"i": 1, "c": "a"})
+    assert not space.feasible({"i": 7, "c": "a"})
+    with pytest.raises(ValueError, match="cannot be evaluated"):
+        space.validated({"i": 7, "c": "a"})
 
 
 def test_an_endless_space_is_probed() -> None:
