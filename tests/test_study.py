@@ -1,0 +1,527 @@
+"""The study file: what is accepted, what is said of the rest, what a resume may change, and what a study proposes."""
+
+from __future__ import annotations
+
+import copy
+import json
+import time
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from hpo_core.configuration import identity
+from hpo_core.errors import InputError, StudyConflict
+from hpo_core.history import History
+from hpo_core.study import MAX_FILE_BYTES, StudySpec, compare, load_study, override_spec, parse_yaml, study_from
+from hpo_core.trial import Trial, TrialState
+
+STUDY: dict[str, Any] = {
+    "name": "parabola",
+    "objective": "parabola:loss",
+    "metric": "loss",
+    "direction": "minimize",
+    "space": {
+        "x": {"type": "float", "low": -1, "high": 1},
+        "kind": {"type": "choice", "choices": ["a", "b"]},
+        "n": {"type": "int", "low": 1, "high": 9, "when": {"kind": ["b"]}},
+    },
+    "stop": {"trials": 10},
+}
+
+
+def changed(path: str, value: Any) -> dict[str, Any]:
+    """The study above with one key set, or with Ellipsis removed."""
+    data: dict[str, Any] = copy.deepcopy(STUDY)
+    *parents, last = path.split("/")
+    place = data
+    for parent in parents:
+        place = place.setdefault(parent, {})
+    if value is ...:
+        del place[last]
+    else:
+        place[last] = value
+    return data
+
+
+def spec(**changes: Any) -> StudySpec:
+    return study_from(STUDY | changes)
+
+
+def parameter(**settings: Any) -> dict[str, Any]:
+    return {"type": "float", "low": 0, "high": 1} | settings
+
+
+BAD: list[tuple[str, Any, str, str, str]] = [
+    # what is set, to which value; the field, the value and the remedy that the message must name
+    ("nmae", "x", "nmae", "no such key", "did you mean 'name'?"),
+    ("colour", "x", "colour", "no such key", "known are name, experiment"),
+    ("stop/trial", 3, "stop.trial", "no such key", "did you mean 'trials'?"),
+    ("stop/colour", 3, "stop.colour", "no such key", "known are trials, minutes, target, no_improvement"),
+    ("space/x/lo", 0, "space.x.lo", "no such key", "did you mean 'low'?"),
+    ("space/kind/low", 0, "space.kind.low", "no such key", "known are choices, when"),
+    ("space/b", {"type": "boolean", "choices": [True]}, "space.b.choices", "no such key", "known are when"),
+    ("name", ..., "name", "is missing", "add it"),
+    ("objective", ..., "objective", "is missing", "add it"),
+    ("metric", ..., "metric", "is missing", "add it"),
+    ("direction", ..., "direction", "is missing", "add it"),
+    ("space", ..., "space", "is missing", "add it"),
+    ("stop", ..., "stop", "is missing", "add it"),
+    ("space/x/high", ..., "space.x.high", "is missing", "add it"),
+    ("space/kind/choices", ..., "space.kind.choices", "is missing", "add it"),
+    ("strategy", "randon", "strategy.name", "'randon'", "did you mean 'random'?"),
+    ("strategy", "zzz", "strategy.name", "'zzz'", "choose one of grid"),
+    ("strategy", {"steps": 3}, "strategy.name", "is missing", "add it"),
+    ("strategy", 5, "strategy", "5", "correct it"),
+    ("strategy", {"name": "grid", "step": 3}, "strategy.step", "'step'", "it has steps, steps_by_name"),
+    ("strategy", {"name": "random", "steps": 3}, "strategy.steps", "'steps'", "it has none"),
+    ("strategy", {"name": "grid", "steps": 0}, "strategy", "steps: 0", "correct the setting"),
+    ("strategy", {"name": "grid", "steps": "many"}, "strategy", "steps: 'many'", "correct the setting"),
+    ("strategy", {"name": "grid", "steps": True}, "strategy", "steps: True", "correct the setting"),
+    ("strategy", {"name": "grid", "steps_by_name": {"x": 0}}, "strategy", "x: 0", "correct the setting"),
+    ("strategy", {"name": "grid", "steps_by_name": {"y": 3}}, "strategy.steps_by_name", "'y'", "['x', 'kind', 'n']"),
+    ("space/x", parameter(low=5), "space.x", "low 5.0 is above high 1.0", "swap them"),
+    ("space/n", {"type": "int", "low": 5, "high": 1}, "space.n", "low 5 is above high 1", "swap them"),
+    ("space/x", parameter(log=True), "space.x", "low 0.0", "raise low or drop log"),
+    ("space/x", parameter(low=-1, log=True), "space.x", "low -1.0", "raise low or drop log"),
+    ("space/x", parameter(step=0), "space.x", "step 0.0", "not above 0"),
+    ("space/x", parameter(step=1e-12), "space.x", "step 1e-12", "leave it out"),
+    ("space/x/low", "cold", "space.x.low", "'cold'", "correct it"),
+    ("space/x/low", True, "space.x.low", "True", "not a number"),
+    ("space/x/high", float("inf"), "space.x.high", "inf", "finite"),
+    ("space/x/high", 10**400, "space.x.high", "1000", "correct it"),
+    ("space/x/log", "maybe", "space.x.log", "'maybe'", "correct it"),
+    ("space/n/low", 0.5, "space.n.low", "0.5", "correct it"),
+    ("space/n/high", 2**60, "space.n", str(2**60), "beyond 2**43"),
+    ("space/kind/choices", [], "space.kind.choices", "empty", "give at least one value"),
+    ("space/kind/choices", ["a", "b", "a"], "space.kind.choices", "'a'", "remove one"),
+    ("space/kind/choices", [1, 1.0], "space.kind.choices", "1.0", "remove one"),
+    ("space/kind/choices", [[1]], "space.kind.choices.0", "[1]", "not a string, a finite number"),
+    ("space/x", {"type": "flaot", "low": 0, "high": 1}, "space.x.type", "'flaot'", "choose one of float, int"),
+    ("space/x", {"low": 0, "high": 1}, "space.x.type", "None", "choose one of float, int"),
+    ("space/x", 3, "space.x", "3", "correct it"),
+    ("space", {}, "space", "{}", "at least 1"),
+    ("space", [1], "space", "[1]", "correct it"),
+    ("space", {1: {"type": "boolean"}}, "space.1", "1", "correct it"),
+    ("space/n/when", {"absent": [1]}, "space.n.when.absent", "'absent'", "['x', 'kind', 'n']"),
+    ("space/x/when", {"kind": ["a"]}, "space.x.when.kind", "declared after 'x'", "move it before"),
+    ("space/n/when", {"kind": ["c"]}, "space.n.when.kind", "'c'", "would never be active"),
+    ("space/n/when", {"kind": []}, "space.n.when.kind", "no value", "would never be active"),
+    ("space/n/when", {"n": [1]}, "space.n.when", "circle", "n -> n"),
+    ("space/kind/when", {"n": [1]}, "space.kind.when", "circle", "kind -> n -> kind"),
+    ("space/n/when", 3, "space.n.when", "3", "correct it"),
+    ("space/it's", {"type": "boolean"}, "space.it's", "of this name", "use letters"),
+    ("space/a:b", {"type": "boolean"}, "space.a:b", "of this name", "use letters"),
+    ("space", {"../up": {"type": "boolean"}}, "space.../up", "this name", "reads as a path"),
+    ("constraints", ["x > 2"], "constraints", "['x > 2']", "loosen them"),
+    ("constraints", ["x >"], "constraints.0", "'x >'", "is not an expression"),
+    ("constraints", ["x < 1", "y > 2"], "constraints.1", "'y'", "no parameter of the space"),
+    ("constraints", ["x.real > 2"], "constraints.0", "'x.real'", "write it with arithmetic"),
+    ("constraints", ["x < 'a'"], "constraints", "x < 'a'", "cannot be evaluated"),
+    ("constraints", "x < 1", "constraints", "'x < 1'", "valid list"),
+    ("constraints", [3], "constraints.0", "3", "valid string"),
+    ("first", [{"x": 2, "kind": "a"}], "first.0", "'x': 2", "from -1.0 to 1.0"),
+    ("first", [{"x": 0, "kind": "a"}, {"x": 0}], "first.1", "'kind'", "is missing"),
+    ("first", [{"x": 0, "kind": "a", "n": 1}], "first.0", "'n'", "not active"),
+    ("first", [{"x": 0, "kind": "b", "n": 10**400}], "first.0", "'n'", "from 1 to 9"),
+    ("first", [{"x": 0, "kind": "a", "z": 1}], "first.0", "'z'", "no parameter of the space"),
+    ("first", [{"x": [0], "kind": "a"}], "first.0", "[0]", "not a string, a finite number"),
+    ("first", 3, "first", "3", "valid list"),
+    ("name", "it's", "name", '"it\'s"', "quotes"),
+    ("name", 'a"b', "name", "'a\"b'", "quotes"),
+    ("name", "a/b", "name", "'a/b'", "slashes"),
+    ("name", "a%b", "name", "'a%b'", "percent signs"),
+    ("name", "a\nb", "name", r"'a\nb'", "control characters"),
+    ("name", " a", "name", "' a'", "outer spaces"),
+    ("name", "", "name", "''", "empty"),
+    ("name", 3, "name", "3", "valid string"),
+    ("name", "a" * 201, "name", "'aaaa", "at most 200 characters"),
+    ("experiment", "it's", "experiment", '"it\'s"', "quotes"),
+    ("objective", "train", "objective", "'train'", "module:function"),
+    ("objective", "a b:train", "objective", "'a b:train'", "module:function"),
+    ("metric", "", "metric", "''", "at least 1 character"),
+    ("direction", "down", "direction", "'down'", "'minimize' or 'maximize'"),
+    ("stop", {}, "stop", "no rule", "give trials, minutes, target or no_improvement"),
+    ("stop", 3, "stop", "3", "correct it"),
+    ("stop/trials", 0, "stop.trials", "0", "greater than or equal to 1"),
+    ("stop/trials", "many", "stop.trials", "'many'", "valid integer"),
+    ("stop/minutes", 0, "stop.minutes", "0", "greater than 0"),
+    ("stop/target", float("nan"), "stop.target", "nan", "finite"),
+    ("stop/no_improvement", 0, "stop.no_improvement", "0", "greater than or equal to 1"),
+    ("parallel", 0, "parallel", "0", "greater than or equal to 1"),
+    ("parallel", 1.5, "parallel", "1.5", "valid integer"),
+    ("retries", -1, "retries", "-1", "greater than or equal to 0"),
+    ("trial_timeout", 0, "trial_timeout", "0", "greater than 0"),
+    ("seed", -1, "seed", "-1", "greater than or equal to 0"),
+    ("seed", 2**32, "seed", str(2**32), "less than"),
+]
+
+
+@pytest.mark.parametrize(("path", "value", "field", "shown", "remedy"), BAD)
+def test_a_bad_study_names_field_value_and_remedy(path: str, value: Any, field: str, shown: str, remedy: str) -> None:
+    with pytest.raises(InputError) as caught:
+        study_from(changed(path, value))
+    message = str(caught.value)
+    assert message.startswith(f"{field}: ") or message.startswith(f"{field}.[key]: "), message
+    assert shown in message
+    assert remedy in message
+    assert "\n" not in message
+
+
+def test_everything_wrong_is_said_at_once() -> None:
+    data = changed("nmae", "x") | {"parallel": 0}
+    with pytest.raises(InputError) as caught:
+        study_from(data)
+    assert {line.partition(":")[0] for line in str(caught.value).splitlines()} == {"nmae", "parallel"}
+
+
+def test_the_smallest_study_and_its_defaults() -> None:
+    study = spec()
+    assert (study.experiment, study.strategy.name, study.parallel, study.seed) == ("parabola", "quasi_random", 1, 0)
+    assert study_from(json.loads(study.to_json())) == study
+    assert study_from(json.loads(study.to_json())).to_json() == study.to_json()
+
+
+@pytest.mark.parametrize(("direction", "loss"), [("minimize", 2.5), ("maximize", -2.5)])
+def test_losses_are_minimised(direction: str, loss: float) -> None:
+    assert spec(direction=direction).loss(2.5) == loss
+
+
+# -- the file --------------------------------------------------------------------------------------------------------
+
+GOOD = """\
+name: parabola
+objective: parabola:loss
+metric: loss
+direction: minimize
+space:
+  x: {type: float, low: 1e-4, high: 1E+1, log: true}
+stop: {trials: 3}
+"""
+
+
+def written(tmp_path: Path, text: str | bytes) -> Path:
+    path = tmp_path / "study.yaml"
+    path.write_bytes(text.encode() if isinstance(text, str) else text)
+    return path
+
+
+def test_a_study_file(tmp_path: Path) -> None:
+    study = load_study(written(tmp_path, GOOD))
+    assert (study.space["x"].low, study.space["x"].high) == (1e-4, 10.0)  # type: ignore[union-attr]
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("a: [1", "not a YAML file"),
+        ("a: b: c", "not a YAML file"),
+        ("a\tb: 1\n\tc: 2", "not a YAML file"),
+        (b"\xff\xfe\xfa", "not a YAML file"),
+        ("a: \0", "not a YAML file"),
+        ("a: 1\nb: 2\na: 3", r"the key 'a' stands twice \(line 3\)"),
+        ("space: {x: {low: 1, low: 2}}", r"the key 'low' stands twice \(line 1\)"),
+        ("a: &x [1]\nb: *x", "aliases"),
+        ("a: &a [*a]", "aliases"),
+        ("<<: {a: 1}", "not a YAML file"),
+        ("a: 1\n---\nb: 2", "not a YAML file"),
+        ("a: !!python/object/apply:os.system [exit]", "could not determine a constructor"),
+        ("a: !custom x", "could not determine a constructor"),
+        ("[" * 5000, "not a YAML file"),
+        ("{a: " * 2000 + "}" * 2000, "not a YAML file"),
+        ("? [1]\n: 2", "unhashable key"),
+        ("- 1\n- 2", "holds list, not keys and values"),
+        ("just text", "holds str, not keys and values"),
+        ("", "holds NoneType, not keys and values"),
+        ("#" * (MAX_FILE_BYTES + 1), f"at most {MAX_FILE_BYTES}"),
+        ("1: 2", "1: keys should be strings"),
+    ],
+)
+def test_a_file_that_cannot_be_read(tmp_path: Path, text: str | bytes, message: str) -> None:
+    path = written(tmp_path, text)
+    with pytest.raises(InputError, match=message) as caught:
+        load_study(path)
+    assert str(caught.value).startswith(f"{path}: ") or "1: keys" in message
+
+
+def test_an_absent_file_and_a_folder(tmp_path: Path) -> None:
+    for path in (tmp_path / "none.yaml", tmp_path):
+        with pytest.raises(InputError, match=r"cannot be read .*check the path") as caught:
+            load_study(path)
+        assert str(path) in str(caught.value)
+
+
+def test_a_file_that_would_fill_the_memory_is_refused_at_once(tmp_path: Path) -> None:
+    bomb = "b0: &b0 [x]\n" + "".join(f"b{i}: &b{i} [{f'*b{i - 1}, ' * 9}]\n" for i in range(1, 20))
+    start = time.perf_counter()
+    with pytest.raises(InputError, match="aliases"):
+        load_study(written(tmp_path, bomb))
+    assert time.perf_counter() - start < 1
+
+
+@pytest.mark.parametrize(
+    ("text", "value"),
+    [
+        ("1e-4", 1e-4),
+        ("1E5", 1e5),
+        ("-1e3", -1e3),
+        ("+1.e2", 100.0),
+        (".5e1", 5.0),
+        ("1.5e-3", 1.5e-3),
+        ("1.0e-3", 1e-3),
+        ("12", 12),
+        ("0.1", 0.1),
+        ("true", True),
+        ("null", None),
+        ("'1e-4'", "1e-4"),
+        ("2e", "2e"),
+        ("e5", "e5"),
+        ("1.2.3e4", "1.2.3e4"),
+    ],
+)
+def test_yaml_scalars(text: str, value: Any) -> None:
+    found = parse_yaml(text)
+    assert (type(found), found) == (type(value), value)
+
+
+# -- overrides -------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("override", "path", "value"),
+    [
+        ("stop.trials=5", "stop/trials", 5),
+        ("stop.minutes=0.5", "stop/minutes", 0.5),
+        ("seed=7", "seed", 7),
+        ("space.x.low=1e-3", "space/x/low", 1e-3),
+        ("strategy=random", "strategy", "random"),
+        ('strategy="random"', "strategy", "random"),
+        ("strategy={name: grid, steps: 3}", "strategy", {"name": "grid", "steps": 3}),
+        ("name=a=b", "name", "a=b"),
+        ("constraints=[x < 0.5]", "constraints", ["x < 0.5"]),
+        ("stop={trials: 3}", "stop", {"trials": 3}),
+    ],
+)
+def test_an_override_sets_one_key(tmp_path: Path, override: str, path: str, value: Any) -> None:
+    file = written(tmp_path, yaml.safe_dump(STUDY, sort_keys=False))
+    assert load_study(file, [override]) == study_from(changed(path, value))
+
+
+def test_an_override_of_a_strategy_given_by_its_name(tmp_path: Path) -> None:
+    file = written(tmp_path, yaml.safe_dump(STUDY | {"strategy": "grid"}, sort_keys=False))
+    assert (
+        load_study(file, ["strategy.steps=2"]).strategy.make()
+        == spec(strategy={"name": "grid", "steps": 2}).strategy.make()
+    )
+
+
+def test_later_overrides_win_and_a_stored_study_takes_them_too(tmp_path: Path) -> None:
+    overrides = ["stop.trials=5", "stop.trials=6"]
+    assert load_study(written(tmp_path, GOOD), overrides).stop.trials == 6
+    stored = spec()
+    assert override_spec(stored, overrides) == spec(stop={"trials": 6})
+    assert stored.stop.trials == 10
+    assert override_spec(stored, []) == stored
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("stop.trials", "--set: 'stop.trials' is not key=value; write it as"),
+        ("=5", "--set: '=5' is not key=value"),
+        ("seed=[1", r"--set: the value in 'seed=\[1' is not YAML"),
+        ("name.x=1", "--set: 'name.x=1': 'name' has no keys of its own; name the whole path"),
+        ("stop.trials.x=1", "--set: .*'trials' has no keys of its own"),
+        ("first.0=1", "--set: .*'first' has no keys of its own"),
+        ("stop.trails=5", "stop.trails: there is no such key; did you mean 'trials'?"),
+        ("nmae=x", "nmae: there is no such key; did you mean 'name'?"),
+        ("stop.trials=0", "stop.trials: 0"),
+        ("stop.trials=", "stop: no rule is given"),
+    ],
+)
+def test_an_override_that_cannot_be_used(override: str, message: str) -> None:
+    with pytest.raises(InputError, match=message.replace("?", r"\?")):
+        override_spec(spec(first=[{"x": 0, "kind": "a"}]), [override])
+
+
+# -- resume ----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("path", "value", "line"),
+    [
+        ("objective", "other:loss", 'objective: "parabola:loss" -> "other:loss"'),
+        ("strategy", "random", 'strategy.name: "quasi_random" -> "random"'),
+        ("stop/trials", 20, "stop.trials: 10 -> 20"),
+        ("stop/target", 0.1, "stop.target: null -> 0.1"),
+        ("parallel", 4, "parallel: 1 -> 4"),
+        ("retries", 2, "retries: 0 -> 2"),
+        ("trial_timeout", 5, "trial_timeout: null -> 5.0"),
+        ("seed", 1, "seed: 0 -> 1"),
+        ("first", [{"x": 0, "kind": "a"}], 'first: [] -> [{"x": 0, "kind": "a"}]'),
+    ],
+)
+def test_what_a_resume_takes_over(path: str, value: Any, line: str) -> None:
+    assert compare(spec(), study_from(changed(path, value))) == [line]
+
+
+def test_nothing_is_taken_over_from_the_same_study() -> None:
+    assert compare(spec(), spec()) == []
+
+
+@pytest.mark.parametrize(
+    ("path", "value", "line"),
+    [
+        ("metric", "accuracy", 'metric: "loss" -> "accuracy"'),
+        ("direction", "maximize", 'direction: "minimize" -> "maximize"'),
+        ("experiment", "other", 'experiment: "parabola" -> "other"'),
+        ("constraints", ["x < 0.5"], 'constraints: [] -> ["x < 0.5"]'),
+        ("space/x/low", -2, "space.x.low: -1.0 -> -2.0"),
+        ("space/n", ..., "space.n: "),
+        ("space/y", {"type": "boolean"}, "space.y: null -> "),
+        ("space/kind/choices", ["a", "b", "c"], 'space.kind.choices: ["a", "b"] -> ["a", "b", "c"]'),
+        ("space/n/when", {}, 'space.n.when.kind: ["b"] -> null'),
+    ],
+)
+def test_what_a_resume_refuses(path: str, value: Any, line: str) -> None:
+    with pytest.raises(StudyConflict) as caught:
+        compare(spec(), study_from(changed(path, value)))
+    message = str(caught.value)
+    assert message.startswith("study 'parabola': the stored study differs")
+    assert f"\n  {line}" in message
+    assert "name: ..." in message
+
+
+def test_a_refusal_lists_only_what_is_in_the_way() -> None:
+    with pytest.raises(StudyConflict) as caught:
+        compare(spec(), study_from(changed("space/x/low", -2) | {"seed": 1}))
+    assert "seed" not in str(caught.value)
+
+
+# -- stop rules ------------------------------------------------------------------------------------------------------
+
+
+def trial(number: int, loss: float | None = None, **facts: Any) -> Trial:
+    state = facts.pop("state", TrialState.COMPLETE if loss is not None else TrialState.FAILED)
+    return Trial(number, facts.pop("config", {"x": number / 100, "kind": "a"}), state, loss, **facts)
+
+
+RUNNING = trial(2, state=TrialState.RUNNING)
+
+
+@pytest.mark.parametrize(
+    ("stop", "history", "minutes", "reason"),
+    [
+        ({"trials": 2}, [trial(0, 1.0)], 0, None),
+        ({"trials": 2}, [trial(0, 1.0), trial(1, 1.0)], 0, "all 2 trials are started"),
+        ({"trials": 2}, [trial(0), trial(1)], 0, "all 2 trials are started"),
+        ({"trials": 3}, [trial(0), trial(1), RUNNING], 0, "all 3 trials are started"),
+        ({"trials": 2}, [trial(5, 1.0)], 0, "all 2 trials are started"),
+        ({"minutes": 2}, [], 1.9, None),
+        ({"minutes": 2}, [], 2.0, "2 minutes are over"),
+        ({"target": 0.5}, [], 0, None),
+        ({"target": 0.5}, [trial(0, 0.51)], 0, None),
+        ({"target": 0.5}, [trial(0, 0.5)], 0, "loss reached the target 0.5"),
+        ({"target": 0.5}, [trial(0, 0.1), trial(1, 9.0)], 0, "loss reached the target 0.5"),
+        ({"no_improvement": 2}, [], 0, None),
+        ({"no_improvement": 2}, [trial(0, 1.0), trial(1, 2.0)], 0, None),
+        ({"no_improvement": 2}, [trial(0, 1.0), trial(1, 2.0), trial(2, 1.0)], 0, "2 trials without improvement"),
+        ({"no_improvement": 2}, [trial(0, 1.0), trial(1), trial(2), trial(3)], 0, None),
+        ({"no_improvement": 2}, [trial(0, 1.0), trial(1, 2.0), RUNNING], 0, None),
+        ({"trials": 9, "minutes": 2, "target": 0.0}, [trial(0, 1.0)], 3, "2 minutes are over"),
+    ],
+)
+def test_stop_rules(stop: dict[str, Any], history: list[Trial], minutes: float, reason: str | None) -> None:
+    assert spec(stop=stop).stop_reason(History(history), minutes) == reason
+
+
+@pytest.mark.parametrize(("value", "reason"), [(0.89, None), (0.9, "loss reached the target 0.9")])
+def test_a_target_has_the_direction_of_the_metric(value: float, reason: str | None) -> None:
+    study = spec(direction="maximize", stop={"target": 0.9})
+    assert study.stop_reason(History([trial(0, study.loss(value))]), 0) == reason
+
+
+# -- proposals -------------------------------------------------------------------------------------------------------
+
+
+def configs(proposals: Any) -> list[Mapping[str, Any]]:
+    return [proposal.config for proposal in proposals]
+
+
+FIRST = [{"x": 0, "kind": "a"}, {"kind": "b", "n": 3.0, "x": 1}]
+
+
+def test_first_comes_first_with_the_types_of_the_space() -> None:
+    proposals = spec(first=FIRST).propose(History(), 3)
+    assert repr(configs(proposals[:2])) == "[{'x': 0.0, 'kind': 'a'}, {'x': 1.0, 'kind': 'b', 'n': 3}]"
+    assert [proposal.notes.get("strategy") for proposal in proposals] == ["first", "first", None]
+
+
+def test_first_is_not_repeated_whoever_tried_it() -> None:
+    study = spec(first=[*FIRST, FIRST[0]])
+    history = History([trial(0, config=FIRST[0])])
+    assert configs(study.propose(history, 1)) == [FIRST[1]]
+    assert len({proposal.identity for proposal in study.propose(History(), 4)}) == 4
+
+
+def test_a_slot_a_time_makes_no_difference() -> None:
+    study = spec(first=FIRST)
+    history = History()
+    for _ in range(4):
+        history = history.with_pending(study.propose(history, 1))
+    assert configs(history) == configs(study.propose(History(), 4))
+
+
+def test_the_strategy_sees_first_as_pending() -> None:
+    alone = spec(strategy="random").strategy.make()
+    study = spec(strategy="random", first=FIRST[:1])
+    expected = alone.propose(
+        study.search_space, History().with_pending(study.propose(History(), 1)), 2, seed=study.seed
+    )
+    assert configs(study.propose(History(), 3)[1:]) == configs(expected)
+
+
+LOST = {"lost": "True"}
+
+
+@pytest.mark.parametrize(
+    ("retries", "history", "expected"),
+    [
+        (0, [trial(0, notes=LOST)], []),
+        (1, [trial(0, notes=LOST)], [(0, 1)]),
+        (1, [trial(0)], []),
+        (1, [trial(0, 1.0, notes=LOST)], []),
+        (1, [trial(0, notes=LOST), trial(1, notes=LOST)], [(0, 1), (1, 1)]),
+        (1, [trial(0, notes=LOST), trial(1, 1.0, notes={"retry_of": "0", "attempt": "1"})], []),
+        (1, [trial(0, notes=LOST), trial(2, state=TrialState.RUNNING, notes={"retry_of": "0", "attempt": "1"})], []),
+        (1, [trial(0, notes=LOST), trial(1, notes=LOST | {"retry_of": "0", "attempt": "1"})], []),
+        (2, [trial(0, notes=LOST), trial(1, notes=LOST | {"retry_of": "0", "attempt": "1"})], [(1, 2)]),
+        (2, [trial(0, notes=LOST), trial(1, notes={"retry_of": "0", "attempt": "1"})], []),
+    ],
+)
+def test_lost_trials_come_again_as_far_as_retries_remain(
+    retries: int, history: list[Trial], expected: list[tuple[int, int]]
+) -> None:
+    proposals = spec(retries=retries).propose(History(history), 3)
+    again = [proposal for proposal in proposals if proposal.notes.get("strategy") == "retry"]
+    assert [(proposal.notes["retry_of"], proposal.notes["attempt"]) for proposal in again] == expected
+    assert proposals[: len(again)] == again
+    by_number = {trial.number: trial for trial in history}
+    assert [identity(proposal.config) for proposal in again] == [by_number[n].identity for n, _ in expected]
+    assert len(proposals) == 3
+
+
+def test_a_retry_keeps_fidelity_and_parent_and_fills_the_first_slot() -> None:
+    lost = replace(trial(3, notes=LOST), fidelity=9.0, parent=1)
+    [proposal] = spec(retries=1, first=FIRST).propose(History([lost]), 1)
+    assert (proposal.config, proposal.fidelity, proposal.parent) == (lost.config, 9.0, 1)
+
+
+def test_a_trial_pending_as_a_retry_is_not_taken_up_twice() -> None:
+    study = spec(retries=1)
+    history = History([trial(0, notes=LOST)])
+    history = history.with_pending(study.propose(history, 1))
+    assert study.propose(history, 1)[0].notes.get("strategy") != "retry"
