@@ -105,5 +105,6 @@ class History:
                     Trial(n, p.config, TrialState.RUNNING, fidelity=p.fidelity, parent=p.parent, notes=p.notes)
                     for n, p in zip(numbers, proposals, strict=True)
                 ),
-            )
+            ),
+            next_number=self.next_number,
         )

@@ -484,6 +484,13 @@ def test_the_strategy_sees_first_as_pending() -> None:
     assert configs(study.propose(History(), 3)[1:]) == configs(expected)
 
 
+def test_numbers_given_out_and_deleted_are_not_given_out_again() -> None:
+    study = spec(strategy="random")
+    gone = History([trial(0, 1.0)], next_number=5)
+    direct = study.strategy.make().propose(study.search_space, gone, 2, seed=study.seed)
+    assert configs(study.propose(gone, 2)) == configs(direct)
+
+
 LOST = {"lost": "True"}
 
 
