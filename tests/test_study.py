@@ -81,6 +81,8 @@ BAD: list[tuple[str, Any, str, str, str]] = [
     ("strategy", {"name": "grid", "steps": 0}, "strategy", "steps: 0", "correct the setting"),
     ("strategy", {"name": "grid", "steps": "many"}, "strategy", "steps: 'many'", "correct the setting"),
     ("strategy", {"name": "grid", "steps": True}, "strategy", "steps: True", "correct the setting"),
+    ("strategy", {"name": "grid", "steps_by_name": 3}, "strategy", "steps_by_name: 3", "correct the setting"),
+    ("strategy", {"name": "grid", "steps_by_name": [3]}, "strategy", "steps_by_name: [3]", "correct the setting"),
     ("strategy", {"name": "grid", "steps_by_name": {"x": 0}}, "strategy", "x: 0", "correct the setting"),
     ("strategy", {"name": "grid", "steps_by_name": {"y": 3}}, "strategy.steps_by_name", "'y'", "['x', 'kind', 'n']"),
     ("space/x", parameter(low=5), "space.x", "low 5.0 is above high 1.0", "swap them"),

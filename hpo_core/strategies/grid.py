@@ -30,6 +30,8 @@ class Grid:
     steps_by_name: Mapping[str, int] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
+        if not isinstance(self.steps_by_name, Mapping):
+            raise ValueError(f"steps_by_name: {self.steps_by_name!r} does not give numbers by name")
         for where, steps in (("steps", self.steps), *self.steps_by_name.items()):
             if isinstance(steps, bool) or not isinstance(steps, int) or steps < 1:
                 raise ValueError(f"{where}: {steps!r} is not a whole number above 0")
