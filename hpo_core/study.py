@@ -35,6 +35,13 @@ _NAME = re.compile(r"[^\x00-\x1f'\"`\\%/]+")
 class _Section(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
+    @field_validator("*", mode="before")
+    @classmethod
+    def _no_boolean(cls, value: Any) -> Any:
+        if isinstance(value, bool):  # pydantic would take True for 1
+            raise ValueError(f"{value} is neither a text nor a number")
+        return value
+
 
 class StopRules(_Section):
     """When to start no further trial; trials that run are waited for. The first rule that holds ends the study."""
