@@ -121,7 +121,7 @@ class StudySpec(_Section):
     @classmethod
     def _reference(cls, value: str) -> str:
         module, _, function = value.partition(":")
-        if not all(part.isidentifier() for part in module.split(".")) or not function:
+        if not all(part.isidentifier() for part in (*module.split("."), *function.split("."))):
             raise ValueError("write it as module:function, such as examples.digits_cnn:train")
         return value
 

@@ -145,6 +145,7 @@ BAD: list[tuple[str, Any, str, str, str]] = [
     ("experiment", "it's", "experiment", '"it\'s"', "quotes"),
     ("objective", "train", "objective", "'train'", "module:function"),
     ("objective", "a b:train", "objective", "'a b:train'", "module:function"),
+    ("objective", "train.py:f/g:", "objective", "'train.py:f/g:'", "module:function"),
     ("metric", "", "metric", "''", "at least 1 character"),
     ("direction", "down", "direction", "'down'", "'minimize' or 'maximize'"),
     ("stop", {}, "stop", "no rule", "give trials, minutes, target or no_improvement"),
