@@ -283,6 +283,8 @@ def test_a_file_that_would_fill_the_memory_is_refused_at_once(tmp_path: Path) ->
         ("true", True),
         ("null", None),
         ("'1e-4'", "1e-4"),
+        ("1e5-run", "1e5-run"),
+        ("1e4abc", "1e4abc"),
         ("2e", "2e"),
         ("e5", "e5"),
         ("1.2.3e4", "1.2.3e4"),
