@@ -272,7 +272,12 @@ def parse_yaml(text: str) -> Any:
     >>> parse_yaml("{low: 1e-4, name: x}")
     {'low': 0.0001, 'name': 'x'}
     """
-    return yaml.load(text, _Loader)  # noqa: S506  (a SafeLoader)
+    try:
+        return yaml.load(text, _Loader)  # noqa: S506  (a SafeLoader)
+    except yaml.YAMLError:
+        raise
+    except Exception as error:  # whatever int(), date() and the like raise for what only looks like one
+        raise yaml.YAMLError(f"{error}") from None
 
 
 def load_study(path: Path, overrides: Sequence[str] = ()) -> StudySpec:
@@ -291,7 +296,7 @@ def load_study(path: Path, overrides: Sequence[str] = ()) -> StudySpec:
         data = parse_yaml(path.read_text(encoding="utf-8"))
     except OSError as error:
         raise InputError(str(path), f"cannot be read ({error.strerror})", "check the path") from None
-    except (yaml.YAMLError, UnicodeDecodeError, RecursionError) as error:
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise InputError(str(path), f"is not a YAML file that can be read: {error}", "correct it there") from None
     if not isinstance(data, dict):
         raise InputError(
