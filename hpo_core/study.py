@@ -218,7 +218,7 @@ def compare(stored: StudySpec, given: StudySpec) -> list[str]:
         StudyConflict: Something differs that would make old and new trials incomparable.
     """
     old, new = stored.model_dump(mode="json"), given.model_dump(mode="json")
-    changed = [key for key in old if old[key] != new[key]]
+    changed = [key for key in old if not _same(old[key], new[key])]
     if forbidden := [key for key in changed if key not in MAY_CHANGE]:
         lines = [line for key in forbidden for line in _difference(key, old[key], new[key])]
         raise StudyConflict(
@@ -229,13 +229,18 @@ def compare(stored: StudySpec, given: StudySpec) -> list[str]:
     return [line for key in changed for line in _difference(key, old[key], new[key])]
 
 
+def _same(old: Any, new: Any) -> bool:
+    """Equal in order and types too: to Python, 1 is True and the order of keys is nothing."""
+    return json.dumps(old) == json.dumps(new)
+
+
 def _difference(path: str, old: Any, new: Any) -> list[str]:
     if isinstance(old, dict) and isinstance(new, dict):
         keys = [*old, *(key for key in new if key not in old)]
         lines = [
             line
             for key in keys
-            if old.get(key) != new.get(key)
+            if not _same(old.get(key), new.get(key))
             for line in _difference(f"{path}.{key}", old.get(key), new.get(key))
         ]
         return lines or [f"{path}: the order differs: {', '.join(old)} -> {', '.join(new)}"]

@@ -416,6 +416,20 @@ def test_a_refusal_lists_only_what_is_in_the_way() -> None:
     assert "seed" not in str(caught.value)
 
 
+def test_the_order_of_parameters_is_part_of_the_space() -> None:
+    space = STUDY["space"]
+    with pytest.raises(StudyConflict, match="space: the order differs: x, kind, n -> kind, n, x"):
+        compare(spec(), spec(space={name: space[name] for name in ("kind", "n", "x")}))
+
+
+def test_choices_that_python_calls_equal_are_not_the_same() -> None:
+    def choices(value: Any) -> StudySpec:
+        return spec(space={"c": {"type": "choice", "choices": ["a", value]}})
+
+    with pytest.raises(StudyConflict, match=r'space.c.choices: \["a", 1\] -> \["a", true\]'):
+        compare(choices(1), choices(True))
+
+
 # -- stop rules ------------------------------------------------------------------------------------------------------
 
 
