@@ -1,0 +1,178 @@
+"""What an objective is given, and what may come back from it."""
+
+from __future__ import annotations
+
+import math
+from collections import UserDict
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from flows.context import TrialContext, as_metrics, as_result
+
+
+class Scalar:
+    """As a tensor of one element."""
+
+    def __float__(self) -> float:
+        return 0.25
+
+
+class Vector:
+    """As a tensor of many: what float() raises is up to the library."""
+
+    def __repr__(self) -> str:
+        return "Vector(" + "1, " * 1000
+
+    def __float__(self) -> float:
+        raise RuntimeError("a tensor with 2 elements cannot be converted")
+
+
+NUMBERS = [
+    (1, 1.0),
+    (0.5, 0.5),
+    (-0.0, -0.0),
+    (True, 1.0),
+    (np.float32(0.5), 0.5),
+    (np.int64(3), 3.0),
+    (np.array(0.5), 0.5),
+    (Scalar(), 0.25),
+]
+NOT_NUMBERS = [None, "high", "", [0.5], (), 1j, object(), np.array([1.0, 2.0])]
+
+
+def name(value: Any) -> str:
+    return f"{value!r:.20}"
+
+
+@pytest.mark.parametrize(("value", "number"), NUMBERS, ids=name)
+def test_metrics_become_floats(value: Any, number: float) -> None:
+    metrics = as_metrics({"m": value})
+    assert metrics == {"m": number}
+    assert type(metrics["m"]) is float
+
+
+@pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])
+def test_metrics_need_not_be_finite(value: float) -> None:
+    assert repr(as_metrics({"m": value})) == repr({"m": value})
+
+
+@pytest.mark.parametrize("value", [*NOT_NUMBERS, {"a": 1}], ids=name)
+def test_metrics_that_are_no_numbers_are_named(value: Any) -> None:
+    with pytest.raises(ValueError, match=r"the metric 'm' has the value .* not a number") as caught:
+        as_metrics({"ok": 1, "m": value})
+    assert len(str(caught.value)) < 200
+
+
+@pytest.mark.parametrize("key", [1, None, ("a", "b")], ids=repr)
+def test_metric_names_are_strings(key: Any) -> None:
+    with pytest.raises(ValueError, match="is not a string"):
+        as_metrics({key: 1.0})
+
+
+@pytest.mark.parametrize(("value", "number"), NUMBERS, ids=name)
+def test_a_number_is_the_metric_of_the_study(value: Any, number: float) -> None:
+    assert as_result(value, "loss") == {"loss": number}
+
+
+@pytest.mark.parametrize(
+    ("value", "metrics"),
+    [
+        ({"loss": 1}, {"loss": 1.0}),
+        ({"acc": np.float32(0.5), "loss": 2}, {"acc": 0.5, "loss": 2.0}),
+        (UserDict({"loss": 1}), {"loss": 1.0}),
+        ({"loss": 1, "other": math.inf}, {"loss": 1.0, "other": math.inf}),
+    ],
+    ids=repr,
+)
+def test_a_mapping_holds_the_metric_of_the_study(value: Mapping[str, Any], metrics: dict[str, float]) -> None:
+    assert as_result(value, "loss") == metrics
+
+
+@pytest.mark.parametrize(
+    ("value", "message"),
+    [
+        *((value, "the objective returned .*; return the loss as a number") for value in NOT_NUMBERS),
+        (math.nan, "the objective returned loss = nan"),
+        (math.inf, "the objective returned loss = inf"),
+        ({"loss": -math.inf}, "the objective returned loss = -inf"),
+        ({"acc": 1, "auc": 2}, r"returned no 'loss' but \['acc', 'auc'\]; return it, or correct metric:"),
+        ({}, r"returned no 'loss' but \[\]"),
+        ({"loss": None}, "the metric 'loss' has the value None"),
+        ({"loss": 1, 2: 3}, "2 is not a string"),
+    ],
+    ids=name,
+)
+def test_other_results_are_refused(value: Any, message: str) -> None:
+    with pytest.raises(ValueError, match=message) as caught:
+        as_result(value, "loss")
+    assert len(str(caught.value)) < 200
+
+
+@pytest.fixture
+def sent() -> list[dict[str, Any]]:
+    return []
+
+
+@pytest.fixture
+def trial(tmp_path: Path, sent: list[dict[str, Any]]) -> TrialContext:
+    return TrialContext(
+        config={"x": 1}, number=3, seed=5, fidelity=None, scratch=tmp_path, outbox=tmp_path / "out", send=sent.append
+    )
+
+
+def test_a_context_says_what_it_is(trial: TrialContext) -> None:
+    assert repr(trial) == "TrialContext(number=3, config={'x': 1}, seed=5)"
+    assert (trial.config, trial.number, trial.seed, trial.fidelity) == ({"x": 1}, 3, 5, None)
+
+
+def test_reports_are_sent_as_plain_numbers(trial: TrialContext, sent: list[dict[str, Any]]) -> None:
+    trial.report(np.int64(2), {"loss": np.float32(0.5), "acc": 1})  # type: ignore[arg-type]
+    assert sent == [{"kind": "report", "step": 2, "metrics": {"loss": 0.5, "acc": 1.0}}]
+    assert {type(value) for value in [sent[0]["step"], *sent[0]["metrics"].values()]} == {int, float}
+
+
+def test_a_report_of_no_number_is_refused_in_the_objective(trial: TrialContext, sent: list[dict[str, Any]]) -> None:
+    with pytest.raises(ValueError, match="the metric 'loss'"):
+        trial.report(1, {"loss": "low"})  # type: ignore[dict-item]
+    assert sent == []
+
+
+def test_artifacts_are_copied_at_once(trial: TrialContext, sent: list[dict[str, Any]], tmp_path: Path) -> None:
+    file, folder = tmp_path / "a.txt", tmp_path / "plots"
+    file.write_text("one")
+    folder.mkdir()
+    (folder / "p.txt").write_text("plot")
+    trial.log_artifact(file)
+    file.write_text("two")
+    trial.log_artifact(str(file), "deep/er")
+    trial.log_artifact(folder)
+    file.unlink()
+    assert [(message["kind"], message["folder"]) for message in sent] == [
+        ("artifact", ""),
+        ("artifact", "deep/er"),
+        ("artifact", ""),
+    ]
+    paths = [Path(message["path"]) for message in sent]
+    assert [path.name for path in paths] == ["a.txt", "a.txt", "plots"]
+    assert [path.read_text() for path in (paths[0], paths[1], paths[2] / "p.txt")] == ["one", "two", "plot"]
+
+
+@pytest.mark.parametrize("folder", ["..", "a/../../b", "/etc"])
+def test_artifacts_stay_with_the_run(
+    trial: TrialContext, sent: list[dict[str, Any]], tmp_path: Path, folder: str
+) -> None:
+    file = tmp_path / "a.txt"
+    file.write_text("one")
+    with pytest.raises(ValueError, match="leads out of the run's artifacts"):
+        trial.log_artifact(file, folder)
+    assert sent == []
+
+
+def test_an_artifact_that_is_not_there(trial: TrialContext, sent: list[dict[str, Any]], tmp_path: Path) -> None:
+    with pytest.raises(FileNotFoundError):
+        trial.log_artifact(tmp_path / "none")
+    assert sent == []
