@@ -92,7 +92,7 @@ def as_metrics(values: Mapping[str, Any]) -> dict[str, float]:
     for name, value in values.items():
         try:
             metrics[name] = float(value)
-        except (TypeError, ValueError):
+        except Exception:  # a tensor's float() raises what its library likes
             raise ValueError(f"the metric {name!r} has the value {value!r:.80}, which is not a number") from None
         if not isinstance(name, str):
             raise ValueError(f"the metric name {name!r} is not a string")
@@ -108,7 +108,7 @@ def as_result(value: Any, metric: str) -> dict[str, float]:
     if not isinstance(value, Mapping):
         try:
             value = {metric: float(value)}
-        except (TypeError, ValueError):
+        except Exception:
             raise ValueError(
                 f"the objective returned {value!r:.80}; return the {metric} as a number, or a dict with it"
             ) from None

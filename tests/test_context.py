@@ -41,7 +41,7 @@ NUMBERS = [
     (np.array(0.5), 0.5),
     (Scalar(), 0.25),
 ]
-NOT_NUMBERS = [None, "high", "", [0.5], (), 1j, object(), np.array([1.0, 2.0])]
+NOT_NUMBERS = [None, "high", "", [0.5], (), 1j, object(), np.array([1.0, 2.0]), 10**400, Vector()]
 
 
 def name(value: Any) -> str:
