@@ -1,0 +1,71 @@
+"""What an import may cost: `hpo --help` answers at once because nothing heavy is loaded for it."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+
+import flows
+import hpo_core
+
+ROOT = Path(hpo_core.__file__).parents[1]
+HEAVY = {"mlflow", "prefect", "tensorflow", "keras", "torch", "sklearn"}
+HELP = """
+import sys
+sys.argv = ["hpo", *{arguments}]
+from flows.cli import main
+try:
+    main()
+except SystemExit as end:
+    assert end.code == 0, end.code
+"""
+
+
+def loaded_by(code: str) -> set[str]:
+    """The top-level modules that stand in sys.modules after some code ran."""
+    report = "\nimport sys; print('LOADED', *sorted({name.partition('.')[0] for name in sys.modules}))"
+    child = subprocess.run(
+        [sys.executable, "-W", "ignore", "-c", code + report],
+        env=os.environ | {"PYTHONPATH": str(ROOT)},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert child.returncode == 0, child.stderr
+    return set(child.stdout.rpartition("LOADED ")[2].split())
+
+
+@pytest.mark.parametrize(
+    ("code", "forbidden"),
+    [
+        ("import hpo_core", HEAVY | {"numpy", "scipy", "pydantic"}),
+        ("import flows", HEAVY | {"numpy", "scipy", "pydantic"}),
+        ("import flows.context, flows.objective, flows.worker", HEAVY | {"scipy", "pydantic"}),
+        ("import hpo_core.ledger, hpo_core.strategies, hpo_core.study", HEAVY - {"sklearn"}),
+        ("import mlflow_server", HEAVY),
+        (HELP.format(arguments=["--help"]), HEAVY | {"numpy", "scipy", "pydantic"}),
+        (HELP.format(arguments=["tune", "--help"]), HEAVY | {"numpy", "scipy"}),
+    ],
+    ids=["hpo_core", "flows", "worker", "ledger", "mlflow_server", "help", "tune_help"],
+)
+def test_nothing_heavy_is_imported(code: str, forbidden: set[str]) -> None:
+    modules = loaded_by(code)
+    assert {"sys", "hpo_core"} & modules
+    assert modules & forbidden == set()
+
+
+def test_heavy_modules_would_be_seen() -> None:
+    assert "pydantic" in loaded_by("import hpo_core; hpo_core.Float")
+
+
+@pytest.mark.parametrize("package", [hpo_core, flows], ids=["hpo_core", "flows"])
+def test_what_a_package_promises_is_there_and_nothing_else(package: ModuleType) -> None:
+    for name in package.__all__:
+        assert callable(getattr(package, name))
+    with pytest.raises(AttributeError, match="has no attribute 'absent'"):
+        package.absent  # noqa: B018
