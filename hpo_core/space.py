@@ -497,7 +497,7 @@ class SearchSpace:
     @cached_property
     def size(self) -> float:
         """An upper bound on the number of configurations: conditions and constraints are not counted out."""
-        return math.prod(self.parameters[name].size for name in self.free)
+        return math.prod(float(self.parameters[name].size) for name in self.free)  # as integers it may not fit a float
 
     def active(self, name: str, config: Config) -> bool:
         """Whether a parameter is active beside the values of those declared before it."""

@@ -471,6 +471,11 @@ def test_the_last_parameter_varies_fastest_and_inactive_ones_take_no_part() -> N
     ]  # fmt: skip
 
 
+def test_a_space_may_have_more_configurations_than_a_float_can_count() -> None:
+    wide: dict[str, Any] = {f"p{i}": Int(low=0, high=2**43) for i in range(30)}
+    assert SearchSpace(wide).size == SearchSpace(wide | {"x": Float(low=0, high=1)}).size == math.inf
+
+
 def test_a_space_without_dimensions_has_one_configuration() -> None:
     space = SearchSpace({"a": Fixed(value=1), "b": Fixed(value="x")})
     assert (space.dimensions, space.size) == (0, 1)
