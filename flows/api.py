@@ -132,7 +132,11 @@ def open_ledger(spec: StudySpec, tracking_uri: str | None = None, announce: Call
 
 def run(ledger: Ledger, objective: Objective, observe: Observer | None = None) -> StudyResult:
     """Run trials of an opened study until a stop rule holds."""
+    from hpo_core.spool import Spool
+
     spec = ledger.spec
+    if delivered := Spool(home() / "spool" / ledger.study_run.id).deliver(ledger):
+        log.warning("%d results of %s had waited on disk and are now in MLflow", delivered, spec.name)
     history = ledger.load()
     reason = spec.stop_reason(history, 0.0)
     if reason is None or history.running:
@@ -143,6 +147,11 @@ def run(ledger: Ledger, objective: Objective, observe: Observer | None = None) -
 
     ledger.describe(study_description(spec, history), FINISHED)
     return StudyResult(spec, history, reason, ledger.store.uri, ledger.study_run.id)
+
+
+def home() -> Path:
+    """Where files stand that are on their way to MLflow: ``HPO_HOME``, or ``.hpo`` in the working folder."""
+    return Path(os.environ.get("HPO_HOME", ".hpo")).absolute()
 
 
 def _run_flow(ledger: Ledger, objective: Objective, observe: Observer) -> str:
@@ -158,8 +167,7 @@ def _run_flow(ledger: Ledger, objective: Objective, observe: Observer) -> str:
         from flows.trial import SESSIONS, Session
         from flows.tune import make_flow
 
-        folder = Path(os.environ.get("HPO_HOME", ".hpo")) / "trials"
-        SESSIONS[ledger.study_run.id] = Session(ledger, pool, objective, folder.absolute(), observe)
+        SESSIONS[ledger.study_run.id] = Session(ledger, pool, objective, home(), observe)
         try:
             reason: str = make_flow(ledger.spec.parallel)(ledger.spec.name, ledger.study_run.id)
         finally:

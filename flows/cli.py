@@ -153,6 +153,15 @@ def best(study: StudyArgument, as_json: JsonOption = False) -> None:
 
 
 @app.command()
+def stop(study: StudyArgument) -> None:
+    """End a study in order: running trials finish, nothing new starts."""
+    ledger = _open(study)
+    running = len(ledger.load().running)
+    ledger.request_stop()
+    typer.echo(f"{ledger.spec.name}: no further trial starts; {running} running ones finish")
+
+
+@app.command()
 def validate(study: StudyArgument, set_: SetOption = None) -> None:
     """Check a study file and that its objective can be imported; nothing is run."""
     from flows.objective import Objective

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import shutil
 import time
 from collections.abc import Callable, Mapping
@@ -18,8 +19,11 @@ from hpo_core.errors import TrackingError, TrackingRefusal
 from hpo_core.history import History
 from hpo_core.ledger import RENEW_SECONDS, RESULT, Ledger, Report, now_ms
 from hpo_core.seeding import trial_seed
+from hpo_core.spool import Spool
 from hpo_core.store import FAILED, FINISHED, RUNNING, Metric
 from hpo_core.trial import Trial
+
+log = logging.getLogger("hpo")
 
 FIRST_WRITE_SECONDS = 2.0
 WRITE_SECONDS = 10.0
@@ -46,7 +50,7 @@ class Session:
         ledger: The study.
         pool: The worker processes.
         objective: What they train.
-        folder: Where trials keep files until they are written to MLflow.
+        folder: Where files of trials stand until they are in MLflow.
         observe: Called after each load and about once a second.
         fatal: What went wrong in a task that the whole flow cannot go on from.
     """
@@ -58,6 +62,11 @@ class Session:
     observe: Observer
     fatal: Exception | None = None
 
+    @property
+    def spool(self) -> Spool:
+        """Where results wait for MLflow."""
+        return Spool(self.folder / "spool" / self.ledger.study_run.id)
+
 
 SESSIONS: dict[str, Session] = {}
 """The sessions of this process, by the id of the study's run: a task's parameters are data, and these are not."""
@@ -67,12 +76,14 @@ class TrialLog:
     """Collects what a trial reports and writes it in few requests.
 
     Args:
-        ledger: The study.
+        session: The flow run that it belongs to.
         trial: The trial.
+        tags: Tags to begin with.
     """
 
-    def __init__(self, ledger: Ledger, trial: Trial, tags: Mapping[str, str]) -> None:
-        self._ledger, self._trial = ledger, trial
+    def __init__(self, session: Session, trial: Trial, tags: Mapping[str, str]) -> None:
+        ledger = session.ledger
+        self._ledger, self._trial, self._spool, self._unsent = ledger, trial, session.spool, session.folder / "unsent"
         self._params = ledger.spec.search_space.to_params(trial.config)
         self._metrics: list[Metric] = []
         self._tags = dict(tags)
@@ -80,6 +91,7 @@ class TrialLog:
         self._artifacts: list[tuple[Path, str]] = []
         self._renewed = time.monotonic()
         self._due = self._renewed + FIRST_WRITE_SECONDS
+        self._retry = 0.0  # not before this time, after a write that failed
 
     def receive(self, message: Mapping[str, Any]) -> None:
         """Take a report or an artifact."""
@@ -90,40 +102,77 @@ class TrialLog:
         self._metrics += [Metric(key, value, now, message["step"]) for key, value in message["metrics"].items()]
 
     def tick(self) -> None:
-        """Write what is due; renew the lease in the same request, or in one of its own if nothing else is to say."""
+        """Write what is due; renew the lease in the same request, or in one of its own if nothing else is to say.
+
+        A store that does not answer is not waited for: training goes on, and all is kept for the next time.
+        """
         now = time.monotonic()
         if now - self._renewed > RENEW_SECONDS:
-            self._due = now
+            self._due = min(self._due, self._retry)
         if now < self._due:
             return
-        self._due = now + WRITE_SECONDS
-        if self._metrics or self._params or self._artifacts or now - self._renewed > RENEW_SECONDS:
+        self._due = self._retry = now + WRITE_SECONDS
+        if not (self._metrics or self._params or self._artifacts or now - self._renewed > RENEW_SECONDS):
+            return
+        lease = {"hpo.lease": self._ledger.lease()}
+        try:
+            self._ledger.write(self._report(RUNNING, self._tags | lease), patience=0.0)
+        except TrackingError as error:
+            log.warning("trial %d goes on without MLflow: %s", self._trial.number, error)
+        else:
             self._renewed = now
-            self._tags["hpo.lease"] = self._ledger.lease()
-            self._write(RUNNING)
+            self._metrics, self._params, self._tags = [], {}, {}
+            self._upload()
 
     def finish(self, status: str, metrics: Mapping[str, float] | None = None, reason: str = "", **tags: str) -> None:
-        """Write the rest and the trial's end.
+        """Write the rest and the trial's end; on disk first, so that it outlives a server or this process.
 
         MLflow's latest value of a metric is the one of the highest step, then of the latest time: the result stands
         at the trial's last step, a moment after whatever the trial reported there.
+
+        Raises:
+            TrackingError: MLflow does not answer; the result waits in the spool.
+            TrackingRefusal: MLflow will not have it.
         """
         now = now_ms() + 1
         self._metrics += [Metric(key, value, now, self._last_step) for key, value in (metrics or {}).items()]
+        self._tags |= {f"hpo.{key}": value for key, value in tags.items()}
         if status == FINISHED:
             self._tags[RESULT] = self._ledger.spec.metric
         if reason:
             self._tags["hpo.reason"] = reason[:1000]
-        self._tags |= {f"hpo.{key}": value for key, value in tags.items()}
-        self._write(status)
+        waiting = self._spool.put(self._report(status, self._tags))
+        try:
+            if self._artifacts:
+                self._ledger.store.ping()  # an outage is waited for here: what fails next is the artifact store alone
+                if problem := self._upload():
+                    self._tags["hpo.artifacts_lost"] = problem
+            self._ledger.write(self._report(status, self._tags))
+        except TrackingRefusal:
+            waiting.unlink()
+            raise
+        waiting.unlink()
 
-    def _write(self, status: str) -> None:
+    def _report(self, status: str, tags: Mapping[str, str]) -> Report:
+        return Report(self._trial.run_id, self._metrics, self._params, tags, status)
+
+    def _upload(self) -> str:
+        """Copy artifacts to MLflow; answers why it cannot be done, if so. A trial's result does not hang on it."""
+        store = self._ledger.store.with_patience(5.0)
         while self._artifacts:
             path, folder = self._artifacts[0]
-            self._ledger.store.upload(self._trial.run_id, path, folder)
+            try:
+                store.upload(self._trial.run_id, path, folder)
+            except Exception as error:  # each artifact store has exceptions of its own
+                kept = self._unsent / self._trial.run_id
+                log.warning("the artifact store refuses %s of trial %d: %s", path.name, self._trial.number, error)
+                kept.mkdir(parents=True, exist_ok=True)
+                for left, _ in self._artifacts:
+                    shutil.move(left, kept / left.name)
+                self._artifacts = []
+                return f"kept in {kept}: {type(error).__name__}: {error}"[:500]
             self._artifacts.pop(0)
-        self._ledger.write(Report(self._trial.run_id, self._metrics, self._params, self._tags, status))
-        self._metrics, self._params, self._tags = [], {}, {}
+        return ""
 
     def give_up(self, reason: str) -> None:
         """End the trial as failed although something it logged cannot be written: that is dropped."""
@@ -156,8 +205,8 @@ def run_trial(name: str, trial: Trial, study_run: str) -> dict[str, float]:
 
 def evaluate(session: Session, trial: Trial, attempt: int, task_run: str) -> dict[str, float]:
     """One attempt at a trial; the body of :func:`run_trial`."""
-    ledger, spec = session.ledger, session.ledger.spec
-    folder = session.folder / f"{trial.number:04d}-{trial.run_id[:8]}-{attempt}"
+    spec = session.ledger.spec
+    folder = session.folder / "trials" / f"{trial.number:04d}-{trial.run_id[:8]}-{attempt}"
     job = Job(
         session.objective,
         spec.metric,
@@ -167,20 +216,21 @@ def evaluate(session: Session, trial: Trial, attempt: int, task_run: str) -> dic
         trial.fidelity,
         folder,
     )
-    log = TrialLog(ledger, trial, {"hpo.task_run": task_run} if task_run else {})
+    record = TrialLog(session, trial, {"hpo.task_run": task_run} if task_run else {})
     try:
         with session.pool.worker() as worker:
             metrics = worker.run(
                 job,
                 timeout=spec.trial_timeout,
-                on_message=log.receive,
-                on_tick=log.tick,
+                memory_limit=spec.memory_limit,
+                on_message=record.receive,
+                on_tick=record.tick,
                 cancelled=session.pool.cancelled,
             )
-        log.finish(FINISHED, metrics)
+        record.finish(FINISHED, metrics)
         return metrics
     except TrialCancelled:
-        log.finish(FAILED, reason="interrupted: the flow was stopped", lost="interrupted")
+        record.finish(FAILED, reason="interrupted: the flow was stopped", lost="interrupted")
         raise
     except TrialFailed as error:
         if error.retry and attempt <= spec.retries:
@@ -189,18 +239,18 @@ def evaluate(session: Session, trial: Trial, attempt: int, task_run: str) -> dic
             details = folder / "failure.txt"
             details.parent.mkdir(parents=True, exist_ok=True)
             details.write_text(error.details, encoding="utf-8")
-            log.receive({"kind": "artifact", "path": str(details), "folder": ""})
-        log.finish(FAILED, reason=error.reason)
+            record.receive({"kind": "artifact", "path": str(details), "folder": ""})
+        record.finish(FAILED, reason=error.reason)
         raise
     except TrackingRefusal as error:
-        log.give_up(f"MLflow refused what the trial logged: {error}")
+        record.give_up(f"MLflow refused what the trial logged: {error}")
         raise TrialFailed(str(error), retry=False) from None
     except TrackingError as error:
         session.fatal = error
         raise
     except Exception as error:
         session.fatal = error
-        log.give_up(f"internal error: {type(error).__name__}: {error}")
+        record.give_up(f"internal error: {type(error).__name__}: {error}")
         raise
     finally:
         shutil.rmtree(folder, ignore_errors=True)

@@ -20,11 +20,37 @@ from hpo_core.trial import Proposal, Trial
 TICK_SECONDS = 1.0
 """How long the loop waits for a trial to end before it looks at the clock again."""
 
+STOP_SECONDS = 5.0
+"""How often it asks whether ``hpo stop`` was called; by time, so that a study of quick trials hardly pays for it."""
+
 RELOAD_SECONDS = 15.0
 """How often it looks for what other flows did while none of its own trials ends."""
 
 
-@flow(name="tune", flow_run_name="{name}", persist_result=False)
+def reap_after(flow: Any, flow_run: Any, state: Any) -> None:
+    """Prefect's hook for a flow that was cancelled or crashed: no run of a process that is gone stays RUNNING.
+
+    A worker calls it after it has ended the flow's process; inside that process the loop has already done it.
+    """
+    if flow_run.parameters["study_run"] in SESSIONS:
+        return
+    from hpo_core.ledger import Ledger, stored_spec
+    from mlflow_server.embedded import connect
+
+    store = connect(patience=30.0)
+    run = store.get(flow_run.parameters["study_run"])
+    ledger = Ledger(store, stored_spec(run), run)
+    ledger.load()
+    ledger.reap()
+
+
+@flow(
+    name="tune",
+    flow_run_name="{name}",
+    persist_result=False,
+    on_cancellation=[reap_after],
+    on_crashed=[reap_after],
+)
 def tune(name: str, study_run: str) -> str:
     """Run trials of one study until a stop rule holds; answers which.
 
@@ -55,7 +81,8 @@ class Loop:
         self._running: dict[str, Trial] = {}  # by run id
         self._ended: SimpleQueue[Trial | None] = SimpleQueue()  # None: look at the signal
         self._signal: int | None = None
-        self._started = time.monotonic()
+        self._started = self._asked = time.monotonic()
+        self._stop_requested = False
         self._task = run_trial.with_options(retries=self._spec.retries)
 
     def run(self) -> str:
@@ -121,7 +148,7 @@ class Loop:
         """
         while True:
             seconds = time.monotonic() - self._started
-            reason = self._spec.stop_reason(history, seconds / 60)
+            reason = self._stop_reason(history, seconds)
             self._session.observe(Progress(history, seconds))
             free = self._spec.parallel - len(self._running)
             if reason is not None or free <= 0:
@@ -139,6 +166,15 @@ class Loop:
                 if self._signal is not None:
                     return None, False
                 history = history.with_pending([Proposal(trial.config, trial.fidelity, trial.parent, trial.notes)])
+
+    def _stop_reason(self, history: History, seconds: float) -> str | None:
+        now = time.monotonic()
+        if not self._stop_requested and now - self._asked > STOP_SECONDS:
+            self._asked = now
+            self._stop_requested = self._ledger.stop_requested()
+        if self._stop_requested:
+            return "hpo stop was called"
+        return self._spec.stop_reason(history, seconds / 60)
 
     def _submit(self, trial: Trial) -> None:
         self._running[trial.run_id] = trial

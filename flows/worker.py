@@ -35,6 +35,9 @@ MAX_GROWTH = 1 << 30
 """A worker is replaced after so many trials, or once it has grown by so many bytes since its first one: TensorFlow
 keeps 6 to 9 MB a trial."""
 
+MEMORY_SECONDS = 0.5
+"""How often a trial's memory is looked at, if it has a limit."""
+
 OUTPUT_CHUNK = 65_536
 """Of what a trial prints the last chunk or two are kept; an objective may print a gigabyte."""
 
@@ -127,6 +130,7 @@ class Worker:
         job: Job,
         *,
         timeout: float | None,
+        memory_limit: int | None = None,
         on_message: Callable[[Mapping[str, Any]], None],
         on_tick: Callable[[], None] = lambda: None,
         cancelled: threading.Event | None = None,
@@ -136,6 +140,7 @@ class Worker:
         Args:
             job: What to train.
             timeout: Seconds after which the process is killed.
+            memory_limit: Bytes that the process and what it started may hold before it is killed.
             on_message: Called with each report and artifact, in order.
             on_tick: Called about once a second.
             cancelled: When set, the process is killed.
@@ -146,7 +151,7 @@ class Worker:
         """
         self._output.clear()
         self.trials += 1
-        started = time.monotonic()
+        started = look_at_memory = time.monotonic()
         try:
             self._connection.send({"kind": "train", "job": job})
             while True:
@@ -166,6 +171,13 @@ class Worker:
                 elif timeout is not None and time.monotonic() - started > timeout:
                     self.kill()
                     raise TrialFailed(f"timed out after {timeout:g} s", retry=False, details=self.output())
+                if memory_limit is not None and time.monotonic() > look_at_memory:
+                    look_at_memory = time.monotonic() + MEMORY_SECONDS
+                    if (held := resident_bytes(self.process.pid)) > memory_limit:
+                        self.kill()
+                        limit = f"the memory_limit of {memory_limit / 2**20:.0f} MiB"
+                        reason = f"held {held / 2**20:.0f} MiB, above {limit}"
+                        raise TrialFailed(reason, retry=False, details=self.output())
                 on_tick()
         except (EOFError, OSError):
             self.kill()
@@ -190,6 +202,19 @@ class Worker:
         self.process.wait()
         self._drain.join(timeout=5)
         self._connection.close()
+
+
+def resident_bytes(pid: int) -> int:
+    """What a process and its descendants hold in memory; 0 if it is gone."""
+    import psutil
+
+    total = 0
+    with contextlib.suppress(psutil.NoSuchProcess):
+        process = psutil.Process(pid)
+        for member in [process, *process.children(recursive=True)]:
+            with contextlib.suppress(psutil.NoSuchProcess):
+                total += member.memory_info().rss
+    return total
 
 
 def _how_it_ended(code: int) -> str:
@@ -286,12 +311,6 @@ class _Parent:
             self._connection.send(message)
 
 
-def _resident_bytes() -> int:
-    import psutil
-
-    return int(psutil.Process().memory_info().rss)
-
-
 def _train(job: Job, function: Callable[..., Any], parent: _Parent) -> dict[str, Any]:
     scratch, outbox = job.folder / "scratch", job.folder / "outbox"
     scratch.mkdir(parents=True, exist_ok=True)
@@ -345,7 +364,7 @@ def main(descriptor: int) -> None:
                 answer = {"kind": "failed", "reason": str(error), "retry": False, "details": traceback.format_exc()}
         else:
             answer = {"kind": "loaded"} if job is None else _train(job, function, parent)
-        parent.send(answer | {"size": _resident_bytes()})
+        parent.send(answer | {"size": resident_bytes(os.getpid())})
 
 
 if __name__ == "__main__":

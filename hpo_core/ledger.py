@@ -289,11 +289,17 @@ class Ledger:
 
     # -- report -------------------------------------------------------------------------------------------------
 
-    def write(self, report: Report) -> None:
-        """Write a report to MLflow: values first, the status last. Repeating it does no harm."""
-        self.store.log(report.run_id, report.metrics, report.params, report.tags)
+    def write(self, report: Report, *, patience: float | None = None) -> None:
+        """Write a report to MLflow: values first, the status last. Repeating it does no harm.
+
+        Args:
+            report: What to write.
+            patience: Seconds for which a store that does not answer is asked again; None for the store's own.
+        """
+        store = self.store if patience is None else self.store.with_patience(patience)
+        store.log(report.run_id, report.metrics, report.params, report.tags)
         if report.status != RUNNING:
-            self.store.set_status(report.run_id, report.status)
+            store.set_status(report.run_id, report.status)
 
     def release(self, trial: Trial) -> None:
         """This flow no longer trains the trial; what became of it is read at the next load."""
@@ -333,6 +339,15 @@ class Ledger:
         """The params that a run's trial should show; none where its configuration is unreadable."""
         trial = self._as_trial(run)
         return {} if trial is None else self.spec.search_space.to_params(trial.config)
+
+    def request_stop(self) -> None:
+        """Ask every flow that works on the study now to start no further trial."""
+        self.store.log(self.study_run.id, [], {}, {"hpo.stop": str(now_ms())})
+
+    def stop_requested(self) -> bool:
+        """Whether a stop was asked for since this ledger was opened; a request."""
+        run = self.store.get(self.study_run.id)
+        return run.tags.get("hpo.stop") != self.study_run.tags.get("hpo.stop")
 
     # -- the study itself ---------------------------------------------------------------------------------------
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import NamedTuple, Protocol
+from typing import NamedTuple, Protocol, Self
 
 RUNNING, FINISHED, FAILED = "RUNNING", "FINISHED", "FAILED"
 
@@ -45,6 +45,14 @@ class Store(Protocol):
     """
 
     uri: str
+
+    def with_patience(self, patience: float) -> Self:
+        """The same store, which is asked again for only so many seconds where it does not answer."""
+        ...
+
+    def ping(self) -> None:
+        """Ask for next to nothing, to see whether the store answers."""
+        ...
 
     def experiment(self, name: str, *, create: bool) -> str | None:
         """The id of the active experiment of this name; created if absent and asked for. Up to three requests."""

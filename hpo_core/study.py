@@ -25,7 +25,7 @@ from hpo_core.trial import Proposal
 
 MAX_FILE_BYTES = 1_000_000
 
-MAY_CHANGE = {"objective", "strategy", "stop", "parallel", "retries", "trial_timeout", "seed", "first"}
+MAY_CHANGE = {"objective", "strategy", "stop", "parallel", "retries", "trial_timeout", "memory_limit", "seed", "first"}
 """The keys that a resumed study takes from the new file. All others decide what the stored losses mean."""
 
 # MLflow accepts more in a run's name, but a study's name also stands in filter strings, file names and URLs.
@@ -71,6 +71,19 @@ class StrategySpec(BaseModel):
         return make_strategy(self.name, self.model_extra)
 
 
+_UNITS = {"": 1, "B": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "KIB": 2**10, "MIB": 2**20, "GIB": 2**30}
+
+
+def _bytes(value: Any) -> Any:
+    """``2GiB`` as a number of bytes."""
+    if not isinstance(value, str):
+        return value
+    match = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([A-Za-z]*)\s*", value)
+    if match is None or match[2].upper() not in _UNITS:
+        raise ValueError(f"{value!r} is no amount of memory; write it as 500MiB or 2GiB")
+    return int(float(match[1]) * _UNITS[match[2].upper()])
+
+
 def _strategy(value: Any) -> Any:
     return {"name": value} if isinstance(value, str) else value
 
@@ -98,6 +111,9 @@ class StudySpec(_Section):
     parallel: int = Field(1, ge=1, le=1000, description="Trials at a time.")
     retries: int = Field(0, ge=0, le=100, description="Further attempts at a trial that raised or whose process died.")
     trial_timeout: float | None = Field(None, gt=0, description="Seconds after which a trial is ended as failed.")
+    memory_limit: Annotated[int | None, BeforeValidator(_bytes)] = Field(
+        None, ge=1, description="Memory that a trial's process may hold, such as 2GiB; beyond it the trial is failed."
+    )
     seed: int = Field(0, ge=0, lt=2**32)
     first: list[dict[str, Any]] = Field([], description="Configurations to try before the strategy's own.")
 

@@ -5,6 +5,7 @@ MLflow's active run is thread-local and its fluent API guesses, so only ``Mlflow
 
 from __future__ import annotations
 
+import copy
 import logging
 import os
 import random
@@ -12,7 +13,7 @@ import re
 import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, Self, TypeVar
 from urllib.parse import urlsplit, urlunsplit
 
 # MLflow would wait for minutes inside one call; waiting is done here, where it can be bounded and seen.
@@ -58,7 +59,10 @@ def redact(uri: str) -> str:
 
 
 def _is_transient(error: Exception) -> bool:
-    if isinstance(error, requests.ConnectionError | requests.Timeout | sqlalchemy.exc.OperationalError | OSError):
+    if isinstance(
+        error,
+        requests.ConnectionError | requests.Timeout | sqlalchemy.exc.OperationalError | ConnectionError | TimeoutError,
+    ):
         return True
     if isinstance(error, MlflowException):
         return error.error_code in _TRANSIENT_CODES or bool(_TRANSIENT_TEXT.search(str(error)))
@@ -77,6 +81,12 @@ class MlflowStore:
     def __init__(self, uri: str, artifact_root: Path | None = None, patience: float = 600.0) -> None:
         self.uri, self.artifact_root, self.patience = uri, artifact_root, patience
         self._client = self._call(lambda: MlflowClient(uri))
+
+    def with_patience(self, patience: float) -> Self:
+        """The same store, asked again for so many seconds only."""
+        other = copy.copy(self)
+        other.patience = patience
+        return other
 
     def _call(self, request: Callable[[], T]) -> T:
         deadline, pause = time.monotonic() + self.patience, 0.05

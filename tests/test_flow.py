@@ -235,8 +235,8 @@ def environment() -> dict[str, str]:
     return os.environ | {"PREFECT_API_URL": api, "PYTHONPATH": str(ROOT)}
 
 
-def write_study(folder: Path, **changes: Any) -> Path:
-    spec = make_spec("slow", **changes)
+def write_study(folder: Path, objective: str = "slow", **changes: Any) -> Path:
+    spec = make_spec(objective, **changes)
     path = folder / "study.yaml"
     data = spec.model_dump(mode="json", exclude_none=True)
     path.write_text(yaml.safe_dump(data, sort_keys=False))
@@ -250,12 +250,12 @@ def start(path: Path, *arguments: str) -> subprocess.Popen[str]:
     )
 
 
-def wait_for_complete(count: int, seconds: float = 60) -> History:
+def wait_for_complete(count: int, seconds: float = 90, study: str = "study") -> History:
     store = connect()
     deadline = time.monotonic() + seconds
     while time.monotonic() < deadline:
         try:
-            history = find_study(store, "study").load()
+            history = find_study(store, study).load()
         except InputError:
             time.sleep(0.2)
             continue
