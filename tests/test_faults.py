@@ -231,7 +231,7 @@ def test_a_dead_flow_leaves_no_training_behind(tmp_path: Path) -> None:
     assert len(trainers) == 2
     os.kill(flow.pid, signal.SIGKILL)
     flow.communicate(timeout=30)
-    gone, alive = psutil.wait_procs(trainers, timeout=20)
+    _, alive = psutil.wait_procs(trainers, timeout=20)
     assert not alive
 
 
