@@ -105,8 +105,10 @@ class Postgres:
         installed = Path(package.origin).parent / "pginstall"
         self.user = 65534 if os.geteuid() == 0 else None
         if self.user is not None:  # which may not even see the folder of the virtual environment
-            shutil.copytree(installed, self.folder / "pginstall", symlinks=True)
-            installed = self.folder / "pginstall"
+            for each in (installed.parent, installed.parent.with_suffix(".libs")):
+                if each.exists():
+                    shutil.copytree(each, self.folder / each.name, symlinks=True)
+            installed = self.folder / installed.parent.name / "pginstall"
             self.folder.chmod(0o755)
         self.programs, self.data, self.port = installed / "bin", self.folder / "data", free_port()
         self.data.mkdir()
