@@ -35,6 +35,8 @@ T = TypeVar("T")
 log = logging.getLogger("hpo")
 
 PAGE = 1_000
+CREATION_SECONDS = 60.0
+"""How long the tables of an empty database may take to be created by another process."""
 CLAIMED = "Changing param values is not allowed"
 """How MLflow says that a param holds another value; its error code is shared with other mistakes."""
 
@@ -80,7 +82,23 @@ class MlflowStore:
 
     def __init__(self, uri: str, artifact_root: Path | None = None, patience: float = 600.0) -> None:
         self.uri, self.artifact_root, self.patience = uri, artifact_root, patience
-        self._client = self._call(lambda: MlflowClient(uri))
+        self._client = self._call(self._connect)
+
+    def _connect(self) -> MlflowClient:
+        """MLflow's client; on a database, the first of it creates the tables.
+
+        Of several processes that find an empty database at once, MLflow lets all create the tables, and all but one
+        fail somewhere on the way. They have to wait until that one is done.
+        """
+        deadline = time.monotonic() + CREATION_SECONDS
+        while True:
+            try:
+                return MlflowClient(self.uri)
+            except (sqlalchemy.exc.SQLAlchemyError, MlflowException) as error:
+                late = isinstance(error, MlflowException) and "out-of-date database schema" not in str(error)
+                if late or isinstance(error, sqlalchemy.exc.OperationalError) or time.monotonic() > deadline:
+                    raise
+            time.sleep(0.5)
 
     def with_patience(self, patience: float) -> Self:
         """The same store, asked again for so many seconds only."""

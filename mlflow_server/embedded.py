@@ -5,10 +5,13 @@ The names are those of MLflow's own defaults, so ``mlflow ui`` in the same folde
 
 from __future__ import annotations
 
+import contextlib
+import fcntl
 import logging
 import os
 import sqlite3
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -48,10 +51,25 @@ def connect(given: str | None = None, patience: float = 600.0) -> MlflowStore:
 
     for name in ("mlflow.store.db.utils", "alembic"):  # they tell of every table as a new database is made
         logging.getLogger(name).setLevel(logging.WARNING)
-    store = MlflowStore(uri, root, patience=5.0)
-    store.ping()
+    with _alone_in(None if database is None else database.parent):
+        store = MlflowStore(uri, root, patience=5.0)
+        store.ping()
     store.patience = patience
     return store
+
+
+@contextlib.contextmanager
+def _alone_in(folder: Path | None) -> Iterator[None]:
+    """Let one process at a time open the database of a folder: creating its tables twice at once damages them."""
+    if folder is None:
+        yield
+        return
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX)  # gone with the process, whatever ends it
+        yield
+    finally:
+        os.close(descriptor)
 
 
 def ui_command(uri: str, host: str = "127.0.0.1", port: int = 5000) -> list[str]:

@@ -250,3 +250,27 @@ def test_a_cancelled_flow_whose_process_was_killed_is_cleaned_up_by_prefects_hoo
     assert ledger.load().running
     reap_after(None, SimpleNamespace(parameters={"study_run": ledger.study_run.id}), None)
     assert not find_study(connect(), "study").load().running
+
+
+@pytest.mark.parametrize("backend", ["sqlite", "postgres"])
+def test_processes_that_find_an_empty_database_create_it_once(backend: str, tmp_path: Path) -> None:
+    """MLflow itself lets each of them create the tables, and all but one fail."""
+    import subprocess
+    import sys
+
+    script = "import sys; from mlflow_server.embedded import connect; print(connect(sys.argv[1]).experiments())"
+    fresh = Postgres() if backend == "postgres" else None
+    try:
+        if fresh is not None:
+            fresh.start()
+        uri = f"sqlite:///{tmp_path}/fresh.db" if fresh is None else fresh.uri
+        command = [sys.executable, "-c", script, uri]
+        processes = [
+            subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, cwd=ROOT)
+            for _ in range(3)
+        ]
+        outputs = [process.communicate(timeout=110)[0] for process in processes]
+        assert [process.returncode for process in processes] == [0] * 3, outputs
+    finally:
+        if fresh is not None:
+            fresh.remove()
