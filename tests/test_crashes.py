@@ -1,0 +1,113 @@
+"""The crash matrix: kill -9 of the flow, of a trial's process, of all at once, and at fifty random moments."""
+
+from __future__ import annotations
+
+import os
+import random
+import signal
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import psutil
+import pytest
+
+from hpo_core.errors import InputError
+from hpo_core.history import History
+from hpo_core.ledger import find_study
+from mlflow_server.embedded import connect
+from tests.conftest import SEED
+from tests.test_faults import check_whole
+from tests.test_flow import _somewhere_else as _somewhere_else
+from tests.test_flow import start, wait_for_complete, write_study
+
+pytestmark = [pytest.mark.usefixtures("prefect_server"), pytest.mark.slow]
+
+
+def kill_flow(flow: psutil.Process) -> None:
+    flow.kill()
+
+
+def kill_worker(flow: psutil.Process) -> None:
+    workers = [child for child in flow.children(recursive=True) if "flows.worker" in child.cmdline()]
+    random.choice(workers).kill()
+
+
+def kill_all(flow: psutil.Process) -> None:
+    """What a machine's power failure does."""
+    everyone = [flow, *flow.children(recursive=True)]
+    for process in everyone:
+        process.suspend()
+    for process in everyone:
+        process.kill()
+
+
+def terminate(flow: psutil.Process) -> None:
+    flow.terminate()
+
+
+def interrupt(flow: psutil.Process) -> None:
+    os.kill(flow.pid, signal.SIGINT)
+
+
+def now_in_mlflow() -> History:
+    """The study as somebody sees it who has only MLflow; nothing is settled or reaped by looking."""
+    try:
+        return find_study(connect(), "study").load()
+    except InputError:  # killed before the study was there
+        return History()
+
+
+def check_kept(before: History, after: History) -> None:
+    """Whatever was complete is so still, with the same result, in the same run."""
+    kept = {trial.number: (trial.run_id, trial.config, trial.loss) for trial in after.complete}
+    for trial in before.complete:
+        assert kept[trial.number] == (trial.run_id, trial.config, trial.loss)
+    assert [trial.number for trial in after] == list(range(len(after)))
+
+
+@pytest.mark.parametrize("kill", [kill_flow, kill_worker, kill_all, terminate, interrupt])
+def test_after_any_death_the_study_ends_as_if_nothing_had_been(
+    kill: Callable[[psutil.Process], None], tmp_path: Path
+) -> None:
+    path = write_study(tmp_path, stop={"trials": 20}, retries=3)
+    flow = start(path)
+    before = wait_for_complete(5)
+    kill(psutil.Process(flow.pid))
+    flow.communicate(timeout=120)
+    resumed = start(path)
+    output, _ = resumed.communicate(timeout=150)
+    assert resumed.returncode == 0, output
+    history = now_in_mlflow()
+    check_kept(before, history)
+    check_whole(history, 20)
+    assert history.incumbent is not None
+    assert history.incumbent.loss == min(trial.loss for trial in history.complete if trial.loss is not None)
+    assert f"Incumbent: trial {history.incumbent.number}" in output
+
+
+def test_killed_at_fifty_random_moments(tmp_path: Path) -> None:
+    rng = random.Random(SEED)
+    path = write_study(tmp_path, stop={"trials": 400}, retries=100)
+    history = History()
+    for attempt in range(50):
+        flow = start(path)
+        time.sleep(rng.uniform(0, 16))  # while it imports, starts, trains, reports
+        if flow.poll() is not None:
+            break
+        rng.choice([kill_flow, kill_all])(psutil.Process(flow.pid))
+        flow.communicate(timeout=60)
+        after = now_in_mlflow()
+        check_kept(history, after)
+        history = after
+    assert len(history) > 50, "hardly anything ran between the kills"
+    more = start(path, "--trials", str(history.next_number + 4))
+    output, _ = more.communicate(timeout=200)
+    assert more.returncode == 0, output
+    final = now_in_mlflow()
+    check_kept(history, final)
+    check_whole(final, history.next_number + 4)
+    lost = {str(trial.number) for trial in final.failed if trial.notes.get("lost")}
+    retried = {str(trial.notes["retry_of"]) for trial in final if "retry_of" in trial.notes}
+    assert retried <= lost
+    print(f"{attempt + 1} kills, {len(final)} trials, {len(lost)} lost, {len(retried)} of them tried again")
