@@ -80,7 +80,7 @@ class MlflowStore:
         patience: Seconds for which a store that does not answer is asked again before TrackingError is raised.
     """
 
-    def __init__(self, uri: str, artifact_root: Path | None = None, patience: float = 600.0) -> None:
+    def __init__(self, uri: str, artifact_root: Path | None = None, patience: float = 1800.0) -> None:
         self.uri, self.artifact_root, self.patience = uri, artifact_root, patience
         self._client = self._call(self._connect)
 

@@ -32,7 +32,7 @@ def database_path(uri: str) -> Path | None:
     return Path(uri.removeprefix("sqlite:///")) if uri.startswith("sqlite:///") else None
 
 
-def connect(given: str | None = None, patience: float = 600.0) -> MlflowStore:
+def connect(given: str | None = None, patience: float = 1800.0) -> MlflowStore:
     """The tracking store, asked once with little patience: a wrong address should be told at once.
 
     Raises:
