@@ -91,7 +91,6 @@ class TrialLog:
         self._artifacts: list[tuple[Path, str]] = []
         self._renewed = time.monotonic()
         self._due = self._renewed + FIRST_WRITE_SECONDS
-        self._retry = 0.0  # not before this time, after a write that failed
 
     def receive(self, message: Mapping[str, Any]) -> None:
         """Take a report or an artifact."""
@@ -107,12 +106,10 @@ class TrialLog:
         A store that does not answer is not waited for: training goes on, and all is kept for the next time.
         """
         now = time.monotonic()
-        if now - self._renewed > RENEW_SECONDS:
-            self._due = min(self._due, self._retry)
         if now < self._due:
             return
-        self._due = self._retry = now + WRITE_SECONDS
-        if not (self._metrics or self._params or self._artifacts or now - self._renewed > RENEW_SECONDS):
+        self._due = now + WRITE_SECONDS
+        if not (self._metrics or self._params or now - self._renewed > RENEW_SECONDS):
             return
         lease = {"hpo.lease": self._ledger.lease()}
         try:
@@ -122,7 +119,6 @@ class TrialLog:
         else:
             self._renewed = now
             self._metrics, self._params, self._tags = [], {}, {}
-            self._upload()
 
     def finish(self, status: str, metrics: Mapping[str, float] | None = None, reason: str = "", **tags: str) -> None:
         """Write the rest and the trial's end; on disk first, so that it outlives a server or this process.
@@ -144,9 +140,7 @@ class TrialLog:
         waiting = self._spool.put(self._report(status, self._tags))
         try:
             if self._artifacts:
-                self._ledger.store.ping()  # an outage is waited for here: what fails next is the artifact store alone
-                if problem := self._upload():
-                    self._tags["hpo.artifacts_lost"] = problem
+                self._upload()
             self._ledger.write(self._report(status, self._tags))
         except TrackingRefusal:
             waiting.unlink()
@@ -156,23 +150,22 @@ class TrialLog:
     def _report(self, status: str, tags: Mapping[str, str]) -> Report:
         return Report(self._trial.run_id, self._metrics, self._params, tags, status)
 
-    def _upload(self) -> str:
-        """Copy artifacts to MLflow; answers why it cannot be done, if so. A trial's result does not hang on it."""
+    def _upload(self) -> None:
+        """Copy the artifacts to MLflow; what is refused is kept on disk, a tag says so, and the result counts all the same."""
+        self._ledger.store.ping()  # an outage is waited for here, so what fails next is the artifact store alone
         store = self._ledger.store.with_patience(5.0)
-        while self._artifacts:
-            path, folder = self._artifacts[0]
+        for i, (path, folder) in enumerate(self._artifacts):
             try:
                 store.upload(self._trial.run_id, path, folder)
             except Exception as error:  # each artifact store has exceptions of its own
-                kept = self._unsent / self._trial.run_id
                 log.warning("the artifact store refuses %s of trial %d: %s", path.name, self._trial.number, error)
+                kept = self._unsent / self._trial.run_id
                 kept.mkdir(parents=True, exist_ok=True)
-                for left, _ in self._artifacts:
+                for left, _ in self._artifacts[i:]:
                     shutil.move(left, kept / left.name)
-                self._artifacts = []
-                return f"kept in {kept}: {type(error).__name__}: {error}"[:500]
-            self._artifacts.pop(0)
-        return ""
+                self._tags["hpo.artifacts_lost"] = f"kept in {kept}: {type(error).__name__}: {error}"[:500]
+                break
+        self._artifacts = []
 
     def give_up(self, reason: str) -> None:
         """End the trial as failed although something it logged cannot be written: that is dropped."""
