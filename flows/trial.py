@@ -151,7 +151,7 @@ class TrialLog:
         return Report(self._trial.run_id, self._metrics, self._params, tags, status)
 
     def _upload(self) -> None:
-        """Copy the artifacts to MLflow; what is refused is kept on disk, a tag says so, and the result counts all the same."""
+        """Copy the artifacts to MLflow; what is refused is kept on disk, a tag says so, and the result counts."""
         self._ledger.store.ping()  # an outage is waited for here, so what fails next is the artifact store alone
         store = self._ledger.store.with_patience(5.0)
         for i, (path, folder) in enumerate(self._artifacts):

@@ -64,34 +64,72 @@ def wait_until_it_answers(url: str, process: subprocess.Popen[Any], seconds: flo
     raise AssertionError(f"{url} does not answer")
 
 
-class MlflowServer:
-    """A real ``mlflow server`` over sqlite (or another database) that can be stopped and started again."""
+class Server:
+    """A real server on a port of its own, which a test may stop and start again."""
 
-    def __init__(self, folder: Path, backend: str | None = None) -> None:
+    def __init__(self, folder: Path, health: str) -> None:
         self.folder, self.port = folder, free_port()
-        self.backend = backend or f"sqlite:///{folder}/mlflow.db"
         self.uri = f"http://127.0.0.1:{self.port}"
+        self.health = f"{self.uri}{health}"
         self.process: subprocess.Popen[bytes] | None = None
 
+    def command(self) -> list[str]:
+        raise NotImplementedError
+
+    def environment(self) -> dict[str, str]:
+        return {}
+
     def start(self) -> None:
-        command = [sys.executable, "-m", "mlflow", "server", "--backend-store-uri", self.backend]
-        command += ["--artifacts-destination", str(self.folder / "artifacts"), "--workers", "1"]
-        command += ["--host", "127.0.0.1", "--port", str(self.port)]
         with open(self.folder / "server.log", "ab") as output:
             self.process = subprocess.Popen(
-                command,
+                self.command(),
                 stdout=output,
                 stderr=output,
                 start_new_session=True,
-                env=os.environ | {"MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"},
+                env=os.environ | self.environment(),
             )
-        wait_until_it_answers(f"{self.uri}/health", self.process)
+        wait_until_it_answers(self.health, self.process)
 
     def stop(self) -> None:
         if self.process is not None:
-            os.killpg(self.process.pid, 9)
+            os.killpg(self.process.pid, signal.SIGKILL)
             self.process.wait()
             self.process = None
+
+
+class MlflowServer(Server):
+    """``mlflow server`` over sqlite."""
+
+    def __init__(self, folder: Path) -> None:
+        super().__init__(folder, "/health")
+
+    def command(self) -> list[str]:
+        command = [
+            sys.executable,
+            "-m",
+            "mlflow",
+            "server",
+            "--backend-store-uri",
+            f"sqlite:///{self.folder}/mlflow.db",
+        ]
+        command += ["--artifacts-destination", str(self.folder / "artifacts"), "--workers", "1"]
+        return [*command, "--host", "127.0.0.1", "--port", str(self.port)]
+
+    def environment(self) -> dict[str, str]:
+        return {"MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"}
+
+
+class PrefectServer(Server):
+    """``prefect server`` over sqlite."""
+
+    def __init__(self, folder: Path) -> None:
+        super().__init__(folder, "/api/health")
+
+    def command(self) -> list[str]:
+        return [sys.executable, "-m", "prefect", "server", "start", "--host", "127.0.0.1", "--port", str(self.port)]
+
+    def environment(self) -> dict[str, str]:
+        return {"PREFECT_HOME": str(self.folder), "PREFECT_API_URL": f"{self.uri}/api"}
 
 
 class Postgres:

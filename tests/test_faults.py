@@ -25,7 +25,7 @@ from hpo_core.ledger import find_study
 from hpo_core.spool import Spool
 from hpo_core.trial import TrialState
 from mlflow_server.embedded import connect
-from tests.conftest import MlflowServer, Postgres
+from tests.conftest import MlflowServer, Postgres, PrefectServer, Server
 from tests.test_flow import ROOT, make_spec, start, tune, wait_for_complete, write_study
 from tests.test_flow import _somewhere_else as _somewhere_else
 
@@ -70,7 +70,7 @@ def test_four_processes_tune_one_study(
     assert len(owners) >= 2, "one flow did it all, so nothing was shown"
 
 
-def outage(server: MlflowServer, seconds: float) -> threading.Thread:
+def outage(server: Server, seconds: float) -> threading.Thread:
     """Take a server away for a while."""
 
     def away() -> None:
@@ -95,6 +95,26 @@ def test_the_mlflow_server_goes_away_and_comes_back(own_server: MlflowServer, tm
     check_whole(history, 12)
     assert len(history.complete) == 12, output
     assert list((tmp_path / ".hpo" / "spool").rglob("*.json")) == []
+
+
+def test_prefects_server_restarts_under_the_flow(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "prefect").mkdir()
+    server = PrefectServer(tmp_path / "prefect")
+    server.start()
+    try:
+        monkeypatch.setenv("HPO_TEST_PREFECT", f"{server.uri}/api")
+        flow = start(write_study(tmp_path, stop={"trials": 20}))
+        wait_for_complete(3)
+        server.stop()
+        time.sleep(2)
+        server.start()
+        output, _ = flow.communicate(timeout=100)
+    finally:
+        server.stop()
+    assert flow.returncode == 0, output
+    history = find_study(connect(), "study").load()
+    check_whole(history, 20)
+    assert len(history.complete) == 20, output
 
 
 def test_postgresql_restarts_under_the_flow(

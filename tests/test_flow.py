@@ -230,7 +230,7 @@ def environment() -> dict[str, str]:
     """For a flow in a process of its own: the test's Prefect server, and the tests' objectives."""
     from prefect.settings import get_current_settings
 
-    api = get_current_settings().api.url
+    api = os.environ.get("HPO_TEST_PREFECT") or get_current_settings().api.url
     assert api is not None
     return os.environ | {"PREFECT_API_URL": api, "PYTHONPATH": str(ROOT)}
 
