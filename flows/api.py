@@ -145,7 +145,9 @@ def run(ledger: Ledger, objective: Objective, observe: Observer | None = None) -
     from flows.report import study_description
     from hpo_core.store import FINISHED
 
-    ledger.describe(study_description(spec, history), FINISHED)
+    ledger.describe(study_description(spec, history))
+    if not history.running:  # else another flow still works on it
+        ledger.set_study_status(FINISHED)
     return StudyResult(spec, history, reason, ledger.store.uri, ledger.study_run.id)
 
 
@@ -156,7 +158,7 @@ def home() -> Path:
 
 def _run_flow(ledger: Ledger, objective: Objective, observe: Observer) -> str:
     from flows.worker import WorkerPool
-    from hpo_core.store import RUNNING
+    from hpo_core.store import KILLED, RUNNING
 
     ledger.set_study_status(RUNNING)
     # The workers import the objective (TensorFlow: 11 s) while this process imports Prefect and starts its server.
@@ -170,6 +172,10 @@ def _run_flow(ledger: Ledger, objective: Objective, observe: Observer) -> str:
         SESSIONS[ledger.study_run.id] = Session(ledger, pool, objective, home(), observe)
         try:
             reason: str = make_flow(ledger.spec.parallel)(ledger.spec.name, ledger.study_run.id)
+        except KeyboardInterrupt:
+            if not ledger.load().running:
+                ledger.set_study_status(KILLED)
+            raise
         finally:
             del SESSIONS[ledger.study_run.id]
     return reason

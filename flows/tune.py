@@ -13,6 +13,7 @@ from typing import Any
 from prefect import flow
 from prefect.task_runners import ThreadPoolTaskRunner
 
+from flows.report import study_description
 from flows.trial import SESSIONS, Progress, Session, run_trial
 from hpo_core.history import History
 from hpo_core.trial import Proposal, Trial
@@ -22,6 +23,9 @@ TICK_SECONDS = 1.0
 
 STOP_SECONDS = 5.0
 """How often it asks whether ``hpo stop`` was called; by time, so that a study of quick trials hardly pays for it."""
+
+DESCRIBE_SECONDS = 60.0
+"""How often, at the most, a new incumbent is written into the study's description while the study runs."""
 
 RELOAD_SECONDS = 15.0
 """How often it looks for what other flows did while none of its own trials ends."""
@@ -83,6 +87,7 @@ class Loop:
         self._signal: int | None = None
         self._started = self._asked = time.monotonic()
         self._stop_requested = False
+        self._described: tuple[float, Trial | None] = (self._started, None)
         self._task = run_trial.with_options(retries=self._spec.retries)
 
     def run(self) -> str:
@@ -137,6 +142,10 @@ class Loop:
         history = self._ledger.load()
         if self._ledger.reap():
             history = self._ledger.load()
+        when, incumbent = self._described
+        if history.incumbent != incumbent and time.monotonic() - when > DESCRIBE_SECONDS:
+            self._ledger.describe(study_description(self._spec, history))
+            self._described = time.monotonic(), history.incumbent
         return history
 
     def _fill(self, history: History) -> tuple[str | None, bool]:

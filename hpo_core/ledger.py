@@ -351,10 +351,9 @@ class Ledger:
 
     # -- the study itself ---------------------------------------------------------------------------------------
 
-    def describe(self, text: str, status: str) -> None:
-        """Write the study's description (Markdown) and set its status."""
+    def describe(self, text: str) -> None:
+        """Write the study's description, in Markdown."""
         self.store.log(self.study_run.id, [], {}, {"mlflow.note.content": text[:TAG_LENGTH]})
-        self.set_study_status(status)
 
     def set_study_status(self, status: str) -> None:
         if status != self.study_run.status:

@@ -29,7 +29,7 @@ from mlflow import MlflowClient
 from mlflow.exceptions import MlflowException
 
 from hpo_core.errors import InputError, TrackingError, TrackingRefusal
-from hpo_core.store import FAILED, FINISHED, Metric, Run
+from hpo_core.store import FAILED, FINISHED, KILLED, Metric, Run
 
 T = TypeVar("T")
 log = logging.getLogger("hpo")
@@ -189,7 +189,7 @@ class MlflowStore:
         self._call(lambda: self._client.log_batch(run, *batch))
 
     def set_status(self, run: str, status: str) -> None:
-        if status in (FINISHED, FAILED):
+        if status in (FINISHED, FAILED, KILLED):
             self._call(lambda: self._client.set_terminated(run, status))
         else:
             self._call(lambda: self._client.update_run(run, status))

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Self
 
 from hpo_core.errors import InputError
-from hpo_core.store import FAILED, FINISHED, RUNNING, Metric, Run
+from hpo_core.store import RUNNING, Metric, Run
 
 
 class MemoryStore:
@@ -89,7 +89,7 @@ class MemoryStore:
 
     def set_status(self, run: str, status: str) -> None:
         self._begin("set_status")
-        self._change(run, status=status, end=self._clock() if status in (FINISHED, FAILED) else None)
+        self._change(run, status=status, end=None if status == RUNNING else self._clock())
         self.after("set_status")
 
     def delete_run(self, run: str) -> None:

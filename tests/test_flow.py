@@ -275,7 +275,9 @@ def test_a_killed_flow_goes_on_where_it_was(tmp_path: Path, how: str) -> None:
     assert flow.returncode == {"SIGKILL": -9, "SIGTERM": 143, "SIGINT": 130}[how], output
     if how != "SIGKILL":
         assert "to go on" in output and "Traceback" not in output
-        assert not find_study(connect(), "study").load().running  # marked by the flow itself
+        stopped = find_study(connect(), "study")
+        assert not stopped.load().running  # marked by the flow itself
+        assert stopped.study_run.status == "KILLED"
     resumed = start(path)
     output, _ = resumed.communicate(timeout=100)
     assert resumed.returncode == 0, output
