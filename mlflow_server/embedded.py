@@ -38,32 +38,44 @@ def connect(given: str | None = None, patience: float = 1800.0) -> MlflowStore:
     Raises:
         TrackingError: It does not answer.
     """
-    uri = tracking_uri(given)
-    root: Path | None = None
-    if (database := database_path(uri)) is not None:
-        database.parent.mkdir(parents=True, exist_ok=True)
-        # Write-ahead logging halves the time of a commit and lets readers (the UI) in while a flow writes.
-        with sqlite3.connect(database, timeout=30) as connection:
-            connection.execute("PRAGMA journal_mode=WAL")
-        connection.close()
-        root = database.parent / ARTIFACTS
     from hpo_core.tracking import MlflowStore
 
     for name in ("mlflow.store.db.utils", "alembic"):  # they tell of every table as a new database is made
         logging.getLogger(name).setLevel(logging.WARNING)
-    with _alone_in(None if database is None else database.parent):
-        store = MlflowStore(uri, root, patience=5.0)
-        store.ping()
+    uri = tracking_uri(given)
+    root: Path | None = None
+    if (database := database_path(uri)) is not None:
+        root = database.parent / ARTIFACTS
+        _create(database)
+    store = MlflowStore(uri, root, patience=5.0)
+    store.ping()
     store.patience = patience
     return store
 
 
+def _create(database: Path) -> None:
+    """Make MLflow's tables, all or none: a process may be killed half way, and others may come at the same moment.
+
+    MLflow cannot mend a database of which some tables are missing, so they are made in a draft beside it.
+    """
+    from hpo_core.tracking import MlflowStore
+
+    database.parent.mkdir(parents=True, exist_ok=True)
+    with _alone_in(database.parent):
+        if not database.exists() or database.stat().st_size == 0:
+            for draft in database.parent.glob(f"{database.name}.draft*"):
+                draft.unlink()  # of a process that was killed here
+            draft = database.with_name(f"{database.name}.draft{os.getpid()}")
+            MlflowStore(f"sqlite:///{draft}", patience=5.0).ping()
+            draft.replace(database)
+        # Write-ahead logging halves the time of a commit and lets readers (the UI) in while a flow writes.
+        with contextlib.closing(sqlite3.connect(database, timeout=30)) as connection:
+            connection.execute("PRAGMA journal_mode=WAL")
+
+
 @contextlib.contextmanager
-def _alone_in(folder: Path | None) -> Iterator[None]:
-    """Let one process at a time open the database of a folder: creating its tables twice at once damages them."""
-    if folder is None:
-        yield
-        return
+def _alone_in(folder: Path) -> Iterator[None]:
+    """Let one process at a time prepare the database of a folder."""
     descriptor = os.open(folder, os.O_RDONLY)
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX)  # gone with the process, whatever ends it
