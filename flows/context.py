@@ -99,6 +99,10 @@ def as_metrics(values: Mapping[str, Any]) -> dict[str, float]:
     return metrics
 
 
+class MissingMetric(ValueError):
+    """The objective returned metrics, but not the study's: a mistake in the study file rather than in the trial."""
+
+
 def as_result(value: Any, metric: str) -> dict[str, float]:
     """What an objective returned, as metrics among which the study's is finite.
 
@@ -114,7 +118,7 @@ def as_result(value: Any, metric: str) -> dict[str, float]:
             ) from None
     metrics = as_metrics(value)
     if metric not in metrics:
-        raise ValueError(
+        raise MissingMetric(
             f"the objective returned no {metric!r} but {sorted(metrics)}; return it, or correct metric: in the study"
         )
     if not math.isfinite(metrics[metric]):

@@ -15,7 +15,7 @@ from prefect.cache_policies import NO_CACHE
 
 from flows.objective import Objective
 from flows.worker import Job, TrialCancelled, TrialFailed, WorkerPool
-from hpo_core.errors import TrackingError, TrackingRefusal
+from hpo_core.errors import InputError, TrackingError, TrackingRefusal
 from hpo_core.history import History
 from hpo_core.ledger import RENEW_SECONDS, RESULT, Ledger, Report, now_ms
 from hpo_core.seeding import trial_seed
@@ -234,6 +234,8 @@ def evaluate(session: Session, trial: Trial, attempt: int, task_run: str) -> dic
             details.write_text(error.details, encoding="utf-8")
             record.receive({"kind": "artifact", "path": str(details), "folder": ""})
         record.finish(FAILED, reason=error.reason)
+        if error.misfit:
+            session.fatal = InputError("metric", error.reason)
         raise
     except TrackingRefusal as error:
         record.give_up(f"MLflow refused what the trial logged: {error}")

@@ -15,6 +15,7 @@ from prefect.task_runners import ThreadPoolTaskRunner
 
 from flows.report import study_description
 from flows.trial import SESSIONS, Progress, Session, run_trial
+from hpo_core.errors import InputError
 from hpo_core.history import History
 from hpo_core.trial import Proposal, Trial
 
@@ -208,8 +209,13 @@ class Loop:
             return
         del self._running[trial.run_id]
         self._ledger.release(trial)
-        if self._session.fatal is not None and not self._session.pool.cancelled.is_set():
-            raise self._session.fatal
+        fatal = self._session.fatal
+        if fatal is None or self._session.pool.cancelled.is_set():
+            return
+        if isinstance(fatal, InputError) and self._ledger.load().complete:
+            self._session.fatal = None  # it has returned the study's metric before, so this is the trial's own affair
+            return
+        raise fatal
 
 
 def make_flow(parallel: int) -> Any:

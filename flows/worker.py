@@ -25,7 +25,7 @@ from pathlib import Path
 from queue import SimpleQueue
 from typing import Any
 
-from flows.context import TrialContext, as_result
+from flows.context import MissingMetric, TrialContext, as_result
 from flows.objective import Objective
 from hpo_core.configuration import Scalar
 from hpo_core.errors import InputError
@@ -62,11 +62,12 @@ class TrialFailed(Exception):
         reason: One line for people.
         retry: Whether another attempt may do better (a crash may; a NaN or a timeout comes again).
         details: A traceback or what the trial printed last; may be empty.
+        misfit: Whether the objective does not return the study's metric at all.
     """
 
-    def __init__(self, reason: str, *, retry: bool, details: str = "") -> None:
+    def __init__(self, reason: str, *, retry: bool, details: str = "", misfit: bool = False) -> None:
         super().__init__(reason)
-        self.reason, self.retry, self.details = reason, retry, details
+        self.reason, self.retry, self.details, self.misfit = reason, retry, details, misfit
 
 
 class TrialCancelled(Exception):
@@ -162,7 +163,8 @@ class Worker:
                         return message["metrics"]  # type: ignore[no-any-return]
                     if message["kind"] == "failed":
                         self._note_size(message["size"])
-                        raise TrialFailed(message["reason"], retry=message["retry"], details=message["details"])
+                        del message["kind"], message["size"]
+                        raise TrialFailed(**message)
                     if message["kind"] in ("report", "artifact"):
                         on_message(message)
                 elif cancelled is not None and cancelled.is_set():
@@ -343,7 +345,8 @@ def _train(job: Job, function: Callable[..., Any], parent: _Parent) -> dict[str,
     try:
         return {"kind": "done", "metrics": as_result(returned, job.metric)}
     except ValueError as error:
-        return {"kind": "failed", "reason": str(error), "retry": False, "details": ""}
+        misfit = isinstance(error, MissingMetric)
+        return {"kind": "failed", "reason": str(error), "retry": False, "details": "", "misfit": misfit}
 
 
 def main(descriptor: int) -> None:

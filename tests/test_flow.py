@@ -169,6 +169,14 @@ def test_a_misbehaving_objective_fails_its_own_trial_and_nothing_else() -> None:
     assert not Path(f"/proc/{child}").exists() or "Z" in Path(f"/proc/{child}/stat").read_text().split()[2]
 
 
+def test_a_metric_that_the_objective_does_not_return_ends_the_study_at_once() -> None:
+    spec = make_spec("misbehave", space={"how": {"type": "fixed", "value": "wrong key"}}, stop={"trials": 50})
+    with pytest.raises(InputError, match=r"metric: .*no 'loss' but \['accuracy'\]; return it, or correct metric"):
+        tune(spec)
+    (trial,) = open_ledger(spec).load().trials
+    assert trial.state is TrialState.FAILED
+
+
 def test_an_objective_that_uses_mlflow_itself_disturbs_nothing() -> None:
     hows = ["own run", "autolog"]
     space = {"how": {"type": "choice", "choices": hows}}
