@@ -132,19 +132,20 @@ def open_ledger(spec: StudySpec, tracking_uri: str | None = None, announce: Call
 
 def run(ledger: Ledger, objective: Objective, observe: Observer | None = None) -> StudyResult:
     """Run trials of an opened study until a stop rule holds."""
+    from flows.report import skipped_line, study_description
     from hpo_core.spool import Spool
+    from hpo_core.store import FINISHED
 
     spec = ledger.spec
     if delivered := Spool(home() / "spool" / ledger.study_run.id).deliver(ledger):
         log.warning("%d results of %s had waited on disk and are now in MLflow", delivered, spec.name)
     history = ledger.load()
+    if ledger.skipped:
+        log.warning("%s: %s", spec.name, skipped_line(ledger.skipped))
     reason = spec.stop_reason(history, 0.0)
     if reason is None or history.running:
         reason = _run_flow(ledger, objective, observe or (lambda progress: None))
         history = ledger.load()
-    from flows.report import study_description
-    from hpo_core.store import FINISHED
-
     ledger.describe(study_description(spec, history))
     if not history.running:  # else another flow still works on it
         ledger.set_study_status(FINISHED)

@@ -48,8 +48,8 @@ def _open(study: str) -> Ledger:
     from hpo_core.ledger import find_study
     from mlflow_server.embedded import connect
 
-    name = _load_spec(study, []).name if _is_file(study) else study
-    return find_study(connect(), name)
+    spec = _load_spec(study, []) if _is_file(study) else None
+    return find_study(connect(), study) if spec is None else find_study(connect(), spec.name, spec.experiment)
 
 
 def _search_path(study: str) -> tuple[str, ...]:
@@ -99,12 +99,14 @@ def tune(
 @app.command()
 def status(study: StudyArgument, as_json: JsonOption = False) -> None:
     """Say how far a study is."""
-    from flows.report import metric_value, status_line
+    from flows.report import metric_value, skipped_line, status_line
 
     ledger = _open(study)
     spec, history = ledger.spec, ledger.load()
     best = history.incumbent
     if not as_json:
+        if ledger.skipped:
+            typer.echo(skipped_line(ledger.skipped), err=True)
         typer.echo(f"{spec.name}: {status_line(spec, history, 0.0)}")
         return
     _print_json(
@@ -112,6 +114,7 @@ def status(study: StudyArgument, as_json: JsonOption = False) -> None:
         complete=len(history.complete),
         running=len(history.running),
         failed=len(history.failed),
+        skipped=len(ledger.skipped),
         trials=spec.stop.trials,
         best=metric_value(spec, best),
         best_trial=None if best is None else best.number,
@@ -174,6 +177,37 @@ def validate(study: StudyArgument, set_: SetOption = None) -> None:
         f"{study} is valid: study {spec.name!r}, {spec.search_space.dimensions} parameters "
         f"({configurations} configurations), strategy {spec.strategy.name!r}"
     )
+
+
+@app.command()
+def doctor(
+    study: Annotated[str | None, typer.Argument(metavar="[STUDY]", help="A study file (YAML), or a name.")] = None,
+    repair: Annotated[bool, typer.Option("--repair", help="End the trials whose flow is dead, as failed.")] = False,
+    as_json: JsonOption = False,
+) -> None:
+    """Check installation, store and study: a line each, with the remedy. Exit code 1 if there is a problem."""
+    from flows.api import home
+    from flows.doctor import PATIENCE_SECONDS, Finding, Level, examine
+    from mlflow_server.embedded import connect
+
+    spec = _load_spec(study, []) if study is not None and _is_file(study) else None
+    findings: list[Finding] = []
+    for finding in examine(
+        lambda: connect(patience=PATIENCE_SECONDS),
+        spec,
+        study if spec is None else spec.name,
+        _search_path(study or ""),
+        home(),
+        repair=repair,
+    ):
+        findings.append(finding)
+        if not as_json:
+            typer.echo(finding)
+    healthy = all(finding.level is not Level.PROBLEM for finding in findings)
+    if as_json:
+        _print_json(study=study, healthy=healthy, findings=[vars(finding) for finding in findings])
+    if not healthy:
+        raise typer.Exit(1)
 
 
 @app.command()

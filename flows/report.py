@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
@@ -44,6 +45,30 @@ def duration(seconds: float) -> str:
     if seconds < 3600:
         return f"{seconds // 60} min {seconds % 60:02d} s"
     return f"{seconds // 3600} h {seconds % 3600 // 60:02d} min"
+
+
+def one_line(text: object, length: int = 500) -> str:
+    """A text that was written elsewhere, fit for a line of a terminal.
+
+    >>> one_line("two\\n lines, \\x1b[31mred")
+    'two lines, ?[31mred'
+    """
+    line = "".join(c if c.isprintable() else "?" for c in " ".join(str(text).split()))
+    return line if len(line) <= length else line[: length - 3] + "..."
+
+
+def skipped_line(skipped: Mapping[str, str], most: int = 3) -> str:
+    """How many runs are no trials, by reason.
+
+    >>> skipped_line({"a": "it has no trial number", "b": "it has no trial number", "c": "'x' is missing"})
+    "3 runs are no trials and are skipped: 2 x it has no trial number, 1 x 'x' is missing"
+    """
+    counts = Counter(skipped.values()).most_common()
+    reasons = [f"{count} x {one_line(reason, 120)}" for reason, count in counts[:most]]
+    if len(counts) > most:
+        reasons.append(f"{sum(count for _, count in counts[most:])} for other reasons")
+    runs = "1 run is no trial and is" if len(skipped) == 1 else f"{len(skipped)} runs are no trials and are"
+    return f"{runs} skipped: {', '.join(reasons)}"
 
 
 def metric_value(spec: StudySpec, trial: Trial | None) -> float | None:

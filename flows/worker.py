@@ -111,13 +111,19 @@ class Worker:
         """Let the process import the objective's module while there is nothing to train yet."""
         self._connection.send({"kind": "preload", "objective": objective})
 
-    def check(self) -> None:
+    def check(self, timeout: float | None = None) -> None:
         """Wait until the objective is imported.
 
+        Args:
+            timeout: Seconds after which the process is killed; None to wait as long as it takes.
+
         Raises:
-            InputError: It cannot be.
+            InputError: It cannot be, or takes longer.
         """
         try:
+            if not self._connection.poll(timeout):
+                self.kill()
+                raise InputError("objective", f"importing it takes longer than {timeout:g} s", "correct it there")
             message = self._connection.recv()
         except (EOFError, OSError):
             self.kill()
@@ -252,14 +258,17 @@ class WorkerPool:
             self._all.add(worker)
         return worker
 
-    def check(self) -> None:
+    def check(self, timeout: float | None = None) -> None:
         """Wait until a worker has imported the objective.
+
+        Args:
+            timeout: Seconds to wait at most; None for as long as it takes.
 
         Raises:
             InputError: It cannot be imported.
         """
         with self.worker() as worker:
-            worker.check()
+            worker.check(timeout)
 
     @contextlib.contextmanager
     def worker(self) -> Iterator[Worker]:

@@ -26,6 +26,10 @@ class StudyConflict(InputError):
     """The study that is stored under this name is not the one that was given."""
 
 
+class StudyUnknown(InputError):
+    """No study of this name is stored."""
+
+
 class TrackingError(RuntimeError):
     """The MLflow store does not answer; nothing is wrong with the study itself."""
 

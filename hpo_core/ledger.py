@@ -28,7 +28,7 @@ from pathlib import Path
 from typing import Any, Self
 
 from hpo_core.configuration import Scalar, config_from_json, config_to_json
-from hpo_core.errors import InputError, TrackingError
+from hpo_core.errors import InputError, StudyUnknown, TrackingError
 from hpo_core.history import History
 from hpo_core.space import SearchSpace
 from hpo_core.store import FAILED, FINISHED, RUNNING, Metric, Run, Store
@@ -305,25 +305,38 @@ class Ledger:
         """This flow no longer trains the trial; what became of it is read at the next load."""
         self._mine.discard(trial.run_id)
 
+    def stale(self) -> list[tuple[Run, int, str]]:
+        """The running runs of the last load whose flow is dead, by number, and why it is thought so.
+
+        A trial is dead if its lease has run out, or if its process is known to be gone from this machine.
+        """
+        found: list[tuple[Run, int, str]] = []
+        for run in self._runs.values():
+            if run.status != RUNNING or run.id in self._mine or (number := _number(run)) is None:
+                continue
+            if Owner.surely_gone(run.tags.get("hpo.owner", "")):
+                found.append((run, number, "its process is gone"))
+            elif _lease(run) <= now_ms():
+                found.append((run, number, "its lease ran out"))
+        return sorted(found, key=lambda item: (item[1], item[0].id))
+
+    def owners(self) -> set[str]:
+        """The processes that answered for running trials at the last load, dead ones apart."""
+        dead = {run.id for run, _, _ in self.stale()}
+        running = [run for run in self._runs.values() if run.status == RUNNING and _number(run) is not None]
+        return {run.tags.get("hpo.owner", "") for run in running if run.id not in dead}
+
     def reap(self) -> list[Trial]:
         """End the trials whose flow is dead, as failed ones with the reason; answers which.
 
-        A trial is dead if its lease has run out, or if its process is known to be gone from this machine. A run that
-        lost its number and whose flow died before deleting it is deleted.
+        A run that lost its number and whose flow died before deleting it is deleted.
         """
         reaped: list[Trial] = []
-        for run in list(self._runs.values()):
-            if run.status != RUNNING or run.id in self._mine or (number := _number(run)) is None:
-                continue
-            gone = Owner.surely_gone(run.tags.get("hpo.owner", ""))
-            lease = run.tags.get("hpo.lease", "")
-            if not gone and lease.isdigit() and int(lease) > now_ms():
-                continue
+        for run, number, why in self.stale():
             if run.id in self._losers:
                 self.store.delete_run(run.id)
                 del self._runs[run.id]
                 continue
-            why = "its process is gone" if gone else "its lease ran out"
             tags = {"hpo.reason": f"lost: {why}", "hpo.lost": "died"}
             self.write(Report(run.id, params=self.params_of(run), tags=tags, status=FAILED))
             if RESULT in self.store.get(run.id).tags:
@@ -364,6 +377,12 @@ class Ledger:
 def _number(run: Run) -> int | None:
     text = run.tags.get("hpo.number", "")
     return int(text) if text.isdigit() and run.tags.get("hpo.role") == "trial" else None
+
+
+def _lease(run: Run) -> int:
+    """When a run's lease runs out; 0 where it has none that can be read, since nobody will renew that."""
+    text = run.tags.get("hpo.lease", "")
+    return int(text) if text.isdigit() else 0
 
 
 def trial_of(run: Run, spec: StudySpec) -> Trial:
@@ -531,15 +550,27 @@ def _withdraw(store: Store, candidate: Run) -> None:
     store.delete_run(candidate.id)
 
 
-def find_study(store: Store, name: str) -> Ledger:
-    """The study of this name, in whatever experiment.
+def find_study(store: Store, name: str, experiment: str | None = None) -> Ledger:
+    """The study of this name.
+
+    Args:
+        store: Where to look.
+        name: The study's name.
+        experiment: The name of its experiment; None to look into all of them.
 
     Raises:
-        InputError: There is none, or more than one.
+        StudyUnknown: There is none.
+        InputError: There is more than one, or its experiment was deleted.
     """
-    found = [run for run in _study_runs(store, store.experiments(), name) if run.params.get("study") == name]
+    if experiment is None:
+        experiments = store.experiments()
+    else:
+        id = store.experiment(experiment, create=False)
+        experiments = [] if id is None else [id]
+    runs = _study_runs(store, experiments, name) if experiments else []
+    found = [run for run in runs if run.params.get("study") == name]
     if not found:
-        raise InputError(
+        raise StudyUnknown(
             "study", f"there is no study {name!r} in the MLflow store", "give the study file, or start it with hpo tune"
         )
     if len({run.experiment for run in found}) > 1:
