@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import os
 import shutil
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -66,17 +67,23 @@ class TrialContext:
             FileNotFoundError: There is nothing at ``path``.
             ValueError: ``folder`` leads out of the run's artifacts.
         """
-        source = Path(path)
-        if Path(folder).is_absolute() or ".." in Path(folder).parts:
+        source = Path(os.path.abspath(path))  # so that ".." has a name
+        if Path(folder).is_absolute() or ".." in Path(folder).parts or not {"\\", "\0"}.isdisjoint(folder):
             raise ValueError(f"the folder {folder!r} leads out of the run's artifacts")
         self._sent += 1
         target = self._outbox / str(self._sent) / source.name
         target.parent.mkdir(parents=True)
         if source.is_dir():
-            shutil.copytree(source, target)
+            shutil.copytree(source, target, ignore=self._endless)
         else:
             shutil.copy2(source, target)
         self._send({"kind": "artifact", "path": str(target), "folder": folder})
+
+    def _endless(self, folder: str, names: list[str]) -> list[str]:
+        """What a copy of a folder must not enter: links to a folder around them, and the outbox that it goes to."""
+        here = Path(folder).resolve()
+        paths = {name: (here / name).resolve() for name in names}
+        return [name for name, path in paths.items() if here.is_relative_to(path) or path == self._outbox.resolve()]
 
 
 def as_metrics(values: Mapping[str, Any]) -> dict[str, float]:
