@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import os
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -37,7 +37,7 @@ class StudyResult:
     spec: StudySpec
     history: History
     reason: str
-    tracking_uri: str
+    tracking_uri: str = field(repr=False)  # it may hold a password
     run_id: str
 
     @property

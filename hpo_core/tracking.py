@@ -14,7 +14,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Self, TypeVar
-from urllib.parse import urlsplit, urlunsplit
+from urllib.parse import unquote
 
 # MLflow would wait for minutes inside one call; waiting is done here, where it can be bounded and seen.
 os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "1")
@@ -54,10 +54,33 @@ def redact(uri: str) -> str:
     >>> redact("https://me:secret@mlflow.example/api")
     'https://***@mlflow.example/api'
     """
-    parts = urlsplit(uri)
-    if "@" not in parts.netloc:
+    if uri.startswith(("sqlite:", "file:")):
         return uri
-    return urlunsplit(parts._replace(netloc="***@" + parts.netloc.rpartition("@")[2]))
+    # Not by urllib: a password may hold what an address may not.
+    return _SECRET_SETTING.sub(r"\1***", re.sub(r"(?s)(?<=://).*@", "***@", uri))
+
+
+_SECRET_SETTING = re.compile(r"([?&][^=&]*(?:password|secret|token)[^=&]*=)[^&]*", re.IGNORECASE)
+
+
+def scrub(text: object, uri: str) -> str:
+    """A message without the secrets of an address, whatever part of it the message quotes.
+
+    >>> scrub("cannot parse 'me:secret@host' of http://me:secret@host/api", "http://me:secret@host")
+    "cannot parse '***@host' of http://***@host/api"
+    """
+    message = str(text).replace(uri, redact(uri))
+    if (shown := redact(uri)) == uri:
+        return message
+    credentials = uri.partition("://")[2].rpartition("@")[0]
+    settings = [setting.partition("=")[2] for setting in re.split("[?&]", uri) if setting not in shown]
+    user, *password = re.split("[:/@?#]", credentials)
+    words = [*password, *settings] if password else [user, *settings]
+    for secret in [credentials, *sorted(words, key=len, reverse=True)]:
+        for form in (secret, unquote(secret)):
+            if len(form) > 3:
+                message = message.replace(form, "***")
+    return message
 
 
 def _is_transient(error: Exception) -> bool:
@@ -82,7 +105,21 @@ class MlflowStore:
 
     def __init__(self, uri: str, artifact_root: Path | None = None, patience: float = 1800.0) -> None:
         self.uri, self.artifact_root, self.patience = uri, artifact_root, patience
-        self._client = self._call(self._connect)
+        try:
+            if re.match(r"(postgresql|mysql|mssql)[+:]", uri):
+                self._call(self._reach)
+            self._client = self._call(self._connect)
+        except (ValueError, ImportError, sqlalchemy.exc.ArgumentError) as error:
+            problem = f"{redact(uri)} cannot be used ({scrub(error, uri)})"
+            raise InputError("MLFLOW_TRACKING_URI", problem, "correct it, or install the database's driver") from None
+
+    def _reach(self) -> None:
+        """Reach the database once. MLflow itself would ask an absent one for minutes, and print every attempt."""
+        engine = sqlalchemy.create_engine(self.uri)
+        try:
+            engine.connect().close()
+        finally:
+            engine.dispose()
 
     def _connect(self) -> MlflowClient:
         """MLflow's client; on a database, the first of it creates the tables.
@@ -113,13 +150,14 @@ class MlflowStore:
                 return request()
             except Exception as error:
                 if not _is_transient(error):
+                    message = scrub(error, self.uri)
                     if isinstance(error, MlflowException):
-                        raise TrackingRefusal(
-                            error.error_code, str(error).replace(self.uri, redact(self.uri))
-                        ) from None
+                        raise TrackingRefusal(error.error_code, message) from None
+                    if message != str(error):
+                        raise TrackingError(f"{type(error).__name__}: {message}") from None
                     raise
                 if time.monotonic() + pause > deadline:
-                    reason = str(error).replace(self.uri, redact(self.uri)).strip().splitlines()[0][:300]
+                    reason = scrub(error, self.uri).strip().splitlines()[0][:300]
                     raise TrackingError(
                         f"the MLflow store {redact(self.uri)} does not answer: {reason}; start the server, or correct "
                         "MLFLOW_TRACKING_URI"

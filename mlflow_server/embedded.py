@@ -19,6 +19,8 @@ if TYPE_CHECKING:
     from hpo_core.tracking import MlflowStore
 
 DATABASE = "mlflow.db"
+CONNECT_SECONDS = 5.0
+"""How long a store may take to answer for the first time."""
 ARTIFACTS = "mlartifacts"
 
 
@@ -47,7 +49,7 @@ def connect(given: str | None = None, patience: float = 1800.0) -> MlflowStore:
     if (database := database_path(uri)) is not None:
         root = database.parent / ARTIFACTS
         _create(database)
-    store = MlflowStore(uri, root, patience=5.0)
+    store = MlflowStore(uri, root, patience=CONNECT_SECONDS)
     store.ping()
     store.patience = patience
     return store
