@@ -72,7 +72,10 @@ def config_from_json(text: str) -> dict[str, Scalar]:
     Raises:
         ValueError: The text is not a JSON object of scalars.
     """
-    config = json.loads(text)
+    try:
+        config = json.loads(text)
+    except RecursionError:
+        raise ValueError(f"{text[:80]!r} is nested too deeply") from None
     if not isinstance(config, dict):
         raise ValueError(f"{text[:80]!r} is not a JSON object")
     return {name: native(value) for name, value in cast("dict[str, Any]", config).items()}

@@ -18,7 +18,9 @@ from __future__ import annotations
 
 import json
 import logging
+import math
 import os
+import re
 import socket
 import sys
 import time
@@ -32,7 +34,7 @@ from hpo_core.errors import InputError, StudyUnknown, TrackingError
 from hpo_core.history import History
 from hpo_core.space import SearchSpace
 from hpo_core.store import FAILED, FINISHED, RUNNING, Metric, Run, Store
-from hpo_core.study import StudySpec, compare, study_from
+from hpo_core.study import StudySpec, compare, study_from, study_name
 from hpo_core.trial import Proposal, Trial, TrialState
 
 log = logging.getLogger("hpo")
@@ -98,7 +100,7 @@ class Owner:
     def surely_gone(text: str) -> bool:
         """Whether an owner ran on this very machine and no longer does. False where that cannot be told."""
         host, pid, started = [*text.split("/"), "", ""][:3]
-        return host == _host() and pid.isdigit() and bool(started) and _process_start(int(pid)) != started
+        return host == _host() and _whole(pid, 12) is not None and bool(started) and _process_start(int(pid)) != started
 
 
 def _host() -> str:
@@ -139,7 +141,9 @@ class Ledger:
 
     def __init__(self, store: Store, spec: StudySpec, study_run: Run) -> None:
         self.store, self.spec, self.study_run = store, spec, study_run
-        self.claims_run = study_run.tags["hpo.claims"]
+        self.claims_run = study_run.tags.get("hpo.claims", "")
+        if not self.claims_run:
+            raise InputError(f"study run {study_run.id}", "its tag hpo.claims is missing", "delete the run in MLflow")
         self.owner = str(Owner.of_this_process())
         self.skipped: dict[str, str] = {}  # run id -> why it is no trial
         self._runs: dict[str, Run] = {}
@@ -374,15 +378,22 @@ class Ledger:
             self.study_run = Run(**{**self.study_run.__dict__, "status": status})
 
 
+def _whole(text: str, digits: int) -> int | None:
+    """A number as this module writes it; None for anything else.
+
+    ``str.isdigit`` and ``int`` take digits of every script, and a tag may hold thousands of them.
+    """
+    return int(text) if re.fullmatch(rf"0|[1-9][0-9]{{0,{digits - 1}}}", text) else None
+
+
 def _number(run: Run) -> int | None:
-    text = run.tags.get("hpo.number", "")
-    return int(text) if text.isdigit() and run.tags.get("hpo.role") == "trial" else None
+    # A number beyond a million is nobody's: taken at its word, it would make every number below it one to be sought.
+    return _whole(run.tags.get("hpo.number", ""), 6) if run.tags.get("hpo.role") == "trial" else None
 
 
 def _lease(run: Run) -> int:
     """When a run's lease runs out; 0 where it has none that can be read, since nobody will renew that."""
-    text = run.tags.get("hpo.lease", "")
-    return int(text) if text.isdigit() else 0
+    return _whole(run.tags.get("hpo.lease", ""), 15) or 0
 
 
 def trial_of(run: Run, spec: StudySpec) -> Trial:
@@ -414,14 +425,16 @@ def trial_of(run: Run, spec: StudySpec) -> Trial:
     else:
         state, loss = TrialState.FAILED, None
         reason = reason or f"{run.status.lower()} without a finite {spec.metric}"
-    fidelity, parent = run.tags.get("hpo.fidelity"), run.tags.get("hpo.parent", "")
+    fidelity = float(run.tags["hpo.fidelity"]) if "hpo.fidelity" in run.tags else None
+    if fidelity is not None and not math.isfinite(fidelity):
+        raise ValueError(f"its fidelity is {fidelity}")
     return Trial(
         number=number,
         config=config,
         state=state,
         loss=loss,
-        fidelity=None if fidelity is None else float(fidelity),
-        parent=int(parent) if parent.isdigit() else None,
+        fidelity=fidelity,
+        parent=_whole(run.tags.get("hpo.parent", ""), 6),
         notes=notes,
         reason=reason,
         run_id=run.id,
@@ -468,7 +481,7 @@ def stored_spec(run: Run) -> StudySpec:
     """
     try:
         return study_from(json.loads(join_tag("hpo.spec", run.tags)))
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise InputError(
             f"study run {run.id}", f"its stored specification cannot be used ({error})", "delete the run in MLflow"
         ) from None
@@ -560,8 +573,9 @@ def find_study(store: Store, name: str, experiment: str | None = None) -> Ledger
 
     Raises:
         StudyUnknown: There is none.
-        InputError: There is more than one, or its experiment was deleted.
+        InputError: No study can have this name, there is more than one, or its experiment was deleted.
     """
+    study_name(name)
     if experiment is None:
         experiments = store.experiments()
     else:

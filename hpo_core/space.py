@@ -562,7 +562,7 @@ class SearchSpace:
                 raise ValueError(f"{name!r} is missing")
             try:
                 parameter.encode(value)
-            except ValueError as error:
+            except (ValueError, OverflowError) as error:  # an integer may be too large for a float
                 raise ValueError(f"{name!r}: {error}") from None
             if isinstance(parameter, Float):
                 value = float(cast(float, value))
