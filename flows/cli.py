@@ -34,7 +34,12 @@ SetOption = Annotated[
 
 
 def _is_file(study: str) -> bool:
-    return Path(study).suffix in (".yaml", ".yml") or "/" in study or Path(study).is_file()
+    if Path(study).suffix in (".yaml", ".yml") or "/" in study:
+        return True
+    try:
+        return Path(study).is_file()
+    except OSError:  # too long for a file's name
+        return False
 
 
 def _load_spec(study: str, overrides: list[str]) -> StudySpec:
@@ -46,10 +51,14 @@ def _load_spec(study: str, overrides: list[str]) -> StudySpec:
 def _open(study: str) -> Ledger:
     """The stored study that a file or a name stands for; nothing is created."""
     from hpo_core.ledger import find_study
+    from hpo_core.study import study_name
     from mlflow_server.embedded import connect
 
-    spec = _load_spec(study, []) if _is_file(study) else None
-    return find_study(connect(), study) if spec is None else find_study(connect(), spec.name, spec.experiment)
+    if _is_file(study):
+        spec = _load_spec(study, [])
+        return find_study(connect(), spec.name, spec.experiment)
+    name = study_name(study)
+    return find_study(connect(), name)
 
 
 def _search_path(study: str) -> tuple[str, ...]:
@@ -188,14 +197,16 @@ def doctor(
     """Check installation, store and study: a line each, with the remedy. Exit code 1 if there is a problem."""
     from flows.api import home
     from flows.doctor import PATIENCE_SECONDS, Finding, Level, examine
+    from hpo_core.study import study_name
     from mlflow_server.embedded import connect
 
     spec = _load_spec(study, []) if study is not None and _is_file(study) else None
+    name = spec.name if spec is not None else None if study is None else study_name(study)
     findings: list[Finding] = []
     for finding in examine(
         lambda: connect(patience=PATIENCE_SECONDS),
         spec,
-        study if spec is None else spec.name,
+        name,
         _search_path(study or ""),
         home(),
         repair=repair,

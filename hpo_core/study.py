@@ -24,12 +24,26 @@ from hpo_core.strategies import STRATEGIES, Strategy, make_strategy
 from hpo_core.trial import Proposal
 
 MAX_FILE_BYTES = 1_000_000
+MAX_NAME_LENGTH = 200
 
 MAY_CHANGE = {"objective", "strategy", "stop", "parallel", "retries", "trial_timeout", "memory_limit", "seed", "first"}
 """The keys that a resumed study takes from the new file. All others decide what the stored losses mean."""
 
 # MLflow accepts more in a run's name, but a study's name also stands in filter strings, file names and URLs.
+_BAD_NAME = "quotes, slashes, backslashes, percent signs, control characters and outer spaces cannot be used"
 _NAME = re.compile(r"[^\x00-\x1f'\"`\\%/]+")
+
+
+def study_name(name: str) -> str:
+    """The name, if a study can have it: it stands in filter strings, which cannot quote.
+
+    Raises:
+        InputError: None can.
+    """
+    if not _NAME.fullmatch(name) or name.strip() != name or len(name) > MAX_NAME_LENGTH:
+        problem = f"{name!r}: {_BAD_NAME}" if len(name) <= MAX_NAME_LENGTH else f"{len(name)} characters are too many"
+        raise InputError("name", problem if name else "the name is empty", "give the name of a study, or its file")
+    return name
 
 
 class _Section(BaseModel):
@@ -99,7 +113,9 @@ class StudySpec(_Section):
     ('parabola', 'quasi_random', 0.25)
     """
 
-    name: str = Field(description="The study's name; resuming means running under the same name.", max_length=200)
+    name: str = Field(
+        description="The study's name; resuming means running under the same name.", max_length=MAX_NAME_LENGTH
+    )
     experiment: str = Field("", description="MLflow experiment; the study's name where absent.", max_length=500)
     objective: str = Field(description="module:function, importable from the working folder or the file's.")
     metric: str = Field(description="What the objective returns and MLflow shows.", min_length=1, max_length=250)
@@ -121,9 +137,7 @@ class StudySpec(_Section):
     @classmethod
     def _plain_name(cls, value: str) -> str:
         if value and (not _NAME.fullmatch(value) or value.strip() != value):
-            raise ValueError(
-                "quotes, slashes, backslashes, percent signs, control characters and outer spaces cannot be used"
-            )
+            raise ValueError(_BAD_NAME)
         return value
 
     @field_validator("name")
@@ -197,9 +211,10 @@ class StudySpec(_Section):
         taken_up = {str(trial.notes.get("retry_of")) for trial in history}
         again: list[Proposal] = []
         for trial in history.failed:
-            attempt = int(trial.notes.get("attempt") or 0)
-            if trial.notes.get("lost") and attempt < self.retries and str(trial.number) not in taken_up:
-                notes: dict[str, Scalar] = {"strategy": "retry", "retry_of": trial.number, "attempt": attempt + 1}
+            attempt = str(trial.notes.get("attempt", "0"))  # of a tag, and so of anybody's making
+            retries_remain = re.fullmatch(r"[0-9]{1,3}", attempt) and int(attempt) < self.retries
+            if trial.notes.get("lost") and retries_remain and str(trial.number) not in taken_up:
+                notes: dict[str, Scalar] = {"strategy": "retry", "retry_of": trial.number, "attempt": int(attempt) + 1}
                 again.append(Proposal(trial.config, trial.fidelity, trial.parent, notes))
         return again
 
@@ -428,4 +443,4 @@ _PARAMETER_FIELDS: dict[str, list[str]] = {
     "fixed": ["value", "when"],
 }
 
-__all__ = ["STRATEGIES", "Scalar", "StudySpec", "compare", "load_study", "parse_yaml", "study_from"]
+__all__ = ["STRATEGIES", "Scalar", "StudySpec", "compare", "load_study", "parse_yaml", "study_from", "study_name"]
