@@ -15,6 +15,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from hpo_core.errors import TrackingError
+
 if TYPE_CHECKING:
     from hpo_core.tracking import MlflowStore
 
@@ -48,7 +50,12 @@ def connect(given: str | None = None, patience: float = 1800.0) -> MlflowStore:
     root: Path | None = None
     if (database := database_path(uri)) is not None:
         root = database.parent / ARTIFACTS
-        _create(database)
+        try:
+            _create(database)
+        except (OSError, sqlite3.Error) as error:
+            raise TrackingError(
+                f"the database {database} cannot be opened ({error}); make it writable, or correct MLFLOW_TRACKING_URI"
+            ) from None
     store = MlflowStore(uri, root, patience=CONNECT_SECONDS)
     store.ping()
     store.patience = patience

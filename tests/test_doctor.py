@@ -102,7 +102,7 @@ def test_a_database_that_cannot_be_opened_is_a_problem(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     findings = list(examine(lambda: connect(f"sqlite:///{tmp_path}/file/mlflow.db", patience=0.1)))
     assert seen(iter(findings))[-1] == ("tracking store", "problem")
-    assert findings[-1].remedy
+    assert "cannot be opened" in findings[-1].found and findings[-1].remedy
 
 
 def test_an_artifact_folder_that_cannot_be_written_is_a_problem(tmp_path: Path) -> None:
