@@ -149,6 +149,7 @@ def run(ledger: Ledger, objective: Objective, observe: Observer | None = None) -
     ledger.describe(study_description(spec, history))
     if not history.running:  # else another flow still works on it
         ledger.set_study_status(FINISHED)
+    ledger.save_snapshot(news=100)
     return StudyResult(spec, history, reason, ledger.store.uri, ledger.study_run.id)
 
 

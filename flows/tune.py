@@ -147,6 +147,7 @@ class Loop:
         if history.incumbent != incumbent and time.monotonic() - when > DESCRIBE_SECONDS:
             self._ledger.describe(study_description(self._spec, history))
             self._described = time.monotonic(), history.incumbent
+        self._ledger.save_snapshot(news=1_000)
         return history
 
     def _fill(self, history: History) -> tuple[str | None, bool]:

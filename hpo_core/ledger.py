@@ -20,11 +20,11 @@ import json
 import logging
 import math
 import os
-import re
 import socket
 import sys
+import tempfile
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Self
@@ -32,6 +32,8 @@ from typing import Any, Self
 from hpo_core.configuration import Scalar, config_from_json, config_to_json
 from hpo_core.errors import InputError, StudyUnknown, TrackingError
 from hpo_core.history import History
+from hpo_core.runs import KnownRuns, number_of, whole
+from hpo_core.snapshot import Snapshot, pack, unpack
 from hpo_core.space import SearchSpace
 from hpo_core.store import FAILED, FINISHED, RUNNING, Metric, Run, Store
 from hpo_core.study import StudySpec, compare, study_from, study_name
@@ -53,6 +55,16 @@ TAG_LENGTH = 5_000
 LEASE_SECONDS = 240.0
 RENEW_SECONDS = 60.0
 """A running trial renews its lease every minute, and is thought dead after four."""
+
+MARGIN_MS = 200
+"""So far behind ours the clocks of other machines may be at first; a ledger that meets slower ones allows for more."""
+
+FEW = 200
+"""So many known runs may be read once more to spare a second request."""
+
+SNAPSHOT_FOLDER, SNAPSHOT = "hpo", "snapshot.json.gz"
+SNAPSHOT_FROM = 200
+"""The number of ended runs from which on a snapshot is worth its requests."""
 
 INFINITE = sys.float_info.max
 """MLflow's databases keep an infinity as the largest float of its sign."""
@@ -100,7 +112,7 @@ class Owner:
     def surely_gone(text: str) -> bool:
         """Whether an owner ran on this very machine and no longer does. False where that cannot be told."""
         host, pid, started = [*text.split("/"), "", ""][:3]
-        return host == _host() and _whole(pid, 12) is not None and bool(started) and _process_start(int(pid)) != started
+        return host == _host() and whole(pid, 12) is not None and bool(started) and _process_start(int(pid)) != started
 
 
 def _host() -> str:
@@ -146,14 +158,18 @@ class Ledger:
             raise InputError(f"study run {study_run.id}", "its tag hpo.claims is missing", "delete the run in MLflow")
         self.owner = str(Owner.of_this_process())
         self.skipped: dict[str, str] = {}  # run id -> why it is no trial
-        self._runs: dict[str, Run] = {}
+        self._runs = KnownRuns()
+        self._unsettled: dict[str, Run] = {}  # runs that are new or changed since the last look at their claims
+        self._known_below = 0  # every number below is known: its run, or that it is gone
+        self._history: History | None = None  # None: something has changed since it was made
+        self._snapshot_size = 0  # how many runs the snapshot holds that was last read or written
         self._mine: set[str] = set()  # runs that this flow trains now
         self._owned: set[str] = set()  # every run that this flow has claimed for itself
         self._trial_runs: dict[int, str] = {}  # number -> run, once known to be claimed
         self._losers: set[str] = set()  # runs whose number is another's
         self._missing: set[int] = set()  # numbers whose run is gone for good
         self._lost_number = -1  # the last number whose claim went to another flow
-        self._margin = 1_000  # how many milliseconds the clocks of other machines may be behind
+        self._margin = MARGIN_MS
         self._trials: dict[str, tuple[Run, Trial | None]] = {}
 
     # -- load ---------------------------------------------------------------------------------------------------
@@ -164,15 +180,18 @@ class Ledger:
         Doubtful runs (running, and without sign of a claim) are settled by claiming their number on their behalf,
         so every trial below ``next_number`` is known for certain.
         """
-        self._read(self._since() if self._runs else None)
+        if self._runs:
+            self._read_news()
+        elif not self._read_snapshot():
+            self._read_all()
         self._settle()
         unknown = self._unknown()
         while unknown:
             # The run of such a number was there before the claim on it, so a full read finds it or it was deleted.
-            newest, known = self._newest_start(), set(self._runs)
-            self._read(None)
+            newest, known = self._runs.newest, self._runs
+            self._read_all()
             self._settle()
-            late = [run.start for id, run in self._runs.items() if id not in known]
+            late = [run.start for run in self._runs if run.id not in known]
             self._margin = max([self._margin, *(newest - start + 1_000 for start in late)])
             self._missing |= unknown & self._unknown()
             unknown = self._unknown()
@@ -180,43 +199,73 @@ class Ledger:
 
     def history(self) -> History:
         """The history as of the last load and of what this flow has reserved since."""
-        chosen: dict[int, Trial] = {}
-        for run in self._runs.values():
-            trial = self._as_trial(run)
-            if trial is not None and self._trial_runs.get(trial.number) == run.id:
-                chosen[trial.number] = trial
-        numbers = (_number(run) for run in self._runs.values())
-        highest = max([-1, *self._missing, *(number for number in numbers if number is not None)])
-        return History(chosen.values(), next_number=highest + 1)
+        if self._history is None:
+            trials = [trial for run in self._runs if (trial := self._as_trial(run)) is not None]
+            chosen = [trial for trial in trials if self._trial_runs.get(trial.number) == trial.run_id]
+            self._history = History(chosen, next_number=max(self._runs.highest, *self._missing, -1) + 1)
+        return self._history
 
-    def _read(self, since: int | None) -> None:
-        found = self.store.search([self.study_run.experiment], {"mlflow.parentRunId": self.study_run.id}, since)
-        if since is None:
-            self._runs = {}
-        else:
-            for id, run in list(self._runs.items()):
-                if run.start >= since and id not in self._mine:
-                    del self._runs[id]  # whatever is not found again was deleted
-        self._runs |= {run.id: run for run in found}
+    def _search(self, since: int | None = None, **which: Any) -> list[Run]:
+        """Runs below the study's. MLflow finds a tag by passing over all that bear it, so news are sought without."""
+        few = since is not None and self.spec.experiment == self.spec.name  # what else starts there is logged by hand
+        tags = {} if few or "ids" in which else self._below
+        found = self.store.search([self.study_run.experiment], tags, since, **which)
+        return found if tags else [run for run in found if self._below.items() <= run.tags.items()]
 
-    def _since(self) -> int:
-        """Every run that is new, or not known to have ended, started at this time or later."""
-        open_runs = [run.start for id, run in self._runs.items() if run.status == RUNNING and id not in self._mine]
-        return min([*open_runs, self._newest_start()]) - self._margin
+    @property
+    def _below(self) -> dict[str, str]:
+        return {"mlflow.parentRunId": self.study_run.id}
 
-    def _newest_start(self) -> int:
-        return max((run.start for run in self._runs.values()), default=0)
+    def _read_all(self) -> None:
+        self._restart(self._search())
+
+    def _restart(self, runs: Iterable[Run]) -> None:
+        """Forget all runs and take these."""
+        self._runs, self._known_below, self._history = KnownRuns(runs), 0, None
+        self._unsettled = {run.id: run for run in self._runs}
+
+    def _read_news(self) -> None:
+        """Read every run that is new, or that was not known to have ended."""
+        since, running = self._runs.newest, [self._runs[id] for id in self._runs.open - self._mine]
+        if (first := min([since, *(run.start for run in running)])) < since:
+            # Usually they are among the newest. But one long training must not make every load read all the others.
+            if len(self._runs) - self._runs.before(first - self._margin) <= FEW:
+                since = first
+        since -= self._margin
+        old = [run.id for run in running if run.start < since and number_of(run) is not None]
+        found = self._search(since) + (self._search(ids=old) if old else [])
+        kept = {run.id for run in found} | self._mine
+        for id in {*old, *(run.id for run in self._runs.since(since))} - kept:
+            self._drop(id)
+        for run in found:
+            self._put(run)
+
+    def _put(self, run: Run) -> None:
+        if self._runs.put(run):
+            self._unsettled[run.id] = run
+            self._history = None
+
+    def _drop(self, id: str) -> None:
+        number = number_of(self._runs.drop(id))
+        self._unsettled.pop(id, None)
+        self._history = None
+        if number is not None:
+            self._known_below = min(self._known_below, number)
 
     def _unknown(self) -> set[int]:
         """Numbers that are certainly claimed, by a run that is not known."""
-        given = {n for run in self._runs.values() if (n := _number(run)) is not None}
-        found = {n for n, run in self._trial_runs.items() if run in self._runs}
-        return set(range(max([self._lost_number, *given]) + 1)) - found - self._missing
+        end = max(self._lost_number, self._runs.highest) + 1
+        unknown = {n for n in range(self._known_below, end) if not self._is_known(n)}
+        self._known_below = min(unknown, default=max(end, self._known_below))
+        return unknown
+
+    def _is_known(self, number: int) -> bool:
+        return self._trial_runs.get(number) in self._runs or number in self._missing
 
     def _settle(self) -> None:
         doubtful: list[tuple[int, Run]] = []
-        for run in self._runs.values():
-            number = _number(run)
+        for run in self._unsettled.values():
+            number = number_of(run)
             if number is None or run.id in self._losers:
                 continue
             # Only the holder of a claim trains, and only who trains logs params or ends a run.
@@ -231,6 +280,7 @@ class Ledger:
                 self._trial_runs[number] = run.id
             else:
                 self._losers.add(run.id)
+        self._unsettled.clear()
 
     def _as_trial(self, run: Run) -> Trial | None:
         cached = self._trials.get(run.id)
@@ -281,10 +331,10 @@ class Ledger:
             self.store.delete_run(run.id)
             self._lost_number = number
             return None
-        self._runs[run.id] = run
         self._trial_runs[number] = run.id
         self._owned.add(run.id)
         self._mine.add(run.id)
+        self._put(run)
         return self._as_trial(run)
 
     def lease(self) -> str:
@@ -315,8 +365,8 @@ class Ledger:
         A trial is dead if its lease has run out, or if its process is known to be gone from this machine.
         """
         found: list[tuple[Run, int, str]] = []
-        for run in self._runs.values():
-            if run.status != RUNNING or run.id in self._mine or (number := _number(run)) is None:
+        for run in [self._runs[id] for id in self._runs.open - self._mine]:
+            if (number := number_of(run)) is None:
                 continue
             if Owner.surely_gone(run.tags.get("hpo.owner", "")):
                 found.append((run, number, "its process is gone"))
@@ -327,7 +377,7 @@ class Ledger:
     def owners(self) -> set[str]:
         """The processes that answered for running trials at the last load, dead ones apart."""
         dead = {run.id for run, _, _ in self.stale()}
-        running = [run for run in self._runs.values() if run.status == RUNNING and _number(run) is not None]
+        running = [run for run in map(self._runs.__getitem__, self._runs.open) if number_of(run) is not None]
         return {run.tags.get("hpo.owner", "") for run in running if run.id not in dead}
 
     def reap(self) -> list[Trial]:
@@ -339,7 +389,7 @@ class Ledger:
         for run, number, why in self.stale():
             if run.id in self._losers:
                 self.store.delete_run(run.id)
-                del self._runs[run.id]
+                self._drop(run.id)
                 continue
             tags = {"hpo.reason": f"lost: {why}", "hpo.lost": "died"}
             self.write(Report(run.id, params=self.params_of(run), tags=tags, status=FAILED))
@@ -366,6 +416,69 @@ class Ledger:
         run = self.store.get(self.study_run.id)
         return run.tags.get("hpo.stop") != self.study_run.tags.get("hpo.stop")
 
+    # -- snapshot -----------------------------------------------------------------------------------------------
+
+    def save_snapshot(self, news: int = 1) -> bool:
+        """Keep the finished runs, as last loaded, as an artifact of the study's run, for the next process to read.
+
+        It is a cache: where it cannot be written, a warning says so and the study goes on.
+
+        Args:
+            news: Write only if so many runs have ended since the last snapshot.
+
+        Returns:
+            Whether it was written. A small study needs none.
+        """
+        if len(self._runs) - len(self._runs.open) < max(self._snapshot_size + news, SNAPSHOT_FROM):
+            return False
+        settled = [run for run in self._runs if is_settled(run)]
+        others = [run.id for run in self._runs if not is_settled(run)]
+        self._snapshot_size = len(self._runs) - len(self._runs.open)
+        store = self.store.with_patience(5.0)
+        try:
+            with tempfile.TemporaryDirectory() as folder:
+                path = Path(folder) / SNAPSHOT
+                path.write_bytes(pack(Snapshot(self.study_run.id, settled, others)))
+                store.upload(self.study_run.id, path, SNAPSHOT_FOLDER)
+            store.log(self.study_run.id, [], {}, {"hpo.snapshot": str(len(settled))})
+        except Exception as error:  # each artifact store has its own
+            log.warning("no snapshot of %s could be written, so it will load slowly: %s", self.spec.name, error)
+            return False
+        return True
+
+    def _read_snapshot(self) -> bool:
+        """Read the study from its snapshot, and from MLflow what the snapshot cannot know.
+
+        Returns:
+            Whether that gave exactly the runs that a full read would give.
+        """
+        if "hpo.snapshot" not in self.study_run.tags:
+            return False
+        data = self.store.download(self.study_run.id, f"{SNAPSHOT_FOLDER}/{SNAPSHOT}")
+        snapshot = None if data is None else unpack(data)
+        if snapshot is None or snapshot.study != self.study_run.id or not snapshot.runs:
+            return False
+        since = max(run.start for run in snapshot.runs) - self._margin
+        deleted = {run.id for run in self._search(trash=True)}
+        kept = [run for run in snapshot.runs if run.id not in deleted]
+        others = self._search(ids=snapshot.others) if snapshot.others else []
+        self._restart([*(run for run in kept if run.start < since), *others, *self._search(since)])
+        self._settle()
+        if gaps := self._unknown():
+            # Deleted before the snapshot or restored after it: the claims say of which runs to ask.
+            claims = self.store.get(self.claims_run).params
+            for run in self._search(ids=[claims[key] for n in sorted(gaps) if (key := f"trial.{n}") in claims]):
+                self._put(run)
+            self._settle()
+            self._missing |= self._unknown()
+        # What is left are runs that were deleted for good (mlflow gc), or made by clocks that are far behind.
+        expected = self._runs.before(since)
+        if expected and self.store.has_exactly(expected, [self.study_run.experiment], self._below, since):
+            self._snapshot_size = len(kept) + len(others)
+            return True
+        self._missing.clear()
+        return False
+
     # -- the study itself ---------------------------------------------------------------------------------------
 
     def describe(self, text: str) -> None:
@@ -378,22 +491,23 @@ class Ledger:
             self.study_run = Run(**{**self.study_run.__dict__, "status": status})
 
 
-def _whole(text: str, digits: int) -> int | None:
-    """A number as this module writes it; None for anything else.
-
-    ``str.isdigit`` and ``int`` take digits of every script, and a tag may hold thousands of them.
-    """
-    return int(text) if re.fullmatch(rf"0|[1-9][0-9]{{0,{digits - 1}}}", text) else None
-
-
-def _number(run: Run) -> int | None:
-    # A number beyond a million is nobody's: taken at its word, it would make every number below it one to be sought.
-    return _whole(run.tags.get("hpo.number", ""), 6) if run.tags.get("hpo.role") == "trial" else None
-
-
 def _lease(run: Run) -> int:
     """When a run's lease runs out; 0 where it has none that can be read, since nobody will renew that."""
-    return _whole(run.tags.get("hpo.lease", ""), 15) or 0
+    return whole(run.tags.get("hpo.lease", ""), 15) or 0
+
+
+def is_settled(run: Run) -> bool:
+    """Whether nothing will ever change what a run says as a trial.
+
+    That is so once it has its result; or, if it failed, once it has done so for so long that no other flow can just be
+    about to take it for lost. What was lost may still have a late result, and what a person ended, too.
+    """
+    if "hpo.lost" in run.tags:
+        return False
+    if run.status == FINISHED and RESULT in run.tags and "hpo.reason" not in run.tags:
+        return True
+    ended = run.status in (FINISHED, FAILED) and run.end is not None and "hpo.reason" in run.tags
+    return ended and (run.end or 0) + 1000 * LEASE_SECONDS < now_ms()
 
 
 def trial_of(run: Run, spec: StudySpec) -> Trial:
@@ -402,7 +516,7 @@ def trial_of(run: Run, spec: StudySpec) -> Trial:
     Raises:
         ValueError: The run is no trial of this study, or is damaged; the message says how.
     """
-    number = _number(run)
+    number = number_of(run)
     if number is None:
         raise ValueError("it has no trial number")
     if run.tags.get("hpo.schema") != SCHEMA:
@@ -434,7 +548,7 @@ def trial_of(run: Run, spec: StudySpec) -> Trial:
         state=state,
         loss=loss,
         fidelity=fidelity,
-        parent=_whole(run.tags.get("hpo.parent", ""), 6),
+        parent=whole(run.tags.get("hpo.parent", ""), 6),
         notes=notes,
         reason=reason,
         run_id=run.id,

@@ -90,16 +90,37 @@ class Store(Protocol):
         """A run as it is now."""
         ...
 
-    def search(self, experiments: Sequence[str], tags: Mapping[str, str], since: int | None = None) -> list[Run]:
+    def search(
+        self,
+        experiments: Sequence[str],
+        tags: Mapping[str, str],
+        since: int | None = None,
+        *,
+        ids: Sequence[str] | None = None,
+        trash: bool = False,
+    ) -> list[Run]:
         """The active runs with all these tags, oldest first, a request a page.
 
         Args:
             experiments: Ids of the experiments to look into.
             tags: Exact values that the runs' tags must have.
             since: Only runs that started at this time or later.
+            ids: Only these runs; a request a hundred.
+            trash: Not the active runs, but those that were deleted after they had ended.
+        """
+        ...
+
+    def has_exactly(self, count: int, experiments: Sequence[str], tags: Mapping[str, str], before: int) -> bool:
+        """Whether so many active runs, at least one, with all these tags started before a time.
+
+        False also where the server cannot tell in one request.
         """
         ...
 
     def upload(self, run: str, path: Path, folder: str) -> None:
         """Copy a file or a folder into the run's artifacts, below ``folder``."""
+        ...
+
+    def download(self, run: str, path: str) -> bytes | None:
+        """The content of one of the run's artifacts; None if it cannot be had at once, for whatever reason."""
         ...

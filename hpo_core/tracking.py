@@ -10,6 +10,7 @@ import logging
 import os
 import random
 import re
+import tempfile
 import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -27,14 +28,19 @@ import requests
 import sqlalchemy.exc
 from mlflow import MlflowClient
 from mlflow.exceptions import MlflowException
+from mlflow.store.artifact.artifact_repository_registry import get_artifact_repository
+from mlflow.utils.search_utils import SearchUtils
 
 from hpo_core.errors import InputError, TrackingError, TrackingRefusal
-from hpo_core.store import FAILED, FINISHED, KILLED, Metric, Run
+from hpo_core.store import FAILED, FINISHED, KILLED, RUNNING, Metric, Run
 
 T = TypeVar("T")
 log = logging.getLogger("hpo")
 
 PAGE = 1_000
+FEW = 100
+"""How many runs one filter names; MLflow's parser slows down with the length of the filter."""
+
 CREATION_SECONDS = 60.0
 """How long the tables of an empty database may take to be created by another process."""
 CLAIMED = "Changing param values is not allowed"
@@ -238,27 +244,58 @@ class MlflowStore:
     def get(self, run: str) -> Run:
         return _run(self._call(lambda: self._client.get_run(run)))
 
-    def search(self, experiments: Sequence[str], tags: Mapping[str, str], since: int | None = None) -> list[Run]:
-        terms = [f"tags.`{key}` = '{_quotable(value)}'" for key, value in tags.items()]
+    def search(
+        self,
+        experiments: Sequence[str],
+        tags: Mapping[str, str],
+        since: int | None = None,
+        *,
+        ids: Sequence[str] | None = None,
+        trash: bool = False,
+    ) -> list[Run]:
+        terms = _terms(tags)
         if since is not None:
             terms.append(f"attributes.start_time >= {since}")
+        if trash:
+            terms.append(f"attributes.status != '{RUNNING}'")
+        view = entities.ViewType.DELETED_ONLY if trash else entities.ViewType.ACTIVE_ONLY
+        if ids is None:
+            return self._pages(experiments, terms, view)
+        found: list[Run] = []
+        for i in range(0, len(ids), FEW):
+            named = ", ".join(f"'{_quotable(id)}'" for id in ids[i : i + FEW])
+            found += self._pages(experiments, [*terms, f"attributes.run_id IN ({named})"], view)
+        return sorted(found, key=lambda run: run.start)
+
+    def _pages(self, experiments: Sequence[str], terms: Sequence[str], view: str) -> list[Run]:
         runs: list[Run] = []
         token: str | None = None
         while True:
             # Tokens are offsets: with writers active only an order that new runs extend at the end loses none.
             page = self._call(
                 lambda token=token: self._client.search_runs(  # type: ignore[misc]
-                    list(experiments),
-                    " and ".join(terms),
-                    max_results=PAGE,
-                    order_by=["attributes.start_time ASC"],
-                    page_token=token,
+                    list(experiments), " and ".join(terms), view, PAGE, ["attributes.start_time ASC"], token
                 )
             )
             runs.extend(_run(run) for run in page)
             token = page.token
             if not token:
                 return list({run.id: run for run in runs}.values())
+
+    def has_exactly(self, count: int, experiments: Sequence[str], tags: Mapping[str, str], before: int) -> bool:
+        terms = [*_terms(tags), f"attributes.start_time < {before}"]
+        # MLflow does not count. But its page tokens are offsets, and after `count - 1` runs there must be just one.
+        token = SearchUtils.create_page_token(count - 1).decode()
+        order = ["attributes.start_time ASC"]
+        try:
+            page = self._call(
+                lambda: self._client.search_runs(
+                    list(experiments), " and ".join(terms), max_results=2, order_by=order, page_token=token
+                )
+            )
+        except TrackingRefusal:
+            return False  # a server whose tokens are something else
+        return len(page) == 1
 
     def upload(self, run: str, path: Path, folder: str) -> None:
         def copy() -> None:
@@ -268,6 +305,16 @@ class MlflowStore:
                 self._client.log_artifact(run, str(path), folder)
 
         self._call(copy)
+
+    def download(self, run: str, path: str) -> bytes | None:
+        with tempfile.TemporaryDirectory() as folder:
+            try:
+                # The client's own method asks for the run twice, and for its models.
+                artifacts = get_artifact_repository(self._client.get_run(run).info.artifact_uri, self.uri)
+                return Path(artifacts.download_artifacts(path, folder)).read_bytes()
+            except Exception as error:  # each artifact store has its own
+                log.debug("the artifact %s of run %s cannot be read: %s", path, run, error)
+                return None
 
 
 def _run(run: Any) -> Run:
@@ -282,6 +329,10 @@ def _run(run: Any) -> Run:
         run.data.metrics,
         run.data.tags,
     )
+
+
+def _terms(tags: Mapping[str, str]) -> list[str]:
+    return [f"tags.`{key}` = '{_quotable(value)}'" for key, value in tags.items()]
 
 
 def _quotable(value: str) -> str:

@@ -36,6 +36,7 @@ class MemoryStore:
         self.deleted_experiments: set[str] = set()
         self.runs: dict[str, Run] = {}
         self.deleted: set[str] = set()
+        self.artifacts: dict[tuple[str, str], bytes] = {}
         self.requests: list[str] = []
 
     def _begin(self, operation: str) -> None:
@@ -103,21 +104,48 @@ class MemoryStore:
         self.after("get")
         return found
 
-    def search(self, experiments: Sequence[str], tags: Mapping[str, str], since: int | None = None) -> list[Run]:
+    def search(
+        self,
+        experiments: Sequence[str],
+        tags: Mapping[str, str],
+        since: int | None = None,
+        *,
+        ids: Sequence[str] | None = None,
+        trash: bool = False,
+    ) -> list[Run]:
         self._begin("search")
         found = [
             run
-            for run in self.runs.values()
-            if run.id not in self.deleted
-            and run.experiment in experiments
-            and all(run.tags.get(key) == value for key, value in tags.items())
+            for run in self._below(experiments, tags)
+            if (run.id in self.deleted and run.status != RUNNING if trash else run.id not in self.deleted)
             and (since is None or run.start >= since)
+            and (ids is None or run.id in ids)
         ]
         self.after("search")
         return sorted(found, key=lambda run: run.start)
 
+    def has_exactly(self, count: int, experiments: Sequence[str], tags: Mapping[str, str], before: int) -> bool:
+        self._begin("has_exactly")
+        active = [run for run in self._below(experiments, tags) if run.id not in self.deleted and run.start < before]
+        self.after("has_exactly")
+        return len(active) == count
+
+    def _below(self, experiments: Sequence[str], tags: Mapping[str, str]) -> list[Run]:
+        return [
+            run
+            for run in self.runs.values()
+            if run.experiment in experiments and all(run.tags.get(key) == value for key, value in tags.items())
+        ]
+
     def upload(self, run: str, path: Path, folder: str) -> None:
         self._begin("upload")
+        for file in [path] if path.is_file() else path.rglob("*"):
+            if file.is_file():
+                self.artifacts[run, (Path(folder) / file.relative_to(path.parent)).as_posix()] = file.read_bytes()
+
+    def download(self, run: str, path: str) -> bytes | None:
+        self._begin("download")
+        return self.artifacts.get((run, path))
 
     def _change(self, run: str, **fields: object) -> None:
         self.runs[run] = replace(self.runs[run], **fields)  # type: ignore[arg-type]
