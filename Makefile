@@ -5,7 +5,7 @@ STAMP := .venv/.installed
 STUDY ?= examples/digits_cnn.yaml
 
 .DEFAULT_GOAL := help
-.PHONY: help setup tune ui test slow lint type bench lock clean
+.PHONY: help setup tune ui test slow lint type bench peers lock clean
 
 help: ## List the targets
 	@grep -E '^[a-z]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-8s %s\n", $$1, $$2}'
@@ -43,9 +43,17 @@ type: $(STAMP) ## Check types
 bench: $(STAMP) ## Measure overhead and scale beside peers, in this machine's time
 	$(BIN)/python -m benchmarks
 
+peers: .venv-peers/optuna/.installed ## Make the environments of the packages that `make bench` measures beside ours
+
+.venv-peers/optuna/.installed: requirements.lock
+	$(PYTHON) -m venv .venv-peers/optuna
+	.venv-peers/optuna/bin/python -m pip install --quiet --disable-pip-version-check --constraint requirements.lock \
+		optuna mlflow
+	touch $@
+
 lock: $(STAMP) ## Renew the pins (needs uv on the PATH)
 	uv pip compile --quiet --universal --python-version 3.11 --all-extras --group dev \
 		--no-emit-index-url --no-emit-find-links --no-header pyproject.toml --output-file requirements.lock
 
 clean: ## Remove .venv and caches; studies stay
-	rm -rf .venv .mypy_cache .pytest_cache .ruff_cache .hypothesis .import_linter_cache
+	rm -rf .venv .venv-peers .mypy_cache .pytest_cache .ruff_cache .hypothesis .import_linter_cache

@@ -1,0 +1,25 @@
+"""All benchmarks of this folder, one after the other: those modules that have a ``main``."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+
+def main() -> int:
+    modules = [
+        path for path in sorted(Path(__file__).parent.glob("[a-z]*.py")) if "\ndef main() -> None:" in path.read_text()
+    ]
+    failed = []
+    for path in modules:
+        print(f"\n## {path.stem}\n", flush=True)
+        if subprocess.run([sys.executable, "-m", f"benchmarks.{path.stem}"]).returncode:
+            failed.append(path.stem)
+    if failed:
+        print(f"failed: {', '.join(failed)}")
+    return len(failed)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
