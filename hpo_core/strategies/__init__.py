@@ -9,11 +9,13 @@ from typing import Any
 
 from hpo_core.errors import InputError
 from hpo_core.strategies.base import Strategy
+from hpo_core.strategies.bayesian import Bayesian
 from hpo_core.strategies.grid import Grid
 from hpo_core.strategies.quasi_random import QuasiRandom
 from hpo_core.strategies.random import Random
 
 STRATEGIES: dict[str, type[Strategy]] = {
+    "bayesian": Bayesian,
     "grid": Grid,
     "random": Random,
     "quasi_random": QuasiRandom,

@@ -1,0 +1,152 @@
+"""The benchmark instances: recorded trainings as a space, a loss, and two values to measure regret by.
+
+The data is looked for in the folder named by ``HPO_BENCH_DATA``, else in ``../shared/benchmarks`` beside the
+repository. Its ``suite.json`` names the instances; those at even positions are for decisions, the others confirm them.
+"""
+
+from __future__ import annotations
+
+import functools
+import importlib
+import json
+import math
+import os
+import sys
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from hpo_core.space import Choice, Float, Int, Ordinal, SearchSpace
+
+HALVES = ("develop", "confirm", "all")
+
+
+@dataclass(frozen=True)
+class Instance:
+    """One thing to tune.
+
+    Args:
+        name: ``family/task``.
+        space: Its search space.
+        loss: The recorded loss of a configuration, lower is better.
+        best: The lowest loss known.
+        reference: The expected lowest loss of 10 random configurations.
+    """
+
+    name: str
+    space: SearchSpace
+    loss: Callable[[Mapping[str, Any]], float]
+    best: float
+    reference: float
+
+    def regret(self, loss: float) -> float:
+        """0 at the best known loss, 1 where 10 random trials lead on average; a new best is 0 as well."""
+        return max(0.0, (loss - self.best) / (self.reference - self.best))
+
+
+def data_folder() -> Path:
+    """The folder of the benchmark data.
+
+    Raises:
+        SystemExit: There is none; the message says how to name it.
+    """
+    default = Path(__file__).resolve().parents[1].parent / "shared" / "benchmarks"
+    folder = Path(os.environ.get("HPO_BENCH_DATA", default))
+    if not (folder / "suite.json").is_file():
+        raise SystemExit(f"no benchmark data in {folder}: set HPO_BENCH_DATA to the folder that holds suite.json")
+    return folder
+
+
+def names(half: str = "all") -> list[str]:
+    """The instances of the suite in its order, tables first: all, or every second one."""
+    suite = json.loads((data_folder() / "suite.json").read_text())
+    every = ["/".join(pair) for pair in suite["tabular"]]
+    every += [f"{scenario}/{task}" for scenario, tasks in suite["yahpo"].items() for task in tasks]
+    return {"develop": every[::2], "confirm": every[1::2], "all": every}[half]
+
+
+@functools.cache
+def load(name: str) -> Instance:
+    """The instance of a name."""
+    family, task = name.split("/")
+    return _table(family, task) if family in ("fcnet", "hpobench_mlp", "nb201") else _surrogate(family, task)
+
+
+def _module(folder: str, module: str) -> Any:
+    path = str(data_folder() / folder)
+    if path not in sys.path:
+        sys.path.append(path)
+    return importlib.import_module(module)
+
+
+def _table(family: str, task: str) -> Instance:
+    table = _module("tabular", "tabular").Table(family, task)
+    space = SearchSpace(
+        {
+            name: Choice(choices=values) if isinstance(values[0], str) else Ordinal(choices=values)
+            for name, values in table.space.items()
+        }
+    )
+    losses = np.sort((table.sign * table.mean).ravel())
+    # The lowest of 10 draws with replacement is above the i-th lowest cell with probability (1 - i/n)^10.
+    above = (1.0 - np.arange(len(losses) + 1) / len(losses)) ** 10
+    reference = float((losses * (above[:-1] - above[1:])).sum())
+    return Instance(
+        f"{family}/{task}",
+        space,
+        lambda config: float(table.sign * table.evaluate(config)),
+        float(table.sign * table.best),
+        reference,
+    )
+
+
+@functools.cache
+def _scenario(family: str) -> Any:
+    return _module("yahpo", "yahpo_lite").Yahpo(family)
+
+
+def _surrogate(family: str, task: str) -> Instance:
+    scenario = _scenario(family)
+    reference = json.loads((data_folder() / "yahpo" / f"ref_{family}.json").read_text())
+    target, sign = reference["target"], 1.0 if reference["minimise"] else -1.0
+    known = reference["instances"][task]
+    # The file has 8 and 16 draws; in the logarithm of their number the expected best is close to a line.
+    eight, sixteen = (known["expected_best_of"][count] for count in ("8", "16"))
+    ten = eight + (sixteen - eight) * math.log(10 / 8) / math.log(2)
+    fidelity = {"repl": 10} if "repl" in scenario.fidelity else {}
+    return Instance(
+        f"{family}/{task}",
+        _surrogate_space(scenario),
+        lambda config: sign * scenario.evaluate(dict(config), task, **fidelity)[target],
+        sign * known["best_known"],
+        sign * ten,
+    )
+
+
+def _surrogate_space(scenario: Any) -> SearchSpace:
+    described = scenario.space()
+    when: dict[str, dict[str, list[Any]]] = {name: {} for name in described}
+
+    def add(child: str, condition: Mapping[str, Any]) -> None:
+        if condition["type"] == "AND":
+            for part in condition["conditions"]:
+                add(child, part)
+            return
+        values = condition["values"] if condition["type"] == "IN" else [condition["value"]]
+        when[child][condition["parent"]] = list(values)
+
+    for condition in scenario.conditions:
+        add(condition["child"], condition)
+    parameters: dict[str, Any] = {}
+    for name, p in described.items():
+        if p["type"] == "categorical":
+            parameters[name] = Choice(choices=p["choices"], when=when[name])
+        elif p["type"] == "uniform_int":
+            # A log scale starts at 1; the one range from 0 is short.
+            parameters[name] = Int(low=p["lower"], high=p["upper"], log=p["log"], when=when[name])
+        else:
+            parameters[name] = Float(low=p["lower"], high=p["upper"], log=p["log"], when=when[name])
+    return SearchSpace(parameters)

@@ -1,0 +1,219 @@
+"""Bayesian optimization: a Gaussian process of the losses says which configuration promises most."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import numpy as np
+
+from hpo_core import acquisition
+from hpo_core.configuration import Scalar, identity
+from hpo_core.cube import Cube
+from hpo_core.gaussian_process import GaussianProcess, Hyperparameters, fit
+from hpo_core.history import History
+from hpo_core.sampling import first_new, sobol_from, uniform_from
+from hpo_core.seeding import trial_rng
+from hpo_core.space import Array, SearchSpace
+from hpo_core.transforms import LogDistance, Standardised, YeoJohnson
+from hpo_core.trial import Proposal, Trial
+
+ACQUISITIONS = ("log_ei", "ucb", "pi", "thompson")
+TRANSFORMS = ("alternate", "yeo_johnson", "log")
+
+ELITE = 5
+"""Around how many of the best configurations candidates are drawn, and from how many candidates the search goes on."""
+
+_CANDIDATES, _CANDIDATE_FEATURES = 3, 4
+
+
+@dataclass(frozen=True)
+class Bayesian:
+    """A Matern-5/2 Gaussian process, and the candidate of highest acquisition under it.
+
+    Args:
+        acquisition: ``log_ei``, ``ucb``, ``pi`` or ``thompson``.
+        kappa: How many standard deviations ``ucb`` looks below the mean.
+        transform: Of the losses; ``alternate`` takes ``yeo_johnson`` and ``log`` in turn, by trial number.
+        start: How many trials of a scrambled Sobol sequence come first.
+        candidates: How many points of the cube are scored each time, besides those near the best.
+        max_points: At most so many trials are modelled: the best ones, and a random choice of the rest.
+
+    A failed trial counts as the worst loss seen, so its surroundings are avoided; a running one is taken to come out
+    as expected. Trials of several fidelities are modelled together, with the fidelity as one more coordinate, and
+    candidates are scored at the highest. Trials whose configuration is not one of the space are passed over.
+    """
+
+    name: ClassVar[str] = "bayesian"
+    acquisition: str = "log_ei"
+    kappa: float = 2.0
+    transform: str = "alternate"
+    start: int = 6
+    candidates: int = 500
+    max_points: int = 500
+
+    def __post_init__(self) -> None:
+        if self.acquisition not in ACQUISITIONS:
+            raise ValueError(f"acquisition: {self.acquisition!r} is none of {', '.join(ACQUISITIONS)}")
+        if self.transform not in TRANSFORMS:
+            raise ValueError(f"transform: {self.transform!r} is none of {', '.join(TRANSFORMS)}")
+        if isinstance(self.kappa, bool) or not isinstance(self.kappa, int | float) or not 0 <= self.kappa < np.inf:
+            raise ValueError(f"kappa: {self.kappa!r} is not a number from 0")
+        for field, least in (("start", 1), ("candidates", 1), ("max_points", 10)):
+            value = getattr(self, field)
+            if isinstance(value, bool) or not isinstance(value, int) or value < least:
+                raise ValueError(f"{field}: {value!r} is not a whole number from {least}")
+
+    def propose(self, space: SearchSpace, history: History, n: int, *, seed: int) -> list[Proposal]:
+        proposals: list[Proposal] = []
+        taken = set(history.identities)
+        cube = Cube(space)
+        for number in range(history.next_number, history.next_number + n):
+            seen = history.with_pending(proposals) if proposals else history
+            proposal = self._model(cube, seen, number, taken, seed)
+            if proposal is None:
+                points = sobol_from if self._starting(seen) else uniform_from
+                config = first_new(
+                    space, points(space.dimensions, seed, number), taken, trial_rng(seed, number, stream=2)
+                )
+                if config is None:
+                    break
+                proposal = Proposal(config)
+            proposals.append(proposal)
+            taken.add(proposal.identity)
+        return proposals
+
+    def _starting(self, history: History) -> bool:
+        return len(history) < self.start or len(history.complete) < 2
+
+    def _model(self, cube: Cube, history: History, number: int, taken: set[str], seed: int) -> Proposal | None:
+        """The model's proposal for one trial; None while there is too little to model, or nothing new to propose."""
+        if self._starting(history) or not cube.columns:
+            return None
+        rng = trial_rng(seed, number, stream=_CANDIDATES)
+        trials, losses = self._observations(history, rng)
+        X, valid = cube.encode([trial.config for trial in trials])
+        X, losses, trials = X[valid], losses[valid], [trial for trial, ok in zip(trials, valid, strict=True) if ok]
+        finished = np.isfinite(losses)
+        if finished.sum() < 2:
+            return None
+        transform = self._transform(losses[finished], number)
+        z = np.full(len(losses), transform.forward(losses[finished]).max())
+        z[finished] = transform.forward(losses[finished])
+
+        fidelity = _fidelity_coordinates(trials)
+        target = 1.0
+
+        def features(rows: Array, fidelities: Array | None = None) -> tuple[Array, Any]:
+            F, owner = cube.features(rows)
+            if fidelity is None:
+                return F, owner
+            column = np.full(len(rows), target) if fidelities is None else fidelities
+            return np.hstack([F, column[:, None]]), np.append(owner, len(cube.columns))
+
+        F, owner = features(X, fidelity)
+        hyperparameters = fit(F, owner, z, Hyperparameters.prior_mode(int(owner.max()) + 1))
+        process = GaussianProcess.condition(F, owner, z, hyperparameters)
+        at_observed = features(X)[0]
+        best = float(process.predict(at_observed)[0].min())
+
+        pending, valid = cube.encode([trial.config for trial in history.running])
+        process = process.believing(features(pending[valid])[0])
+
+        def score(rows: Array) -> Array:
+            mean, std = process.predict(features(rows)[0])
+            if self.acquisition == "ucb":
+                return acquisition.lower_confidence_bound(mean, std, self.kappa)
+            if self.acquisition == "pi":
+                return acquisition.log_probability_of_improvement(mean, std, best)
+            return acquisition.log_expected_improvement(mean, std, best)
+
+        elite = X[np.argsort(z, kind="stable")[:ELITE]]
+        if self.acquisition == "thompson":
+            rows = cube.snap(np.vstack([rng.random((self.candidates, X.shape[1])), _near(cube, elite, 300, rng)]))
+            scores = -process.sample(features(rows)[0], rng)
+        else:
+            rows, scores = _search(cube, score, elite, self.candidates, rng)
+        chosen = _first_allowed(cube, rows, scores, taken)
+        if chosen is None:
+            return None
+        config, i = chosen
+        mean, std = process.predict(features(rows[i : i + 1])[0])
+        return Proposal(config, notes=_expectation(transform, float(mean[0]), float(std[0]), float(scores[i])))
+
+    def _observations(self, history: History, rng: np.random.Generator) -> tuple[list[Trial], Array]:
+        """The trials to model, in order of number, and their losses; infinite where a trial failed."""
+        ended = [*history.complete, *history.failed]
+        ended.sort(key=lambda trial: trial.number)
+        losses = np.array([np.inf if trial.loss is None else trial.loss for trial in ended])
+        if len(ended) > self.max_points:
+            order = np.argsort(losses, kind="stable")
+            half = self.max_points // 2
+            rest = rng.choice(order[half:], self.max_points - half, replace=False)
+            keep = np.sort(np.concatenate([order[:half], rest]))
+            ended, losses = [ended[i] for i in keep], losses[keep]
+        return ended, losses
+
+    def _transform(self, losses: Array, number: int) -> Standardised:
+        use_log = self.transform == "log" or (self.transform == "alternate" and number % 2 == 1)
+        return LogDistance.fit(losses) if use_log else YeoJohnson.fit(losses)
+
+
+def _fidelity_coordinates(trials: Sequence[Trial]) -> Array | None:
+    """Each trial's fidelity on a log scale from 0 to 1, shape ``(n,)``; None where all are the same."""
+    given = [trial.fidelity for trial in trials]
+    top = max((fidelity for fidelity in given if fidelity is not None), default=None)
+    # A trial of another fidelity than the study's others says so; one that names none was trained to the end.
+    values = np.array([top if fidelity is None else fidelity for fidelity in given], dtype=float)
+    if top is None or top <= 0 or values.min() <= 0 or values.min() == values.max():
+        return None
+    low = np.log(values.min())
+    return (np.log(values) - low) / (np.log(top) - low)
+
+
+def _near(cube: Cube, centres: Array, count: int, rng: np.random.Generator, widest: float = 0.3) -> Array:
+    """Points around configurations, ``count`` of each: a few coordinates move, by steps of all sizes.
+
+    A category is drawn anew; a discrete value moves by at least the width of a cell. What a configuration does not
+    use is drawn uniformly, as it matters once the parameter that switches it on has moved.
+    """
+    d = centres.shape[1]
+    U = np.repeat(centres, count, axis=0)
+    blank = np.isnan(U)
+    U[blank] = rng.random(int(blank.sum()))
+    moves = rng.random(U.shape) < rng.choice([1.0 / d, 2.0 / d, 0.5, 1.0], len(U))[:, None]
+    moves[np.arange(len(U)), rng.integers(d, size=len(U))] = True
+    width = np.exp(rng.uniform(np.log(1e-3), np.log(widest), len(U)))[:, None]
+    step = np.maximum(width, 1.0 / cube.levels)
+    moved = np.clip(U + step * rng.standard_normal(U.shape), 0.0, 1.0)
+    moved = np.where(cube.categories > 0, rng.random(U.shape), moved)
+    return np.where(moves, moved, U)
+
+
+def _search(
+    cube: Cube, score: Callable[[Array], Array], elite: Array, count: int, rng: np.random.Generator
+) -> tuple[Array, Array]:
+    """Snapped candidates and their scores: anywhere, around the elite, and then around the best of these."""
+    rows = cube.snap(np.vstack([rng.random((count, elite.shape[1])), _near(cube, elite, count // 5 + 1, rng)]))
+    scores = score(rows)
+    for widest in (0.2, 0.1, 0.05):
+        top = np.argsort(-scores, kind="stable")[:ELITE]
+        more = cube.snap(_near(cube, rows[top], count // 10 + 1, rng, widest))
+        rows, scores = np.vstack([rows, more]), np.concatenate([scores, score(more)])
+    return rows, scores
+
+
+def _first_allowed(cube: Cube, rows: Array, scores: Array, taken: set[str]) -> tuple[dict[str, Scalar], int] | None:
+    """The configuration of highest score that is feasible and new, and its row."""
+    for i in np.argsort(-scores, kind="stable"):
+        config = cube.space.decode(np.nan_to_num(rows[i], nan=0.5))
+        if identity(config) not in taken and cube.space.feasible(config):
+            return config, int(i)
+    return None
+
+
+def _expectation(transform: Standardised, mean: float, std: float, score: float) -> dict[str, Scalar]:
+    """What the surrogate expects of a proposal, on the scale of the losses."""
+    low, middle, high = transform.inverse(np.array([mean - std, mean, mean + std])).tolist()
+    return {"predicted_mean": middle, "predicted_std": (high - low) / 2, "acquisition": score}

@@ -1,0 +1,141 @@
+"""Losses on a scale that a Gaussian process can model.
+
+Losses of trainings are skewed: a few diverged ones lie far above, and the good ones crowd near the best. A process
+fitted to them as they are spends itself on the bad tail. Both transforms are increasing, so the order of trials stays,
+and both answers are standardised, so that one prior suits every study.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+
+from hpo_core.space import Array
+
+
+@dataclass(frozen=True)
+class Standardised:
+    """``z = (f(y) - location) / scale`` of the losses ``y``, where ``f`` is a subclass's."""
+
+    location: float
+    scale: float
+
+    def forward(self, y: Array) -> Array:
+        """The transformed losses; any shape."""
+        return (self._warp(y) - self.location) / self.scale
+
+    def inverse(self, z: Array) -> Array:
+        """The losses that are transformed to ``z``."""
+        return self._unwarp(z * self.scale + self.location)
+
+    def _warp(self, y: Array) -> Array:
+        raise NotImplementedError
+
+    def _unwarp(self, w: Array) -> Array:
+        raise NotImplementedError
+
+
+def _moments(values: Array) -> tuple[float, float]:
+    scale = float(values.std())
+    return float(values.mean()), scale if scale > 1e-12 else 1.0
+
+
+def robust_spread(y: Array) -> tuple[float, float]:
+    """The median and how far the better half lies below it; the spread is 1 where all losses are equal.
+
+    >>> robust_spread(np.array([0.0, 1.0, 2.0, 3.0, 1e9]))
+    (2.0, 1.5)
+    """
+    median = float(np.median(y))
+    better = y[y <= median]
+    for spread in (median - float(np.median(better)), median - float(y.min()), float(y.max()) - median):
+        if spread > 1e-12 * max(1.0, abs(median)):
+            return median, spread
+    return median, 1.0
+
+
+@dataclass(frozen=True)
+class YeoJohnson(Standardised):
+    """A power of the losses that makes them as normal as a power can.
+
+    Yeo and Johnson (2000), doi:10.1093/biomet/87.4.954, eq. 2.1, after centring by the median and scaling by the
+    spread of the better half; ``power`` maximises the profile likelihood (their eq. 3.1).
+    """
+
+    power: float
+    centre: float
+    spread: float
+    ceiling: float
+    """Losses above it, in spreads, count as it: how far a training diverged says nothing."""
+
+    @staticmethod
+    def fit(y: Array) -> YeoJohnson:
+        """The transform for the losses ``y``, shape ``(n,)``, n >= 1."""
+        centre, spread = robust_spread(y)
+        ceiling = 20.0
+        x = np.minimum((y - centre) / spread, ceiling)
+        powers = np.linspace(-2.0, 3.0, 51)
+        likelihoods = [_yeo_johnson_likelihood(x, float(power)) for power in powers]
+        power = float(powers[int(np.argmax(likelihoods))])
+        location, scale = _moments(_yeo_johnson(x, power))
+        return YeoJohnson(location, scale, power, centre, spread, ceiling)
+
+    def _warp(self, y: Array) -> Array:
+        return _yeo_johnson(np.minimum((y - self.centre) / self.spread, self.ceiling), self.power)
+
+    def _unwarp(self, w: Array) -> Array:
+        return _yeo_johnson_inverse(w, self.power) * self.spread + self.centre
+
+
+def _yeo_johnson(x: Array, power: float) -> Array:
+    up, down = np.log1p(np.maximum(x, 0.0)), np.log1p(np.maximum(-x, 0.0))
+    above = up if abs(power) < 1e-9 else np.expm1(power * up) / power
+    below = down if abs(power - 2.0) < 1e-9 else np.expm1((2.0 - power) * down) / (2.0 - power)
+    return above - below
+
+
+def _yeo_johnson_inverse(w: Array, power: float) -> Array:
+    # Where the transform is bounded, no loss lies beyond the bound: the largest representable one is answered.
+    def undo(v: Array, p: float) -> Array:
+        if abs(p) < 1e-9:
+            return np.expm1(np.minimum(v, 50.0))
+        return np.expm1(np.log(np.maximum(1.0 + p * v, 1e-9)) / p)
+
+    return np.where(w >= 0.0, undo(np.maximum(w, 0.0), power), -undo(np.maximum(-w, 0.0), 2.0 - power))
+
+
+def _yeo_johnson_likelihood(x: Array, power: float) -> float:
+    variance = float(_yeo_johnson(x, power).var())
+    if variance <= 1e-300:
+        return -math.inf
+    return -0.5 * len(x) * math.log(variance) + (power - 1.0) * float((np.sign(x) * np.log1p(np.abs(x))).sum())
+
+
+@dataclass(frozen=True)
+class LogDistance(Standardised):
+    """The logarithm of the distance to just below the incumbent: it spreads out the losses near the best."""
+
+    floor: float
+    offset: float
+
+    @staticmethod
+    def fit(y: Array, share: float = 0.1) -> LogDistance:
+        """The transform for the losses ``y``, shape ``(n,)``, n >= 1.
+
+        Args:
+            y: The losses.
+            share: The distance given to the incumbent itself, as a share of the spread of the better half.
+        """
+        _, spread = robust_spread(y)
+        floor, offset = float(y.min()), share * spread
+        location, scale = _moments(np.log(y - floor + offset))
+        return LogDistance(location, scale, floor, offset)
+
+    def _warp(self, y: Array) -> Array:
+        # A loss below the floor is one that the transform was not fitted to; it gets the incumbent's.
+        return np.log(np.maximum(y - self.floor, 0.0) + self.offset)
+
+    def _unwarp(self, w: Array) -> Array:
+        return np.exp(np.minimum(w, 700.0)) - self.offset + self.floor
