@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 
-from hpo_core.configuration import Config, scalar_key
+from hpo_core.configuration import Config, Scalar, scalar_key
 from hpo_core.space import Array, Boolean, Choice, Fixed, Float, Int, Ordinal, SearchSpace
 
 _Conditions = list[tuple[int, Array]]
@@ -142,6 +142,10 @@ class Cube:
         if self.conditional:
             X[~self.active(X)] = math.nan
         return X
+
+    def config(self, x: Array) -> dict[str, Scalar]:
+        """The configuration of one row, shape ``(d,)``."""
+        return self.space.decode(np.nan_to_num(x, nan=0.5))
 
     def features(self, X: Array) -> tuple[Array, Any]:
         """Coordinates in which a stationary kernel may measure distance.

@@ -43,7 +43,8 @@ class Hyperparameters:
     @property
     def theta(self) -> Array:
         """Their logarithms in one vector, shape ``(D + 2,)``."""
-        return np.log(np.concatenate([self.lengths, [self.signal, self.noise]]))
+        theta: Array = np.log(np.concatenate([self.lengths, [self.signal, self.noise]]))
+        return theta
 
     @staticmethod
     def of(theta: Array) -> Hyperparameters:

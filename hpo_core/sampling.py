@@ -97,3 +97,42 @@ def fill(
         proposals.append(Proposal(config))
         taken.add(proposals[-1].identity)
     return proposals
+
+
+def fill_ranked(
+    space: SearchSpace,
+    history: History,
+    n: int,
+    *,
+    seed: int,
+    start: int,
+    model: Callable[[History, int], Iterator[Proposal]],
+) -> list[Proposal]:
+    """A proposal for each of the next ``n`` trials: the first of a model's that is feasible and new.
+
+    Args:
+        space: The search space.
+        history: All trials so far.
+        n: How many proposals are wanted.
+        seed: The study's seed.
+        start: How many points of a Sobol sequence come before the model is asked; it goes on while fewer than two
+            trials are complete, as there is nothing to compare.
+        model: Given the history, with what was just proposed in it as pending, and the number of the trial: proposals,
+            best first. Where none of them will do, a uniform point takes their place.
+    """
+    taken = set(history.identities)
+    proposals: list[Proposal] = []
+    for number in range(history.next_number, history.next_number + n):
+        seen = history.with_pending(proposals) if proposals else history
+        starting = len(seen) < start or len(seen.complete) < 2
+        ranked = iter(()) if starting or not space.dimensions else model(seen, number)
+        proposal = next((p for p in ranked if p.identity not in taken and space.feasible(p.config)), None)
+        if proposal is None:
+            points = sobol_from if starting else uniform_from
+            config = first_new(space, points(space.dimensions, seed, number), taken, trial_rng(seed, number, stream=2))
+            if config is None:
+                break
+            proposal = Proposal(config)
+        proposals.append(proposal)
+        taken.add(proposal.identity)
+    return proposals

@@ -13,12 +13,14 @@ from hpo_core.strategies.bayesian import Bayesian
 from hpo_core.strategies.grid import Grid
 from hpo_core.strategies.quasi_random import QuasiRandom
 from hpo_core.strategies.random import Random
+from hpo_core.strategies.tpe import Tpe
 
 STRATEGIES: dict[str, type[Strategy]] = {
     "bayesian": Bayesian,
     "grid": Grid,
     "random": Random,
     "quasi_random": QuasiRandom,
+    "tpe": Tpe,
 }
 
 __all__ = ["STRATEGIES", "Strategy", "make_strategy"]

@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
 import numpy as np
 
 from hpo_core import acquisition
-from hpo_core.configuration import Scalar, identity
+from hpo_core.configuration import Scalar
 from hpo_core.cube import Cube
 from hpo_core.gaussian_process import GaussianProcess, Hyperparameters, fit
 from hpo_core.history import History
-from hpo_core.sampling import first_new, sobol_from, uniform_from
+from hpo_core.sampling import fill_ranked
 from hpo_core.seeding import trial_rng
 from hpo_core.space import Array, SearchSpace
 from hpo_core.transforms import LogDistance, Standardised, YeoJohnson
@@ -24,8 +24,6 @@ TRANSFORMS = ("alternate", "yeo_johnson", "log")
 
 ELITE = 5
 """Around how many of the best configurations candidates are drawn, and from how many candidates the search goes on."""
-
-_CANDIDATES, _CANDIDATE_FEATURES = 3, 4
 
 
 @dataclass(frozen=True)
@@ -66,63 +64,36 @@ class Bayesian:
                 raise ValueError(f"{field}: {value!r} is not a whole number from {least}")
 
     def propose(self, space: SearchSpace, history: History, n: int, *, seed: int) -> list[Proposal]:
-        proposals: list[Proposal] = []
-        taken = set(history.identities)
         cube = Cube(space)
-        for number in range(history.next_number, history.next_number + n):
-            seen = history.with_pending(proposals) if proposals else history
-            proposal = self._model(cube, seen, number, taken, seed)
-            if proposal is None:
-                points = sobol_from if self._starting(seen) else uniform_from
-                config = first_new(
-                    space, points(space.dimensions, seed, number), taken, trial_rng(seed, number, stream=2)
-                )
-                if config is None:
-                    break
-                proposal = Proposal(config)
-            proposals.append(proposal)
-            taken.add(proposal.identity)
-        return proposals
+        return fill_ranked(
+            space,
+            history,
+            n,
+            seed=seed,
+            start=self.start,
+            model=lambda seen, number: self._ranked(cube, seen, number, trial_rng(seed, number, stream=3)),
+        )
 
-    def _starting(self, history: History) -> bool:
-        return len(history) < self.start or len(history.complete) < 2
-
-    def _model(self, cube: Cube, history: History, number: int, taken: set[str], seed: int) -> Proposal | None:
-        """The model's proposal for one trial; None while there is too little to model, or nothing new to propose."""
-        if self._starting(history) or not cube.columns:
-            return None
-        rng = trial_rng(seed, number, stream=_CANDIDATES)
+    def _ranked(self, cube: Cube, history: History, number: int, rng: np.random.Generator) -> Iterator[Proposal]:
         trials, losses = self._observations(history, rng)
         X, valid = cube.encode([trial.config for trial in trials])
-        X, losses, trials = X[valid], losses[valid], [trial for trial, ok in zip(trials, valid, strict=True) if ok]
+        X, losses = X[valid], losses[valid]
         finished = np.isfinite(losses)
         if finished.sum() < 2:
-            return None
+            return
         transform = self._transform(losses[finished], number)
         z = np.full(len(losses), transform.forward(losses[finished]).max())
         z[finished] = transform.forward(losses[finished])
-
-        fidelity = _fidelity_coordinates(trials)
-        target = 1.0
-
-        def features(rows: Array, fidelities: Array | None = None) -> tuple[Array, Any]:
-            F, owner = cube.features(rows)
-            if fidelity is None:
-                return F, owner
-            column = np.full(len(rows), target) if fidelities is None else fidelities
-            return np.hstack([F, column[:, None]]), np.append(owner, len(cube.columns))
-
-        F, owner = features(X, fidelity)
-        hyperparameters = fit(F, owner, z, Hyperparameters.prior_mode(int(owner.max()) + 1))
-        process = GaussianProcess.condition(F, owner, z, hyperparameters)
-        at_observed = features(X)[0]
-        best = float(process.predict(at_observed)[0].min())
-
+        embed = _Embedding(cube, trials, valid)
+        F = embed(X, observed=True)
+        hyperparameters = fit(F, embed.owner, z, Hyperparameters.prior_mode(int(embed.owner.max()) + 1))
+        process = GaussianProcess.condition(F, embed.owner, z, hyperparameters)
+        best = float(process.predict(embed(X))[0].min())
         pending, valid = cube.encode([trial.config for trial in history.running])
-        process = process.believing(features(pending[valid])[0])
+        process = process.believing(embed(pending[valid]))
 
         def score(rows: Array) -> Array:
-            mean, std = process.predict(features(rows)[0])
+            mean, std = process.predict(embed(rows))
             if self.acquisition == "ucb":
                 return acquisition.lower_confidence_bound(mean, std, self.kappa)
             if self.acquisition == "pi":
@@ -131,16 +102,16 @@ class Bayesian:
 
         elite = X[np.argsort(z, kind="stable")[:ELITE]]
         if self.acquisition == "thompson":
-            rows = cube.snap(np.vstack([rng.random((self.candidates, X.shape[1])), _near(cube, elite, 300, rng)]))
-            scores = -process.sample(features(rows)[0], rng)
+            # One draw of the whole function: it cannot be drawn again at further points, so there is no local search.
+            anywhere = rng.random((self.candidates, X.shape[1]))
+            rows = cube.snap(np.vstack([anywhere, _near(cube, elite, self.candidates // ELITE + 1, rng)]))
+            scores = -process.sample(embed(rows), rng)
         else:
             rows, scores = _search(cube, score, elite, self.candidates, rng)
-        chosen = _first_allowed(cube, rows, scores, taken)
-        if chosen is None:
-            return None
-        config, i = chosen
-        mean, std = process.predict(features(rows[i : i + 1])[0])
-        return Proposal(config, notes=_expectation(transform, float(mean[0]), float(std[0]), float(scores[i])))
+        for i in np.argsort(-scores, kind="stable"):
+            mean, std = process.predict(embed(rows[i : i + 1]))
+            notes = _expectation(transform, float(mean[0]), float(std[0]), float(scores[i]))
+            yield Proposal(cube.config(rows[i]), notes=notes)
 
     def _observations(self, history: History, rng: np.random.Generator) -> tuple[list[Trial], Array]:
         """The trials to model, in order of number, and their losses; infinite where a trial failed."""
@@ -160,16 +131,34 @@ class Bayesian:
         return LogDistance.fit(losses) if use_log else YeoJohnson.fit(losses)
 
 
-def _fidelity_coordinates(trials: Sequence[Trial]) -> Array | None:
-    """Each trial's fidelity on a log scale from 0 to 1, shape ``(n,)``; None where all are the same."""
-    given = [trial.fidelity for trial in trials]
-    top = max((fidelity for fidelity in given if fidelity is not None), default=None)
-    # A trial of another fidelity than the study's others says so; one that names none was trained to the end.
+class _Embedding:
+    """Rows of the cube as features of the process, with the fidelity as one more where trials differ in it."""
+
+    def __init__(self, cube: Cube, trials: Sequence[Trial], valid: Any) -> None:
+        self.cube = cube
+        self.owner = cube.features(np.empty((0, len(cube.columns))))[1]
+        self.fidelities = _log_fidelities([trial.fidelity for trial, ok in zip(trials, valid, strict=True) if ok])
+        if self.fidelities is not None:
+            self.owner = np.append(self.owner, len(cube.columns))
+
+    def __call__(self, X: Array, *, observed: bool = False) -> Array:
+        """Features of the rows, at their own fidelities if they are those ``observed``, else at the highest."""
+        F, _ = self.cube.features(X)
+        if self.fidelities is None:
+            return F
+        return np.hstack([F, (self.fidelities if observed else np.ones(len(X)))[:, None]])
+
+
+def _log_fidelities(given: Sequence[float | None]) -> Array | None:
+    """The fidelities on a log scale from 0 to 1, shape ``(n,)``; None where they do not differ."""
+    top = max((fidelity for fidelity in given if fidelity is not None), default=0.0)
+    # A trial that names no fidelity was trained to the end.
     values = np.array([top if fidelity is None else fidelity for fidelity in given], dtype=float)
-    if top is None or top <= 0 or values.min() <= 0 or values.min() == values.max():
+    if values.min() <= 0 or values.min() == values.max():
         return None
-    low = np.log(values.min())
-    return (np.log(values) - low) / (np.log(top) - low)
+    low = float(np.log(values.min()))
+    scaled: Array = (np.log(values) - low) / (np.log(top) - low)
+    return scaled
 
 
 def _near(cube: Cube, centres: Array, count: int, rng: np.random.Generator, widest: float = 0.3) -> Array:
@@ -202,15 +191,6 @@ def _search(
         more = cube.snap(_near(cube, rows[top], count // 10 + 1, rng, widest))
         rows, scores = np.vstack([rows, more]), np.concatenate([scores, score(more)])
     return rows, scores
-
-
-def _first_allowed(cube: Cube, rows: Array, scores: Array, taken: set[str]) -> tuple[dict[str, Scalar], int] | None:
-    """The configuration of highest score that is feasible and new, and its row."""
-    for i in np.argsort(-scores, kind="stable"):
-        config = cube.space.decode(np.nan_to_num(rows[i], nan=0.5))
-        if identity(config) not in taken and cube.space.feasible(config):
-            return config, int(i)
-    return None
 
 
 def _expectation(transform: Standardised, mean: float, std: float, score: float) -> dict[str, Scalar]:

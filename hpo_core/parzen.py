@@ -1,0 +1,133 @@
+"""Parzen estimators over a whole space: which configurations resemble a given set.
+
+Notation as in :mod:`hpo_core.cube`: ``X`` has shape ``(n, d)``, NaN where inactive. The density is a mixture with one
+component an observation, plus the uniform prior as one more,
+
+    p(x) = sum_i w_i prod_j k_j(x_j, x_ij),
+
+the product over the coordinates that ``x`` uses. A component that does not use one of them knows nothing of it and has
+the uniform density there; so observations from every branch of a tree-structured space lend what they share, and the
+mixture stays a density on each branch. Numeric kernels are normal, cut off at the ends of the range (Bergstra et al.
+2011, "Algorithms for hyper-parameter optimization", section 4); those of categories are Aitchison and Aitken's (1976,
+doi:10.1093/biomet/63.3.413). The kernels of a component multiply, so that what belongs together is drawn together
+(Falkner et al. 2018, arXiv:1807.01774, section 4.1).
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+from scipy.special import ndtr, ndtri
+
+from hpo_core.cube import Cube
+from hpo_core.space import Array
+
+
+@dataclass(frozen=True)
+class Parzen:
+    """A mixture around observations.
+
+    Args:
+        cube: The space.
+        X: The observations, shape ``(n, d)``, n >= 0.
+        weights: One each, shape ``(n,)``, > 0; the prior's component weighs 1.
+        narrowest: The least bandwidth of a numeric kernel. Without it the observations that gather at an optimum
+            make a spike, from which every draw is the same configuration again.
+        spread: The probability that a draw leaves its component's category.
+    """
+
+    cube: Cube
+    X: Array
+    weights: Array
+    narrowest: float
+    spread: float
+
+    @cached_property
+    def _numeric(self) -> Array:
+        return self.cube.categories == 0
+
+    @cached_property
+    def bandwidths(self) -> Array:
+        """The standard deviations of the numeric kernels, shape ``(d,)``.
+
+        Scott's rule (1992, "Multivariate density estimation", eq. 6.42) over the active observations, between
+        ``narrowest`` (half a cell, if that is more) and the width of the range.
+        """
+        on = ~np.isnan(self.X)
+        n = np.maximum(on.sum(axis=0), 1)
+        filled = np.where(on, self.X, 0.0)
+        # With the prior as one more observation of mean 1/2 and variance 1/12, one observation has a spread, too.
+        mean = (filled.sum(axis=0) + 0.5) / (n + 1)
+        square = ((np.where(on, filled - mean, 0.0) ** 2).sum(axis=0) + (0.5 - mean) ** 2 + 1 / 12) / (n + 1)
+        width = np.sqrt(square) * n ** (-1.0 / (4.0 + on.sum(axis=1).mean() if len(self.X) else 5.0))
+        least = np.maximum(self.narrowest, 0.5 / self.cube.levels)
+        bandwidths: Array = np.clip(width, np.minimum(least, 1.0), 1.0)
+        return bandwidths
+
+    @cached_property
+    def _mixture(self) -> Array:
+        weights = np.append(self.weights, 1.0)
+        return np.log(weights / weights.sum())
+
+    def log_density(self, X: Array) -> Array:
+        """Logarithm of the density at each row, shape ``(q,)``; over categories it is a probability times their number.
+
+        All components are compared with all rows by matrix products: ``n q d`` multiplications, ``n q`` exponentials.
+        """
+        logs = np.zeros((len(X), len(self.X) + 1))
+        logs += self._mixture
+        logs[:, :-1] += self._numeric_terms(X) + self._category_terms(X)
+        top = logs.max(axis=1)
+        density: Array = top + np.log(np.exp(logs - top[:, None]).sum(axis=1))
+        return density
+
+    def _numeric_terms(self, X: Array) -> Array:
+        columns = np.flatnonzero(self._numeric)
+        A, B, h = X[:, columns], self.X[:, columns], self.bandwidths[columns]
+        on_a, on_b = (~np.isnan(A)).astype(float), (~np.isnan(B)).astype(float)
+        A, B = np.nan_to_num(A) / h, np.nan_to_num(B) / h
+        # The share of each normal that lies in [0, 1], which the cut-off density is divided by.
+        inside = np.log(h * math.sqrt(2.0 * math.pi)) + np.log(ndtr(1.0 / h - B) - ndtr(-B))
+        squares = (A * A) @ on_b.T - 2.0 * (A @ B.T) + on_a @ (B * B).T
+        terms: Array = -0.5 * squares - on_a @ (inside * on_b).T
+        return terms
+
+    def _category_terms(self, X: Array) -> Array:
+        terms = np.zeros((len(X), len(self.X)))
+        for j in np.flatnonzero(~self._numeric):
+            options = int(self.cube.categories[j])
+            spread = self.spread if options > 1 else 0.0
+            a, b = X[:, j], self.X[:, j]
+            # Relative to the uniform probability 1 / options, as the numeric densities are.
+            same, other = (
+                math.log((1.0 - spread) * options),
+                math.log(max(spread * options / max(options - 1, 1), 1e-300)),
+            )
+            either = np.isnan(a)[:, None] | np.isnan(b)
+            equal = np.abs(a[:, None] - b) < 0.5 / options
+            terms += np.where(either, 0.0, np.where(equal, same, other))
+        return terms
+
+    def sample(self, count: int, rng: np.random.Generator) -> Array:
+        """Snapped draws, shape ``(count, d)``, from all components but the prior's where there are others."""
+        d = self.X.shape[1]
+        if not len(self.X):
+            return self.cube.snap(rng.random((count, d)))
+        chosen = rng.choice(len(self.X), count, p=self.weights / self.weights.sum())
+        centres, uniform = self.X[chosen], rng.random((count, d))
+        h = self.bandwidths
+        with np.errstate(invalid="ignore"):
+            low, high = ndtr(-centres / h), ndtr((1.0 - centres) / h)
+            drawn = np.clip(centres + h * ndtri(low + uniform * (high - low)), 0.0, 1.0)
+        leave = rng.random((count, d)) < self.spread
+        for j in np.flatnonzero(~self._numeric):
+            options = int(self.cube.categories[j])
+            # Another option, each with the same probability.
+            shift = 1 + np.floor(uniform[:, j] * (options - 1)) if options > 1 else np.zeros(count)
+            with np.errstate(invalid="ignore"):
+                index = np.floor(centres[:, j] * options)
+            drawn[:, j] = ((index + np.where(leave[:, j], shift, 0.0)) % options + 0.5) / options
+        return self.cube.snap(np.where(np.isnan(centres), uniform, drawn))

@@ -1,0 +1,100 @@
+"""The tree-structured Parzen estimator: propose what resembles the good trials and not the others."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import ClassVar
+
+import numpy as np
+
+from hpo_core.cube import Cube
+from hpo_core.history import History
+from hpo_core.parzen import Parzen
+from hpo_core.sampling import fill_ranked
+from hpo_core.seeding import trial_rng
+from hpo_core.space import SearchSpace
+from hpo_core.trial import Proposal
+
+
+@dataclass(frozen=True)
+class Tpe:
+    """The candidate with the highest ratio of two densities: of the best trials, and of the rest.
+
+    Bergstra et al. (2011), "Algorithms for hyper-parameter optimization", section 4, over the joint space as in
+    Falkner et al. (2018), arXiv:1807.01774.
+
+    Args:
+        start: How many trials of a scrambled Sobol sequence come first.
+        gamma: The share of trials that counts as good.
+        most: At most so many count as good.
+        candidates: How many draws from the density of the good ones are compared.
+        narrowest: The least bandwidth, as a share of a parameter's range.
+        spread: The probability that a kernel gives to other options than its own.
+        old: The weight of the oldest of the trials that are not good; it rises to 1 for the last 25. What the
+            search learned early it learned far from where it is now.
+
+    Failed trials count among the rest, and so do running ones (a constant liar). Of several fidelities the highest
+    that has ``start`` trials is looked at, as in Falkner et al. Trials whose configuration is not one of the space are
+    passed over.
+    """
+
+    name: ClassVar[str] = "tpe"
+    start: int = 10
+    gamma: float = 0.1
+    most: int = 25
+    candidates: int = 128
+    narrowest: float = 0.03
+    spread: float = 0.2
+    old: float = 1.0
+
+    def __post_init__(self) -> None:
+        for field, least in (("start", 1), ("most", 1), ("candidates", 1)):
+            value = getattr(self, field)
+            if isinstance(value, bool) or not isinstance(value, int) or value < least:
+                raise ValueError(f"{field}: {value!r} is not a whole number from {least}")
+        for field in ("gamma", "narrowest", "spread", "old"):
+            value = getattr(self, field)
+            if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value <= 1:
+                raise ValueError(f"{field}: {value!r} is not a number above 0 and up to 1")
+
+    def propose(self, space: SearchSpace, history: History, n: int, *, seed: int) -> list[Proposal]:
+        cube = Cube(space)
+        return fill_ranked(
+            space,
+            history,
+            n,
+            seed=seed,
+            start=self.start,
+            model=lambda seen, number: self._ranked(cube, seen, trial_rng(seed, number, stream=3)),
+        )
+
+    def _ranked(self, cube: Cube, history: History, rng: np.random.Generator) -> Iterator[Proposal]:
+        fidelity = self._fidelity(history)
+        good = [trial for trial in history.complete if trial.fidelity == fidelity]
+        others = [trial for trial in history if trial.loss is None]
+        X, valid = cube.encode([trial.config for trial in (*good, *others)])
+        losses = np.array([trial.loss for trial in good] + [math.inf] * len(others))
+        numbers = np.array([trial.number for trial in (*good, *others)])
+        X, losses, numbers = X[valid], losses[valid], numbers[valid]
+        order = np.argsort(losses, kind="stable")
+        count = min(math.ceil(self.gamma * int(np.isfinite(losses).sum())), self.most)
+        best, rest = order[:count], order[count:]
+        rest = rest[np.argsort(numbers[rest], kind="stable")]
+        ramp = np.ones(len(rest))
+        if len(rest) > 25:
+            ramp[:-25] = np.linspace(self.old, 1.0, len(rest) - 25)
+        promising = Parzen(cube, X[best], np.ones(len(best)), self.narrowest, self.spread)
+        ordinary = Parzen(cube, X[rest], ramp, self.narrowest, self.spread)
+        rows = promising.sample(self.candidates, rng)
+        scores = promising.log_density(rows) - ordinary.log_density(rows)
+        for i in np.argsort(-scores, kind="stable"):
+            yield Proposal(cube.config(rows[i]), notes={"acquisition": float(scores[i])})
+
+    def _fidelity(self, history: History) -> float | None:
+        counts: dict[float | None, int] = {}
+        for trial in history.complete:
+            counts[trial.fidelity] = counts.get(trial.fidelity, 0) + 1
+        enough = [fidelity for fidelity, count in counts.items() if count >= self.start] or list(counts)
+        return max(enough, key=lambda fidelity: -math.inf if fidelity is None else fidelity, default=None)
