@@ -8,7 +8,8 @@ parameter (Rasmussen and Williams 2006, eq. 4.17 and 5.1),
 
 plus noise ``v`` on the diagonal. The length scales' prior is log-normal with a location that grows with ``log(D)/2``
 (Hvarfner et al. 2024, arXiv:2402.02229, eq. 4): distances grow with the square root of the dimension, and a prior
-that does not follow makes every point of a large space look unrelated to every other.
+that does not follow makes every point of a large space look unrelated to every other. In a space with conditions the
+dimension that counts is ``active``, the number of parameters that a configuration uses on average.
 """
 
 from __future__ import annotations
@@ -53,9 +54,9 @@ class Hyperparameters:
         return Hyperparameters(values[:-2], float(values[-2]), float(values[-1]))
 
     @staticmethod
-    def prior_mode(dimensions: int) -> Hyperparameters:
-        """Where the prior's density is highest, and from where the fit starts."""
-        length = math.exp(LENGTH_LOCATION + math.log(dimensions) / 2 - LENGTH_SCALE**2)
+    def prior_mode(dimensions: int, active: float) -> Hyperparameters:
+        """Where the prior's density is highest."""
+        length = math.exp(LENGTH_LOCATION + math.log(active) / 2 - LENGTH_SCALE**2)
         return Hyperparameters(np.full(dimensions, length), 1.0, math.exp(NOISE_LOCATION))
 
 
@@ -69,7 +70,7 @@ def matern52(r2: Array) -> Array:
     """The kernel at squared scaled distances, for a signal of variance 1.
 
     >>> matern52(np.array([0.0, 1.0])).round(4)
-    array([1.    , 0.524 ])
+    array([1.   , 0.524])
     """
     r = _SQRT5 * np.sqrt(r2)
     value: Array = (1.0 + r + 5.0 / 3.0 * r2) * np.exp(-r)
@@ -86,7 +87,7 @@ def _cholesky(K: Array) -> Array:
         jitter *= 10.0
 
 
-def negative_log_posterior(theta: Array, X: Array, owner: Any, y: Array) -> tuple[float, Array]:
+def negative_log_posterior(theta: Array, X: Array, owner: Any, y: Array, active: float) -> tuple[float, Array]:
     """What the fit minimises, up to a constant, and its gradient by ``theta``.
 
     Rasmussen and Williams (2006), eq. 5.8 and 5.9, less the logarithm of the prior's density over the length scales
@@ -112,7 +113,7 @@ def negative_log_posterior(theta: Array, X: Array, owner: Any, y: Array) -> tupl
     by_feature = 2.0 * ((scaled * scaled * W.sum(axis=1)[:, None]).sum(axis=0) - (scaled * (W @ scaled)).sum(axis=0))
     gradient = np.concatenate([np.bincount(owner, by_feature, D), [float((G * K).sum()), h.noise * float(np.trace(G))]])
 
-    logs, location = theta[:D], LENGTH_LOCATION + math.log(D) / 2
+    logs, location = theta[:D], LENGTH_LOCATION + math.log(active) / 2
     value += float((logs + (logs - location) ** 2 / (2 * LENGTH_SCALE**2)).sum())
     gradient[:D] += 1.0 + (logs - location) / LENGTH_SCALE**2
     for i, centre, scale in ((D, 0.0, SIGNAL_SCALE), (D + 1, NOISE_LOCATION, NOISE_SCALE)):
@@ -121,20 +122,36 @@ def negative_log_posterior(theta: Array, X: Array, owner: Any, y: Array) -> tupl
     return value, gradient
 
 
-def fit(X: Array, owner: Any, y: Array, start: Hyperparameters, *, steps: int = 50) -> Hyperparameters:
-    """The hyperparameters of highest posterior density near ``start``, by L-BFGS with analytic gradients."""
-    D = len(start.lengths)
+def fit(X: Array, owner: Any, y: Array, *, active: float | None = None, steps: int = 50) -> Hyperparameters:
+    """The hyperparameters of highest posterior density that L-BFGS finds, with analytic gradients, from two starts.
+
+    The second start has length scales a quarter of the prior's mode. The first alone often ends where all length
+    scales are long and the noise explains the rest.
+
+    Args:
+        X: Features, shape ``(n, m)``.
+        owner: The parameter that each feature belongs to, shape ``(m,)``.
+        y: Standardised losses, shape ``(n,)``.
+        active: How many parameters a configuration uses on average; all of them where None.
+        steps: At most so many iterations a start.
+    """
+    D = int(owner.max()) + 1
+    active = float(D) if active is None else max(active, 1.0)
+    mode = Hyperparameters.prior_mode(D, active)
     bounds = [(math.log(5e-3), math.log(1e3))] * D + [(math.log(1e-2), math.log(1e2)), (math.log(1e-7), math.log(2.0))]
-    result = minimize(
-        negative_log_posterior,
-        start.theta,
-        args=(X, owner, y),
-        jac=True,
-        method="L-BFGS-B",
-        bounds=bounds,
-        options={"maxiter": steps, "ftol": 1e-5, "gtol": 1e-2},
-    )
-    return Hyperparameters.of(result.x)
+    found = [
+        minimize(
+            negative_log_posterior,
+            Hyperparameters(mode.lengths * shrink, mode.signal, mode.noise).theta,
+            args=(X, owner, y, active),
+            jac=True,
+            method="L-BFGS-B",
+            bounds=bounds,
+            options={"maxiter": steps, "ftol": 1e-5, "gtol": 1e-2},
+        )
+        for shrink in (1.0, 0.25)
+    ]
+    return Hyperparameters.of(min(found, key=lambda result: float(result.fun)).x)
 
 
 @dataclass(frozen=True)

@@ -18,6 +18,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 from functools import cached_property
+from typing import Any
 
 import numpy as np
 from scipy.special import ndtr, ndtri
@@ -46,7 +47,7 @@ class Parzen:
     spread: float
 
     @cached_property
-    def _numeric(self) -> Array:
+    def _numeric(self) -> Any:
         return self.cube.categories == 0
 
     @cached_property
@@ -70,7 +71,8 @@ class Parzen:
     @cached_property
     def _mixture(self) -> Array:
         weights = np.append(self.weights, 1.0)
-        return np.log(weights / weights.sum())
+        mixture: Array = np.log(weights / weights.sum())
+        return mixture
 
     def log_density(self, X: Array) -> Array:
         """Logarithm of the density at each row, shape ``(q,)``; over categories it is a probability times their number.

@@ -8,7 +8,7 @@ and both answers are standardised, so that one prior suits every study.
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -46,7 +46,7 @@ def robust_spread(y: Array) -> tuple[float, float]:
     """The median and how far the better half lies below it; the spread is 1 where all losses are equal.
 
     >>> robust_spread(np.array([0.0, 1.0, 2.0, 3.0, 1e9]))
-    (2.0, 1.5)
+    (2.0, 1.0)
     """
     median = float(np.median(y))
     better = y[y <= median]
@@ -67,26 +67,28 @@ class YeoJohnson(Standardised):
     power: float
     centre: float
     spread: float
-    ceiling: float
-    """Losses above it, in spreads, count as it: how far a training diverged says nothing."""
 
     @staticmethod
     def fit(y: Array) -> YeoJohnson:
         """The transform for the losses ``y``, shape ``(n,)``, n >= 1."""
         centre, spread = robust_spread(y)
-        ceiling = 20.0
-        x = np.minimum((y - centre) / spread, ceiling)
+        x = _clipped((y - centre) / spread)
         powers = np.linspace(-2.0, 3.0, 51)
         likelihoods = [_yeo_johnson_likelihood(x, float(power)) for power in powers]
         power = float(powers[int(np.argmax(likelihoods))])
         location, scale = _moments(_yeo_johnson(x, power))
-        return YeoJohnson(location, scale, power, centre, spread, ceiling)
+        return YeoJohnson(location, scale, power, centre, spread)
 
     def _warp(self, y: Array) -> Array:
-        return _yeo_johnson(np.minimum((y - self.centre) / self.spread, self.ceiling), self.power)
+        return _yeo_johnson(_clipped((y - self.centre) / self.spread), self.power)
 
     def _unwarp(self, w: Array) -> Array:
         return _yeo_johnson_inverse(w, self.power) * self.spread + self.centre
+
+
+def _clipped(x: Array) -> Array:
+    # How far a training diverged says nothing, and powers of the lower bound still fit a float.
+    return np.clip(x, -1e6, 20.0)
 
 
 def _yeo_johnson(x: Array, power: float) -> Array:
@@ -119,6 +121,8 @@ class LogDistance(Standardised):
 
     floor: float
     offset: float
+    ceiling: float
+    """Distances above it count as it."""
 
     @staticmethod
     def fit(y: Array, share: float = 0.1) -> LogDistance:
@@ -129,13 +133,12 @@ class LogDistance(Standardised):
             share: The distance given to the incumbent itself, as a share of the spread of the better half.
         """
         _, spread = robust_spread(y)
-        floor, offset = float(y.min()), share * spread
-        location, scale = _moments(np.log(y - floor + offset))
-        return LogDistance(location, scale, floor, offset)
+        raw = LogDistance(0.0, 1.0, float(y.min()), share * spread, 1e3 * spread)
+        return replace(raw, **dict(zip(("location", "scale"), _moments(raw.forward(y)), strict=True)))
 
     def _warp(self, y: Array) -> Array:
         # A loss below the floor is one that the transform was not fitted to; it gets the incumbent's.
-        return np.log(np.maximum(y - self.floor, 0.0) + self.offset)
+        return np.log(np.clip(y - self.floor, 0.0, self.ceiling) + self.offset)
 
     def _unwarp(self, w: Array) -> Array:
         return np.exp(np.minimum(w, 700.0)) - self.offset + self.floor

@@ -8,6 +8,7 @@ from difflib import get_close_matches
 from typing import Any
 
 from hpo_core.errors import InputError
+from hpo_core.strategies.auto import Auto
 from hpo_core.strategies.base import Strategy
 from hpo_core.strategies.bayesian import Bayesian
 from hpo_core.strategies.grid import Grid
@@ -16,6 +17,7 @@ from hpo_core.strategies.random import Random
 from hpo_core.strategies.tpe import Tpe
 
 STRATEGIES: dict[str, type[Strategy]] = {
+    "auto": Auto,
     "bayesian": Bayesian,
     "grid": Grid,
     "random": Random,

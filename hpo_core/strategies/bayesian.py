@@ -11,7 +11,7 @@ import numpy as np
 from hpo_core import acquisition
 from hpo_core.configuration import Scalar
 from hpo_core.cube import Cube
-from hpo_core.gaussian_process import GaussianProcess, Hyperparameters, fit
+from hpo_core.gaussian_process import GaussianProcess, fit
 from hpo_core.history import History
 from hpo_core.sampling import fill_ranked
 from hpo_core.seeding import trial_rng
@@ -86,7 +86,7 @@ class Bayesian:
         z[finished] = transform.forward(losses[finished])
         embed = _Embedding(cube, trials, valid)
         F = embed(X, observed=True)
-        hyperparameters = fit(F, embed.owner, z, Hyperparameters.prior_mode(int(embed.owner.max()) + 1))
+        hyperparameters = fit(F, embed.owner, z, active=float((~np.isnan(X)).sum(axis=1).mean()))
         process = GaussianProcess.condition(F, embed.owner, z, hyperparameters)
         best = float(process.predict(embed(X))[0].min())
         pending, valid = cube.encode([trial.config for trial in history.running])
@@ -117,7 +117,8 @@ class Bayesian:
         """The trials to model, in order of number, and their losses; infinite where a trial failed."""
         ended = [*history.complete, *history.failed]
         ended.sort(key=lambda trial: trial.number)
-        losses = np.array([np.inf if trial.loss is None else trial.loss for trial in ended])
+        # Differences of losses near the largest float would overflow.
+        losses = np.array([np.inf if trial.loss is None else min(max(trial.loss, -1e300), 1e300) for trial in ended])
         if len(ended) > self.max_points:
             order = np.argsort(losses, kind="stable")
             half = self.max_points // 2
