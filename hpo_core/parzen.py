@@ -79,11 +79,12 @@ class Parzen:
 
         All components are compared with all rows by matrix products: ``n q d`` multiplications, ``n q`` exponentials.
         """
-        logs = np.zeros((len(X), len(self.X) + 1))
-        logs += self._mixture
-        logs[:, :-1] += self._numeric_terms(X) + self._category_terms(X)
+        logs = np.tile(self._mixture, (len(X), 1))
+        logs[:, :-1] += self._numeric_terms(X)
+        logs[:, :-1] += self._category_terms(X)
         top = logs.max(axis=1)
-        density: Array = top + np.log(np.exp(logs - top[:, None]).sum(axis=1))
+        logs -= top[:, None]
+        density: Array = top + np.log(np.exp(logs, out=logs).sum(axis=1))
         return density
 
     def _numeric_terms(self, X: Array) -> Array:
@@ -98,19 +99,22 @@ class Parzen:
         return terms
 
     def _category_terms(self, X: Array) -> Array:
-        terms = np.zeros((len(X), len(self.X)))
+        left: list[Array] = []
+        right: list[Any] = []
         for j in np.flatnonzero(~self._numeric):
             options = int(self.cube.categories[j])
             spread = self.spread if options > 1 else 0.0
-            a, b = X[:, j], self.X[:, j]
             # Relative to the uniform probability 1 / options, as the numeric densities are.
-            same, other = (
-                math.log((1.0 - spread) * options),
-                math.log(max(spread * options / max(options - 1, 1), 1e-300)),
-            )
-            either = np.isnan(a)[:, None] | np.isnan(b)
-            equal = np.abs(a[:, None] - b) < 0.5 / options
-            terms += np.where(either, 0.0, np.where(equal, same, other))
+            same = math.log(max((1.0 - spread) * options, 1e-12))
+            other = math.log(max(spread * options / max(options - 1, 1), 1e-12))
+            with np.errstate(invalid="ignore"):
+                a, b = (np.floor(x[:, j, None] * options) == np.arange(options) for x in (X, self.X))
+            # Both active: `other`, and what is missing to `same` where they are equal.
+            left += [a * (same - other), a.any(axis=1)[:, None] * other]
+            right += [b, b.any(axis=1)[:, None]]
+        if not left:
+            return np.zeros((len(X), len(self.X)))
+        terms: Array = np.hstack(left) @ np.hstack(right).T.astype(float)
         return terms
 
     def sample(self, count: int, rng: np.random.Generator) -> Array:

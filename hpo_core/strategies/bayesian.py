@@ -26,6 +26,10 @@ ELITE = 5
 """Around how many of the best configurations candidates are drawn, and from how many candidates the search goes on."""
 
 
+FITTED = 200
+"""To how many trials the hyperparameters are fitted; each step of the fit takes time in the cube of their number."""
+
+
 @dataclass(frozen=True)
 class Bayesian:
     """A Matern-5/2 Gaussian process, and the candidate of highest acquisition under it.
@@ -86,7 +90,8 @@ class Bayesian:
         z[finished] = transform.forward(losses[finished])
         embed = _Embedding(cube, trials, valid)
         F = embed(X, observed=True)
-        hyperparameters = fit(F, embed.owner, z, active=float((~np.isnan(X)).sum(axis=1).mean()))
+        some = _subset(z, FITTED, rng)
+        hyperparameters = fit(F[some], embed.owner, z[some], active=float((~np.isnan(X)).sum(axis=1).mean()))
         process = GaussianProcess.condition(F, embed.owner, z, hyperparameters)
         best = float(process.predict(embed(X))[0].min())
         pending, valid = cube.encode([trial.config for trial in history.running])
@@ -119,17 +124,20 @@ class Bayesian:
         ended.sort(key=lambda trial: trial.number)
         # Differences of losses near the largest float would overflow.
         losses = np.array([np.inf if trial.loss is None else min(max(trial.loss, -1e300), 1e300) for trial in ended])
-        if len(ended) > self.max_points:
-            order = np.argsort(losses, kind="stable")
-            half = self.max_points // 2
-            rest = rng.choice(order[half:], self.max_points - half, replace=False)
-            keep = np.sort(np.concatenate([order[:half], rest]))
-            ended, losses = [ended[i] for i in keep], losses[keep]
-        return ended, losses
+        some = _subset(losses, self.max_points, rng)
+        return [ended[i] for i in some], losses[some]
 
     def _transform(self, losses: Array, number: int) -> Standardised:
         use_log = self.transform == "log" or (self.transform == "alternate" and number % 2 == 1)
         return LogDistance.fit(losses) if use_log else YeoJohnson.fit(losses)
+
+
+def _subset(losses: Array, most: int, rng: np.random.Generator) -> Any:
+    """Positions, in order, of at most so many losses: half of them the lowest, half a random choice of the rest."""
+    if len(losses) <= most:
+        return np.arange(len(losses))
+    order, half = np.argsort(losses, kind="stable"), most // 2
+    return np.sort(np.concatenate([order[:half], rng.choice(order[half:], most - half, replace=False)]))
 
 
 class _Embedding:
