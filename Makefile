@@ -5,7 +5,7 @@ STAMP := .venv/.installed
 STUDY ?= examples/digits_cnn.yaml
 
 .DEFAULT_GOAL := help
-.PHONY: help setup tune ui test slow lint type bench peers lock clean
+.PHONY: help setup tune ui test slow lint type bench peers regret lock clean
 
 help: ## List the targets
 	@grep -E '^[a-z]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-8s %s\n", $$1, $$2}'
@@ -49,6 +49,17 @@ peers: .venv-peers/optuna/.installed ## Make the environments of the packages th
 	$(PYTHON) -m venv .venv-peers/optuna
 	.venv-peers/optuna/bin/python -m pip install --quiet --disable-pip-version-check --constraint requirements.lock \
 		optuna mlflow
+	touch $@
+
+regret: $(STAMP) .venv-peers/regret/.installed ## Measure regret by trial beside peers (needs HPO_BENCH_DATA; hours)
+	$(BIN)/python -m benchmarks.regret run random tpe bayesian
+	$(BIN)/python -m benchmarks.regret run peer:optuna_tpe peer:optuna_tpe_multivariate peer:optuna_gp peer:hyperopt \
+		peer:skopt --python .venv-peers/regret/bin/python
+	$(BIN)/python -m benchmarks.regret table
+
+.venv-peers/regret/.installed: benchmarks/peers/requirements.txt
+	$(PYTHON) -m venv .venv-peers/regret
+	.venv-peers/regret/bin/python -m pip install --quiet --disable-pip-version-check --requirement $<
 	touch $@
 
 lock: $(STAMP) ## Renew the pins (needs uv on the PATH)
