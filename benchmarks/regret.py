@@ -20,6 +20,7 @@ import sys
 import time
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -63,8 +64,9 @@ def _value(text: str) -> Any:
         return text
 
 
-def theirs(name: str, instance: instances.Instance, seed: int, python: str) -> tuple[Ask, Tell]:
-    """A peer in a process of its own, with its own interpreter."""
+@contextmanager
+def theirs(name: str, instance: instances.Instance, seed: int, python: str) -> Iterator[tuple[Ask, Tell]]:
+    """A peer in a process of its own, with its own interpreter; it ends with the context."""
     process = subprocess.Popen([python, str(PEER)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
     assert process.stdin is not None and process.stdout is not None
 
@@ -86,27 +88,29 @@ def theirs(name: str, instance: instances.Instance, seed: int, python: str) -> t
     def tell(losses: list[float]) -> None:
         send({"tell": losses})
 
-    return ask, tell
+    with process:  # closes the pipe, which ends the peer, and waits for it
+        yield ask, tell
 
 
 def study(name: str, instance: instances.Instance, seed: int, trials: int, batch: int, python: str) -> dict[str, Any]:
     """Runs one study; the regret of the best trial so far after each trial."""
-    ask, tell = (
+    opened = (
         theirs(name.removeprefix("peer:"), instance, seed, python)
         if name.startswith("peer:")
-        else ours(name, instance, seed)
+        else nullcontext(ours(name, instance, seed))
     )
     losses: list[float] = []
     seconds = 0.0
-    while len(losses) < trials:
-        begin = time.perf_counter()
-        configs = ask(min(batch, trials - len(losses)))
-        seconds += time.perf_counter() - begin
-        if not configs:
-            break
-        news = [instance.loss(instance.space.validated(config)) for config in configs]
-        tell(news)
-        losses += news
+    with opened as (ask, tell):
+        while len(losses) < trials:
+            begin = time.perf_counter()
+            configs = ask(min(batch, trials - len(losses)))
+            seconds += time.perf_counter() - begin
+            if not configs:
+                break
+            news = [instance.loss(instance.space.validated(config)) for config in configs]
+            tell(news)
+            losses += news
     regret = [round(instance.regret(best), 6) for best in itertools.accumulate(losses, min)]
     regret += regret[-1:] * (trials - len(regret))
     return {
