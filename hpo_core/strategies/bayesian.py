@@ -25,7 +25,6 @@ TRANSFORMS = ("alternate", "yeo_johnson", "log")
 ELITE = 5
 """Around how many of the best configurations candidates are drawn, and from how many candidates the search goes on."""
 
-
 FITTED = 200
 """To how many trials the hyperparameters are fitted; each step of the fit takes time in the cube of their number."""
 
@@ -204,5 +203,8 @@ def _search(
 
 def _expectation(transform: Standardised, mean: float, std: float, score: float) -> dict[str, Scalar]:
     """What the surrogate expects of a proposal, on the scale of the losses."""
-    low, middle, high = transform.inverse(np.array([mean - std, mean, mean + std])).tolist()
-    return {"predicted_mean": middle, "predicted_std": (high - low) / 2, "acquisition": score}
+    with np.errstate(over="ignore"):
+        low, middle, high = transform.inverse(np.array([mean - std, mean, mean + std])).tolist()
+    notes = {"predicted_mean": middle, "predicted_std": (high - low) / 2, "acquisition": score}
+    # Where losses come near the largest float there may be no such number; a tag must be one.
+    return {name: value for name, value in notes.items() if np.isfinite(value)}
