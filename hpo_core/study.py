@@ -110,7 +110,7 @@ class StudySpec(_Section):
     ...     "space": {"x": {"type": "float", "low": -1, "high": 1}}, "stop": {"trials": 3},
     ... })
     >>> spec.experiment, spec.strategy.name, spec.loss(0.25)
-    ('parabola', 'quasi_random', 0.25)
+    ('parabola', 'auto', 0.25)
     """
 
     name: str = Field(
@@ -122,7 +122,7 @@ class StudySpec(_Section):
     direction: Literal["minimize", "maximize"]
     space: dict[str, Parameter] = Field(min_length=1)
     constraints: list[str] = []
-    strategy: Annotated[StrategySpec, BeforeValidator(_strategy)] = StrategySpec(name="quasi_random")
+    strategy: Annotated[StrategySpec, BeforeValidator(_strategy)] = StrategySpec(name="auto")
     stop: StopRules
     parallel: int = Field(1, ge=1, le=1000, description="Trials at a time.")
     retries: int = Field(0, ge=0, le=100, description="Further attempts at a trial that raised or whose process died.")

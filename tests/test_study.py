@@ -73,7 +73,7 @@ BAD: list[tuple[str, Any, str, str, str]] = [
     ("space/x/high", ..., "space.x.high", "is missing", "add it"),
     ("space/kind/choices", ..., "space.kind.choices", "is missing", "add it"),
     ("strategy", "randon", "strategy.name", "'randon'", "did you mean 'random'?"),
-    ("strategy", "zzz", "strategy.name", "'zzz'", "choose one of grid"),
+    ("strategy", "zzz", "strategy.name", "'zzz'", "choose one of auto"),
     ("strategy", {"steps": 3}, "strategy.name", "is missing", "add it"),
     ("strategy", 5, "strategy", "5", "correct it"),
     ("strategy", {"name": "grid", "step": 3}, "strategy.step", "'step'", "it has steps, steps_by_name"),
@@ -186,7 +186,7 @@ def test_everything_wrong_is_said_at_once() -> None:
 
 def test_the_smallest_study_and_its_defaults() -> None:
     study = spec()
-    assert (study.experiment, study.strategy.name, study.parallel, study.seed) == ("parabola", "quasi_random", 1, 0)
+    assert (study.experiment, study.strategy.name, study.parallel, study.seed) == ("parabola", "auto", 1, 0)
     assert study_from(json.loads(study.to_json())) == study
     assert study_from(json.loads(study.to_json())).to_json() == study.to_json()
 
@@ -369,7 +369,7 @@ def test_an_override_that_cannot_be_used(override: str, message: str) -> None:
     ("path", "value", "line"),
     [
         ("objective", "other:loss", 'objective: "parabola:loss" -> "other:loss"'),
-        ("strategy", "random", 'strategy.name: "quasi_random" -> "random"'),
+        ("strategy", "random", 'strategy.name: "auto" -> "random"'),
         ("stop/trials", 20, "stop.trials: 10 -> 20"),
         ("stop/target", 0.1, "stop.target: null -> 0.1"),
         ("parallel", 4, "parallel: 1 -> 4"),
