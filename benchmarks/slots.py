@@ -31,6 +31,7 @@ def main() -> None:
             name="slots",
             space={"seconds": Float(low=3.0, high=7.0)},
             metric="seconds",
+            strategy="random",
             trials=TRIALS,
             parallel=PARALLEL,
             tracking_uri=f"sqlite:///{Path(folder)}/mlflow.db",
