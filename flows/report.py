@@ -122,9 +122,9 @@ class LiveProgress:
     def __enter__(self) -> LiveProgress:
         if self._console.is_terminal:
             self._live.start()
-            self._live.update(Text(f"{self._spec.name}: starting workers ..."))
+            self._live.update(Text(f"{self._spec.name}: opening the study ..."))
         else:
-            self._console.print(f"{self._spec.name}: starting workers ...", highlight=False)
+            self._console.print(f"{self._spec.name}: opening the study ...", highlight=False)
         return self
 
     def __exit__(
