@@ -16,6 +16,7 @@ from __future__ import annotations
 import json
 import math
 import re
+from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -66,7 +67,7 @@ Number = Annotated[float, BeforeValidator(_number)]
 Whole = Annotated[int, BeforeValidator(_number)]
 
 
-class _Parameter(BaseModel):
+class _Parameter(BaseModel, ABC):
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
     when: dict[str, Annotated[list[Any], BeforeValidator(_scalars)]] = Field(
@@ -74,33 +75,33 @@ class _Parameter(BaseModel):
     )
 
     @property
+    @abstractmethod
     def size(self) -> float:
         """How many values there are; ``inf`` for a float without a step."""
-        raise NotImplementedError
 
+    @abstractmethod
     def encode(self, value: Scalar) -> float:
         """The coordinate of a value, in [0, 1].
 
         Raises:
             ValueError: The value is not one of this parameter's.
         """
-        raise NotImplementedError
 
+    @abstractmethod
     def decode(self, u: float) -> Scalar:
         """The value at a coordinate of [0, 1]."""
-        raise NotImplementedError
 
     def to_string(self, value: Scalar) -> str:
         """What MLflow shows: ``str(value)`` wherever that can be read back."""
         return str(value)
 
+    @abstractmethod
     def from_string(self, text: str) -> Scalar:
         """The inverse of :meth:`to_string`, to the last bit.
 
         Raises:
             ValueError: The text is no value of this parameter.
         """
-        raise NotImplementedError
 
     def values(self, steps: int) -> list[Scalar]:
         """All values if there are at most ``steps``, else so many spread evenly over the scale, ends included."""
@@ -276,8 +277,9 @@ class _Listed(_Parameter):
     """A parameter whose values are written down one by one."""
 
     @property
+    @abstractmethod
     def options(self) -> list[Scalar]:
-        raise NotImplementedError
+        """The values, in the order of declaration."""
 
     @cached_property
     def _positions(self) -> dict[str, int]:

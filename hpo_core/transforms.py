@@ -8,6 +8,7 @@ and both answers are standardised, so that one prior suits every study.
 from __future__ import annotations
 
 import math
+from abc import ABC, abstractmethod
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -16,7 +17,7 @@ from hpo_core.space import Array
 
 
 @dataclass(frozen=True)
-class Standardised:
+class Standardised(ABC):
     """``z = (f(y) - location) / scale`` of the losses ``y``, where ``f`` is a subclass's."""
 
     location: float
@@ -30,11 +31,13 @@ class Standardised:
         """The losses that are transformed to ``z``."""
         return self._unwarp(z * self.scale + self.location)
 
+    @abstractmethod
     def _warp(self, y: Array) -> Array:
-        raise NotImplementedError
+        """``f(y)``."""
 
+    @abstractmethod
     def _unwarp(self, w: Array) -> Array:
-        raise NotImplementedError
+        """The inverse of ``f``."""
 
 
 def _moments(values: Array) -> tuple[float, float]:

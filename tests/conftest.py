@@ -14,6 +14,7 @@ import sys
 import tempfile
 import time
 import urllib.request
+from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -64,7 +65,7 @@ def wait_until_it_answers(url: str, process: subprocess.Popen[Any], seconds: flo
     raise AssertionError(f"{url} does not answer")
 
 
-class Server:
+class Server(ABC):
     """A real server on a port of its own, which a test may stop and start again."""
 
     def __init__(self, folder: Path, health: str) -> None:
@@ -73,8 +74,9 @@ class Server:
         self.health = f"{self.uri}{health}"
         self.process: subprocess.Popen[bytes] | None = None
 
+    @abstractmethod
     def command(self) -> list[str]:
-        raise NotImplementedError
+        """What starts it."""
 
     def environment(self) -> dict[str, str]:
         return {}

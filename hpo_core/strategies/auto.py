@@ -7,7 +7,7 @@ from typing import ClassVar
 
 from hpo_core.history import History
 from hpo_core.space import SearchSpace
-from hpo_core.strategies.base import Strategy
+from hpo_core.strategies.base import Strategy, check_whole
 from hpo_core.strategies.bayesian import Bayesian
 from hpo_core.strategies.tpe import Tpe
 from hpo_core.trial import Proposal
@@ -31,8 +31,7 @@ class Auto:
     long: int = 2000
 
     def __post_init__(self) -> None:
-        if isinstance(self.long, bool) or not isinstance(self.long, int) or self.long < 1:
-            raise ValueError(f"long: {self.long!r} is not a whole number from 1")
+        check_whole(self, long=1)
 
     def propose(self, space: SearchSpace, history: History, n: int, *, seed: int) -> list[Proposal]:
         proposals: list[Proposal] = []

@@ -31,3 +31,19 @@ class Strategy(Protocol):
             seed: The study's seed; randomness comes from :func:`hpo_core.seeding.trial_rng`.
         """
         ...
+
+
+def check_whole(strategy: object, **least: int) -> None:
+    """Check settings that are whole numbers.
+
+    Args:
+        strategy: The strategy that has them.
+        **least: The lowest value that each may have, by name.
+
+    Raises:
+        ValueError: One is no whole number, or is lower.
+    """
+    for field, bound in least.items():
+        value = getattr(strategy, field)
+        if isinstance(value, bool) or not isinstance(value, int) or value < bound:
+            raise ValueError(f"{field}: {value!r} is not a whole number from {bound}")

@@ -16,6 +16,7 @@ from hpo_core.history import History
 from hpo_core.sampling import fill_ranked
 from hpo_core.seeding import trial_rng
 from hpo_core.space import Array, SearchSpace
+from hpo_core.strategies.base import check_whole
 from hpo_core.transforms import LogDistance, Standardised, YeoJohnson
 from hpo_core.trial import Proposal, Trial
 
@@ -61,10 +62,7 @@ class Bayesian:
             raise ValueError(f"transform: {self.transform!r} is none of {', '.join(TRANSFORMS)}")
         if isinstance(self.kappa, bool) or not isinstance(self.kappa, int | float) or not 0 <= self.kappa < np.inf:
             raise ValueError(f"kappa: {self.kappa!r} is not a number from 0")
-        for field, least in (("start", 1), ("candidates", 1), ("max_points", 10)):
-            value = getattr(self, field)
-            if isinstance(value, bool) or not isinstance(value, int) or value < least:
-                raise ValueError(f"{field}: {value!r} is not a whole number from {least}")
+        check_whole(self, start=1, candidates=1, max_points=10)
 
     def propose(self, space: SearchSpace, history: History, n: int, *, seed: int) -> list[Proposal]:
         cube = Cube(space)

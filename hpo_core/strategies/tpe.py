@@ -15,6 +15,7 @@ from hpo_core.parzen import Parzen
 from hpo_core.sampling import fill_ranked
 from hpo_core.seeding import trial_rng
 from hpo_core.space import SearchSpace
+from hpo_core.strategies.base import check_whole
 from hpo_core.trial import Proposal
 
 
@@ -50,10 +51,7 @@ class Tpe:
     old: float = 1.0
 
     def __post_init__(self) -> None:
-        for field, least in (("start", 1), ("most", 1), ("candidates", 1)):
-            value = getattr(self, field)
-            if isinstance(value, bool) or not isinstance(value, int) or value < least:
-                raise ValueError(f"{field}: {value!r} is not a whole number from {least}")
+        check_whole(self, start=1, most=1, candidates=1)
         for field in ("gamma", "narrowest", "spread", "old"):
             value = getattr(self, field)
             if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value <= 1:
