@@ -1,4 +1,7 @@
-"""All benchmarks of this folder, one after the other: those modules that have a ``main``."""
+"""The benchmarks of minutes, one after the other: those modules that have a ``main`` without arguments.
+
+``benchmarks/regret.py`` takes hours and what it is told; `make regret` runs it.
+"""
 
 from __future__ import annotations
 

@@ -186,7 +186,7 @@ def _interval(values: Any) -> tuple[float, float]:
     return float(np.mean(values)), 1.96 * float(np.std(values)) / math.sqrt(len(values))
 
 
-def main() -> None:
+def command_line() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     commands = parser.add_subparsers(required=True)
     for command, action in (("run", run), ("table", table)):
@@ -207,4 +207,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    command_line()
