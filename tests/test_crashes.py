@@ -88,7 +88,7 @@ def test_after_any_death_the_study_ends_as_if_nothing_had_been(
 
 def test_killed_at_fifty_random_moments(tmp_path: Path) -> None:
     rng = random.Random(SEED)
-    path = write_study(tmp_path, stop={"trials": 400}, retries=100)
+    path = write_study(tmp_path, stop={"trials": 10_000}, retries=100)  # not to be used up
     history = History()
     kills = 0
     while kills < 50:
