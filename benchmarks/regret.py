@@ -28,7 +28,7 @@ import numpy as np
 
 from benchmarks import instances
 from hpo_core.history import History
-from hpo_core.strategies import make_strategy
+from hpo_core.strategies import Strategy, make_strategy
 from hpo_core.trial import Trial, TrialState
 
 CHECKPOINTS = (20, 50, 100)
@@ -38,11 +38,16 @@ Ask = Callable[[int], list[Mapping[str, Any]]]
 Tell = Callable[[list[float]], None]
 
 
-def ours(name: str, instance: instances.Instance, seed: int) -> tuple[Ask, Tell]:
-    """One of our strategies as ask and tell; ``name`` may carry settings."""
+def make(name: str) -> Strategy:
+    """One of our strategies; ``name`` may carry settings."""
     label, _, text = name.partition(":")
     settings = {key: _value(value) for key, value in (pair.split("=") for pair in text.split(",") if pair)}
-    strategy = make_strategy(label, settings)
+    return make_strategy(label, settings)
+
+
+def ours(name: str, instance: instances.Instance, seed: int) -> tuple[Ask, Tell]:
+    """One of our strategies as ask and tell."""
+    strategy = make(name)
     done: list[Trial] = []
     asked: list[Mapping[str, Any]] = []
 

@@ -123,11 +123,14 @@ def run_study(
 
 
 def open_ledger(spec: StudySpec, tracking_uri: str | None = None, announce: Callable[[str], Any] = log.info) -> Ledger:
-    """The study in MLflow, created if it is new."""
+    """The study in MLflow, created if it is new, with the past that it learns from."""
     from hpo_core.ledger import open_study
+    from hpo_core.warm_start import warm_start
     from mlflow_server.embedded import connect
 
-    return open_study(connect(tracking_uri), spec, announce=announce)
+    ledger = open_study(connect(tracking_uri), spec, announce=announce)
+    warm_start(ledger, announce)
+    return ledger
 
 
 def run(ledger: Ledger, objective: Objective, observe: Observer | None = None) -> StudyResult:

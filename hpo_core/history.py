@@ -10,6 +10,7 @@ from itertools import pairwise
 
 import numpy as np
 
+from hpo_core.prior import Source
 from hpo_core.space import Array, SearchSpace
 from hpo_core.trial import Proposal, Trial, TrialState
 
@@ -22,6 +23,7 @@ class History:
         trials: In any order; numbers need not be dense (a deleted run leaves a gap) but no two may be equal.
         next_number: The number of the next trial, where the highest of ``trials`` is not the highest that was given
             out (its run was deleted).
+        prior: What was known before the first trial. It is no part of the views below, which are of trials.
 
     Raises:
         ValueError: Two trials share a number, or a complete trial has no finite loss.
@@ -29,8 +31,9 @@ class History:
 
     trials: tuple[Trial, ...]
     next_number: int
+    prior: tuple[Source, ...]
 
-    def __init__(self, trials: Iterable[Trial] = (), next_number: int = 0) -> None:
+    def __init__(self, trials: Iterable[Trial] = (), next_number: int = 0, prior: Iterable[Source] = ()) -> None:
         ordered = tuple(sorted(trials, key=lambda trial: trial.number))
         for before, after in pairwise(ordered):
             if before.number == after.number:
@@ -39,6 +42,7 @@ class History:
             if trial.state is TrialState.COMPLETE and (trial.loss is None or not math.isfinite(trial.loss)):
                 raise ValueError(f"trial {trial.number} is complete with the loss {trial.loss}")
         object.__setattr__(self, "trials", ordered)
+        object.__setattr__(self, "prior", tuple(prior))
         object.__setattr__(self, "next_number", max(next_number, ordered[-1].number + 1 if ordered else 0))
 
     def __len__(self) -> int:
@@ -86,7 +90,8 @@ class History:
     @cached_property
     def digest(self) -> str:
         """16 hex digits that change with anything a strategy may depend on, whatever the order of the trials."""
-        return f"{(self.next_number + sum(trial.fingerprint for trial in self.trials)) % 2**64:016x}"
+        seen = sum(trial.fingerprint for trial in self.trials) + sum(source.fingerprint for source in self.prior)
+        return f"{(self.next_number + seen) % 2**64:016x}"
 
     def arrays(self, space: SearchSpace) -> tuple[Array, Array]:
         """The complete trials: ``X``, shape ``(n, d)``, in the unit cube with NaN where inactive; losses, ``(n,)``."""
@@ -107,4 +112,5 @@ class History:
                 ),
             ),
             next_number=self.next_number,
+            prior=self.prior,
         )

@@ -32,6 +32,7 @@ from typing import Any, Self
 from hpo_core.configuration import Scalar, config_from_json, config_to_json
 from hpo_core.errors import InputError, StudyUnknown, TrackingError
 from hpo_core.history import History
+from hpo_core.prior import Source
 from hpo_core.runs import KnownRuns, number_of, whole
 from hpo_core.snapshot import Snapshot, pack, unpack
 from hpo_core.space import SearchSpace
@@ -157,6 +158,7 @@ class Ledger:
         if not self.claims_run:
             raise InputError(f"study run {study_run.id}", "its tag hpo.claims is missing", "delete the run in MLflow")
         self.owner = str(Owner.of_this_process())
+        self.prior: tuple[Source, ...] = ()  # what was imported; see hpo_core/warm_start.py
         self.skipped: dict[str, str] = {}  # run id -> why it is no trial
         self._runs = KnownRuns()
         self._unsettled: dict[str, Run] = {}  # runs that are new or changed since the last look at their claims
@@ -202,7 +204,8 @@ class Ledger:
         if self._history is None:
             trials = [trial for run in self._runs if (trial := self._as_trial(run)) is not None]
             chosen = [trial for trial in trials if self._trial_runs.get(trial.number) == trial.run_id]
-            self._history = History(chosen, next_number=max(self._runs.highest, *self._missing, -1) + 1)
+            next_number = max(self._runs.highest, *self._missing, -1) + 1
+            self._history = History(chosen, next_number=next_number, prior=self.prior)
         return self._history
 
     def _search(self, since: int | None = None, **which: Any) -> list[Run]:

@@ -107,6 +107,7 @@ def fill_ranked(
     seed: int,
     start: int,
     model: Callable[[History, int], Iterator[Proposal]],
+    informed: int = 0,
 ) -> list[Proposal]:
     """A proposal for each of the next ``n`` trials: the first of a model's that is feasible and new.
 
@@ -119,13 +120,15 @@ def fill_ranked(
             trials are complete, as there is nothing to compare.
         model: Given the history, with what was just proposed in it as pending, and the number of the trial: proposals,
             best first. Where none of them will do, a uniform point takes their place.
+        informed: How many of the first trials the model is asked for, since it knows of a past before them.
     """
     taken = set(history.identities)
     proposals: list[Proposal] = []
     for number in range(history.next_number, history.next_number + n):
         seen = history.with_pending(proposals) if proposals else history
         starting = len(seen) < start or len(seen.complete) < 2
-        ranked = iter(()) if starting or not space.dimensions else model(seen, number)
+        asked = space.dimensions and (not starting or len(seen) < informed)
+        ranked = model(seen, number) if asked else iter(())
         proposal = next((p for p in ranked if p.identity not in taken and space.feasible(p.config)), None)
         if proposal is None:
             points = sobol_from if starting else uniform_from

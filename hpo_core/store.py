@@ -110,6 +110,19 @@ class Store(Protocol):
         """
         ...
 
+    def find(self, experiments: Sequence[str], query: str, field: str) -> list[Run]:
+        """The active runs that a filter of MLflow's own language finds, oldest first, a request a page.
+
+        Args:
+            experiments: Ids of the experiments to look into.
+            query: The filter; empty for all.
+            field: Where the query stands, for the error.
+
+        Raises:
+            InputError: MLflow does not understand the query.
+        """
+        ...
+
     def has_exactly(self, count: int, experiments: Sequence[str], tags: Mapping[str, str], before: int) -> bool:
         """Whether so many active runs, at least one, with all these tags started before a time.
 

@@ -20,13 +20,16 @@ from hpo_core.configuration import Scalar
 from hpo_core.errors import InputError, StudyConflict
 from hpo_core.history import History
 from hpo_core.space import Parameter, SearchSpace
-from hpo_core.strategies import STRATEGIES, Strategy, make_strategy
+from hpo_core.strategies import STRATEGIES, Strategy, has_setting, make_strategy
 from hpo_core.trial import Proposal
 
 MAX_FILE_BYTES = 1_000_000
 MAX_NAME_LENGTH = 200
 
-MAY_CHANGE = {"objective", "strategy", "stop", "parallel", "retries", "trial_timeout", "memory_limit", "seed", "first"}
+MAY_CHANGE = {
+    "objective", "strategy", "stop", "parallel", "retries", "trial_timeout", "memory_limit", "seed", "first",
+    "warm_start",
+}  # fmt: skip
 """The keys that a resumed study takes from the new file. All others decide what the stored losses mean."""
 
 # MLflow accepts more in a run's name, but a study's name also stands in filter strings, file names and URLs.
@@ -81,8 +84,12 @@ class StrategySpec(BaseModel):
 
     name: str
 
-    def make(self) -> Strategy:
-        return make_strategy(self.name, self.model_extra)
+    def make(self, budget: int | None = None) -> Strategy:
+        """The strategy; one that has a setting ``budget`` gets the study's where the file does not give it."""
+        settings = dict(self.model_extra or {})
+        if budget is not None and self.name in STRATEGIES and has_setting(self.name, "budget"):
+            settings.setdefault("budget", budget)
+        return make_strategy(self.name, settings)
 
 
 _UNITS = {"": 1, "B": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "KIB": 2**10, "MIB": 2**20, "GIB": 2**30}
@@ -96,6 +103,37 @@ def _bytes(value: Any) -> Any:
     if match is None or match[2].upper() not in _UNITS:
         raise ValueError(f"{value!r} is no amount of memory; write it as 500MiB or 2GiB")
     return int(float(match[1]) * _UNITS[match[2].upper()])
+
+
+class WarmStart(_Section):
+    """Past runs to learn from: those of an experiment, those that a query finds, or both together."""
+
+    experiment: str = Field("", description="Name of an MLflow experiment; all of them where absent.", max_length=500)
+    query: str = Field("", description="A filter as in MLflow's search_runs.", max_length=5000)
+    align: Literal["standardise", "rank", "none"] = Field(
+        "standardise", description="How their losses compare with the study's: none if they are of the same data."
+    )
+
+    @model_validator(mode="after")
+    def _some(self) -> WarmStart:
+        if not self.experiment and not self.query:
+            raise ValueError("neither experiment nor query is given; name one")
+        return self
+
+    @property
+    def label(self) -> str:
+        """The entry for people."""
+        return " where ".join(part for part in (self.experiment, self.query) if part)
+
+
+_COMPARISON = re.compile(r"[=<>]|\s(LIKE|ILIKE|IN)\s", re.IGNORECASE)
+
+
+def _past(value: Any) -> Any:
+    """A text that compares something is a query, any other one the name of an experiment."""
+    if not isinstance(value, str):
+        return value
+    return {"query" if _COMPARISON.search(value) else "experiment": value}
 
 
 def _strategy(value: Any) -> Any:
@@ -132,6 +170,9 @@ class StudySpec(_Section):
     )
     seed: int = Field(0, ge=0, lt=2**32)
     first: list[dict[str, Any]] = Field([], description="Configurations to try before the strategy's own.")
+    warm_start: list[Annotated[WarmStart, BeforeValidator(_past)]] = Field(
+        [], description="Past runs to learn from, fixed when the study is created."
+    )
 
     @field_validator("name", "experiment")
     @classmethod
@@ -200,7 +241,7 @@ class StudySpec(_Section):
                 proposals.append(proposal)
                 taken.add(proposal.identity)
         if len(proposals) < n:
-            strategy = self.strategy.make()
+            strategy = self.strategy.make(self.stop.trials)
             proposals += strategy.propose(
                 self.search_space, history.with_pending(proposals), n - len(proposals), seed=self.seed
             )
@@ -429,6 +470,8 @@ def _known_keys(loc: Sequence[Any]) -> list[str]:
     """The keys that may stand where a superfluous one was found."""
     if loc[0] == "stop" and len(loc) == 2:
         return list(StopRules.model_fields)
+    if loc[0] == "warm_start" and len(loc) == 3:
+        return list(WarmStart.model_fields)
     if loc[0] == "space" and len(loc) == 4:
         return list(_PARAMETER_FIELDS[loc[2]])
     return list(StudySpec.model_fields)

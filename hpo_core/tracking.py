@@ -267,6 +267,15 @@ class MlflowStore:
             found += self._pages(experiments, [*terms, f"attributes.run_id IN ({named})"], view)
         return sorted(found, key=lambda run: run.start)
 
+    def find(self, experiments: Sequence[str], query: str, field: str) -> list[Run]:
+        try:
+            return self._pages(experiments, [query] if query else [], entities.ViewType.ACTIVE_ONLY)
+        except TrackingRefusal as error:
+            if error.code != "INVALID_PARAMETER_VALUE":
+                raise
+            remedy = "write it as for MLflow's search_runs: metrics.accuracy > 0.9 and params.model = 'cnn'"
+            raise InputError(field, f"MLflow does not understand the query {query!r} ({error})", remedy) from None
+
     def _pages(self, experiments: Sequence[str], terms: Sequence[str], view: str) -> list[Run]:
         runs: list[Run] = []
         token: str | None = None

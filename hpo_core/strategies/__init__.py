@@ -25,7 +25,21 @@ STRATEGIES: dict[str, type[Strategy]] = {
     "tpe": Tpe,
 }
 
-__all__ = ["STRATEGIES", "Strategy", "make_strategy"]
+__all__ = ["STRATEGIES", "Strategy", "has_setting", "make_strategy"]
+
+
+def _settings(name: str) -> list[str]:
+    cls: Any = STRATEGIES[name]
+    return [field.name for field in fields(cls) if field.init]
+
+
+def has_setting(name: str, key: str) -> bool:
+    """Whether a strategy of the registry has a setting of this name.
+
+    >>> has_setting("auto", "budget"), has_setting("random", "budget")
+    (True, False)
+    """
+    return key in _settings(name)
 
 
 def make_strategy(name: str, settings: Mapping[str, Any] | None = None) -> Strategy:
@@ -45,7 +59,7 @@ def make_strategy(name: str, settings: Mapping[str, Any] | None = None) -> Strat
             f"did you mean {near[0]!r}?" if near else f"choose one of {', '.join(sorted(STRATEGIES))}",
         )
     cls: Any = STRATEGIES[name]
-    known = [field.name for field in fields(cls) if field.init]
+    known = _settings(name)
     for key in settings or {}:
         if key not in known:
             remedy = f"it has {', '.join(known)}" if known else "it has none"

@@ -13,7 +13,8 @@ class Strategy(Protocol):
     """Settings in a frozen dataclass, and one pure function of the past.
 
     ``propose`` reads no clock, file or global random generator and keeps nothing between calls: what it answers is a
-    function of its arguments. It may therefore be asked anew after any crash, by any process.
+    function of its arguments. It may therefore be asked anew after any crash, by any process. One that learns from
+    ``history.prior`` says so by the class attribute ``uses_prior = True``; see :func:`uses_prior`.
     """
 
     name: ClassVar[str]
@@ -31,6 +32,11 @@ class Strategy(Protocol):
             seed: The study's seed; randomness comes from :func:`hpo_core.seeding.trial_rng`.
         """
         ...
+
+
+def uses_prior(strategy: Strategy) -> bool:
+    """Whether a strategy learns from what a study knew before its first trial."""
+    return bool(getattr(strategy, "uses_prior", False))
 
 
 def check_whole(strategy: object, **least: int) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -12,11 +12,15 @@ import numpy as np
 from hpo_core.cube import Cube
 from hpo_core.history import History
 from hpo_core.parzen import Parzen
+from hpo_core.prior import INFORMED, Source
 from hpo_core.sampling import fill_ranked
 from hpo_core.seeding import trial_rng
-from hpo_core.space import SearchSpace
+from hpo_core.space import Array, SearchSpace
 from hpo_core.strategies.base import check_whole
 from hpo_core.trial import Proposal
+
+FADE = 10.0
+"""So many trials halve the weight of an observation of the past."""
 
 
 @dataclass(frozen=True)
@@ -42,6 +46,7 @@ class Tpe:
     """
 
     name: ClassVar[str] = "tpe"
+    uses_prior: ClassVar[bool] = True
     start: int = 10
     gamma: float = 0.1
     most: int = 25
@@ -65,6 +70,7 @@ class Tpe:
             n,
             seed=seed,
             start=self.start,
+            informed=INFORMED if history.prior else 0,
             model=lambda seen, number: self._ranked(cube, seen, trial_rng(seed, number, stream=3)),
         )
 
@@ -83,8 +89,12 @@ class Tpe:
         ramp = np.ones(len(rest))
         if len(rest) > 25:
             ramp[:-25] = np.linspace(self.old, 1.0, len(rest) - 25)
-        promising = Parzen(cube, X[best], np.ones(len(best)), self.narrowest, self.spread)
-        ordinary = Parzen(cube, X[rest], ramp, self.narrowest, self.spread)
+        past = _past(cube, history.prior, self.gamma, self.most)
+        weight = FADE / (FADE + len(losses))
+        promising, ordinary = (
+            Parzen(cube, np.vstack([own, old]), np.append(w, np.full(len(old), weight)), self.narrowest, self.spread)
+            for own, w, old in zip((X[best], X[rest]), (np.ones(len(best)), ramp), past, strict=True)
+        )
         rows = promising.sample(self.candidates, rng)
         scores = promising.log_density(rows) - ordinary.log_density(rows)
         for i in np.argsort(-scores, kind="stable"):
@@ -96,3 +106,15 @@ class Tpe:
             counts[trial.fidelity] = counts.get(trial.fidelity, 0) + 1
         enough = [fidelity for fidelity, count in counts.items() if count >= self.start] or list(counts)
         return max(enough, key=lambda fidelity: -math.inf if fidelity is None else fidelity, default=None)
+
+
+def _past(cube: Cube, sources: Sequence[Source], gamma: float, most: int) -> tuple[Array, Array]:
+    """The good observations of all sources and the others, each as rows; what is good is judged within a source."""
+    good, others = [np.empty((0, len(cube.columns)))], [np.empty((0, len(cube.columns)))]
+    for source in sources:
+        X, valid = cube.encode([observation.config for observation in source.observations])
+        X, losses = X[valid], source.losses[valid]
+        count = min(math.ceil(gamma * int(np.isfinite(losses).sum())), most)
+        good.append(X[:count])  # a source stands in the order of its losses
+        others.append(X[count:])
+    return np.vstack(good), np.vstack(others)
