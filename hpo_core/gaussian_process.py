@@ -172,7 +172,7 @@ class GaussianProcess:
         scaled = X / hyperparameters.lengths[owner]
         K = hyperparameters.signal * matern52(squared_distances(scaled, scaled))
         L = _cholesky(K + hyperparameters.noise * np.eye(len(y)))
-        inverse_factor = lapack.dtrtri(L, lower=1)[0] if len(y) else L
+        inverse_factor, _ = lapack.dtrtri(L, lower=1)
         weights = inverse_factor.T @ (inverse_factor @ y)
         return GaussianProcess(X, owner, y, hyperparameters, inverse_factor, weights)
 

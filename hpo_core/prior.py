@@ -17,11 +17,11 @@ from scipy.special import ndtri
 from hpo_core.configuration import Config, identity
 from hpo_core.space import Array
 from hpo_core.transforms import YeoJohnson
+from hpo_core.trial import Trial, TrialState
 
 ALIGNMENTS = ("standardise", "rank", "none")
 
-INFORMED = 3
-"""So many of a study's first trials are where the past lets expect most; then it looks for itself."""
+FOREIGN = -1
 
 
 @dataclass(frozen=True)
@@ -71,22 +71,22 @@ class Source:
 
     @cached_property
     def aligned(self) -> Array:
-        """The losses on a scale that all sources share, shape ``(n,)``: mean 0 and variance 1, or ranks as a normal's.
-
-        A failed run counts as the worst that came out. Losses that are not aligned are answered as they are.
-        """
+        """The losses on a scale that all sources share, shape ``(n,)``; see :func:`align`."""
         return align(self.losses, self.align)
 
 
 def align(losses: Array, how: str) -> Array:
     """Losses of one source, shape ``(n,)`` with infinities for failures, on the scale that all sources share.
 
+    That is mean 0 and variance 1 after a power transform, or the ranks as quantiles of a normal. A failed run counts
+    as the worst that came out.
+
     >>> align(np.array([1.0, 2.0, 30.0, np.inf]), "rank").round(2)
     array([-0.97,  0.  ,  0.97,  0.97])
     """
     finished = np.isfinite(losses)
-    if how == "none" or not finished.any():
-        return losses
+    if not finished.any():
+        return np.zeros(len(losses))
     if how == "rank":
         order = np.searchsorted(np.sort(losses[finished]), losses[finished], side="left")
         ties = np.searchsorted(np.sort(losses[finished]), losses[finished], side="right")
@@ -98,6 +98,14 @@ def align(losses: Array, how: str) -> Array:
     return result
 
 
-def comparable(sources: Sequence[Source]) -> list[Observation]:
-    """The observations whose losses are on the study's own scale."""
-    return [observation for source in sources if source.align == "none" for observation in source.observations]
+def comparable(sources: Sequence[Source]) -> list[Trial]:
+    """The observations whose losses are on the study's own scale, as a model may take them: like trials.
+
+    They bear the number :data:`FOREIGN`, since they are none.
+    """
+    return [
+        Trial(FOREIGN, o.config, TrialState.FAILED if o.loss is None else TrialState.COMPLETE, o.loss)
+        for source in sources
+        if source.align == "none"
+        for o in source.observations
+    ]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Container, Iterator
+from collections.abc import Callable, Container, Iterator, Sequence
 from itertools import islice
 
 import numpy as np
@@ -107,7 +107,7 @@ def fill_ranked(
     seed: int,
     start: int,
     model: Callable[[History, int], Iterator[Proposal]],
-    informed: int = 0,
+    first: Sequence[Proposal] = (),
 ) -> list[Proposal]:
     """A proposal for each of the next ``n`` trials: the first of a model's that is feasible and new.
 
@@ -120,15 +120,14 @@ def fill_ranked(
             trials are complete, as there is nothing to compare.
         model: Given the history, with what was just proposed in it as pending, and the number of the trial: proposals,
             best first. Where none of them will do, a uniform point takes their place.
-        informed: How many of the first trials the model is asked for, since it knows of a past before them.
+        first: What the past of the study suggests; it takes the place of the sequence's first points.
     """
     taken = set(history.identities)
     proposals: list[Proposal] = []
     for number in range(history.next_number, history.next_number + n):
         seen = history.with_pending(proposals) if proposals else history
         starting = len(seen) < start or len(seen.complete) < 2
-        asked = space.dimensions and (not starting or len(seen) < informed)
-        ranked = model(seen, number) if asked else iter(())
+        ranked = iter(first) if starting or not space.dimensions else model(seen, number)
         proposal = next((p for p in ranked if p.identity not in taken and space.feasible(p.config)), None)
         if proposal is None:
             points = sobol_from if starting else uniform_from

@@ -7,7 +7,6 @@ from typing import ClassVar
 
 from hpo_core.configuration import Scalar
 from hpo_core.history import History
-from hpo_core.prior import INFORMED
 from hpo_core.space import SearchSpace
 from hpo_core.strategies.base import check_whole
 from hpo_core.strategies.bayesian import Bayesian
@@ -52,7 +51,7 @@ class Auto:
             one = strategy.propose(space, seen, 1, seed=seed)
             if not one:
                 break
-            notes = self._reason(strategy, space, seen, modelled="acquisition" in one[0].notes)
+            notes = self._reason(strategy, space, seen, one[0])
             proposals.append(replace(one[0], notes={**notes, **one[0].notes}))
         return proposals
 
@@ -61,14 +60,17 @@ class Auto:
         """How many points of the Sobol sequence come first."""
         return Bayesian.start if self.budget is None else min(Bayesian.start, max(self.budget // SHARE, 2))
 
-    def _reason(self, strategy: Bayesian | Tpe, space: SearchSpace, seen: History, modelled: bool) -> dict[str, Scalar]:
+    def _reason(
+        self, strategy: Bayesian | Tpe, space: SearchSpace, seen: History, proposal: Proposal
+    ) -> dict[str, Scalar]:
         """What was picked, and why, in a few words."""
+        modelled, source = "acquisition" in proposal.notes, proposal.notes.get("warm_start")
         so_far = f"{len(seen)}" if self.budget is None else f"{len(seen)} of {self.budget}"
         budget: dict[str, Scalar] = {} if self.budget is None else {"budget": self.budget}
-        if modelled and isinstance(strategy, Tpe):
+        if source is not None:
+            why = f"among the best of the past: {source}"
+        elif modelled and isinstance(strategy, Tpe):
             why = f"{so_far} trials are more than a Gaussian process models; Parzen estimators use them all"
-        elif modelled and seen.prior and len(seen) < INFORMED:
-            why = f"the first {INFORMED} trials go where {len(seen.prior)} past studies or experiments let expect most"
         elif modelled:
             why = f"{so_far} trials over {space.dimensions} parameters: few enough for a Gaussian process"
         elif len(seen) < strategy.start:
@@ -77,4 +79,5 @@ class Auto:
             why = f"{len(seen.complete)} complete trials are too few to compare"
         else:
             why = "no candidate of the model was new"
-        return {"picked": strategy.name if modelled else "quasi_random", "why": why, **budget}
+        picked = "warm_start" if source is not None else strategy.name if modelled else "quasi_random"
+        return {"picked": picked, "why": why, **budget}

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any, ClassVar
 
 import numpy as np
@@ -11,16 +11,16 @@ import numpy as np
 from hpo_core import acquisition
 from hpo_core.configuration import Scalar
 from hpo_core.cube import Cube
-from hpo_core.gaussian_process import GaussianProcess, Hyperparameters, fit
+from hpo_core.gaussian_process import GaussianProcess, fit
 from hpo_core.history import History
-from hpo_core.prior import INFORMED, comparable
+from hpo_core.prior import comparable
 from hpo_core.sampling import fill_ranked
 from hpo_core.seeding import trial_rng
 from hpo_core.space import Array, SearchSpace
 from hpo_core.strategies.base import check_whole
-from hpo_core.transfer import Trend, trend_of
+from hpo_core.transfer import suggested
 from hpo_core.transforms import LogDistance, Standardised, YeoJohnson
-from hpo_core.trial import Proposal, Trial, TrialState
+from hpo_core.trial import Proposal, Trial
 
 ACQUISITIONS = ("log_ei", "ucb", "pi", "thompson")
 TRANSFORMS = ("alternate", "yeo_johnson", "log")
@@ -30,12 +30,6 @@ ELITE = 5
 
 FITTED = 200
 """To how many trials the hyperparameters are fitted; each step of the fit takes time in the cube of their number."""
-
-LEAST = 3
-"""From how many complete trials on a study is compared with the past; fewer have no scale."""
-
-FOREIGN = -1
-"""The number that marks what is modelled like a trial of the study and is none."""
 
 
 @dataclass(frozen=True)
@@ -52,7 +46,8 @@ class Bayesian:
 
     A failed trial counts as the worst loss seen, so its surroundings are avoided; a running one is taken to come out
     as expected. Trials of several fidelities are modelled together, with the fidelity as one more coordinate, and
-    candidates are scored at the highest. Trials whose configuration is not one of the space are passed over.
+    candidates are scored at the highest. Trials whose configuration is not one of the space are passed over. Of the
+    past, what is on the study's own scale is modelled like its trials; all of it suggests the first ones.
     """
 
     name: ClassVar[str] = "bayesian"
@@ -81,66 +76,53 @@ class Bayesian:
             n,
             seed=seed,
             start=self.start,
-            informed=INFORMED if history.prior else 0,
             model=lambda seen, number: self._ranked(cube, seen, number, trial_rng(seed, number, stream=3)),
+            first=suggested(space, history.prior),
         )
 
     def _ranked(self, cube: Cube, history: History, number: int, rng: np.random.Generator) -> Iterator[Proposal]:
-        trend = trend_of(cube, history.prior)
         trials, losses = self._observations(history, rng)
         X, valid = cube.encode([trial.config for trial in trials])
         X, losses = X[valid], losses[valid]
-        pending, usable = cube.encode([trial.config for trial in history.running])
-        pending, finished, transform = pending[usable], np.isfinite(losses), None
-        if finished.sum() >= (LEAST if trend else 2):
-            transform = self._transform(losses[finished], number)
-            z = np.full(len(losses), transform.forward(losses[finished]).max())
-            z[finished] = transform.forward(losses[finished])
-            trend = trend.fitted(X, z)
-        elif trend:
-            # Too few to compare with the past: what has come out is taken to be as the past let expect.
-            z = trend(X) + np.where(finished, 0.0, 1.0)
-        else:
+        finished = np.isfinite(losses)
+        if finished.sum() < 2:
             return
+        transform = self._transform(losses[finished], number)
+        z = np.full(len(losses), transform.forward(losses[finished]).max())
+        z[finished] = transform.forward(losses[finished])
         embed = _Embedding(cube, trials, valid)
-        F, residual = embed(X, observed=True), z - trend(X)
+        F = embed(X, observed=True)
         some = _subset(z, FITTED, rng)
-        active = float((~np.isnan(X)).sum(axis=1).mean()) if len(X) else float(len(cube.columns))
-        hyperparameters = (
-            Hyperparameters.prior_mode(int(embed.owner.max()) + 1, active)
-            if transform is None
-            else fit(F[some], embed.owner, residual[some], active=active)
-        )
-        process = GaussianProcess.condition(F, embed.owner, residual, hyperparameters)
-        surrogate = _Surrogate(embed, trend, process)
-        own = X[[trial.number != FOREIGN for trial, ok in zip(trials, valid, strict=True) if ok]]
-        best = float(surrogate.predict(own)[0].min()) if len(own) else 0.0
-        surrogate = surrogate.believing(pending)
+        hyperparameters = fit(F[some], embed.owner, z[some], active=float((~np.isnan(X)).sum(axis=1).mean()))
+        process = GaussianProcess.condition(F, embed.owner, z, hyperparameters)
+        best = float(process.predict(embed(X))[0].min())
+        pending, valid = cube.encode([trial.config for trial in history.running])
+        process = process.believing(embed(pending[valid]))
 
         def score(rows: Array) -> Array:
-            mean, std = surrogate.predict(rows)
+            mean, std = process.predict(embed(rows))
             if self.acquisition == "ucb":
                 return acquisition.lower_confidence_bound(mean, std, self.kappa)
             if self.acquisition == "pi":
                 return acquisition.log_probability_of_improvement(mean, std, best)
             return acquisition.log_expected_improvement(mean, std, best)
 
-        elite = np.vstack([X[np.argsort(z, kind="stable")[:ELITE]], trend.elite])
+        elite = X[np.argsort(z, kind="stable")[:ELITE]]
         if self.acquisition == "thompson":
             # One draw of the whole function: it cannot be drawn again at further points, so there is no local search.
             anywhere = rng.random((self.candidates, X.shape[1]))
             rows = cube.snap(np.vstack([anywhere, _near(cube, elite, self.candidates // ELITE + 1, rng)]))
-            scores = -surrogate.sample(rows, rng)
+            scores = -process.sample(embed(rows), rng)
         else:
             rows, scores = _search(cube, score, elite, self.candidates, rng)
         for i in np.argsort(-scores, kind="stable"):
-            mean, std = surrogate.predict(rows[i : i + 1])
+            mean, std = process.predict(embed(rows[i : i + 1]))
             notes = _expectation(transform, float(mean[0]), float(std[0]), float(scores[i]))
             yield Proposal(cube.config(rows[i]), notes=notes)
 
     def _observations(self, history: History, rng: np.random.Generator) -> tuple[list[Trial], Array]:
         """The trials to model, in order of number, and their losses; infinite where a trial failed."""
-        ended = [*history.complete, *history.failed, *_comparable(history)]
+        ended = [*history.complete, *history.failed, *comparable(history.prior)]
         ended.sort(key=lambda trial: trial.number)
         # Differences of losses near the largest float would overflow.
         losses = np.array([np.inf if trial.loss is None else min(max(trial.loss, -1e300), 1e300) for trial in ended])
@@ -150,14 +132,6 @@ class Bayesian:
     def _transform(self, losses: Array, number: int) -> Standardised:
         use_log = self.transform == "log" or (self.transform == "alternate" and number % 2 == 1)
         return LogDistance.fit(losses) if use_log else YeoJohnson.fit(losses)
-
-
-def _comparable(history: History) -> list[Trial]:
-    """What was observed elsewhere on the study's own scale, in the guise of trials."""
-    return [
-        Trial(FOREIGN, o.config, TrialState.FAILED if o.loss is None else TrialState.COMPLETE, o.loss)
-        for o in comparable(history.prior)
-    ]
 
 
 def _subset(losses: Array, most: int, rng: np.random.Generator) -> Any:
@@ -186,31 +160,12 @@ class _Embedding:
         return np.hstack([F, (self.fidelities if observed else np.ones(len(X)))[:, None]])
 
 
-@dataclass(frozen=True)
-class _Surrogate:
-    """The losses of rows of the cube: what the past lets expect, and what the study's own process adds."""
-
-    embed: _Embedding
-    trend: Trend
-    process: GaussianProcess
-
-    def predict(self, X: Array) -> tuple[Array, Array]:
-        mean, std = self.process.predict(self.embed(X))
-        return mean + self.trend(X), std
-
-    def sample(self, X: Array, rng: np.random.Generator) -> Array:
-        return self.process.sample(self.embed(X), rng) + self.trend(X)
-
-    def believing(self, X: Array) -> _Surrogate:
-        return replace(self, process=self.process.believing(self.embed(X)))
-
-
 def _log_fidelities(given: Sequence[float | None]) -> Array | None:
     """The fidelities on a log scale from 0 to 1, shape ``(n,)``; None where they do not differ."""
     top = max((fidelity for fidelity in given if fidelity is not None), default=0.0)
     # A trial that names no fidelity was trained to the end.
     values = np.array([top if fidelity is None else fidelity for fidelity in given], dtype=float)
-    if not len(values) or values.min() <= 0 or values.min() == values.max():
+    if values.min() <= 0 or values.min() == values.max():
         return None
     low = float(np.log(values.min()))
     scaled: Array = (np.log(values) - low) / (np.log(top) - low)
@@ -249,10 +204,8 @@ def _search(
     return rows, scores
 
 
-def _expectation(transform: Standardised | None, mean: float, std: float, score: float) -> dict[str, Scalar]:
+def _expectation(transform: Standardised, mean: float, std: float, score: float) -> dict[str, Scalar]:
     """What the surrogate expects of a proposal, on the scale of the losses."""
-    if transform is None:
-        return {"acquisition": score}
     with np.errstate(over="ignore"):
         low, middle, high = transform.inverse(np.array([mean - std, mean, mean + std])).tolist()
     notes = {"predicted_mean": middle, "predicted_std": (high - low) / 2, "acquisition": score}

@@ -12,11 +12,12 @@ import numpy as np
 from hpo_core.cube import Cube
 from hpo_core.history import History
 from hpo_core.parzen import Parzen
-from hpo_core.prior import INFORMED, Source
+from hpo_core.prior import Source
 from hpo_core.sampling import fill_ranked
 from hpo_core.seeding import trial_rng
 from hpo_core.space import Array, SearchSpace
 from hpo_core.strategies.base import check_whole
+from hpo_core.transfer import suggested
 from hpo_core.trial import Proposal
 
 FADE = 10.0
@@ -70,8 +71,8 @@ class Tpe:
             n,
             seed=seed,
             start=self.start,
-            informed=INFORMED if history.prior else 0,
             model=lambda seen, number: self._ranked(cube, seen, trial_rng(seed, number, stream=3)),
+            first=suggested(space, history.prior),
         )
 
     def _ranked(self, cube: Cube, history: History, rng: np.random.Generator) -> Iterator[Proposal]:
