@@ -164,6 +164,25 @@ def best(study: StudyArgument, as_json: JsonOption = False) -> None:
         typer.echo(f"{name} = {value}")
 
 
+@app.command("explain")
+def explain_trial(
+    study: StudyArgument,
+    trial: Annotated[int, typer.Argument(metavar="TRIAL", help="The number of a trial.", min=0)],
+    as_json: JsonOption = False,
+) -> None:
+    """Say why a trial has its configuration."""
+    from flows.explanation import data, lines
+    from hpo_core.explain import explain
+
+    ledger = _open(study)
+    found = explain(ledger, trial)
+    if as_json:
+        _print_json(**data(ledger.spec, found))
+        return
+    for line in lines(ledger.spec, found):
+        typer.echo(line)
+
+
 @app.command()
 def stop(study: StudyArgument) -> None:
     """End a study in order: running trials finish, nothing new starts."""
