@@ -2,7 +2,7 @@
 
     python -m benchmarks.regret run bayesian tpe random --half develop --seeds 5 --out results.jsonl
     python -m benchmarks.regret run peer:optuna_tpe --python ../peers/bin/python --out results.jsonl
-    python -m benchmarks.regret table results.jsonl
+    python -m benchmarks.regret table --out results.jsonl
 
 ``run`` appends one JSON line a study and passes over studies that the file has, so it may be interrupted. Settings
 follow a strategy's name (``bayesian:start=8,transform=log``). Regret is 0 at the best loss known and 1 at what ten
@@ -175,9 +175,9 @@ def table(args: argparse.Namespace) -> None:
     for family, members in _families(sorted({name for name, _ in shared})):
         keys = [key for key in shared if key[0] in members]
         print(f"\n{family}: {len(members)} instances, {len(keys)} studies each, batches of {args.batch}")
-        print(f"| {'strategy':40} |" + "".join(f" regret {at:>3}        |" for at in CHECKPOINTS) + " ranks | ms |")
-        print("|---|" + "---|" * (len(CHECKPOINTS) + 2))
-        regret = np.array([[[shared[k][s]["regret"][at - 1] for at in CHECKPOINTS] for k in keys] for s in labels])
+        print(f"| {'strategy':40} |" + "".join(f" regret {at:>3}        |" for at in args.at) + " ranks | ms |")
+        print("|---|" + "---|" * (len(args.at) + 2))
+        regret = np.array([[[shared[k][s]["regret"][at - 1] for at in args.at] for k in keys] for s in labels])
         below = (regret[None] < regret[:, None]).sum(axis=1)
         ranks = 1 + below + ((regret[None] == regret[:, None]).sum(axis=1) - 1) / 2
         for i, label in enumerate(labels):
@@ -201,6 +201,8 @@ def command_line() -> None:
         sub.add_argument("--out", type=Path, default=Path("regret.jsonl"))
         sub.add_argument("--half", choices=instances.HALVES, default="all")
         sub.add_argument("--batch", type=int, default=1)
+        if command == "table":
+            sub.add_argument("--at", nargs="+", type=int, default=list(CHECKPOINTS), help="after so many trials")
         if command == "run":
             sub.add_argument("--instances", nargs="*", help="instead of a half of the suite")
             sub.add_argument("--seeds", type=int, default=5)

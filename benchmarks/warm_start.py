@@ -1,10 +1,11 @@
 """What a warm start is worth: regret by trial on a task after random trials on other tasks of its family.
 
     python -m benchmarks.warm_start run bayesian bayesian+standardise bayesian+rank --half develop --out warm.jsonl
-    python -m benchmarks.regret table warm.jsonl --half develop
+    python -m benchmarks.regret table --out warm.jsonl --half develop --at 1 5 10 20 50
 
 ``strategy+alignment`` knows ``--past`` random trials on each of ``--sources`` other tasks, those that follow the
-target in the suite's order; a strategy alone knows nothing. Lines and table are those of ``benchmarks.regret``.
+target in the suite's order; with the alignment ``none``, as many on the target itself; a strategy alone, nothing.
+Lines and table are those of ``benchmarks.regret``.
 """
 
 from __future__ import annotations
@@ -47,7 +48,8 @@ def study(label: str, target: str, seed: int, trials: int, sources: int, past: i
     """Runs one study; the regret of the best trial so far after each trial."""
     name, _, align = label.partition("+")
     strategy, instance = make(name), instances.load(target)
-    prior = [source(other, past, seed, align) for other in others(target, sources)] if align else []
+    tasks = [target] if align == "none" else others(target, sources)
+    prior = [source(task, past, seed, align) for task in tasks] if align else []
     done: list[Trial] = []
     begin = time.perf_counter()
     for number in range(trials):

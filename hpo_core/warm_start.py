@@ -213,8 +213,9 @@ def _group(run: Run) -> str:
 
 
 def _fidelity(run: Run) -> float:
+    """How far a run was trained; infinite, which is to the end, where it does not say."""
     try:
-        return float(run.tags.get("hpo.fidelity", "inf"))
+        return float(run.tags.get("hpo.reached") or run.tags.get("hpo.fidelity", "inf"))
     except ValueError:
         return math.inf
 

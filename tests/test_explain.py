@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import random
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -20,6 +19,7 @@ from hpo_core.ledger import Ledger, open_study
 from hpo_core.trial import Proposal, Trial, TrialState
 from hpo_core.warm_start import warm_start
 from mlflow_server.embedded import connect
+from tests.conftest import MlflowServer
 from tests.memory_store import MemoryStore
 from tests.test_ledger import finish, make_spec, reserve
 from tests.test_warm_start import logged
@@ -126,8 +126,8 @@ def test_ends_that_clocks_put_in_the_wrong_order_are_put_right() -> None:
     assert rebuild(trials, late, "no digest", [()]) is None
 
 
-def test_the_command_prints_text_and_json(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("MLFLOW_TRACKING_URI", uri := f"sqlite:///{tmp_path}/mlflow.db")
+def test_the_command_prints_text_and_json(mlflow_server: MlflowServer, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", uri := mlflow_server.uri)
     ledger = open_study(connect(uri), make_spec())
     for _ in range(9):
         trial = reserve(ledger)

@@ -14,6 +14,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from flows.api import open_ledger
 from hpo_core import Choice, Float, Int, SearchSpace
 from hpo_core.configuration import identity
 from hpo_core.errors import InputError
@@ -30,7 +31,6 @@ from mlflow_server.embedded import connect
 from tests.conftest import MlflowServer
 from tests.memory_store import MemoryStore
 from tests.test_ledger import finish, make_spec, reserve
-from tests.test_ledger import store as any_store  # noqa: F401  (a fixture)
 
 SPACE = SearchSpace(
     {
@@ -40,6 +40,14 @@ SPACE = SearchSpace(
         "layers": Int(low=1, high=8),
     }
 )
+
+
+@pytest.fixture(params=["memory", "server"])
+def any_store(request: pytest.FixtureRequest) -> Store:
+    if request.param == "memory":
+        return MemoryStore()
+    server: MlflowServer = request.getfixturevalue("mlflow_server")
+    return connect(server.uri)
 
 
 def loss(config: Mapping[str, Any]) -> float:
@@ -98,7 +106,7 @@ def test_params_fit_or_it_is_said_why_not(params: dict[str, str], config: dict[s
         assert fitting_config(SPACE, params) == config
 
 
-def test_runs_of_any_origin_are_imported_and_the_study_says_which(any_store: Store) -> None:  # noqa: F811
+def test_runs_of_any_origin_are_imported_and_the_study_says_which(any_store: Store) -> None:
     store = any_store
     past = f"past-{random.randrange(2**32)}"
     yesterday = open_study(store, make_spec(experiment=past, strategy="random"))
@@ -123,7 +131,7 @@ def test_runs_of_any_origin_are_imported_and_the_study_says_which(any_store: Sto
     assert (len(history), history.next_number, history.incumbent, len(history.identities)) == (0, 0, None, 0)
 
 
-def test_the_import_is_what_it_was_whatever_has_been_logged_since(any_store: Store) -> None:  # noqa: F811
+def test_the_import_is_what_it_was_whatever_has_been_logged_since(any_store: Store) -> None:
     store = any_store
     past = f"past-{random.randrange(2**32)}"
     for i in range(5):
@@ -141,6 +149,31 @@ def test_the_import_is_what_it_was_whatever_has_been_logged_since(any_store: Sto
     warm_start(other, said.append)
     assert other.prior == ledger.prior
     assert "changes nothing" in said[0]
+
+
+def test_tonight_begins_where_yesterday_was_best(mlflow_server: MlflowServer) -> None:
+    """Two nights of one study file, in the same experiment and then by its name."""
+    store, nights = connect(mlflow_server.uri), f"nights-{random.randrange(2**32)}"
+    yesterday = open_study(store, make_spec(experiment=nights))
+    for _ in range(8):
+        trial = reserve(yesterday)
+        finish(yesterday, trial, -abs(float(str(trial.config["rate"])) - 0.1))
+    said: list[str] = []
+    spec = make_spec(experiment=nights, warm_start=[nights], stop={"trials": 9})
+    tonight = open_ledger(spec, mlflow_server.uri, said.append)
+    assert said == [f"{spec.name}: warm start: {nights} (standardise): 8 of 8 runs fit"]
+    for _ in range(4):
+        finish(tonight, reserve(tonight), 0.5)
+    resumed = open_ledger(spec, mlflow_server.uri).load()
+    assert resumed.digest == tonight.load().digest
+    first, *_, fourth = resumed
+    assert first.identity in yesterday.load().identities
+    assert (first.notes["picked"], first.notes["why"]) == (
+        "warm_start",
+        f"among the best of the past: {yesterday.spec.name}",
+    )
+    assert fourth.notes["picked"] == "quasi_random"
+    assert (resumed.next_number, len(resumed.prior[0].observations)) == (4, 8)
 
 
 def test_flows_that_start_at_once_agree(mlflow_server: MlflowServer) -> None:

@@ -15,8 +15,8 @@ from hpo_core.trial import Proposal
 
 # Unlike the other strategies, which stand alone, this one is nothing but a choice among them.
 
-SHARE = 3
-"""A short study spends this part of its trials, one in so many, on points that no model chose."""
+SHORT, SHORT_START = 10, 4
+"""A study of so few trials begins with fewer points that no model chose, or next to nothing would be learned from."""
 
 
 @dataclass(frozen=True)
@@ -58,7 +58,7 @@ class Auto:
     @property
     def start(self) -> int:
         """How many points of the Sobol sequence come first."""
-        return Bayesian.start if self.budget is None else min(Bayesian.start, max(self.budget // SHARE, 2))
+        return SHORT_START if self.budget is not None and self.budget <= SHORT else Bayesian.start
 
     def _reason(
         self, strategy: Bayesian | Tpe, space: SearchSpace, seen: History, proposal: Proposal
@@ -71,6 +71,8 @@ class Auto:
             why = f"among the best of the past: {source}"
         elif modelled and isinstance(strategy, Tpe):
             why = f"{so_far} trials are more than a Gaussian process models; Parzen estimators use them all"
+        elif modelled and self.budget is not None and space.size <= self.budget:
+            why = f"all {space.size:.0f} configurations fit the budget; a Gaussian process says which come first"
         elif modelled:
             why = f"{so_far} trials over {space.dimensions} parameters: few enough for a Gaussian process"
         elif len(seen) < strategy.start:

@@ -12,7 +12,7 @@ import numpy as np
 from hpo_core.cube import Cube
 from hpo_core.history import History
 from hpo_core.parzen import Parzen
-from hpo_core.prior import Source
+from hpo_core.prior import Source, comparable
 from hpo_core.sampling import fill_ranked
 from hpo_core.seeding import trial_rng
 from hpo_core.space import Array, SearchSpace
@@ -43,7 +43,8 @@ class Tpe:
 
     Failed trials count among the rest, and so do running ones (a constant liar). Of several fidelities the highest
     that has ``start`` trials is looked at, as in Falkner et al. Trials whose configuration is not one of the space are
-    passed over.
+    passed over. Of the past, what is on the study's own scale counts like its trials; the rest is good or not within
+    its source, and fades.
     """
 
     name: ClassVar[str] = "tpe"
@@ -77,8 +78,9 @@ class Tpe:
 
     def _ranked(self, cube: Cube, history: History, rng: np.random.Generator) -> Iterator[Proposal]:
         fidelity = self._fidelity(history)
-        good = [trial for trial in history.complete if trial.fidelity == fidelity]
-        others = [trial for trial in history if trial.loss is None]
+        same = comparable(history.prior)
+        good = [*(t for t in history.complete if t.fidelity == fidelity), *(t for t in same if t.loss is not None)]
+        others = [trial for trial in (*history, *same) if trial.loss is None]
         X, valid = cube.encode([trial.config for trial in (*good, *others)])
         losses = np.array([trial.loss for trial in good] + [math.inf] * len(others))
         numbers = np.array([trial.number for trial in (*good, *others)])
@@ -110,9 +112,11 @@ class Tpe:
 
 
 def _past(cube: Cube, sources: Sequence[Source], gamma: float, most: int) -> tuple[Array, Array]:
-    """The good observations of all sources and the others, each as rows; what is good is judged within a source."""
+    """Of all sources on scales of their own the good observations, judged within each source, and the others."""
     good, others = [np.empty((0, len(cube.columns)))], [np.empty((0, len(cube.columns)))]
     for source in sources:
+        if source.align == "none":
+            continue  # these stand among the trials
         X, valid = cube.encode([observation.config for observation in source.observations])
         X, losses = X[valid], source.losses[valid]
         count = min(math.ceil(gamma * int(np.isfinite(losses).sum())), most)
