@@ -122,14 +122,26 @@ def run_study(
         return run(ledger, function, observe)
 
 
-def open_ledger(spec: StudySpec, tracking_uri: str | None = None, announce: Callable[[str], Any] = log.info) -> Ledger:
-    """The study in MLflow, created if it is new, with the past that it learns from."""
+def open_ledger(
+    spec: StudySpec,
+    tracking_uri: str | None = None,
+    announce: Callable[[str], Any] = log.info,
+    tell: Callable[[str], Any] = log.info,
+) -> Ledger:
+    """The study in MLflow, created if it is new, with the past that it learns from.
+
+    Args:
+        spec: The study.
+        tracking_uri: As for :func:`run_study`.
+        announce: Told each key that a resumed study takes over from ``spec``.
+        tell: Told what was imported.
+    """
     from hpo_core.ledger import open_study
     from hpo_core.warm_start import warm_start
     from mlflow_server.embedded import connect
 
     ledger = open_study(connect(tracking_uri), spec, announce=announce)
-    warm_start(ledger, announce)
+    warm_start(ledger, tell)
     return ledger
 
 

@@ -93,7 +93,11 @@ def tune(
     spec = _load_spec(study, overrides) if _is_file(study) else override_spec(_open(study).spec, overrides)
     objective = Objective(spec.objective, _search_path(study))
     objective.precheck()
-    ledger = open_ledger(spec, announce=lambda line: typer.echo(f"taken over: {line}", err=True))
+    ledger = open_ledger(
+        spec,
+        announce=lambda line: typer.echo(f"taken over: {line}", err=True),
+        tell=lambda line: typer.echo(line, err=True),
+    )
     try:
         with LiveProgress(spec) as observe:
             result = run(ledger, objective, observe)

@@ -160,7 +160,7 @@ def test_tonight_begins_where_yesterday_was_best(mlflow_server: MlflowServer) ->
         finish(yesterday, trial, -abs(float(str(trial.config["rate"])) - 0.1))
     said: list[str] = []
     spec = make_spec(experiment=nights, warm_start=[nights], stop={"trials": 9})
-    tonight = open_ledger(spec, mlflow_server.uri, said.append)
+    tonight = open_ledger(spec, mlflow_server.uri, tell=said.append)
     assert said == [f"{spec.name}: warm start: {nights} (standardise): 8 of 8 runs fit"]
     for _ in range(4):
         finish(tonight, reserve(tonight), 0.5)
