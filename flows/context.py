@@ -10,6 +10,9 @@ from pathlib import Path
 from typing import Any
 
 from hpo_core.configuration import Scalar
+from hpo_core.milestones import Milestones
+
+CHECKPOINT = "checkpoint"
 
 
 class TrialContext:
@@ -19,7 +22,6 @@ class TrialContext:
         config: Values of the active parameters, by name.
         number: The trial's number in the study.
         seed: A seed of its own, in ``[0, 2**31)``, the same at every attempt.
-        fidelity: How much of the full training to spend; None where the study has no fidelity.
         scratch: An empty folder of its own, gone after the trial.
     """
 
@@ -33,26 +35,84 @@ class TrialContext:
         scratch: Path,
         outbox: Path,
         send: Callable[[dict[str, Any]], None],
+        resume_from: Path | None = None,
+        milestones: Milestones | None = None,
+        answer: Callable[[], bool] = lambda: True,
     ) -> None:
-        self.config, self.number, self.seed, self.fidelity, self.scratch = config, number, seed, fidelity, scratch
+        self.config, self.number, self.seed, self.scratch = config, number, seed, scratch
+        self._fidelity, self._resume_from = fidelity, resume_from
         self._outbox, self._send, self._sent = outbox, send, 0
+        self._milestones, self._answer, self._judged, self._go_on = milestones, answer, -1, True
+        self._read: set[str] = set()
+        self._scratch_reason = ""
 
     def __repr__(self) -> str:
         return f"TrialContext(number={self.number}, config={dict(self.config)}, seed={self.seed})"
 
-    def report(self, step: int, metrics: Mapping[str, float]) -> None:
+    @property
+    def fidelity(self) -> float | None:
+        """Up to which fidelity to train, from the start: 9 epochs, not 6 more; None where the study has none."""
+        self._read.add("fidelity")
+        return self._fidelity
+
+    @property
+    def resume_from(self) -> Path | None:
+        """A folder with what the parent trial left in its ``checkpoint``; None: train from scratch."""
+        self._read.add("resume_from")
+        return self._resume_from
+
+    @property
+    def checkpoint(self) -> Path:
+        """A folder; what the objective leaves there is handed to the trials that go on from this one."""
+        folder = self._outbox / CHECKPOINT
+        folder.mkdir(parents=True, exist_ok=True)
+        return folder
+
+    def scratch_instead(self, reason: str) -> None:
+        """Say that this trial was trained from scratch although there is a checkpoint; its run shows the reason."""
+        self._scratch_reason = " ".join(str(reason).split())[:500] or "the objective chose so"
+
+    @property
+    def use(self) -> dict[str, Any]:
+        """What the objective made of what it was offered, for the flow."""
+        return {"kind": "use", "read": sorted(self._read), "scratch_instead": self._scratch_reason}
+
+    def report(self, step: int, metrics: Mapping[str, float]) -> bool:
         """Log metrics of one step (an epoch, a fold, a number of trees); they are curves in MLflow.
 
-        Returns at once: the flow's process writes them, several steps in one request.
+        Returns at once: the flow's process writes them, several steps in one request. Only at the milestones of the
+        study's ``early_stop`` it waits for the rule's decision; that needs the study's metric among these.
 
         Args:
-            step: The step, >= 0.
+            step: The step, >= 0; step 0 is the first.
             metrics: By name. Values that are not finite are logged as MLflow keeps them.
+
+        Returns:
+            Whether to go on. If not, stop training now and return what there is: the trial is complete at the
+            fidelity that it has reached.
 
         Raises:
             ValueError: A value is not a number.
         """
-        self._send({"kind": "report", "step": int(step), "metrics": as_metrics(metrics)})
+        message = {"kind": "report", "step": int(step), "metrics": as_metrics(metrics)}
+        milestone = self._due(int(step))
+        if milestone is None:
+            self._send(message)
+        else:
+            self._send(message | {"milestone": milestone})
+            self._go_on = self._answer() and self._go_on
+        return self._go_on
+
+    def _due(self, step: int) -> int | None:
+        """The milestone that is to be judged at a step, if any: once each, also where steps jump over it."""
+        if self._milestones is None or not self._go_on:
+            return None
+        if self._judged < 0:  # what lies before the first report was passed by the parent trial
+            self._judged = self._milestones.last(step)
+        if (milestone := self._milestones.last(step + 1)) <= self._judged:
+            return None
+        self._judged = milestone
+        return milestone
 
     def log_artifact(self, path: str | Path, folder: str = "") -> None:
         """Keep a file, or a folder with all that is in it, with the trial's run.

@@ -88,14 +88,18 @@ class TrialLog:
         self._metrics: list[Metric] = []
         self._tags = dict(tags)
         self._last_step = 0
+        self._read: frozenset[str] = frozenset()
         self._artifacts: list[tuple[Path, str]] = []
         self._renewed = time.monotonic()
         self._due = self._renewed + FIRST_WRITE_SECONDS
 
     def receive(self, message: Mapping[str, Any]) -> None:
-        """Take a report or an artifact."""
+        """Take a report, an artifact or a note on what the objective used."""
         if message["kind"] == "artifact":
             self._artifacts.append((Path(message["path"]), message["folder"]))
+            return
+        if message["kind"] == "use":
+            self._read = frozenset(message["read"])
             return
         now, self._last_step = now_ms(), max(self._last_step, message["step"])
         self._metrics += [Metric(key, value, now, message["step"]) for key, value in message["metrics"].items()]

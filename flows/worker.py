@@ -29,6 +29,7 @@ from flows.context import MissingMetric, TrialContext, as_result
 from flows.objective import Objective
 from hpo_core.configuration import Scalar
 from hpo_core.errors import InputError
+from hpo_core.milestones import Milestones
 
 MAX_TRIALS = 50
 MAX_GROWTH = 1 << 30
@@ -44,7 +45,16 @@ OUTPUT_CHUNK = 65_536
 
 @dataclass(frozen=True)
 class Job:
-    """One attempt at one trial, as a worker needs it."""
+    """One attempt at one trial, as a worker needs it.
+
+    Args:
+        objective: What to call.
+        metric: The study's metric.
+        config, number, seed, fidelity: The trial.
+        folder: A folder of the attempt's own.
+        resume_from: The folder with the parent trial's checkpoint, if it goes on from one.
+        milestones: At how many steps the trial asks whether to go on; None: never.
+    """
 
     objective: Objective
     metric: str
@@ -53,6 +63,8 @@ class Job:
     seed: int
     fidelity: float | None
     folder: Path
+    resume_from: Path | None = None
+    milestones: Milestones | None = None
 
 
 class TrialFailed(Exception):
@@ -138,7 +150,7 @@ class Worker:
         *,
         timeout: float | None,
         memory_limit: int | None = None,
-        on_message: Callable[[Mapping[str, Any]], None],
+        on_message: Callable[[Mapping[str, Any]], bool | None],
         on_tick: Callable[[], None] = lambda: None,
         cancelled: threading.Event | None = None,
     ) -> dict[str, float]:
@@ -148,7 +160,8 @@ class Worker:
             job: What to train.
             timeout: Seconds after which the process is killed.
             memory_limit: Bytes that the process and what it started may hold before it is killed.
-            on_message: Called with each report and artifact, in order.
+            on_message: Called with each report, artifact and note on what was used, in order. Of a report at a
+                milestone it answers whether to go on.
             on_tick: Called about once a second.
             cancelled: When set, the process is killed.
 
@@ -171,8 +184,10 @@ class Worker:
                         self._note_size(message["size"])
                         del message["kind"], message["size"]
                         raise TrialFailed(**message)
-                    if message["kind"] in ("report", "artifact"):
-                        on_message(message)
+                    if message["kind"] in ("report", "artifact", "use"):
+                        go_on = on_message(message)
+                        if "milestone" in message:
+                            self._connection.send({"kind": "answer", "go_on": go_on is not False})
                 elif cancelled is not None and cancelled.is_set():
                     self.kill()
                     raise TrialCancelled
@@ -333,6 +348,9 @@ def _train(job: Job, function: Callable[..., Any], parent: _Parent) -> dict[str,
         scratch=scratch,
         outbox=outbox,
         send=parent.send,
+        resume_from=job.resume_from,
+        milestones=job.milestones,
+        answer=lambda: bool(parent.inbox.get()["go_on"]),
     )
     try:
         returned = function(context)
@@ -351,6 +369,8 @@ def _train(job: Job, function: Callable[..., Any], parent: _Parent) -> dict[str,
             "retry": True,
             "details": "",
         }
+    finally:
+        parent.send(context.use)
     try:
         return {"kind": "done", "metrics": as_result(returned, job.metric)}
     except ValueError as error:

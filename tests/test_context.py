@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 
 from flows.context import TrialContext, as_metrics, as_result
+from hpo_core.milestones import Milestones
 
 
 class Scalar:
@@ -176,3 +177,49 @@ def test_an_artifact_that_is_not_there(trial: TrialContext, sent: list[dict[str,
     with pytest.raises(FileNotFoundError):
         trial.log_artifact(tmp_path / "none")
     assert sent == []
+
+
+def context(tmp_path: Path, **given: Any) -> TrialContext:
+    facts: dict[str, Any] = {"fidelity": None, "send": lambda message: None} | given
+    return TrialContext(config={}, number=0, seed=0, scratch=tmp_path, outbox=tmp_path / "out", **facts)
+
+
+def test_what_an_objective_reads_is_recorded(tmp_path: Path) -> None:
+    trial = context(tmp_path, fidelity=9.0, resume_from=tmp_path)
+    assert trial.use == {"kind": "use", "read": [], "scratch_instead": ""}
+    assert trial.fidelity == 9.0
+    assert trial.use["read"] == ["fidelity"]
+    assert trial.resume_from == tmp_path
+    trial.scratch_instead("it has other\n layers")
+    assert trial.use == {"kind": "use", "read": ["fidelity", "resume_from"], "scratch_instead": "it has other layers"}
+
+
+def test_a_checkpoint_is_a_folder_that_is_there(tmp_path: Path) -> None:
+    trial = context(tmp_path)
+    assert not (tmp_path / "out").exists(), "an objective that leaves none costs nothing"
+    (trial.checkpoint / "weights").write_text("w")
+    assert trial.checkpoint.is_dir() and trial.resume_from is None
+
+
+def asked(tmp_path: Path, steps: Any, answers: list[bool], **milestones: Any) -> tuple[list[Any], list[bool]]:
+    sent: list[dict[str, Any]] = []
+    trial = context(tmp_path, send=sent.append, milestones=Milestones(**milestones), answer=lambda: answers.pop(0))
+    going = [trial.report(step, {"loss": 1.0}) for step in steps]
+    return [(message["step"], message["milestone"]) for message in sent if "milestone" in message], going
+
+
+def test_a_report_asks_at_milestones_alone(tmp_path: Path) -> None:
+    assert asked(tmp_path, range(10), [True] * 3) == ([(0, 1), (2, 3), (8, 9)], [True] * 10)
+    assert asked(tmp_path, range(9), [True] * 2, start=3, every=4)[0] == [(2, 3), (6, 7)]
+
+
+def test_a_milestone_that_steps_jump_over_is_judged_once(tmp_path: Path) -> None:
+    assert asked(tmp_path, [0, 4, 4, 9, 14], [True] * 3)[0] == [(0, 1), (4, 3), (9, 9)]
+
+
+def test_a_trial_that_goes_on_does_not_ask_again_what_its_parent_did(tmp_path: Path) -> None:
+    assert asked(tmp_path, range(3, 10), [True])[0] == [(8, 9)]
+
+
+def test_once_told_to_stop_a_trial_is_told_so_for_good(tmp_path: Path) -> None:
+    assert asked(tmp_path, range(5), [True, False]) == ([(0, 1), (2, 3)], [True, True, False, False, False])
