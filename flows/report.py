@@ -78,9 +78,7 @@ def metric_value(spec: StudySpec, trial: Trial | None) -> float | None:
 
 def ranked(history: History) -> list[Trial]:
     """The complete trials, best first; those of the highest fidelity before all others."""
-    return sorted(
-        history.complete, key=lambda trial: (trial.fidelity != history.max_fidelity, trial.loss, trial.number)
-    )
+    return sorted(history.complete, key=lambda trial: (-trial.extent, trial.loss, trial.number))
 
 
 def seconds_left(spec: StudySpec, history: History, elapsed: float) -> float | None:
@@ -90,6 +88,9 @@ def seconds_left(spec: StudySpec, history: History, elapsed: float) -> float | N
     if spec.stop.trials is not None and durations:
         left = spec.stop.trials - history.next_number + len(history.running) / 2
         bounds.append(max(left, 0) * sum(durations) / len(durations) / spec.parallel)
+    if spec.stop.full_trainings is not None and spec.scale is not None and (spent := history.spent(spec.scale)):
+        left = max(spec.stop.full_trainings - spent, 0)
+        bounds.append(left * sum(durations) / spent / spec.parallel)
     if spec.stop.minutes is not None:
         bounds.append(max(60 * spec.stop.minutes - elapsed, 0))
     return min(bounds, default=None)
@@ -102,6 +103,8 @@ def status_line(spec: StudySpec, history: History, elapsed: float) -> str:
     parts = [f"trial {done}{total}", f"{len(history.running)} running"]
     if history.failed:
         parts.append(f"{len(history.failed)} failed")
+    if spec.stop.full_trainings is not None and spec.scale is not None:
+        parts.append(f"{history.spent(spec.scale):.3g} of {spec.stop.full_trainings:g} full trainings")
     if (best := history.incumbent) is not None:
         parts.append(f"best {spec.metric} {number(metric_value(spec, best))} (trial {best.number})")
     left = seconds_left(spec, history, elapsed)
@@ -155,7 +158,16 @@ def trial_line(spec: StudySpec, trial: Trial) -> str:
     if trial.state is TrialState.FAILED:
         return f"trial {trial.number:>4}  failed: {trial.reason}  ({settings})"
     took = f" in {duration((trial.end - trial.start) / 1000)}" if trial.end is not None else ""
-    return f"trial {trial.number:>4}  {spec.metric} {number(metric_value(spec, trial))}{took}  ({settings})"
+    extent = "" if trial.fidelity is None else f" at {fidelity_name(spec)} {trial.fidelity:g}"
+    why = f", {trial.reason}" if trial.reason else ""
+    return (
+        f"trial {trial.number:>4}  {spec.metric} {number(metric_value(spec, trial))}{extent}{took}{why}  ({settings})"
+    )
+
+
+def fidelity_name(spec: StudySpec) -> str:
+    """What a trial's fidelity counts; without one in the study, the steps after which a trial was stopped."""
+    return "steps" if spec.fidelity is None else spec.fidelity.name
 
 
 def show(value: Any) -> str:
@@ -169,11 +181,15 @@ def trials_table(spec: StudySpec, trials: Sequence[Trial], title: str) -> Table:
     names = [name for name in spec.search_space.free][:MAX_COLUMNS]
     table.add_column("trial", justify="right")
     table.add_column(spec.metric, justify="right")
+    graded = any(trial.fidelity is not None for trial in trials)
+    if graded:
+        table.add_column(fidelity_name(spec), justify="right")
     for name in names:
         table.add_column(name)
     for trial in trials:
         row = [show(trial.config[name]) if name in trial.config else "" for name in names]
-        table.add_row(str(trial.number), number(metric_value(spec, trial)), *row)
+        extent = [] if not graded else ["" if trial.fidelity is None else f"{trial.fidelity:g}"]
+        table.add_row(str(trial.number), number(metric_value(spec, trial)), *extent, *row)
     return table
 
 

@@ -153,7 +153,7 @@ def _orders(steps: Sequence[int], likely: int, wanted: int) -> Iterator[set[int]
 
 
 def _pending(trial: Trial) -> Trial:
-    return replace(trial, state=TrialState.RUNNING, loss=None)
+    return replace(trial, state=TrialState.RUNNING, loss=None, fidelity=trial.aim, asked=None)
 
 
 def _by_time(earlier: Sequence[Trial], trial: Trial) -> History:

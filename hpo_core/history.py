@@ -10,9 +10,16 @@ from itertools import pairwise
 
 import numpy as np
 
+from hpo_core.fidelity import Fidelity
 from hpo_core.prior import Source
 from hpo_core.space import Array, SearchSpace
 from hpo_core.trial import Proposal, Trial, TrialState
+
+
+def continues(trial: Trial) -> bool:
+    """Whether a trial with a parent goes on from its checkpoint: it said so, or it runs and has not said yet."""
+    said = str(trial.notes.get("continued", ""))
+    return said.startswith("yes") or (not said and trial.state is TrialState.RUNNING)
 
 
 @dataclass(frozen=True, init=False)
@@ -71,21 +78,51 @@ class History:
         """The identities of all configurations tried, whatever became of them."""
         return frozenset(trial.identity for trial in self.trials)
 
-    @property
+    @cached_property
     def max_fidelity(self) -> float | None:
-        """The highest fidelity of any complete trial; None where the study has none."""
-        return max((trial.fidelity for trial in self.complete if trial.fidelity is not None), default=None)
+        """The highest fidelity of any complete trial; None, which is to the end, where one names none."""
+        highest = max(self.complete, key=lambda trial: trial.extent, default=None)
+        return None if highest is None else highest.fidelity
 
     @cached_property
     def incumbent(self) -> Trial | None:
         """The complete trial of lowest loss among those of the highest fidelity; of equals the earliest."""
-        best = [trial for trial in self.complete if trial.fidelity == self.max_fidelity]
+        highest = self.max_fidelity
+        best = [trial for trial in self.complete if trial.fidelity == highest]
         return min(best, key=lambda trial: (trial.loss, trial.number), default=None)
 
     def since_improvement(self) -> int:
-        """How many complete trials have a higher number than the incumbent."""
-        incumbent = self.incumbent
-        return 0 if incumbent is None else sum(trial.number > incumbent.number for trial in self.complete)
+        """How many complete trials of a higher number could have been the incumbent.
+
+        Those are the ones that were trained as far, and those that were stopped since they did not look like it.
+        """
+        best = self.incumbent
+        if best is None:
+            return 0
+        later = [trial for trial in self.complete if trial.number > best.number]
+        return sum(trial.fidelity == best.fidelity or trial.asked is not None for trial in later)
+
+    def origin(self, trial: Trial) -> int:
+        """The number of the trial that this one's training began as: itself, unless it was promoted."""
+        by_number = {each.number: each for each in self.trials}
+        number, parent = trial.number, trial.parent
+        while parent is not None and parent < number:
+            above = by_number.get(parent)
+            if above is None or above.identity != trial.identity:
+                break
+            number, parent = above.number, above.parent
+        return number
+
+    def spent(self, fidelity: Fidelity) -> float:
+        """How many full trainings' worth the trials have cost, running ones as far as they are to go.
+
+        A trial that went on from its parent's checkpoint costs the difference; one that runs is taken to do so.
+        """
+        extents = {trial.number: min(trial.extent / fidelity.max, 1.0) for trial in self.trials}
+        saved = [
+            extents.get(trial.parent, 0.0) for trial in self.trials if trial.parent is not None and continues(trial)
+        ]
+        return math.fsum(extents.values()) - math.fsum(saved)
 
     @cached_property
     def digest(self) -> str:

@@ -25,12 +25,12 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Self
 
 from hpo_core.configuration import Scalar, config_from_json, config_to_json
-from hpo_core.errors import InputError, StudyUnknown, TrackingError
+from hpo_core.errors import InputError, StudyUnknown, TrackingError, TrackingRefusal
 from hpo_core.history import History
 from hpo_core.prior import Source
 from hpo_core.runs import KnownRuns, number_of, whole
@@ -67,12 +67,22 @@ SNAPSHOT_FOLDER, SNAPSHOT = "hpo", "snapshot.json.gz"
 SNAPSHOT_FROM = 200
 """The number of ended runs from which on a snapshot is worth its requests."""
 
+CHECKPOINT_NAME = "checkpoint.zip"
+CHECKPOINT = f"{SNAPSHOT_FOLDER}/{CHECKPOINT_NAME}"
+"""The artifact of a trial's run that holds its checkpoint; whether it is there says the tag ``hpo.checkpoint``."""
+
+CHECKPOINT_KEPT, CHECKPOINT_DELETED, CHECKPOINT_LEFT = "kept", "deleted", "left: it could not be deleted"
+
+RUNG = "hpo.rung."
+"""Before the number of steps: the name of the metric at a milestone. A search answers only the latest value of a
+metric, so each milestone needs a key of its own."""
+
 INFINITE = sys.float_info.max
 """MLflow's databases keep an infinity as the largest float of its sign."""
 
 _TRIAL_TAGS = {
-    "hpo.role", "hpo.schema", "hpo.study", "hpo.number", "hpo.fidelity", "hpo.parent", "hpo.seed", "hpo.history",
-    "hpo.lease", "hpo.owner", "hpo.reason", "hpo.task_run", RESULT,
+    "hpo.role", "hpo.schema", "hpo.study", "hpo.number", "hpo.fidelity", "hpo.reached", "hpo.parent", "hpo.seed",
+    "hpo.history", "hpo.lease", "hpo.owner", "hpo.reason", "hpo.task_run", RESULT,
 }  # fmt: skip
 
 
@@ -410,6 +420,20 @@ class Ledger:
         trial = self._as_trial(run)
         return {} if trial is None else self.spec.search_space.to_params(trial.config)
 
+    def discard_checkpoint(self, trial: Trial) -> None:
+        """Delete a trial's checkpoint. Where it cannot be, a warning says so, and it is not tried again."""
+        store, run, state = self.store.with_patience(5.0), self._runs[trial.run_id], CHECKPOINT_DELETED
+        try:
+            store.discard(run.id, CHECKPOINT)
+        except Exception as error:  # each artifact store has its own
+            log.warning("the checkpoint of trial %d cannot be deleted: %s", trial.number, error)
+            state = CHECKPOINT_LEFT
+        try:
+            store.log(run.id, [], {}, {"hpo.checkpoint": state})
+        except (TrackingError, TrackingRefusal) as error:
+            log.warning("MLflow still shows a checkpoint of trial %d: %s", trial.number, error)
+        self._put(replace(run, tags={**run.tags, "hpo.checkpoint": state}))
+
     def request_stop(self) -> None:
         """Ask every flow that works on the study now to start no further trial."""
         self.store.log(self.study_run.id, [], {}, {"hpo.stop": str(now_ms())})
@@ -542,9 +566,9 @@ def trial_of(run: Run, spec: StudySpec) -> Trial:
     else:
         state, loss = TrialState.FAILED, None
         reason = reason or f"{run.status.lower()} without a finite {spec.metric}"
-    fidelity = float(run.tags["hpo.fidelity"]) if "hpo.fidelity" in run.tags else None
-    if fidelity is not None and not math.isfinite(fidelity):
-        raise ValueError(f"its fidelity is {fidelity}")
+    fidelity, asked = _fidelity_of(run, "hpo.fidelity"), None
+    if state is TrialState.COMPLETE and (reached := _fidelity_of(run, "hpo.reached")) is not None:
+        fidelity, asked = reached, math.inf if fidelity is None else fidelity
     return Trial(
         number=number,
         config=config,
@@ -555,10 +579,25 @@ def trial_of(run: Run, spec: StudySpec) -> Trial:
         notes=notes,
         reason=reason,
         run_id=run.id,
-        metrics=run.metrics,
+        asked=asked,
+        metrics={key: value for key, value in run.metrics.items() if not key.startswith(RUNG)},
+        rungs=_rungs_of(run, spec),
         start=run.start,
         end=run.end,
     )
+
+
+def _fidelity_of(run: Run, key: str) -> float | None:
+    fidelity = float(run.tags[key]) if key in run.tags else None
+    if fidelity is not None and not math.isfinite(fidelity):
+        raise ValueError(f"its fidelity is {fidelity}")
+    return fidelity
+
+
+def _rungs_of(run: Run, spec: StudySpec) -> dict[int, float]:
+    """The losses at milestones, by number of steps; what somebody else logged under such a name is passed over."""
+    found = {whole(key.removeprefix(RUNG), 9): value for key, value in run.metrics.items() if key.startswith(RUNG)}
+    return {steps: spec.loss(value) for steps, value in found.items() if steps and abs(value) < INFINITE}
 
 
 def _config_of(run: Run, space: SearchSpace) -> dict[str, Scalar]:

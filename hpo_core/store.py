@@ -134,6 +134,14 @@ class Store(Protocol):
         """Copy a file or a folder into the run's artifacts, below ``folder``."""
         ...
 
+    def fetch(self, run: str, path: str, folder: Path) -> Path | None:
+        """Copy one of the run's artifacts into a folder; None if it cannot be had at once, for whatever reason."""
+        ...
+
+    def discard(self, run: str, path: str) -> None:
+        """Delete one of the run's artifacts, if it is there. Each artifact store has exceptions of its own."""
+        ...
+
     def download(self, run: str, path: str) -> bytes | None:
         """The content of one of the run's artifacts; None if it cannot be had at once, for whatever reason."""
         ...

@@ -6,8 +6,10 @@ The specification is stored with the study in MLflow; on resume the given one is
 from __future__ import annotations
 
 import json
+import math
 import re
 from collections.abc import Hashable, Mapping, Sequence
+from dataclasses import replace
 from difflib import get_close_matches
 from functools import cached_property
 from pathlib import Path
@@ -17,18 +19,20 @@ import yaml
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from hpo_core.configuration import Scalar
+from hpo_core.early_stop import Extrapolation, StopRule, make_rule
 from hpo_core.errors import InputError, StudyConflict
+from hpo_core.fidelity import Fidelity
 from hpo_core.history import History
 from hpo_core.space import Parameter, SearchSpace
-from hpo_core.strategies import STRATEGIES, Strategy, has_setting, make_strategy
+from hpo_core.strategies import STRATEGIES, Promoting, Strategy, has_fidelity, has_setting, make_strategy
 from hpo_core.trial import Proposal
 
 MAX_FILE_BYTES = 1_000_000
 MAX_NAME_LENGTH = 200
 
 MAY_CHANGE = {
-    "objective", "strategy", "stop", "parallel", "retries", "trial_timeout", "memory_limit", "seed", "first",
-    "warm_start",
+    "objective", "strategy", "stop", "early_stop", "parallel", "retries", "trial_timeout", "memory_limit", "seed",
+    "first", "warm_start",
 }  # fmt: skip
 """The keys that a resumed study takes from the new file. All others decide what the stored losses mean."""
 
@@ -67,14 +71,47 @@ class StopRules(_Section):
     minutes: float | None = Field(None, gt=0, description="Minutes since this run of the study started.")
     target: float | None = Field(None, description="Value of the metric that is good enough.")
     no_improvement: int | None = Field(None, ge=1, description="Complete trials since the incumbent was found.")
+    full_trainings: float | None = Field(None, gt=0, description="Total fidelity spent, in units of fidelity.max.")
 
     @model_validator(mode="after")
     def _any(self) -> StopRules:
-        if all(value is None for value in (self.trials, self.minutes, self.target, self.no_improvement)):
-            raise ValueError(
-                "no rule is given, so the study would never end; give trials, minutes, target or no_improvement"
-            )
+        if all(value is None for _, value in self):
+            *some, last = type(self).model_fields
+            raise ValueError(f"no rule is given, so the study would never end; give {', '.join(some)} or {last}")
         return self
+
+
+def _number(value: Any) -> Any:
+    if not isinstance(value, int | float) or not math.isfinite(value) or value <= 0:
+        raise ValueError(f"{value!r} is not a finite number above 0; correct it")
+    return value
+
+
+Number = Annotated[int | float, BeforeValidator(_number)]
+"""A whole number stays one: whether a fidelity is counted in whole steps shows in how it is written."""
+
+
+class FidelitySpec(_Section):
+    """What trainings can be cut short in: how much a full one gets, and how little still says something."""
+
+    name: str = Field(min_length=1, max_length=100, description="epochs, a share of the training set, trees, ...")
+    min: Number
+    max: Number
+    eta: float = Field(3, ge=2, description="The factor between two rungs.")
+
+    def make(self) -> Fidelity:
+        return Fidelity(self.name, self.min, self.max, self.eta)
+
+
+class EarlyStopSpec(BaseModel):
+    """The name of a rule of early stopping and its settings, side by side."""
+
+    model_config = ConfigDict(extra="allow", frozen=True, allow_inf_nan=False)
+
+    rule: str
+
+    def make(self) -> StopRule:
+        return make_rule(self.rule, self.model_extra or {})
 
 
 class StrategySpec(BaseModel):
@@ -84,12 +121,12 @@ class StrategySpec(BaseModel):
 
     name: str
 
-    def make(self, budget: int | None = None) -> Strategy:
+    def make(self, budget: int | None = None, fidelity: Fidelity | None = None) -> Strategy:
         """The strategy; one that has a setting ``budget`` gets the study's where the file does not give it."""
         settings = dict(self.model_extra or {})
         if budget is not None and self.name in STRATEGIES and has_setting(self.name, "budget"):
             settings.setdefault("budget", budget)
-        return make_strategy(self.name, settings)
+        return make_strategy(self.name, settings, fidelity)
 
 
 _UNITS = {"": 1, "B": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "KIB": 2**10, "MIB": 2**20, "GIB": 2**30}
@@ -140,6 +177,10 @@ def _strategy(value: Any) -> Any:
     return {"name": value} if isinstance(value, str) else value
 
 
+def _rule(value: Any) -> Any:
+    return {"rule": value} if isinstance(value, str) else value
+
+
 class StudySpec(_Section):
     """A study file, validated.
 
@@ -161,6 +202,10 @@ class StudySpec(_Section):
     space: dict[str, Parameter] = Field(min_length=1)
     constraints: list[str] = []
     strategy: Annotated[StrategySpec, BeforeValidator(_strategy)] = StrategySpec(name="auto")
+    fidelity: FidelitySpec | None = Field(None, description="What trainings can be cut short in.")
+    early_stop: Annotated[EarlyStopSpec | None, BeforeValidator(_rule)] = Field(
+        None, description="The rule that stops running trials."
+    )
     stop: StopRules
     parallel: int = Field(1, ge=1, le=1000, description="Trials at a time.")
     retries: int = Field(0, ge=0, le=100, description="Further attempts at a trial that raised or whose process died.")
@@ -206,14 +251,60 @@ class StudySpec(_Section):
                 space.validated(config)
             except ValueError as error:
                 raise ValueError(f"first.{i}: {error}") from None
+        self._check_fidelity()
         # Settings that only the space can judge (a parameter's name) show at the first proposal, which costs nothing.
         try:
-            self.strategy.make().propose(space, History(), 1, seed=self.seed)
+            self.strategy.make(fidelity=self.scale).propose(space, History(), 1, seed=self.seed)
         except InputError:
             raise
         except ValueError as error:
             raise ValueError(f"strategy.{error}") from None
         return self
+
+    def _check_fidelity(self) -> None:
+        """Check what the fidelity, the strategy, the stop rules and the rule of early stopping want of each other.
+
+        Raises:
+            ValueError: One wants what is not there; the message begins with the key.
+        """
+        if self.fidelity is not None:
+            try:
+                self.fidelity.make()
+            except ValueError as error:
+                raise ValueError(f"fidelity.{error}") from None
+        else:
+            example = "add fidelity: {name: epochs, min: 1, max: 27, eta: 3}, say"
+            if self.promotes:
+                raise ValueError(
+                    f"fidelity: it is missing, and the strategy {self.strategy.name!r} needs it; {example}"
+                )
+            if self.stop.full_trainings is not None:
+                raise ValueError(f"stop.full_trainings: without a fidelity no training is counted; {example}")
+        if self.early_stop is None:
+            return
+        rule = self.early_stop.make()
+        if self.fidelity is not None and not self.fidelity.make().whole:
+            raise ValueError(
+                "early_stop: it counts steps, but the study's fidelity is not counted in whole steps; leave it out, or "
+                "give fidelity.min and fidelity.max as whole numbers"
+            )
+        if isinstance(rule, Extrapolation) and rule.steps is None and self.fidelity is None:
+            raise ValueError("early_stop.steps: it is missing; say how many steps a full training has")
+
+    @property
+    def scale(self) -> Fidelity | None:
+        """The fidelity as strategies take it."""
+        return None if self.fidelity is None else self.fidelity.make()
+
+    @cached_property
+    def stop_rule(self) -> StopRule | None:
+        """The rule that stops running trials."""
+        return None if self.early_stop is None else self.early_stop.make()
+
+    @property
+    def promotes(self) -> bool:
+        """Whether trials may go on from others, so that checkpoints are worth keeping."""
+        return has_fidelity(self.strategy.name)
 
     @cached_property
     def search_space(self) -> SearchSpace:
@@ -232,20 +323,26 @@ class StudySpec(_Section):
         return json.dumps(self.model_dump(mode="json"))
 
     def propose(self, history: History, n: int) -> list[Proposal]:
-        """Up to ``n`` proposals: lost trials again, the rest of ``first``, then the strategy's. Pure, as those are."""
+        """Up to ``n`` proposals: lost trials again, the rest of ``first``, then the strategy's. Pure, as those are.
+
+        In a study with a fidelity, a strategy that knows nothing of it trains to the end. What ``first`` names begins
+        at the lowest level where the strategy promotes, as everything does.
+        """
+        lowest, full = (None, None) if self.scale is None else (self.scale.levels[0], self.scale.levels[-1])
         proposals = self._again(history)[:n]
         taken = set(history.identities)
         for config in self.first:
-            proposal = Proposal(self.search_space.validated(config), notes={"strategy": "first"})
+            proposal = Proposal(
+                self.search_space.validated(config), lowest if self.promotes else full, notes={"strategy": "first"}
+            )
             if proposal.identity not in taken and len(proposals) < n:
                 proposals.append(proposal)
                 taken.add(proposal.identity)
         if len(proposals) < n:
-            strategy = self.strategy.make(self.stop.trials)
-            proposals += strategy.propose(
-                self.search_space, history.with_pending(proposals), n - len(proposals), seed=self.seed
-            )
-        return proposals
+            seen = history.with_pending(proposals)
+            strategy = self.strategy.make(self.stop.trials, self.scale)
+            proposals += strategy.propose(self.search_space, seen, n - len(proposals), seed=self.seed)
+        return [each if each.fidelity is not None else replace(each, fidelity=full) for each in proposals]
 
     def _again(self, history: History) -> list[Proposal]:
         """The trials whose flow or process died, as far as retries remain and nobody has taken them up."""
@@ -256,8 +353,22 @@ class StudySpec(_Section):
             retries_remain = re.fullmatch(r"[0-9]{1,3}", attempt) and int(attempt) < self.retries
             if trial.notes.get("lost") and retries_remain and str(trial.number) not in taken_up:
                 notes: dict[str, Scalar] = {"strategy": "retry", "retry_of": trial.number, "attempt": int(attempt) + 1}
+                notes |= {key: trial.notes[key] for key in ("bracket", "rung") if key in trial.notes}
                 again.append(Proposal(trial.config, trial.fidelity, trial.parent, notes))
         return again
+
+    def resumable(self, history: History) -> frozenset[int]:
+        """The numbers of the trials whose checkpoints are needed: of all others they can go.
+
+        Needed are those from which a trial goes on now, or is to do so once more because it was lost; those that may
+        yet be promoted; and the incumbent's, which is what one would go on with by hand.
+        """
+        strategy = self.strategy.make(fidelity=self.scale)
+        parents = {trial.parent for trial in history}
+        candidates = strategy.promotable(history) if isinstance(strategy, Promoting) else frozenset()
+        now = [trial.parent for trial in history.running] + [proposal.parent for proposal in self._again(history)]
+        needed = {number for number in now if number is not None} | (candidates - parents)
+        return frozenset(needed | ({history.incumbent.number} if history.incumbent is not None else set()))
 
     def stop_reason(self, history: History, minutes: float) -> str | None:
         """Why no further trial is to start; None if one may.
@@ -276,8 +387,13 @@ class StudySpec(_Section):
             and best.loss <= self.loss(stop.target)
         ):
             return f"{self.metric} reached the target {stop.target:g}"
-        if stop.no_improvement is not None and history.since_improvement() >= stop.no_improvement:
+        full = self.fidelity is None or (best is not None and best.extent >= self.fidelity.max)
+        if stop.no_improvement is not None and full and history.since_improvement() >= stop.no_improvement:
             return f"{history.since_improvement()} trials without improvement"
+        if stop.full_trainings is not None and self.scale is not None:
+            spent = history.spent(self.scale)
+            if spent >= stop.full_trainings - 1e-9:  # a sum of thirds
+                return f"{spent:.4g} full trainings' worth is spent"
         if stop.minutes is not None and minutes >= stop.minutes:
             return f"{stop.minutes:g} minutes are over"
         return None
@@ -468,8 +584,9 @@ def _explain(detail: Any) -> InputError:
 
 def _known_keys(loc: Sequence[Any]) -> list[str]:
     """The keys that may stand where a superfluous one was found."""
-    if loc[0] == "stop" and len(loc) == 2:
-        return list(StopRules.model_fields)
+    sections: dict[Any, type[_Section]] = {"stop": StopRules, "fidelity": FidelitySpec}
+    if loc[0] in sections and len(loc) == 2:
+        return list(sections[loc[0]].model_fields)
     if loc[0] == "warm_start" and len(loc) == 3:
         return list(WarmStart.model_fields)
     if loc[0] == "space" and len(loc) == 4:

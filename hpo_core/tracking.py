@@ -317,13 +317,22 @@ class MlflowStore:
 
     def download(self, run: str, path: str) -> bytes | None:
         with tempfile.TemporaryDirectory() as folder:
-            try:
-                # The client's own method asks for the run twice, and for its models.
-                artifacts = get_artifact_repository(self._client.get_run(run).info.artifact_uri, self.uri)
-                return Path(artifacts.download_artifacts(path, folder)).read_bytes()
-            except Exception as error:  # each artifact store has its own
-                log.debug("the artifact %s of run %s cannot be read: %s", path, run, error)
-                return None
+            file = self.fetch(run, path, Path(folder))
+            return None if file is None else file.read_bytes()
+
+    def fetch(self, run: str, path: str, folder: Path) -> Path | None:
+        try:
+            return Path(self._artifacts(run).download_artifacts(path, str(folder)))
+        except Exception as error:  # each artifact store has its own
+            log.debug("the artifact %s of run %s cannot be read: %s", path, run, error)
+            return None
+
+    def discard(self, run: str, path: str) -> None:
+        self._artifacts(run).delete_artifacts(path)
+
+    def _artifacts(self, run: str) -> Any:
+        # The client's own methods ask for the run twice, and for its models; and none of them deletes.
+        return get_artifact_repository(self._client.get_run(run).info.artifact_uri, self.uri)
 
 
 def _run(run: Any) -> Run:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
@@ -50,12 +51,15 @@ class Trial:
         config: Values of the active parameters.
         state: Running (also called pending), complete or failed.
         loss: What is minimised, finite; None unless complete.
-        fidelity: The fidelity that was asked for; None where a study has none.
+        fidelity: The fidelity that it was trained to: what was asked for, or where a rule stopped it. None: to the end,
+            in a study that has no fidelity.
         parent: The number of the trial that this one goes on from.
         notes: The tags that its proposal carried.
         reason: Why it failed or was stopped early; empty otherwise.
         run_id: Its MLflow run.
+        asked: Where a rule stopped it: the fidelity that was asked for, infinite in a study that has none.
         metrics: Latest values of everything the objective logged, under its own names and in its own direction.
+        rungs: Its losses at milestones, by the number of steps; for rules of early stopping alone.
         start, end: Milliseconds since 1970, as MLflow keeps them. For people: no strategy may look at a clock.
     """
 
@@ -68,7 +72,9 @@ class Trial:
     notes: Mapping[str, Scalar] = field(default_factory=dict)
     reason: str = ""
     run_id: str = ""
+    asked: float | None = None
     metrics: Mapping[str, float] = field(default_factory=dict)
+    rungs: Mapping[int, float] = field(default_factory=dict)
     start: int = 0
     end: int | None = None
 
@@ -77,8 +83,21 @@ class Trial:
         """The identity of its configuration; see :func:`hpo_core.configuration.identity`."""
         return identity(self.config)
 
+    @property
+    def aim(self) -> float | None:
+        """The fidelity that was asked for; None: to the end."""
+        if self.asked is None:
+            return self.fidelity
+        return None if math.isinf(self.asked) else self.asked
+
+    @property
+    def extent(self) -> float:
+        """The fidelity that it was trained to, as something to compare by; infinite where it names none."""
+        return math.inf if self.fidelity is None else self.fidelity
+
     @cached_property
     def fingerprint(self) -> int:
         """64 bits over all that a strategy may depend on."""
-        facts = (self.number, self.identity, self.state.value, self.loss, self.fidelity, self.parent)
-        return int.from_bytes(hashlib.blake2b(repr(facts).encode(), digest_size=8).digest(), "big")
+        facts = [self.number, self.identity, self.state.value, self.loss, self.fidelity, self.parent]
+        facts += [] if self.asked is None else [self.asked]
+        return int.from_bytes(hashlib.blake2b(repr(tuple(facts)).encode(), digest_size=8).digest(), "big")

@@ -152,5 +152,16 @@ class MemoryStore:
         self._begin("download")
         return self.artifacts.get((run, path))
 
+    def fetch(self, run: str, path: str, folder: Path) -> Path | None:
+        data = self.download(run, path)
+        if data is None:
+            return None
+        (folder / Path(path).name).write_bytes(data)
+        return folder / Path(path).name
+
+    def discard(self, run: str, path: str) -> None:
+        self._begin("discard")
+        self.artifacts.pop((run, path), None)
+
     def _change(self, run: str, **fields: object) -> None:
         self.runs[run] = replace(self.runs[run], **fields)  # type: ignore[arg-type]

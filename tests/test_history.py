@@ -76,7 +76,9 @@ def test_the_next_number_passes_over_gaps_and_deleted_trials(numbers: list[int],
         ([trial(0, -1e308), trial(1, 0.0)], 0, 1),
         ([trial(0, 0.1, fidelity=1), trial(1, 5.0, fidelity=9), trial(2, 4.0, fidelity=9)], 2, 0),
         ([trial(0, 0.1, fidelity=1), trial(1, 0.2, fidelity=3), running(2, fidelity=9)], 1, 0),
-        ([trial(0, 0.1), trial(1, 5.0, fidelity=1)], 1, 0),
+        ([trial(0, 5.0), trial(1, 0.1, fidelity=1)], 0, 0),  # without a fidelity is to the end
+        ([trial(0, 0.5), trial(1, 0.1, fidelity=1, asked=math.inf), trial(2, 0.2, fidelity=3)], 0, 1),
+        ([trial(0, 0.1, fidelity=9), trial(1, 5.0, fidelity=1), trial(2, 4.0, fidelity=9)], 0, 1),
     ],
 )
 def test_the_incumbent_is_the_earliest_best_of_the_highest_fidelity(

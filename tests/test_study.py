@@ -33,6 +33,9 @@ STUDY: dict[str, Any] = {
 }
 
 
+FIDELITY: dict[str, Any] = {"name": "epochs", "min": 1, "max": 27}
+
+
 def changed(path: str, value: Any) -> dict[str, Any]:
     """The study above with one key set, or with Ellipsis removed."""
     data: dict[str, Any] = copy.deepcopy(STUDY)
@@ -73,7 +76,7 @@ BAD: list[tuple[str, Any, str, str, str]] = [
     ("space/x/high", ..., "space.x.high", "is missing", "add it"),
     ("space/kind/choices", ..., "space.kind.choices", "is missing", "add it"),
     ("strategy", "randon", "strategy.name", "'randon'", "did you mean 'random'?"),
-    ("strategy", "zzz", "strategy.name", "'zzz'", "choose one of auto"),
+    ("strategy", "zzz", "strategy.name", "'zzz'", "choose one of asha"),
     ("strategy", {"steps": 3}, "strategy.name", "is missing", "add it"),
     ("strategy", 5, "strategy", "5", "correct it"),
     ("strategy", {"name": "grid", "step": 3}, "strategy.step", "'step'", "it has steps, steps_by_name"),
@@ -148,7 +151,7 @@ BAD: list[tuple[str, Any, str, str, str]] = [
     ("objective", "train.py:f/g:", "objective", "'train.py:f/g:'", "module:function"),
     ("metric", "", "metric", "''", "at least 1 character"),
     ("direction", "down", "direction", "'down'", "'minimize' or 'maximize'"),
-    ("stop", {}, "stop", "no rule", "give trials, minutes, target or no_improvement"),
+    ("stop", {}, "stop", "no rule", "give trials, minutes, target, no_improvement or full_trainings"),
     ("stop", 3, "stop", "3", "correct it"),
     ("stop/trials", 0, "stop.trials", "0", "greater than or equal to 1"),
     ("stop/trials", "many", "stop.trials", "'many'", "valid integer"),
@@ -156,6 +159,27 @@ BAD: list[tuple[str, Any, str, str, str]] = [
     ("stop/minutes", 0, "stop.minutes", "0", "greater than 0"),
     ("stop/target", float("nan"), "stop.target", "nan", "finite"),
     ("stop/no_improvement", 0, "stop.no_improvement", "0", "greater than or equal to 1"),
+    ("fidelity", FIDELITY | {"eta": 1.5}, "fidelity.eta", "1.5", "greater than or equal to 2"),
+    ("fidelity", FIDELITY | {"min": 30}, "fidelity.min", "30 is above max, 27", "exchange them"),
+    ("fidelity", FIDELITY | {"min": 0}, "fidelity.min", "0", "above 0; correct it"),
+    ("fidelity", FIDELITY | {"min": "few"}, "fidelity.min", "'few'", "correct it"),
+    ("fidelity", FIDELITY | {"max": True}, "fidelity.max", "True", "neither a text nor a number"),
+    ("fidelity", FIDELITY | {"max": float("inf")}, "fidelity.max", "inf", "finite"),
+    ("fidelity", FIDELITY | {"name": ""}, "fidelity.name", "''", "at least 1 character"),
+    ("fidelity", FIDELITY | {"steps": 3}, "fidelity.steps", "no such key", "known are name, min, max, eta"),
+    ("fidelity", {"name": "epochs", "min": 1}, "fidelity.max", "is missing", "add it"),
+    ("strategy", "hyperband", "fidelity", "'hyperband' needs it", "add fidelity: {name: epochs"),
+    ("stop", {"full_trainings": 3}, "stop.full_trainings", "without a fidelity", "add fidelity"),
+    ("stop", {"full_trainings": 0}, "stop.full_trainings", "0", "greater than 0"),
+    ("early_stop", "medium", "early_stop.rule", "'medium' is no rule", "did you mean 'median'?"),
+    ("early_stop", {"first": 3}, "early_stop.rule", "is missing", "add it"),
+    ("early_stop", {"rule": "median", "patience": 3}, "early_stop.patience", "'patience'", "it has first, eta"),
+    ("early_stop", {"rule": "median", "first": 0}, "early_stop", "first: 0", "correct the setting"),
+    ("early_stop", {"rule": "median", "every": 1.5}, "early_stop", "every: 1.5", "correct the setting"),
+    ("early_stop", {"rule": "plateau", "patience": True}, "early_stop", "patience: True", "correct the setting"),
+    ("early_stop", {"rule": "asha_stop", "eta": 1}, "early_stop", "eta: 1", "correct the setting"),
+    ("early_stop", {"rule": "extrapolation", "steps": 9, "chance": 5}, "early_stop", "chance: 5", "correct"),
+    ("early_stop", "extrapolation", "early_stop.steps", "is missing", "say how many steps"),
     ("parallel", 0, "parallel", "0", "greater than or equal to 1"),
     ("parallel", 1.5, "parallel", "1.5", "valid integer"),
     ("parallel", True, "parallel", "True", "neither a text nor a number"),
@@ -561,3 +585,62 @@ def test_a_trial_pending_as_a_retry_is_not_taken_up_twice() -> None:
     history = History([trial(0, notes=LOST)])
     history = history.with_pending(study.propose(history, 1))
     assert study.propose(history, 1)[0].notes.get("strategy") != "retry"
+
+
+def test_a_retry_stays_on_the_rung_of_its_bracket() -> None:
+    lost = trial(3, notes=LOST | {"bracket": "1", "rung": "2", "acquisition": "0.5"})
+    [proposal] = spec(retries=1).propose(History([lost]), 1)
+    assert proposal.notes == {"strategy": "retry", "retry_of": 3, "attempt": 1, "bracket": "1", "rung": "2"}
+
+
+def test_a_strategy_that_knows_no_fidelity_trains_to_the_end() -> None:
+    proposals = spec(fidelity=FIDELITY, strategy="random", first=FIRST).propose(History(), 4)
+    assert [proposal.fidelity for proposal in proposals] == [27.0] * 4
+    assert [proposal.fidelity for proposal in spec(strategy="random").propose(History(), 2)] == [None] * 2
+
+
+def test_first_begins_at_the_lowest_level_where_the_strategy_promotes() -> None:
+    study = spec(fidelity=FIDELITY, strategy="hyperband", first=FIRST)
+    proposals = study.propose(History(), len(FIRST) + 1)
+    assert [proposal.fidelity for proposal in proposals] == [1.0] * (len(FIRST) + 1)
+    assert [proposal.notes.get("strategy") for proposal in proposals] == ["first"] * len(FIRST) + [None]
+
+
+def test_no_improvement_waits_for_the_full_training() -> None:
+    study = spec(fidelity=FIDELITY, strategy="hyperband", stop={"no_improvement": 2})
+    cheap = [trial(i, float(i), fidelity=1.0) for i in range(5)]
+    assert study.stop_reason(History(cheap), 0.0) is None
+    full = [trial(5, 1.0, fidelity=27.0), trial(6, 0.1, fidelity=9.0), trial(7, 2.0, fidelity=27.0)]
+    assert study.stop_reason(History(cheap + full), 0.0) is None
+    assert study.stop_reason(History([*cheap, *full, trial(8, 3.0, fidelity=27.0)]), 0.0)
+
+
+def test_full_trainings_are_counted_by_what_they_cost() -> None:
+    study = spec(fidelity=FIDELITY, strategy="hyperband", stop={"full_trainings": 2})
+    yes, no = {"continued": "yes: trial 0"}, {"continued": "no: there is no checkpoint"}
+    trials = [trial(0, 1.0, fidelity=9.0), trial(1, 1.0, fidelity=27.0, parent=0, notes=yes)]
+    assert History(trials).spent(study.scale) == pytest.approx(1.0)
+    assert study.stop_reason(History(trials), 0.0) is None
+    scratch = replace(trials[1], number=2, notes=no)
+    assert History([*trials, scratch]).spent(study.scale) == pytest.approx(2.0)
+    assert study.stop_reason(History([*trials, scratch]), 0.0) == "2 full trainings' worth is spent"
+    running = trial(2, state=TrialState.RUNNING, fidelity=27.0, parent=0)
+    assert History([trials[0], running]).spent(study.scale) == pytest.approx(1.0)
+
+
+@pytest.mark.parametrize(
+    ("settings", "field", "shown", "remedy"),
+    [
+        ({"sampler": "tpf"}, "strategy.sampler.name", "'tpf'", "did you mean 'tpe'?"),
+        ({"sampler": 3}, "strategy.sampler", "3 names no strategy", "write it as tpe"),
+        ({"sampler": {"name": "tpe", "x": 1}}, "strategy.sampler.x", "'x'", "it has start"),
+        ({"sampler": {"name": "tpe", "start": 0}}, "strategy.sampler", "start: 0", "correct"),
+        ({"sampler": "hyperband"}, "strategy.sampler", "chooses fidelities itself", "tpe"),
+        ({"fidelity": {"min": 1}}, "strategy.fidelity", "'fidelity'", "it has sampler"),
+    ],
+)
+def test_a_sampler_that_cannot_be(settings: dict[str, Any], field: str, shown: str, remedy: str) -> None:
+    with pytest.raises(InputError) as caught:
+        spec(fidelity=FIDELITY, strategy={"name": "asha"} | settings)
+    assert caught.value.field == field
+    assert shown in str(caught.value) and remedy in caught.value.remedy

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from typing import ClassVar, Protocol
+from typing import ClassVar, Protocol, runtime_checkable
 
+from hpo_core.fidelity import Fidelity
 from hpo_core.history import History
 from hpo_core.space import SearchSpace
 from hpo_core.trial import Proposal
@@ -36,7 +37,19 @@ class Strategy(Protocol):
 
 def uses_prior(strategy: Strategy) -> bool:
     """Whether a strategy learns from what a study knew before its first trial."""
-    return bool(getattr(strategy, "uses_prior", False))
+    sampler = getattr(strategy, "sampler", None)
+    return any(getattr(each, "uses_prior", False) for each in (strategy, sampler))
+
+
+@runtime_checkable
+class Promoting(Protocol):
+    """A strategy that has trials go on at a higher fidelity."""
+
+    fidelity: Fidelity
+
+    def promotable(self, history: History) -> frozenset[int]:
+        """The numbers of the trials that have been promoted or may yet be: what they left must be kept till then."""
+        ...
 
 
 def check_whole(strategy: object, **least: int) -> None:

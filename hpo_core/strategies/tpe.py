@@ -18,7 +18,7 @@ from hpo_core.seeding import trial_rng
 from hpo_core.space import Array, SearchSpace
 from hpo_core.strategies.base import check_whole
 from hpo_core.transfer import suggested
-from hpo_core.trial import Proposal
+from hpo_core.trial import Proposal, TrialState
 
 FADE = 10.0
 """So many trials halve the weight of an observation of the past."""
@@ -41,10 +41,11 @@ class Tpe:
         old: The weight of the oldest of the trials that are not good; it rises to 1 for the last 25. What the
             search learned early it learned far from where it is now.
 
-    Failed trials count among the rest, and so do running ones (a constant liar). Of several fidelities the highest
-    that has ``start`` trials is looked at, as in Falkner et al. Trials whose configuration is not one of the space are
-    passed over. Of the past, what is on the study's own scale counts like its trials; the rest is good or not within
-    its source, and fades.
+    Failed trials count among the rest, and so do running ones (a constant liar), except those that go on with a
+    configuration of which something is known. Of several fidelities the highest that has ``start`` trials is looked at,
+    as in Falkner et al.; trials that were stopped short of theirs count among the rest. Trials whose configuration is
+    not one of the space are passed over. Of the past, what is on the study's own scale counts like its trials; the rest
+    is good or not within its source, and fades.
     """
 
     name: ClassVar[str] = "tpe"
@@ -80,9 +81,15 @@ class Tpe:
         fidelity = self._fidelity(history)
         same = comparable(history.prior)
         good = [*(t for t in history.complete if t.fidelity == fidelity), *(t for t in same if t.loss is not None)]
-        others = [trial for trial in (*history, *same) if trial.loss is None]
+        known = {trial.identity for trial in history.complete}
+        others = [
+            trial
+            for trial in (*history, *same)
+            if (trial.loss is None and not (trial.state is TrialState.RUNNING and trial.identity in known))
+            or (trial.asked is not None and trial.fidelity != fidelity)
+        ]
         X, valid = cube.encode([trial.config for trial in (*good, *others)])
-        losses = np.array([trial.loss for trial in good] + [math.inf] * len(others))
+        losses = np.array([trial.loss for trial in good] + [math.inf] * len(others), dtype=float)
         numbers = np.array([trial.number for trial in (*good, *others)])
         X, losses, numbers = X[valid], losses[valid], numbers[valid]
         order = np.argsort(losses, kind="stable")
@@ -108,7 +115,7 @@ class Tpe:
         for trial in history.complete:
             counts[trial.fidelity] = counts.get(trial.fidelity, 0) + 1
         enough = [fidelity for fidelity, count in counts.items() if count >= self.start] or list(counts)
-        return max(enough, key=lambda fidelity: -math.inf if fidelity is None else fidelity, default=None)
+        return max(enough, key=lambda fidelity: math.inf if fidelity is None else fidelity, default=None)
 
 
 def _past(cube: Cube, sources: Sequence[Source], gamma: float, most: int) -> tuple[Array, Array]:
