@@ -14,6 +14,7 @@ from flows import TrialContext
 
 EPOCHS = 8
 BATCH = 64
+MODEL = "model.keras"
 
 
 @cache
@@ -47,15 +48,56 @@ def build(trial: TrialContext) -> keras.Model:
     return model
 
 
+def shuffled(images: np.ndarray, labels: np.ndarray, seed: int, epoch: tf.Variable) -> tf.data.Dataset:
+    """Batches in an order that follows from the seed and the epoch alone."""
+
+    def order(_: tf.Tensor) -> tf.data.Dataset:
+        indices = tf.random.experimental.stateless_shuffle(tf.range(len(labels)), seed=[seed, epoch])
+        return tf.data.Dataset.from_tensor_slices(indices)
+
+    batches = tf.data.Dataset.from_tensors(0).flat_map(order).batch(BATCH)
+    batches = batches.map(lambda some: (tf.gather(images, some), tf.gather(labels, some)))
+    return batches.apply(tf.data.experimental.assert_cardinality(-(-len(labels) // BATCH)))
+
+
+class Report(keras.callbacks.Callback):
+    """Reports each epoch, and ends the training when the study's rule says so."""
+
+    def __init__(self, trial: TrialContext, epoch: tf.Variable) -> None:
+        super().__init__()
+        self.trial, self.epoch = trial, epoch
+
+    def on_epoch_begin(self, epoch: int, logs: dict[str, float] | None = None) -> None:
+        self.epoch.assign(epoch)
+
+    def on_epoch_end(self, epoch: int, logs: dict[str, float]) -> None:
+        self.model.stop_training = not self.trial.report(epoch, logs)
+
+
 def train(trial: TrialContext) -> dict[str, float]:
-    """Train one configuration; answers its accuracy on the validation and the test images."""
+    """Train one configuration; answers its accuracy on the validation and the test images.
+
+    In a study with a fidelity it trains for so many epochs, goes on where its parent trial ended, and leaves its own
+    network for the trials after it. The order of the images follows from the seed and the epoch alone, so a training
+    that was continued is the same as one that never paused.
+    """
     keras.utils.set_random_seed(trial.seed)
     data = digits()
-    model = build(trial)
-    batches = tf.data.Dataset.from_tensor_slices(data["train"]).cache().shuffle(2000, seed=trial.seed).batch(BATCH)
     validation = tf.data.Dataset.from_tensor_slices(data["validation"]).batch(512).cache()
-    report = keras.callbacks.LambdaCallback(on_epoch_end=lambda epoch, logs: trial.report(epoch, logs))
-    model.fit(batches, epochs=EPOCHS, validation_data=validation, callbacks=[report], verbose=0)
+    model = build(trial) if trial.resume_from is None else keras.models.load_model(trial.resume_from / MODEL)
+    epoch = tf.Variable(0)
+    batches = shuffled(*data["train"], trial.seed, epoch)
+    done = int(model.optimizer.iterations) // len(batches)
+    model.fit(
+        batches,
+        initial_epoch=done,
+        epochs=EPOCHS if trial.fidelity is None else int(trial.fidelity),
+        validation_data=validation,
+        callbacks=[Report(trial, epoch)],
+        verbose=0,
+    )
+    if trial.fidelity is not None:
+        model.save(trial.checkpoint / MODEL)
     val_loss, val_accuracy = model.evaluate(validation, verbose=0)
     test_loss, test_accuracy = model.evaluate(*data["test"], verbose=0)
     keras.backend.clear_session()

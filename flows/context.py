@@ -21,7 +21,8 @@ class TrialContext:
     Attributes:
         config: Values of the active parameters, by name.
         number: The trial's number in the study.
-        seed: A seed of its own, in ``[0, 2**31)``, the same at every attempt.
+        seed: A seed of its own, in ``[0, 2**31)``, the same at every attempt. A promoted trial has its parent's, so
+            that its training goes on as if it had never paused.
         scratch: An empty folder of its own, gone after the trial.
     """
 

@@ -6,18 +6,31 @@ import logging
 import shutil
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from prefect import runtime, task
 from prefect.cache_policies import NO_CACHE
 
+from flows.checkpoints import inherited, packed, worth_keeping
+from flows.context import CHECKPOINT as OUTBOX_CHECKPOINT
+from flows.early_stop import Judge, Rungs
 from flows.objective import Objective
 from flows.worker import Job, TrialCancelled, TrialFailed, WorkerPool
 from hpo_core.errors import InputError, TrackingError, TrackingRefusal
 from hpo_core.history import History
-from hpo_core.ledger import RENEW_SECONDS, RESULT, Ledger, Report, now_ms
+from hpo_core.ledger import (
+    CHECKPOINT_KEPT,
+    CHECKPOINT_NAME,
+    RENEW_SECONDS,
+    RESULT,
+    RUNG,
+    SNAPSHOT_FOLDER,
+    Ledger,
+    Report,
+    now_ms,
+)
 from hpo_core.seeding import trial_seed
 from hpo_core.spool import Spool
 from hpo_core.store import FAILED, FINISHED, RUNNING, Metric
@@ -53,6 +66,8 @@ class Session:
         folder: Where files of trials stand until they are in MLflow.
         observe: Called after each load and about once a second.
         fatal: What went wrong in a task that the whole flow cannot go on from.
+        rungs: What is known of all trials, for the rule of early stopping.
+        warned: What the user has been told.
     """
 
     ledger: Ledger
@@ -61,6 +76,14 @@ class Session:
     folder: Path
     observe: Observer
     fatal: Exception | None = None
+    rungs: Rungs = field(default_factory=Rungs)
+    warned: set[str] = field(default_factory=set)
+
+    def warn(self, message: str) -> None:
+        """Tell the user something, once."""
+        if message not in self.warned:
+            self.warned.add(message)
+            log.warning("%s: %s", self.ledger.spec.name, message)
 
     @property
     def spool(self) -> Spool:
@@ -88,21 +111,31 @@ class TrialLog:
         self._metrics: list[Metric] = []
         self._tags = dict(tags)
         self._last_step = 0
-        self._read: frozenset[str] = frozenset()
+        self._judge = Judge(ledger.spec, trial, session.rungs, session.warn)
+        self.use: Mapping[str, Any] | None = None  # what the objective used, once it has ended
+        self.checkpoint: Path | None = None  # what is to be kept for other trials
         self._artifacts: list[tuple[Path, str]] = []
         self._renewed = time.monotonic()
         self._due = self._renewed + FIRST_WRITE_SECONDS
 
-    def receive(self, message: Mapping[str, Any]) -> None:
-        """Take a report, an artifact or a note on what the objective used."""
+    def receive(self, message: Mapping[str, Any]) -> bool:
+        """Take a report, an artifact or a note on what the objective used; answers whether the trial is to go on."""
         if message["kind"] == "artifact":
             self._artifacts.append((Path(message["path"]), message["folder"]))
-            return
+            return True
         if message["kind"] == "use":
-            self._read = frozenset(message["read"])
-            return
+            self.use = message
+            return True
         now, self._last_step = now_ms(), max(self._last_step, message["step"])
         self._metrics += [Metric(key, value, now, message["step"]) for key, value in message["metrics"].items()]
+        self._judge.note(message["step"], message["metrics"])
+        if (milestone := message.get("milestone")) is None:
+            return True
+        go_on = self._judge.judge(milestone)
+        if (value := self._judge.rung(milestone)) is not None:
+            self._metrics.append(Metric(f"{RUNG}{milestone}", value, now, message["step"]))
+            self._due = 0.0  # so that other flows see it; it takes along all that is still to be written
+        return go_on
 
     def tick(self) -> None:
         """Write what is due; renew the lease in the same request, or in one of its own if nothing else is to say.
@@ -139,11 +172,14 @@ class TrialLog:
         self._tags |= {f"hpo.{key}": value for key, value in tags.items()}
         if status == FINISHED:
             self._tags[RESULT] = self._ledger.spec.metric
+            outcome = self._judge.outcome()
+            reason = outcome.pop("reason", reason)
+            self._tags |= {f"hpo.{key}": value for key, value in outcome.items()}
         if reason:
             self._tags["hpo.reason"] = reason[:1000]
         waiting = self._spool.put(self._report(status, self._tags))
         try:
-            if self._artifacts:
+            if self._artifacts or self.checkpoint is not None:
                 self._upload()
             self._ledger.write(self._report(status, self._tags))
         except TrackingRefusal:
@@ -170,10 +206,16 @@ class TrialLog:
                 self._tags["hpo.artifacts_lost"] = f"kept in {kept}: {type(error).__name__}: {error}"[:500]
                 break
         self._artifacts = []
+        if self.checkpoint is not None:
+            try:
+                store.upload(self._trial.run_id, self.checkpoint, SNAPSHOT_FOLDER)
+                self._tags["hpo.checkpoint"] = CHECKPOINT_KEPT
+            except Exception as error:  # each artifact store has exceptions of its own
+                log.warning("the artifact store refuses the checkpoint of trial %d: %s", self._trial.number, error)
 
     def give_up(self, reason: str) -> None:
         """End the trial as failed although something it logged cannot be written: that is dropped."""
-        self._metrics, self._params, self._artifacts = [], {}, []
+        self._metrics, self._params, self._artifacts, self.checkpoint = [], {}, [], None
         self.finish(FAILED, reason=reason)
 
 
@@ -204,17 +246,22 @@ def evaluate(session: Session, trial: Trial, attempt: int, task_run: str) -> dic
     """One attempt at a trial; the body of :func:`run_trial`."""
     spec = session.ledger.spec
     folder = session.folder / "trials" / f"{trial.number:04d}-{trial.run_id[:8]}-{attempt}"
-    job = Job(
-        session.objective,
-        spec.metric,
-        trial.config,
-        trial.number,
-        trial_seed(spec.seed, trial.number),
-        trial.fidelity,
-        folder,
-    )
     record = TrialLog(session, trial, {"hpo.task_run": task_run} if task_run else {})
     try:
+        resume, obstacle = None, ""
+        if trial.parent is not None and spec.promotes:
+            resume, obstacle = inherited(session.ledger.store, session.rungs.history, trial, folder)
+        job = Job(
+            session.objective,
+            spec.metric,
+            trial.config,
+            trial.number,
+            trial_seed(spec.seed, session.rungs.history.origin(trial)),
+            trial.fidelity,
+            folder,
+            resume,
+            None if spec.stop_rule is None else spec.stop_rule.milestones,
+        )
         with session.pool.worker() as worker:
             metrics = worker.run(
                 job,
@@ -224,7 +271,9 @@ def evaluate(session: Session, trial: Trial, attempt: int, task_run: str) -> dic
                 on_tick=record.tick,
                 cancelled=session.pool.cancelled,
             )
-        record.finish(FINISHED, metrics)
+        if worth_keeping(spec, session.rungs.history, trial, spec.loss(metrics[spec.metric])):
+            record.checkpoint = packed(folder / "outbox" / OUTBOX_CHECKPOINT, folder / CHECKPOINT_NAME)
+        record.finish(FINISHED, metrics, **_use_tags(session, trial, record, resume, obstacle))
         return metrics
     except TrialCancelled:
         record.finish(FAILED, reason="interrupted: the flow was stopped", lost="interrupted")
@@ -237,7 +286,8 @@ def evaluate(session: Session, trial: Trial, attempt: int, task_run: str) -> dic
             details.parent.mkdir(parents=True, exist_ok=True)
             details.write_text(error.details, encoding="utf-8")
             record.receive({"kind": "artifact", "path": str(details), "folder": ""})
-        record.finish(FAILED, reason=error.reason)
+        reason = f"{error.reason} (going on from trial {trial.parent})" if resume is not None else error.reason
+        record.finish(FAILED, reason=reason)
         if error.misfit:
             session.fatal = InputError("metric", error.reason)
         raise
@@ -253,3 +303,17 @@ def evaluate(session: Session, trial: Trial, attempt: int, task_run: str) -> dic
         raise
     finally:
         shutil.rmtree(folder, ignore_errors=True)
+
+
+def _use_tags(session: Session, trial: Trial, record: TrialLog, resume: Path | None, obstacle: str) -> dict[str, str]:
+    """Whether a trial went on from its parent's checkpoint, and what of the study's offer the objective ignored."""
+    use, spec, tags = record.use or {"read": [], "scratch_instead": ""}, session.ledger.spec, {}
+    if trial.parent is not None and spec.promotes:
+        if resume is not None and "resume_from" not in use["read"]:
+            obstacle = "the objective did not read trial.resume_from"
+        obstacle = obstacle or use["scratch_instead"]
+        tags["continued"] = f"no: {obstacle}"[:500] if obstacle else f"yes: trial {trial.parent}"
+    if spec.fidelity is not None and "fidelity" not in use["read"]:
+        session.warn(f"the objective did not read trial.fidelity: it trains all alike, whatever {spec.fidelity.name}")
+        tags["warning"] = "the objective did not read trial.fidelity"
+    return tags

@@ -13,6 +13,7 @@ from typing import Any
 from prefect import flow
 from prefect.task_runners import ThreadPoolTaskRunner
 
+from flows.checkpoints import discard_superfluous
 from flows.report import study_description
 from flows.trial import SESSIONS, Progress, Session, run_trial
 from hpo_core.errors import InputError
@@ -143,6 +144,8 @@ class Loop:
         history = self._ledger.load()
         if self._ledger.reap():
             history = self._ledger.load()
+        self._session.rungs.history = history
+        discard_superfluous(self._ledger, history)
         when, incumbent = self._described
         if history.incumbent != incumbent and time.monotonic() - when > DESCRIBE_SECONDS:
             self._ledger.describe(study_description(self._spec, history))
@@ -177,6 +180,7 @@ class Loop:
                 if self._signal is not None:
                     return None, False
                 history = history.with_pending([Proposal(trial.config, trial.fidelity, trial.parent, trial.notes)])
+                self._session.rungs.history = history
 
     def _stop_reason(self, history: History, seconds: float) -> str | None:
         now = time.monotonic()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import signal
 import subprocess
@@ -44,6 +45,31 @@ def facts(trial: TrialContext) -> dict[str, float]:
     trial.log_artifact(note)
     note.unlink()  # it was copied
     return {"loss": quick(trial), "pid": os.getpid(), "seed": trial.seed, "files": len(list(trial.scratch.iterdir()))}
+
+
+def epochs(trial: TrialContext) -> dict[str, float]:
+    """Trains for as many epochs as asked, one after another; the loss falls with each. Goes on where its parent was."""
+    done, resume = 0, trial.resume_from
+    if resume is not None:
+        done = int((resume / "epoch").read_text())
+    asked, loss = int(trial.fidelity or 9), math.inf
+    trained = 0
+    for epoch in range(done, asked):
+        loss = abs(float(trial.config["x"]) - 0.3) + 1 / (epoch + 1)  # type: ignore[arg-type]
+        trained += 1
+        if not trial.report(epoch, {"loss": loss}):
+            break
+    (trial.checkpoint / "epoch").write_text(str(done + trained))
+    return {"loss": loss, "trained": trained, "seed": trial.seed}
+
+
+def picky(trial: TrialContext) -> dict[str, float]:
+    """As above, but will not go on from what it finds."""
+    if trial.resume_from is not None:
+        if trial.config["x"] < 0.5:  # type: ignore[operator]
+            raise ValueError("the checkpoint has 3 layers, the configuration 2")
+        trial.scratch_instead("the checkpoint has 3 layers")
+    return {"loss": 1.0, "file": (trial.checkpoint / "weights").write_text("w")}
 
 
 def misbehave(trial: TrialContext) -> Any:
