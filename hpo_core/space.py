@@ -110,9 +110,11 @@ class _Parameter(BaseModel, ABC):
         return list(dict.fromkeys(self.decode(float(u)) for u in points))
 
 
-def _check_range(low: float, high: float, log: bool, step: float | None) -> None:
+def _check_range(low: float, high: float, log: bool, reverse: bool, step: float | None) -> None:
     if low > high:
         raise ValueError(f"low {low} is above high {high}; swap them")
+    if reverse and not log:
+        raise ValueError("reverse: true turns a log scale round; set log: true as well, or drop reverse")
     if log and low <= 0:
         raise ValueError(f"low {low} with log: true; a log scale needs low > 0, so raise low or drop log")
     if step is not None and log and step <= 1:
@@ -128,25 +130,34 @@ def _cell(u: float, count: int) -> int:
 class Float(_Parameter):
     """A real number in ``[low, high]``, uniform on a linear or a log scale.
 
-    With ``step`` the values are ``low, low + step, ...`` (with ``log``: ``low, low * step, ...``).
+    With ``step`` the values are ``low, low + step, ...`` (with ``log``: ``low, low * step, ...``). ``reverse`` mirrors a
+    log scale: it is ``low + high - value`` that is uniform in its logarithm, so the fine end of the scale is at ``high``
+    (a momentum, a dropout near 1), and steps are counted from there.
 
     >>> Float(low=1e-4, high=1e-1, log=True).decode(0.5)
     0.00316227766017
+    >>> Float(low=0.5, high=0.99, log=True, reverse=True).decode(0.5)
+    0.786437636026
     """
 
     type: Literal["float"] = "float"
     low: Number
     high: Number
     log: bool = False
+    reverse: bool = False
     step: Number | None = None
 
     @model_validator(mode="after")
     def _valid(self) -> Float:
-        _check_range(self.low, self.high, self.log, self.step)
-        if (self.high / self.low if self.log else self.high - self.low) > MAX_WIDTH:
+        _check_range(self.low, self.high, self.log, self.reverse, self.step)
+        if (self.high / self.low if self.log else self.high - self.low) > MAX_WIDTH or (
+            self.reverse and self.high > MAX_WIDTH
+        ):
             raise ValueError(f"the range from {self.low} to {self.high} is too wide for a float")
         if self.step is not None and self._steps(self.step) > MAX_STEPS:
             raise ValueError(f"step {self.step} makes more than {MAX_STEPS} values; leave it out")
+        if self.reverse and self.step is not None and self.low * (self.step - 1.0) < 1e-10 * self.high:
+            raise ValueError(f"step {self.step} from {self.high} down is too fine for a float; raise low or step")
         return self
 
     def _steps(self, step: float) -> float:
@@ -159,8 +170,14 @@ class Float(_Parameter):
         # The last value may miss high by a rounding error; it is set to high then.
         return math.inf if self.step is None else math.floor(self._steps(self.step) + 1e-9) + 1
 
+    def _mirrored(self, x: float) -> float:
+        """The value on a log scale of the usual sense; its own inverse, up to a rounding error."""
+        return min(max(self.high - (x - self.low), self.low), self.high) if self.reverse else x
+
     def _tidy(self, x: float) -> float:
-        if self.log:
+        if self.reverse:  # digits of the range would be lost, where it is narrow, between a value and its mirror image
+            x = round(x, 12 - math.ceil(math.log10(self.high)))
+        elif self.log:
             x = float(f"{x:.12g}")
         elif self.high > self.low:
             x = round(x, 12 - math.ceil(math.log10(self.high - self.low)))
@@ -171,27 +188,32 @@ class Float(_Parameter):
             raise ValueError(f"{value!r} is not a number from {self.low} to {self.high}")
         if self.low == self.high:
             return 0.5
+        x = self._mirrored(value)
         if self.step is not None:
-            offset = math.log(value / self.low) / math.log(self.step) if self.log else (value - self.low) / self.step
+            offset = math.log(x / self.low) / math.log(self.step) if self.log else (x - self.low) / self.step
             k = min(round(offset), int(self.size) - 1)
             if not math.isclose(self._rung(k), value, rel_tol=1e-9, abs_tol=1e-11 * (self.high - self.low)):
                 raise ValueError(f"{value!r} is not {self.low} plus a multiple of the step {self.step}")
-            return (k + 0.5) / self.size
-        if self.log:
-            return math.log(value / self.low) / math.log(self.high / self.low)
-        return (value - self.low) / (self.high - self.low)
+            u = (k + 0.5) / self.size
+        elif self.log:
+            u = math.log(x / self.low) / math.log(self.high / self.low)
+        else:
+            u = (x - self.low) / (self.high - self.low)
+        return 1.0 - u if self.reverse else u
 
     def _rung(self, k: int) -> float:
         assert self.step is not None
-        return self._tidy(self.low * self.step**k if self.log else self.low + k * self.step)
+        return self._tidy(self._mirrored(self.low * self.step**k if self.log else self.low + k * self.step))
 
     def decode(self, u: float) -> float:
+        if self.reverse:
+            u = 1.0 - u
         if self.size == 1:
-            return self.low
+            return self.high if self.reverse else self.low
         if self.step is not None:
             return self._rung(_cell(u, int(self.size)))
         if self.log:
-            return self._tidy(self.low * math.exp(u * math.log(self.high / self.low)))
+            return self._tidy(self._mirrored(self.low * math.exp(u * math.log(self.high / self.low))))
         return self._tidy(self.low + u * (self.high - self.low))
 
     def from_string(self, text: str) -> float:
@@ -201,7 +223,7 @@ class Float(_Parameter):
 
 
 class Int(_Parameter):
-    """A whole number in ``[low, high]``, uniform on a linear or a log scale; ``step`` as for :class:`Float`.
+    """A whole number in ``[low, high]``, uniform on a linear or a log scale; the rest as for :class:`Float`.
 
     >>> [Int(low=8, high=64, step=8).decode(u) for u in (0.0, 0.5, 1.0)]
     [8, 40, 64]
@@ -211,11 +233,12 @@ class Int(_Parameter):
     low: Whole
     high: Whole
     log: bool = False
+    reverse: bool = False
     step: Whole | None = None
 
     @model_validator(mode="after")
     def _valid(self) -> Int:
-        _check_range(self.low, self.high, self.log, self.step)
+        _check_range(self.low, self.high, self.log, self.reverse, self.step)
         for bound in (self.low, self.high):
             if abs(bound) > MAX_EXACT_INT:
                 raise ValueError(f"{bound} is beyond 2**43, where integers are no longer told apart")
@@ -225,7 +248,7 @@ class Int(_Parameter):
     def size(self) -> float:
         if self.log and self.step is not None:
             k = round(math.log(self.high / self.low) / math.log(self.step))
-            return k + (self._rung(k) <= self.high)  # a logarithm alone may round the last rung over high
+            return k + int(self.low * self.step**k <= self.high)  # a logarithm alone may round the last rung over high
         return (self.high - self.low) // (self.step or 1) + 1
 
     def _log_edges(self) -> tuple[float, float]:
@@ -240,7 +263,17 @@ class Int(_Parameter):
             or not float(value).is_integer()
         ):
             raise ValueError(f"{value!r} is not a whole number from {self.low} to {self.high}")
-        number = int(value)
+        u = self._coordinate(self._mirrored(int(value)))
+        if u is None:
+            raise ValueError(f"{value!r} is not reached from {self.low} by steps of {self.step}")
+        return 1.0 - u if self.reverse else u
+
+    def _mirrored(self, number: int) -> int:
+        """The value on a log scale of the usual sense; its own inverse."""
+        return self.low + self.high - number if self.reverse else number
+
+    def _coordinate(self, number: int) -> float | None:
+        """The coordinate of a value on a scale of the usual sense; None where steps do not reach it."""
         if self.step is None and self.log:
             a, b = self._log_edges()
             return (math.log(number) - a) / (b - a)
@@ -250,7 +283,7 @@ class Int(_Parameter):
             offset = math.log(number / self.low) / math.log(self.step) if self.log else (number - self.low) / self.step
             k = round(offset)
             if k >= self.size or self._rung(k) != number:
-                raise ValueError(f"{value!r} is not reached from {self.low} by steps of {self.step}")
+                return None
         return (k + 0.5) / self.size
 
     def _rung(self, k: int) -> int:
@@ -258,10 +291,12 @@ class Int(_Parameter):
         return self.low * step**k if self.log and self.step is not None else self.low + k * step
 
     def decode(self, u: float) -> int:
+        if self.reverse:
+            u = 1.0 - u
         if self.log and self.step is None:
             a, b = self._log_edges()
-            return min(max(round(math.exp(a + u * (b - a))), self.low), self.high)
-        return self._rung(_cell(u, int(self.size)))
+            return self._mirrored(min(max(round(math.exp(a + u * (b - a))), self.low), self.high))
+        return self._mirrored(self._rung(_cell(u, int(self.size))))
 
     def from_string(self, text: str) -> int:
         value = int(text)
@@ -270,7 +305,10 @@ class Int(_Parameter):
 
     def values(self, steps: int) -> list[Scalar]:
         # Not by coordinates: cells on a log scale differ in width.
-        return [self._rung(k) for k in range(int(self.size))] if self.size <= steps else super().values(steps)
+        if self.size > steps:
+            return super().values(steps)
+        rungs = [self._mirrored(self._rung(k)) for k in range(int(self.size))]
+        return [*reversed(rungs)] if self.reverse else [*rungs]
 
 
 class _Listed(_Parameter):

@@ -595,8 +595,8 @@ def _known_keys(loc: Sequence[Any]) -> list[str]:
 
 
 _PARAMETER_FIELDS: dict[str, list[str]] = {
-    "float": ["low", "high", "log", "step", "when"],
-    "int": ["low", "high", "log", "step", "when"],
+    "float": ["low", "high", "log", "reverse", "step", "when"],
+    "int": ["low", "high", "log", "reverse", "step", "when"],
     "choice": ["choices", "when"],
     "ordinal": ["choices", "when"],
     "boolean": ["when"],

@@ -46,7 +46,9 @@ def floats(draw: st.DrawFn, when: Any) -> Float:
         step = draw(st.floats(1.001, 1000.0)) if log else (high - low) / draw(st.floats(0.3, 1e4))
     assume(step is None or (math.isfinite(step) and step > 0))
     assume((high / low if log else high - low) <= MAX_WIDTH)  # refused; see test_impossible_parameters_are_refused
-    return Float(low=low, high=high, log=log, step=step, when=when)
+    reverse = log and high <= 1e300 and draw(st.booleans())
+    assume(not reverse or step is None or low * (step - 1.0) >= 1e-10 * high)
+    return Float(low=low, high=high, log=log, reverse=reverse, step=step, when=when)
 
 
 @st.composite
@@ -55,7 +57,7 @@ def ints(draw: st.DrawFn, when: Any) -> Int:
     bounds = st.integers(1 if log else -50, 200) | st.integers(1 if log else -(2**43), 2**43)
     low, high = sorted((draw(bounds), draw(bounds)))
     step = draw(st.none() | st.integers(2 if log else 1, 20) | st.integers(2, 2**43))
-    return Int(low=low, high=high, log=log, step=step, when=when)
+    return Int(low=low, high=high, log=log, reverse=log and draw(st.booleans()), step=step, when=when)
 
 
 @st.composite
@@ -264,6 +266,8 @@ def test_not_a_configuration(text: str) -> None:
         Int(low=1, high=1000, log=True, step=3),
         Float(low=0.0, high=1.0, step=0.1),
         Float(low=1e-6, high=1e-1, log=True, step=10),
+        Float(low=1e-6, high=1e-1, log=True, reverse=True, step=10),
+        Int(low=1, high=1000, log=True, reverse=True, step=3),
         Choice(choices=["a", "b", "c"]),
         Ordinal(choices=[1, 2, 4, 8]),
         Boolean(),
@@ -293,6 +297,14 @@ def test_floats_are_uniform_on_their_scale(log: bool) -> None:
     assert [parameter.decode(0.0), parameter.decode(1.0)] == [1e-3, 1e3]
 
 
+@given(st.floats(0.0, 1.0))
+def test_a_reversed_scale_is_the_mirror_image_of_a_log_scale(u: float) -> None:
+    usual, reverse = Float(low=1e-3, high=10, log=True), Float(low=1e-3, high=10, log=True, reverse=True)
+    assert reverse.decode(u) == pytest.approx(10.001 - usual.decode(1.0 - u), abs=1e-10)
+    whole, mirrored = Int(low=1, high=50, log=True), Int(low=1, high=50, log=True, reverse=True)
+    assert mirrored.decode(u) == 51 - whole.decode(1.0 - u)
+
+
 # -- edges -----------------------------------------------------------------------------------------------------------
 
 
@@ -320,6 +332,10 @@ def test_floats_are_uniform_on_their_scale(log: bool) -> None:
         (Float(low=-0.3, high=0.3, step=0.2), [-0.3, -0.1, 0.1, 0.3]),
         (Float(low=1e-4, high=1e-1, log=True, step=10), [1e-4, 1e-3, 1e-2, 1e-1]),
         (Float(low=1e-4, high=0.5, log=True, step=10), [1e-4, 1e-3, 1e-2, 1e-1]),
+        (Float(low=0.01, high=1, log=True, reverse=True, step=10), [0.01, 0.91, 1.0]),
+        (Float(low=0.01, high=1, log=True, reverse=True, step=1000), [1.0]),
+        (Int(low=1, high=9, log=True, reverse=True, step=2), [2, 6, 8, 9]),
+        (Int(low=1, high=4, log=True, reverse=True), [1, 2, 3, 4]),
         (Boolean(), [False, True]),
         (Fixed(value=None), [None]),
     ],
@@ -494,6 +510,10 @@ def test_a_space_without_dimensions_has_one_configuration() -> None:
         (Float, {"low": 0, "high": 1, "step": 0}, "not above 0"),
         (Int, {"low": 0, "high": 1, "step": -1}, "not above 0"),
         (Float, {"low": 1, "high": 2, "log": True, "step": 1}, "must be above 1"),
+        (Float, {"low": 1, "high": 2, "reverse": True}, "set log: true as well"),
+        (Float, {"low": 1, "high": 1e12, "log": True, "reverse": True, "step": 2}, "too fine for a float"),
+        (Float, {"low": 1e10, "high": 1e305, "log": True, "reverse": True}, "too wide"),
+        (Int, {"low": 1, "high": 2, "reverse": True}, "set log: true as well"),
         (Int, {"low": 1, "high": 2, "log": True, "step": 1}, "must be above 1"),
         (Float, {"low": -1e308, "high": 1e308}, "too wide"),
         (Float, {"low": 1e-300, "high": 1e300, "log": True}, "too wide"),
