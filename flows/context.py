@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import os
 import shutil
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +24,7 @@ class TrialContext:
         seed: A seed of its own, in ``[0, 2**31)``, the same at every attempt. A promoted trial has its parent's, so
             that its training goes on as if it had never paused.
         scratch: An empty folder of its own, gone after the trial.
+        callbacks: The study's callbacks as plain data, for :func:`flows.keras.callbacks`.
     """
 
     def __init__(
@@ -39,8 +40,10 @@ class TrialContext:
         resume_from: Path | None = None,
         milestones: Milestones | None = None,
         answer: Callable[[], bool] = lambda: True,
+        callbacks: Sequence[Mapping[str, Mapping[str, Any]]] = (),
     ) -> None:
         self.config, self.number, self.seed, self.scratch = config, number, seed, scratch
+        self.callbacks = callbacks
         self._fidelity, self._resume_from = fidelity, resume_from
         self._outbox, self._send, self._sent = outbox, send, 0
         self._milestones, self._answer, self._judged, self._go_on = milestones, answer, -1, True

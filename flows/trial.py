@@ -261,6 +261,7 @@ def evaluate(session: Session, trial: Trial, attempt: int, task_run: str) -> dic
             folder,
             resume,
             None if spec.stop_rule is None else spec.stop_rule.milestones,
+            spec.callbacks,
         )
         with session.pool.worker() as worker:
             metrics = worker.run(
@@ -289,7 +290,7 @@ def evaluate(session: Session, trial: Trial, attempt: int, task_run: str) -> dic
         reason = f"{error.reason} (going on from trial {trial.parent})" if resume is not None else error.reason
         record.finish(FAILED, reason=reason)
         if error.misfit:
-            session.fatal = InputError("metric", error.reason)
+            session.fatal = InputError(error.misfit, error.reason.removeprefix(f"{error.misfit}: "))
         raise
     except TrackingRefusal as error:
         record.give_up(f"MLflow refused what the trial logged: {error}")

@@ -18,7 +18,7 @@ import threading
 import time
 import traceback
 from collections import deque
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from multiprocessing.connection import Connection, Pipe
 from pathlib import Path
@@ -54,6 +54,7 @@ class Job:
         folder: A folder of the attempt's own.
         resume_from: The folder with the parent trial's checkpoint, if it goes on from one.
         milestones: At how many steps the trial asks whether to go on; None: never.
+        callbacks: The study's callbacks, as plain data.
     """
 
     objective: Objective
@@ -65,6 +66,7 @@ class Job:
     folder: Path
     resume_from: Path | None = None
     milestones: Milestones | None = None
+    callbacks: Sequence[Mapping[str, Mapping[str, Any]]] = ()
 
 
 class TrialFailed(Exception):
@@ -74,10 +76,11 @@ class TrialFailed(Exception):
         reason: One line for people.
         retry: Whether another attempt may do better (a crash may; a NaN or a timeout comes again).
         details: A traceback or what the trial printed last; may be empty.
-        misfit: Whether the objective does not return the study's metric at all.
+        misfit: The key of the study that is to blame rather than this trial, such as ``metric`` if the objective does
+            not return that at all; empty if none is.
     """
 
-    def __init__(self, reason: str, *, retry: bool, details: str = "", misfit: bool = False) -> None:
+    def __init__(self, reason: str, *, retry: bool, details: str = "", misfit: str = "") -> None:
         super().__init__(reason)
         self.reason, self.retry, self.details, self.misfit = reason, retry, details, misfit
 
@@ -351,9 +354,13 @@ def _train(job: Job, function: Callable[..., Any], parent: _Parent) -> dict[str,
         resume_from=job.resume_from,
         milestones=job.milestones,
         answer=lambda: bool(parent.inbox.get()["go_on"]),
+        callbacks=job.callbacks,
     )
     try:
         returned = function(context)
+    except InputError as error:
+        answer = {"kind": "failed", "reason": str(error), "retry": False, "details": traceback.format_exc()}
+        return answer | {"misfit": error.field}
     except Exception as error:
         text = " ".join(str(error).split())[:500]
         return {
@@ -374,18 +381,22 @@ def _train(job: Job, function: Callable[..., Any], parent: _Parent) -> dict[str,
     try:
         return {"kind": "done", "metrics": as_result(returned, job.metric)}
     except ValueError as error:
-        misfit = isinstance(error, MissingMetric)
+        misfit = "metric" if isinstance(error, MissingMetric) else ""
         return {"kind": "failed", "reason": str(error), "retry": False, "details": "", "misfit": misfit}
 
 
 def main(descriptor: int) -> None:
     """The child's life: preload, then train whatever comes until the parent is gone."""
     parent = _Parent(Connection(descriptor))
+    objective: Objective | None = None
     while True:
         message = parent.inbox.get()
         job: Job | None = message.get("job")
         try:
-            function = (message["objective"] if job is None else job.objective).load()
+            # Loaded once: a function that came by value keeps what it caches, such as its data, from trial to trial.
+            wanted = message["objective"] if job is None else job.objective
+            if objective != wanted:
+                function, objective = wanted.load(), wanted
         except InputError as error:
             answer: dict[str, Any] = {"kind": "unloadable"} | {
                 "field": error.field,

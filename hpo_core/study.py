@@ -18,6 +18,7 @@ from typing import Annotated, Any, Literal
 import yaml
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, field_validator, model_validator
 
+from hpo_core.callbacks import checked_callback
 from hpo_core.configuration import Scalar
 from hpo_core.early_stop import Extrapolation, StopRule, make_rule
 from hpo_core.errors import InputError, StudyConflict
@@ -217,6 +218,9 @@ class StudySpec(_Section):
     first: list[dict[str, Any]] = Field([], description="Configurations to try before the strategy's own.")
     warm_start: list[Annotated[WarmStart, BeforeValidator(_past)]] = Field(
         [], description="Past runs to learn from, fixed when the study is created."
+    )
+    callbacks: list[Annotated[dict[str, dict[str, Any]], BeforeValidator(checked_callback)]] = Field(
+        [], description="Keras callbacks, each {name: settings}; the objective gets them as trial.callbacks."
     )
 
     @field_validator("name", "experiment")

@@ -1,0 +1,379 @@
+"""Finding the search space of a ``build_model(hp)`` by calling it, every branch of it.
+
+A build says which parameters it asks for under the values that it is given, and nothing about the values that it is not
+given. So the function is called with the defaults, and then, around the build in which a parameter was first seen, with
+other values of that parameter; whatever is new is treated likewise. A parameter whose values decide what else is asked
+for (a kind of network, a number of layers) is tried with all of its values. At last parameters are changed together,
+each pair of values once, or all combinations where they are few: that finds a branch behind two conditions.
+
+Conditions that are declared (``conditional_scope``, ``parent_name``) are taken over. Others are inferred, in the form
+``parent has one of these values``, joined by *and*: the smallest set of parents that tells all builds with a parameter
+from all without it. What is inferred is put to the test with builds that could refute it, and dropped if one does: a
+parameter without a condition is merely tuned where it has no effect, one with a wrong condition would not be tuned at all.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import islice, product
+from typing import Any
+
+import numpy as np
+
+from flows.keras.hyperparameters import HyperParameter, HyperParameters
+from hpo_core.configuration import Scalar, scalar_key
+from hpo_core.errors import InputError
+from hpo_core.space import Fixed, Float, Int, SearchSpace
+
+MAX_BUILDS = 400
+"""A model takes 10 to 100 ms to build."""
+
+FEW_VALUES = 8
+FEW_NUMBERS = 4
+"""Of choices and of numbers with no more values than that, all are tried; of others the ends, the middle, the default."""
+
+MANY_VALUES = 64
+"""Of parameters that decide what else there is, all are tried up to this number; beyond it no condition names them."""
+
+MAX_COMBINED = 64
+"""So many combinations of values are tried one by one; where there are more, so many that cover pairs of values."""
+
+REFUTATIONS = 6
+"""How many builds with values at random have to agree with an inferred condition, on either side of it."""
+
+When = dict[str, list[Scalar]]
+
+
+@dataclass(frozen=True)
+class Build:
+    """One call: the values of all parameters that it asked for, and whether many of them were chosen at random."""
+
+    values: Mapping[str, Scalar]
+    mixed: bool = False
+
+
+@dataclass(frozen=True)
+class Exploration:
+    """What was found.
+
+    Args:
+        space: The search space.
+        declared: The declarations, in its order.
+        builds: How often the function was called.
+    """
+
+    space: SearchSpace
+    declared: Sequence[HyperParameter]
+    builds: int
+
+
+def explore(
+    build: Callable[[HyperParameters], Any],
+    *,
+    preset: Sequence[HyperParameter] = (),
+    tune_new: bool = True,
+    max_builds: int = MAX_BUILDS,
+) -> Exploration:
+    """Find the search space of a function.
+
+    Args:
+        build: Called with a :class:`HyperParameters`; what it answers is not looked at.
+        preset: Declarations that stand in for those of the function that have the same name and conditions.
+        tune_new: Whether what is not in ``preset`` belongs to the space; otherwise it keeps its default.
+        max_builds: How many calls are allowed.
+
+    Raises:
+        InputError: There is no parameter, the branches go on and on, or a name stands for two different parameters.
+    """
+    return _Explorer(build, preset, tune_new, max_builds).run()
+
+
+class _Explorer:
+    def __init__(
+        self,
+        build: Callable[[HyperParameters], Any],
+        preset: Sequence[HyperParameter],
+        tune_new: bool,
+        max_builds: int,
+    ) -> None:
+        self._function, self._preset, self._tune_new, self._max_builds = build, tuple(preset), tune_new, max_builds
+        self._declared: dict[str, list[HyperParameter]] = {}  # by name, in the order of the space
+        for each in preset:
+            self._declared.setdefault(each.name, []).append(each)
+        self._builds: list[Build] = []
+        self._tried: set[str] = set()
+        self._calls = 0
+        self._rng = np.random.default_rng(0)  # its own: the same function has the same space everywhere
+
+    def run(self) -> Exploration:
+        conditions: dict[str, When] = {}
+        while conditions.keys() != self._declared.keys() or not conditions:
+            self._branch_out()
+            while self._combine():
+                self._branch_out()
+            if not self._declared:
+                raise InputError("build_model", "it declares no parameter", "call hp.Int, hp.Float, ... in it")
+            # Builds that test a condition may find something new, and then all begins anew.
+            conditions = {name: self._condition(name) for name in list(self._declared)}
+        names = [name for name in self._declared if self._tune_new or any(p.name == name for p in self._preset)]
+        parameters: dict[str, Any] = {}
+        for name in names:
+            when = {parent: values for parent, values in conditions[name].items() if parent in parameters}
+            parameters[name] = self._parameter(name).model_copy(update={"when": when})
+        try:
+            space = SearchSpace(parameters)
+        except ValueError as error:
+            raise InputError("build_model", str(error)) from None
+        return Exploration(space, [self._declared[name][0] for name in names], self._calls)
+
+    # -- builds -----------------------------------------------------------------------------------------------------
+
+    def _build(self, values: Mapping[str, Scalar], mixed: bool = False) -> tuple[Build, list[str]] | None:
+        """Call the function; answers what it asked for and which of it is new. None if that was tried before."""
+        key = repr(sorted((name, scalar_key(value)) for name, value in values.items()))
+        if key in self._tried:
+            return None
+        self._tried.add(key)
+        self._calls += 1
+        hp = HyperParameters(values, self._preset)
+        self._function(hp)
+        build = Build({name: hp.values[name] for name in hp.asked}, mixed)
+        self._builds.append(build)
+        new = self._merge(hp)
+        return build, [name for name in new if name in build.values]
+
+    def _merge(self, hp: HyperParameters) -> list[str]:
+        """Take over the declarations of a build, each new name behind the one that came before it."""
+        new, before = [], None
+        for each in hp.space:
+            known = self._declared.get(each.name)
+            if known is None:
+                self._insert_behind(before, each)
+                new.append(each.name)
+            elif all(each.conditions != other.conditions for other in known):
+                if (each.kind, each.settings) != (known[0].kind, known[0].settings):
+                    problem = f"{each.name!r} is declared with different settings under different conditions"
+                    raise InputError("build_model", problem, "give one of them another name")
+                known.append(each)
+            before = each.name
+        return new
+
+    def _insert_behind(self, before: str | None, declared: HyperParameter) -> None:
+        items = list(self._declared.items())
+        at = 0 if before is None else 1 + [name for name, _ in items].index(before)
+        items.insert(at, (declared.name, [declared]))
+        self._declared = dict(items)
+
+    def _parameter(self, name: str) -> Any:
+        return self._declared[name][0].parameter
+
+    def _probes(self, name: str) -> list[Scalar]:
+        parameter = self._parameter(name)
+        if isinstance(parameter, Fixed):
+            return []
+        few = FEW_NUMBERS if isinstance(parameter, Int | Float) else FEW_VALUES
+        return list(parameter.values(few) if parameter.size <= few else parameter.values(3))
+
+    # -- the search for branches --------------------------------------------------------------------------------------
+
+    def _branch_out(self) -> None:
+        """Try each value of each parameter around the build in which it was first seen."""
+        queue: deque[tuple[Mapping[str, Scalar], str | None]] = deque()  # a context, and the name to be changed in it
+        seen = {name for build in self._builds for name in build.values}
+        if self._builds:
+            queue.extend(self._first_seen(name) for name in self._declared if name in seen)
+        else:
+            build, _ = self._build({}) or (Build({}), [])
+            queue.extend((build.values, name) for name in build.values)
+        while queue:
+            context, name = queue.popleft()
+            if name is None:
+                continue
+            decisive = False
+            for value in self._probes(name):
+                decisive |= self._try(context, name, value, queue)
+            if decisive and len(self._probes(name)) < self._parameter(name).size <= MANY_VALUES:
+                for value in self._parameter(name).values(MANY_VALUES):
+                    self._try(context, name, value, queue)
+
+    def _first_seen(self, name: str) -> tuple[Mapping[str, Scalar], str]:
+        return next(build.values for build in self._builds if name in build.values), name
+
+    def _try(self, context: Mapping[str, Scalar], name: str, value: Scalar, queue: deque[Any]) -> bool:
+        """Build with one value changed; answers whether other parameters were asked for than in the context."""
+        if scalar_key(context[name]) == scalar_key(value):
+            return False
+        if self._calls >= self._max_builds:
+            raise InputError(
+                "build_model",
+                f"after {self._calls} builds there are {len(self._declared)} parameters and still branches to be seen",
+                "raise max_builds, or declare conditions with hp.conditional_scope and let fewer values decide",
+            )
+        result = self._build({**context, name: value})
+        if result is None:
+            return False
+        build, new = result
+        queue.extend((build.values, each) for each in new)
+        return build.values.keys() != context.keys()
+
+    def _combine(self) -> bool:
+        """Change parameters together until something new is found; answers whether it was."""
+        for values in islice(self._combinations(), MAX_COMBINED):
+            if self._calls >= self._max_builds:
+                return False
+            result = self._build(values, mixed=True)
+            if result is not None and result[1]:
+                return True
+        return False
+
+    def _combinations(self) -> Iterator[Mapping[str, Scalar]]:
+        probes = {name: values for name in self._declared if len(values := self._probes(name)) > 1}
+        if np.prod([float(len(values)) for values in probes.values()]) <= MAX_COMBINED:
+            for values in product(*probes.values()):
+                yield dict(zip(probes, values, strict=True))
+            return
+        uncovered = {
+            (a, i, b, j)
+            for n, a in enumerate(probes)
+            for b in list(probes)[n + 1 :]
+            for i in range(len(probes[a]))
+            for j in range(len(probes[b]))
+        }
+        while uncovered:
+            picks = self._cover(probes, uncovered)
+            uncovered -= _pairs(picks)
+            yield {name: probes[name][i] for name, i in picks.items()}
+
+    def _cover(self, probes: Mapping[str, Sequence[Scalar]], uncovered: set[Any]) -> dict[str, int]:
+        """Positions of values, of a few drawn at random around an uncovered pair those that cover the most."""
+        a, i, b, j = min(uncovered)
+        draws = [
+            {name: int(self._rng.integers(len(values))) for name, values in probes.items()} | {a: i, b: j}
+            for _ in range(10)
+        ]
+        return max(draws, key=lambda picks: len(_pairs(picks) & uncovered))
+
+    # -- conditions -------------------------------------------------------------------------------------------------
+
+    def _condition(self, name: str) -> When:
+        """What is declared, and within that what the builds tell."""
+        scopes = self._scopes(name)
+        if any(each in self._declared[name] for each in self._preset):
+            return scopes  # the user has said it all
+        for _ in range(3):
+            when = self._inferred(name, scopes)
+            if when is None:
+                return scopes
+            if not when or self._stands(name, scopes | when):
+                return scopes | when
+        return scopes
+
+    def _scopes(self, name: str) -> When:
+        """The conditional scopes of a parameter; none where it stands in several that make no common condition."""
+        declared = [each.conditions for each in self._declared[name]]
+        if len(declared) == 1:
+            return _joined(declared[0])
+        parents = {conditions[0][0] if len(conditions) == 1 else "" for conditions in declared}
+        if len(parents) > 1 or "" in parents:
+            return {}
+        return {parents.pop(): list(dict.fromkeys(value for conditions in declared for value in conditions[0][1]))}
+
+    def _inferred(self, name: str, scopes: When) -> When | None:
+        """The condition that tells the builds with a parameter from those without; None if there is none.
+
+        Builds that the parameter's scopes account for are not looked at.
+        """
+        having = [build.values for build in self._builds if name in build.values]
+        lacking = [b.values for b in self._builds if name not in b.values and _holds(scopes, b.values)]
+        if not lacking or not having:
+            return {}
+        before = list(self._declared)[: list(self._declared).index(name)]
+        candidates: When = {}
+        for parent in reversed(before):  # the nearest first
+            if (values := self._listed(parent, having)) is not None:
+                candidates[parent] = values
+        if not _tells_apart(candidates, lacking):
+            return None
+        # Rather a parent's values than its mere presence, which only repeats the parent's own condition.
+        for parent in sorted(candidates, key=lambda each: len(candidates[each]) == self._parameter(each).size):
+            if _tells_apart({parent: candidates[parent]}, lacking):
+                return {parent: candidates[parent]}
+        for parent in reversed(list(candidates)):
+            others = {other: values for other, values in candidates.items() if other != parent}
+            if _tells_apart(others, lacking):
+                candidates = others
+        return {parent: candidates[parent] for parent in before if parent in candidates}
+
+    def _listed(self, parent: str, having: Sequence[Mapping[str, Scalar]]) -> list[Scalar] | None:
+        """The values of a parent in these builds; None where it cannot stand in a condition."""
+        parameter = self._parameter(parent)
+        if parameter.size > MANY_VALUES or isinstance(parameter, Fixed):
+            return None
+        if any(parent not in values for values in having):
+            return None
+        present = {scalar_key(values[parent]) for values in having}
+        tried = {scalar_key(build.values[parent]) for build in self._builds if parent in build.values}
+        options = parameter.values(MANY_VALUES)
+        if not tried <= {scalar_key(option) for option in options} or len(tried) < len(options):
+            return None  # a default between two steps, or a value of which nothing is known
+        return [option for option in options if scalar_key(option) in present]
+
+    def _stands(self, name: str, when: When) -> bool:
+        """Whether builds that could refute a condition agree with it: each value of each parent, the rest at random.
+
+        Those that there are did agree when it was inferred; only what they leave open is built.
+        """
+        mixed = [build.values for build in self._builds if build.mixed]
+        for parent in when:
+            seen = {scalar_key(values[parent]) for values in mixed if parent in values}
+            for value in self._parameter(parent).values(MANY_VALUES):
+                if scalar_key(value) not in seen and not self._agrees(name, when, {parent: value}):
+                    return False
+        inside = sum(_holds(when, values) for values in mixed)
+        for _ in range(REFUTATIONS - inside):
+            picks = {parent: values[self._rng.integers(len(values))] for parent, values in when.items()}
+            if not self._agrees(name, when, picks):
+                return False
+        return all(self._agrees(name, when, {}) for _ in range(REFUTATIONS - len(mixed) + inside))
+
+    def _agrees(self, name: str, when: When, fixed: Mapping[str, Scalar]) -> bool:
+        if self._calls >= self._max_builds:
+            return False
+        context = dict(next(build.values for build in self._builds if name in build.values))
+        for other in self._declared:
+            if options := self._probes(other):
+                context[other] = options[self._rng.integers(len(options))]
+        for parent, values in when.items():  # else most builds would differ from the condition in several parents
+            if parent not in fixed and self._rng.random() < 0.75:
+                context[parent] = values[self._rng.integers(len(values))]
+        result = self._build(context | fixed, mixed=True)
+        if result is None:
+            return True
+        return _holds(when, result[0].values) == (name in result[0].values)
+
+
+def _pairs(picks: Mapping[str, int]) -> set[tuple[str, int, str, int]]:
+    items = list(picks.items())
+    return {(a, i, b, j) for n, (a, i) in enumerate(items) for b, j in items[n + 1 :]}
+
+
+def _joined(conditions: Sequence[tuple[str, tuple[Scalar, ...]]]) -> When:
+    """Nested scopes as one condition; two scopes of one parent leave what both list."""
+    when: When = {}
+    for parent, values in conditions:
+        before = when.get(parent)
+        when[parent] = [v for v in values if before is None or scalar_key(v) in {scalar_key(b) for b in before}]
+    return when
+
+
+def _holds(when: When, values: Mapping[str, Scalar]) -> bool:
+    return all(
+        parent in values and scalar_key(values[parent]) in {scalar_key(value) for value in listed}
+        for parent, listed in when.items()
+    )
+
+
+def _tells_apart(when: When, lacking: Sequence[Mapping[str, Scalar]]) -> bool:
+    return bool(when) and not any(_holds(when, values) for values in lacking)
