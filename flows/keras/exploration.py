@@ -333,8 +333,8 @@ class _Explorer:
                     return False
         inside = sum(_holds(when, values) for values in mixed)
         for _ in range(REFUTATIONS - inside):
-            picks = {parent: values[self._rng.integers(len(values))] for parent, values in when.items()}
-            if not self._agrees(name, when, picks):
+            fixed = {parent: values[self._rng.integers(len(values))] for parent, values in when.items()}
+            if not self._agrees(name, when, fixed):
                 return False
         return all(self._agrees(name, when, {}) for _ in range(REFUTATIONS - len(mixed) + inside))
 

@@ -1,0 +1,127 @@
+"""The state of a training between two epochs, in a folder from which another trial can go on.
+
+All variables of the model (weights, moving averages, the states of random layers) and of its optimizer, and what callbacks
+count: a training that stops and goes on has the curve of one that never stopped. Arrays and JSON, no pickle: whoever can
+write to the artifact store must not be able to run code here.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from hpo_core.errors import InputError
+
+ARRAYS, STATE = "variables.npz", "state.json"
+
+Arrays = list[np.ndarray[Any, Any]]
+
+
+@dataclass
+class State:
+    """What is kept beside the variables.
+
+    Args:
+        epoch: How many epochs are done.
+        seed: The seed of the first trial of the chain; the order of the examples follows from it.
+        best: The metrics of the best epoch so far, with ``epoch`` among them; empty if none is known.
+        best_weights: The weights at that epoch, if they are kept.
+        callbacks: For each callback what it counts, by attribute.
+    """
+
+    epoch: int = 0
+    seed: int = 0
+    best: dict[str, float] = field(default_factory=dict)
+    best_weights: Arrays = field(default_factory=list)
+    callbacks: list[dict[str, Any]] = field(default_factory=list)
+
+
+def save(folder: Path, model: Any, state: State) -> None:
+    """Write the model's variables and the state into an existing folder."""
+    groups = {"model": _values(model.variables), "optimizer": _values(model.optimizer.variables)}
+    groups["best"] = state.best_weights
+    plain: list[dict[str, Any]] = []
+    for i, attributes in enumerate(state.callbacks):
+        arrays = {name: value for name, value in attributes.items() if _is_arrays(value)}
+        groups |= {f"callback.{i}.{name}": value for name, value in arrays.items()}
+        plain.append({name: value for name, value in attributes.items() if name not in arrays})
+    named: dict[str, Any] = {f"{group}/{i}": array for group, arrays in groups.items() for i, array in enumerate(arrays)}
+    np.savez(folder / ARRAYS, **named)
+    text = json.dumps({"epoch": state.epoch, "seed": state.seed, "best": state.best, "callbacks": plain})
+    (folder / STATE).write_text(text, encoding="utf-8")
+
+
+def load(folder: Path, model: Any) -> State:
+    """Set the model's variables to what :func:`save` has written; answers the state.
+
+    Raises:
+        InputError: There is no checkpoint in the folder, or one of another model.
+    """
+    try:
+        data = json.loads((folder / STATE).read_text(encoding="utf-8"))
+        with np.load(folder / ARRAYS, allow_pickle=False) as file:
+            groups: dict[str, Arrays] = {}
+            for name in sorted(file.files, key=lambda name: int(name.rpartition("/")[2])):
+                groups.setdefault(name.rpartition("/")[0], []).append(file[name])
+        state = State(int(data["epoch"]), int(data["seed"]), data["best"], groups.get("best", []), data["callbacks"])
+    except Exception as error:  # whatever zipfile, numpy or json think of a damaged file
+        raise _misfit(f"cannot be read ({type(error).__name__}: {error})") from None
+    for name, arrays in groups.items():
+        if name.startswith("callback."):
+            _, i, attribute = name.split(".", 2)
+            state.callbacks[int(i)][attribute] = arrays
+    if not model.built:
+        raise _misfit("needs a model whose input shape is known before it is trained: begin it with keras.Input")
+    model.optimizer.build(model.trainable_variables)
+    _assign(model.variables, groups.get("model", []))
+    _assign(model.optimizer.variables, groups.get("optimizer", []))
+    return state
+
+
+def counted(callback: Any) -> dict[str, Any]:
+    """What a callback counts: those of its attributes that are plain values or lists of arrays."""
+    state: dict[str, Any] = {}
+    for name, value in vars(callback).items():
+        if name in ("_model", "_params", "params", "model"):
+            continue
+        if isinstance(value, np.generic):
+            value = value.item()
+        if value is None or isinstance(value, bool | int | float) or _is_arrays(value):
+            state[name] = value
+    return state
+
+
+def _is_arrays(value: Any) -> bool:
+    return isinstance(value, list) and bool(value) and all(isinstance(each, np.ndarray) for each in value)
+
+
+def _values(variables: Sequence[Any]) -> Arrays:
+    arrays = [np.asarray(variable) for variable in variables]
+    return [array.astype("float32") if array.dtype.kind == "V" else array for array in arrays]  # bfloat16
+
+
+def _assign(variables: Sequence[Any], arrays: Arrays) -> None:
+    ours, theirs = [tuple(variable.shape) for variable in variables], [array.shape for array in arrays]
+    if ours != theirs:
+        at = next((i for i, (a, b) in enumerate(zip(ours, theirs, strict=False)) if a != b), None)
+        if at is None:
+            raise _misfit(f"has {len(theirs)} variables where this model has {len(ours)}")
+        raise _misfit(f"has the shape {theirs[at]} where this model's {variables[at].path} has {ours[at]}")
+    for variable, array in zip(variables, arrays, strict=True):
+        variable.assign(array)
+
+
+def _misfit(problem: str) -> InputError:
+    return InputError(
+        "checkpoint",
+        f"the parent trial's checkpoint does not fit: it {problem}",
+        "if build_model has changed, give the study a new name",
+    )
+
+
+

@@ -1,0 +1,67 @@
+"""What a tuner optimises: a metric's name and its direction, which can be told from most names."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from typing import Any
+
+from hpo_core.errors import InputError
+
+_MAXIMISED = re.compile(r"acc|\w*accuracy|auc|precision\w*|recall\w*|f1(_score)?|fbeta_score|\w*iou|r2_score|true_\w+"
+                        r"|\w+_at_(sensitivity|specificity|precision|recall)|score")  # fmt: skip
+_MINIMISED = re.compile(r"loss|ce|nll|\w*crossentropy|\w*hinge|\w*error|mse|mae|mape|msle|rmse|kld|\w*divergence|poisson"
+                        r"|huber|log_?cosh|false_\w+")  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Objective:
+    """A metric and whether it is better small or large.
+
+    Args:
+        name: The metric as Keras logs it, such as ``val_accuracy``.
+        direction: ``min`` or ``max``; ``minimize`` and ``maximize`` are understood.
+
+    Raises:
+        InputError: The direction is neither.
+
+    >>> Objective("val_f1", "maximize")
+    Objective(name='val_f1', direction='max')
+    """
+
+    name: str
+    direction: str
+
+    def __post_init__(self) -> None:
+        short = {"minimize": "min", "maximize": "max"}.get(self.direction, self.direction)
+        if short not in ("min", "max"):
+            raise InputError("objective", f"the direction {self.direction!r} is neither min nor max", "give one of them")
+        object.__setattr__(self, "direction", short)
+
+    def better_than(self, a: float, b: float) -> bool:
+        """Whether the value ``a`` is better than ``b``; NaN never is, and anything is better than NaN."""
+        return (a > b if self.direction == "max" else a < b) or (b != b and a == a)
+
+    @classmethod
+    def of(cls, given: Any) -> Objective:
+        """The objective of a name, with the direction that the name implies, or of an object with both.
+
+        Raises:
+            InputError: The name implies none.
+
+        >>> Objective.of("val_loss").direction, Objective.of("val_sparse_categorical_accuracy").direction
+        ('min', 'max')
+        """
+        if not isinstance(given, str):
+            if hasattr(given, "name") and hasattr(given, "direction"):
+                return cls(given.name, given.direction)
+            raise InputError("objective", f"{given!r} is no objective", "give a metric's name, or an Objective")
+        bare = re.sub(r"_\d+$", "", given.lower().removeprefix("val_").removeprefix("weighted_"))
+        for direction, pattern in (("max", _MAXIMISED), ("min", _MINIMISED)):
+            if pattern.fullmatch(bare):
+                return cls(given, direction)
+        raise InputError(
+            "objective",
+            f"whether {given!r} is better small or large cannot be told from its name",
+            f"give Objective({given!r}, 'min') or Objective({given!r}, 'max')",
+        )

@@ -1,0 +1,121 @@
+"""A model as a function of ``hp``, and a training as one: what a user writes, in KerasTuner's words."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from flows.keras.hyperparameters import HyperParameters
+from hpo_core.errors import InputError
+
+
+class HyperModel:
+    """Subclass it and override :meth:`build`, and :meth:`fit` where ``model.fit`` is not all there is to it."""
+
+    def __init__(self, name: str | None = None, tunable: bool = True) -> None:
+        self.name, self.tunable = name, tunable
+
+    def build(self, hp: HyperParameters) -> Any:
+        """The compiled model of a configuration."""
+        raise NotImplementedError
+
+    def declare_hyperparameters(self, hp: HyperParameters) -> None:
+        """Declare parameters before anything is built."""
+
+    def fit(self, hp: HyperParameters, model: Any, *args: Any, **kwargs: Any) -> Any:
+        """Train a model; answers Keras' history, the metrics as a dict, or the objective as a number.
+
+        ``kwargs["callbacks"]`` has to reach ``model.fit`` for curves, callbacks and checkpoints to work.
+        """
+        return model.fit(*args, **kwargs)
+
+
+class FunctionModel(HyperModel):
+    """The model that a plain ``build_model(hp)`` makes."""
+
+    def __init__(self, function: Callable[[HyperParameters], Any]) -> None:
+        super().__init__(getattr(function, "__name__", None))
+        self._function = function
+
+    def build(self, hp: HyperParameters) -> Any:
+        return self._function(hp)
+
+
+def hyper_model(given: Any) -> Any:
+    """A :class:`HyperModel`, of a function if need be. One of KerasTuner's own class serves as it is.
+
+    Raises:
+        InputError: It is neither.
+    """
+    if callable(getattr(given, "build", None)) and callable(getattr(given, "fit", None)):
+        return given
+    if callable(given):
+        return FunctionModel(given)
+    raise InputError("build_model", f"{given!r} is no function of hp", "give build_model(hp), or a HyperModel")
+
+
+def built(model: Any, hp: HyperParameters, compile_: dict[str, Any] | None = None) -> Any:
+    """The compiled Keras model of a configuration.
+
+    Args:
+        model: A :class:`HyperModel`.
+        hp: The configuration.
+        compile_: ``optimizer``, ``loss`` or ``metrics`` that take the place of the model's own.
+
+    Raises:
+        InputError: What is built is no compiled Keras model.
+    """
+    import keras
+
+    if hasattr(model, "declare_hyperparameters"):
+        model.declare_hyperparameters(hp)
+    network = model.build(hp)
+    if not isinstance(network, keras.Model):
+        problem = f"it returned {type(network).__name__} instead of a Keras model"
+        raise InputError("build_model", problem, "return the model that it builds" if network is None else "")
+    if compile_:
+        given = {"optimizer": getattr(network, "optimizer", None), "loss": getattr(network, "loss", None)} | compile_
+        if not isinstance(given["optimizer"], str):  # an optimizer belongs to one model
+            given["optimizer"] = keras.optimizers.deserialize(keras.optimizers.serialize(given["optimizer"]))
+        network.compile(**given)
+    if not getattr(network, "compiled", False):
+        raise InputError("build_model", "the model that it returned is not compiled", "call model.compile in it")
+    return network
+
+
+class _WouldTrain(BaseException):
+    """A training begins; not an Exception, so that nobody's ``except`` takes it for theirs."""
+
+
+class _Untrained:
+    """A model that ends the function which begins to train or use it."""
+
+    def __init__(self, model: Any) -> None:
+        self._model = model
+
+    def __getattr__(self, name: str) -> Any:
+        if name in ("fit", "train_on_batch", "evaluate", "predict", "train_step"):
+            return self._stop
+        return getattr(self._model, name)
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        self._stop()
+
+    def _stop(self, *args: Any, **kwargs: Any) -> None:
+        raise _WouldTrain
+
+
+def declare_all(model: Any, hp: HyperParameters, network: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+    """Let a ``fit`` of the user's own declare what it declares before it trains (a batch size, say)."""
+    if not overrides_fit(model):
+        return
+    try:
+        model.fit(hp, _Untrained(network), *args, **kwargs)
+    except _WouldTrain:
+        pass
+
+
+def overrides_fit(model: Any) -> bool:
+    """Whether the user has written a ``fit``."""
+    theirs = getattr(type(model), "fit", None)
+    return theirs is not HyperModel.fit and not getattr(theirs, "__module__", "").startswith("keras_tuner.")

@@ -1,0 +1,205 @@
+"""An objective for studies: builds a Keras model from the trial's configuration, trains it, answers its metrics."""
+
+from __future__ import annotations
+
+import gc
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from flows.context import TrialContext
+from flows.keras import checkpoint, data
+from flows.keras.data import FitArguments
+from flows.keras.goal import Objective
+from flows.keras.hyperparameters import HyperParameters
+from flows.keras.model import built, hyper_model
+from flows.keras.named import named_callbacks, own_callbacks
+from flows.keras.watch import Watch
+from hpo_core.errors import InputError
+
+WEIGHTS, BUILD_CONFIG, MODEL_FOLDER = "model.weights.h5", "build.json", "model"
+"""Where a trial's run keeps the weights of its best epoch, and the shapes that they are for."""
+
+
+def keras_objective(
+    build_model: Any,
+    data: Mapping[str, Any] | Callable[[], Mapping[str, Any]],
+    *,
+    epochs: int,
+    objective: str | Objective | None = None,
+    executions: int = 1,
+    keep_model: bool = False,
+) -> KerasObjective:
+    """An objective from ``build_model(hp)`` and data, for a study file (``objective: my_module:objective``).
+
+    ``hp`` answers the values of the trial's configuration; what a build asks for and the space lacks gets its default.
+    The study's callbacks take part. Where the study has a fidelity, it is the number of epochs, and a trial that goes
+    on from another begins with that one's weights, optimizer and epoch.
+
+    Args:
+        build_model: A function of ``hp`` that returns a compiled model, or a :class:`flows.keras.HyperModel`.
+        data: The arguments of ``model.fit`` (``x``, ``y``, ``validation_data``, ``batch_size``, ...), or a function
+            that answers them; it is called once a worker process.
+        epochs: How long to train where the study has no fidelity.
+        objective: The metric that decides which epoch's metrics are the result; None for the last epoch, or for the one
+            whose weights were restored.
+        executions: How often to train, each time from a new initialisation; the result is the mean.
+        keep_model: Keep the weights of the best epoch as an artifact.
+    """
+    goal = None if objective is None else Objective.of(objective)
+    return KerasObjective(hyper_model(build_model), data, epochs, goal, executions, keep_model)
+
+
+@dataclass
+class KerasObjective:
+    """What :func:`keras_objective` answers; call it with a trial.
+
+    Args:
+        model, data, epochs, objective, executions, keep_model: As there; ``data`` may also be a folder.
+        callbacks: Callbacks of a script, pickled, so that each training gets its own.
+        compile_: What takes the place of the model's own ``optimizer``, ``loss`` or ``metrics``.
+    """
+
+    model: Any
+    data: Any
+    epochs: int
+    objective: Objective | None = None
+    executions: int = 1
+    keep_model: bool = False
+    callbacks: bytes = b""
+    compile_: dict[str, Any] = field(default_factory=dict)
+
+    @cached_property
+    def _arguments(self) -> FitArguments:
+        if isinstance(self.data, Path):
+            return data.read(self.data)
+        given = self.data() if callable(self.data) else self.data
+        if not isinstance(given, Mapping):
+            raise InputError("data", f"{type(given).__name__} are no arguments of fit", "give {'x': ..., 'y': ...}")
+        return FitArguments((), given)
+
+    def __call__(self, trial: TrialContext) -> dict[str, float]:
+        results = [self._execute(trial, execution) for execution in range(self.executions)]
+        best = min(results, key=lambda each: self._rank(each.result))
+        if self.keep_model:
+            for path in best.files:
+                trial.log_artifact(path, MODEL_FOLDER)
+        return _mean([each.result for each in results])
+
+    def _rank(self, result: Mapping[str, float]) -> float:
+        if self.objective is None or self.objective.name not in result:
+            return 0.0
+        return result[self.objective.name] * (-1 if self.objective.direction == "max" else 1)
+
+    def _execute(self, trial: TrialContext, execution: int) -> _Execution:
+        """One training, in a state of Keras of its own."""
+        import keras
+
+        folder = trial.scratch / f"execution_{execution}"
+        folder.mkdir()
+        try:
+            return self._train(trial, execution, folder)
+        finally:
+            keras.backend.clear_session()
+            gc.collect()  # a model and its graphs refer to each other, and would wait for the collector's own time
+
+    def _train(self, trial: TrialContext, execution: int, folder: Path) -> _Execution:
+        import keras
+
+        keras.utils.set_random_seed((trial.seed + execution) % 2**31)
+        hp = HyperParameters(trial.config)
+        network = built(self.model, hp, self.compile_)
+        state = self._resumed(trial, execution, network)
+        if state is not None:
+            keras.utils.set_random_seed((state.seed + execution) % 2**31)  # the order of the examples, too
+        epochs = self.epochs if trial.fidelity is None else round(trial.fidelity)
+        arguments = self._arguments
+        watch = Watch(
+            trial,
+            named_callbacks(trial.callbacks, folder) if not self.callbacks else self._own(folder),
+            objective=self.objective,
+            prefix=f"execution_{execution}/" if execution else "",
+            keep_weights=self.keep_model,
+            validation=_validated(arguments),
+            begun=state,
+            keep_state=None if trial.fidelity is None else _made(trial.checkpoint / str(execution)),
+        )
+        given = {"verbose": 0} | dict(arguments.kwargs) | {"epochs": epochs, "callbacks": watch.callbacks}
+        if watch.state.epoch:
+            given["initial_epoch"] = watch.state.epoch
+        answer = self.model.fit(hp, network, *arguments.args, **given)
+        result = self._result(answer, watch)
+        files = self._kept(network, watch, folder) if self.keep_model else []
+        return _Execution(result, files)
+
+    def _resumed(self, trial: TrialContext, execution: int, network: Any) -> checkpoint.State | None:
+        if trial.resume_from is None:
+            return None
+        return checkpoint.load(trial.resume_from / str(execution), network)
+
+    def _own(self, folder: Path) -> Any:
+        import cloudpickle
+
+        return own_callbacks(cloudpickle.loads(self.callbacks), folder)
+
+    def _result(self, answer: Any, watch: Watch) -> dict[str, float]:
+        """The metrics of what ``fit`` answered: of a history, those of the best epoch."""
+        import keras
+
+        if isinstance(answer, keras.callbacks.History):
+            if watch.curve or watch.state.best:
+                return watch.best
+            return _best_of(answer.history, self.objective)
+        if isinstance(answer, list | tuple) and answer:
+            return _mean([self._result(each, watch) for each in answer])
+        if isinstance(answer, Mapping):
+            return {name: float(value) for name, value in answer.items()}
+        if self.objective is None or answer is None:
+            raise InputError("fit", f"it returned {answer!r:.80}", "return the history, a dict of metrics or a number")
+        return {self.objective.name: float(answer)}
+
+    def _kept(self, network: Any, watch: Watch, folder: Path) -> list[Path]:
+        import json
+
+        if watch.state.best_weights and watch.state.best:
+            network.set_weights(watch.state.best_weights)
+        network.save_weights(folder / WEIGHTS)
+        (folder / BUILD_CONFIG).write_text(json.dumps(network.get_build_config()), encoding="utf-8")
+        return [folder / WEIGHTS, folder / BUILD_CONFIG]
+
+
+@dataclass(frozen=True)
+class _Execution:
+    result: dict[str, float]
+    files: Sequence[Path]
+
+
+def _made(folder: Path) -> Path:
+    folder.mkdir(parents=True, exist_ok=True)
+    return folder
+
+
+def _validated(arguments: FitArguments) -> bool | None:
+    """Whether ``fit`` validates; None where positional arguments or a ``fit`` of the user's may say so."""
+    if arguments.kwargs.get("validation_data") is not None or arguments.kwargs.get("validation_split"):
+        return True
+    return False if len(arguments.args) <= 2 else None
+
+
+def _mean(results: Sequence[Mapping[str, float]]) -> dict[str, float]:
+    names = [name for name in results[0] if all(name in each for each in results)]
+    return {name: sum(each[name] for each in results) / len(results) for name in names}
+
+
+def _best_of(history: Mapping[str, Sequence[float]], objective: Objective | None) -> dict[str, float]:
+    """The metrics of the best epoch of a history that went past the trial's own callbacks."""
+    rows = [dict(zip(history, values, strict=False)) for values in zip(*history.values(), strict=False)]
+    if objective is None or objective.name not in history:
+        return rows[-1] if rows else {}
+    best = 0
+    for i, row in enumerate(rows):
+        if objective.better_than(row[objective.name], rows[best][objective.name]):
+            best = i
+    return rows[best] | {"best_epoch": float(best)}

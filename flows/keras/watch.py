@@ -1,0 +1,196 @@
+"""What stands between a Keras training and its trial: checks at the start, the curve, the best epoch, the files."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from difflib import get_close_matches
+from pathlib import Path
+from typing import Any
+
+from flows.context import TrialContext
+from flows.keras import checkpoint
+from flows.keras.goal import Objective
+from flows.keras.named import Placed, named_callbacks
+from hpo_core.errors import InputError
+
+
+def callbacks(trial: TrialContext) -> list[Any]:
+    """The callbacks for one ``model.fit`` of a trial: those of the study file, and one that reports every epoch.
+
+    Each call makes new ones. What they write is kept with the trial's run; the learning rate, the best epoch and the
+    epoch whose weights were restored are among its metrics.
+
+    Raises:
+        InputError: A callback cannot be made; from within ``fit``, also if one monitors a metric that does not exist.
+    """
+    return Watch(trial, named_callbacks(trial.callbacks, trial.scratch)).callbacks
+
+
+class Watch:
+    """One training of one trial.
+
+    Args:
+        trial: The trial.
+        placed: The callbacks that take part.
+        objective: What decides which epoch is the best; None to leave that open.
+        prefix: Comes before the names of the metrics that are reported.
+        keep_weights: Keep the weights of the best epoch in memory.
+        validation: Whether the training is validated after each epoch; None if that is not known.
+        begun: What the training goes on from.
+        keep_state: Leave a checkpoint in this folder after the last epoch.
+
+    Attributes:
+        callbacks: For ``model.fit``.
+        last: The metrics of the last epoch.
+        state: How far it is, the best epoch among it.
+        restored: The epoch whose weights an ``EarlyStopping`` has restored; None if none has.
+    """
+
+    def __init__(
+        self,
+        trial: TrialContext,
+        placed: Sequence[Placed] = (),
+        *,
+        objective: Objective | None = None,
+        prefix: str = "",
+        keep_weights: bool = False,
+        validation: bool | None = None,
+        begun: checkpoint.State | None = None,
+        keep_state: Path | None = None,
+    ) -> None:
+        import keras
+
+        self._trial, self._placed, self._objective, self._prefix = trial, placed, objective, prefix
+        self._keep_weights, self._validation, self._keep_state = keep_weights, validation, keep_state
+        self.state = begun or checkpoint.State(seed=trial.seed)
+        self._first_epoch = self.state.epoch
+        self.last: dict[str, float] = {}
+        self.curve: list[dict[str, float]] = []
+        self.restored: int | None = None
+        # Objects of Keras' own class, so that nothing here is defined by importing Keras.
+        self._guard = keras.callbacks.LambdaCallback(on_train_begin=self._check, on_epoch_end=self._check_logs)
+        self._reporter = keras.callbacks.LambdaCallback(
+            on_train_begin=self._begin, on_epoch_end=self._report, on_train_end=self._end
+        )
+        self.callbacks = [self._guard, *(each.callback for each in placed), self._reporter]
+
+    @property
+    def best(self) -> dict[str, float]:
+        """The metrics of the best epoch, with ``best_epoch``; of the last one where nothing says which is best."""
+        if self.state.best:
+            return {key: value for key, value in self.state.best.items() if key != "epoch"} | {
+                "best_epoch": self.state.best["epoch"]
+            }
+        if self.restored is not None and 0 <= self.restored - self._first_epoch < len(self.curve):
+            return self.curve[self.restored - self._first_epoch] | {"best_epoch": float(self.restored)}
+        return self.last
+
+    # -- checks -----------------------------------------------------------------------------------------------------
+
+    def _monitored(self) -> list[tuple[str, str]]:
+        """The metrics that something depends on, and what that is."""
+        named = [
+            (f"{each.where}.monitor", each.callback.monitor)
+            for each in self._placed
+            if isinstance(getattr(each.callback, "monitor", None), str)
+        ]
+        return named if self._objective is None else [*named, ("metric", self._objective.name)]
+
+    def _check(self, logs: Mapping[str, Any] | None = None) -> None:
+        """Before the first batch, as far as the model can tell its metrics then."""
+        import keras
+
+        model = self._guard.model
+        if type(model).train_step is not keras.Model.train_step:
+            return  # what a train_step of its own logs is seen after the first epoch
+        known = list(model.get_metrics_result())
+        if self._validation is not False:
+            known += [f"val_{name}" for name in known]
+        self._refuse_missing(known)
+
+    def _check_logs(self, epoch: int, logs: Mapping[str, Any] | None = None) -> None:
+        known = list(logs or {})
+        if any(name.startswith("val_") for name in known):  # else the first validation may still be to come
+            self._refuse_missing(known)
+
+    def _refuse_missing(self, known: Sequence[str]) -> None:
+        for where, monitor in self._monitored():
+            if monitor not in (*known, "learning_rate"):
+                near = get_close_matches(monitor, known, 1)
+                raise InputError(
+                    where,
+                    f"{monitor!r} is no metric of the training, which has {', '.join(known)}",
+                    f"did you mean {near[0]!r}?" if near else "name one of these",
+                )
+
+    # -- the curve --------------------------------------------------------------------------------------------------
+
+    def _begin(self, logs: Mapping[str, Any] | None = None) -> None:
+        for each, state in zip(self._placed, self.state.callbacks, strict=False):
+            vars(each.callback).update(state)  # after they have set themselves to zero
+
+    def _report(self, epoch: int, logs: Mapping[str, Any] | None = None) -> None:
+        model = self._reporter.model
+        self.last = {name: float(value) for name, value in (logs or {}).items() if _is_number(value)}
+        self.curve.append(self.last)
+        self.state.epoch = epoch + 1
+        self._note_best(epoch)
+        metrics = {"learning_rate": _learning_rate(model)} | self.last
+        go_on = self._trial.report(epoch, {self._prefix + name: value for name, value in metrics.items()})
+        if go_on is False:
+            model.stop_training = True
+        if self._keep_state is not None and (model.stop_training or epoch + 1 >= self._reporter.params["epochs"]):
+            # Now, because EarlyStopping puts back the best weights as the training ends.
+            self.state.callbacks = [checkpoint.counted(each.callback) for each in self._placed]
+            checkpoint.save(self._keep_state, model, self.state)
+
+    def _note_best(self, epoch: int) -> None:
+        if self._objective is None or self._objective.name not in self.last:
+            return
+        before = self.state.best.get(self._objective.name)
+        if before is None or self._objective.better_than(self.last[self._objective.name], before):
+            self.state.best = self.last | {"epoch": float(epoch)}
+            if self._keep_weights:
+                self.state.best_weights = self._reporter.model.get_weights()
+
+    # -- the end ----------------------------------------------------------------------------------------------------
+
+    def _end(self, logs: Mapping[str, Any] | None = None) -> None:
+        facts: dict[str, float] = {}
+        for each in self._placed:
+            if getattr(each.callback, "restore_best_weights", False) and each.callback.best_weights is not None:
+                self.restored = int(each.callback.best_epoch)
+                facts |= {"best_epoch": self.restored, "restored_epoch": self.restored}
+            elif hasattr(each.callback, "best_epoch"):
+                facts["best_epoch"] = int(each.callback.best_epoch)
+            if getattr(each.callback, "stopped_epoch", 0):
+                facts["stopped_epoch"] = int(each.callback.stopped_epoch)
+        if self.state.best:
+            facts["best_epoch"] = self.state.best["epoch"]
+        if facts and self.state.epoch:
+            self._trial.report(self.state.epoch - 1, {self._prefix + name: value for name, value in facts.items()})
+        for each in self._placed:
+            if each.output is not None and each.output.exists():
+                self._keep(each)
+
+    def _keep(self, placed: Placed) -> None:
+        """The content of a callback's folder as artifacts; of several callbacks of a kind, each below its position."""
+        assert placed.output is not None
+        several = sum(type(other.callback) is type(placed.callback) for other in self._placed) > 1
+        folder = f"{placed.folder}/{placed.output.name}".lstrip("/") if several else placed.folder
+        for path in sorted(placed.output.iterdir()):
+            self._trial.log_artifact(path, self._prefix + folder)
+
+
+def _is_number(value: Any) -> bool:
+    try:
+        float(value)
+    except Exception:  # a metric that answers a matrix or a dict is no curve
+        return False
+    return True
+
+
+def _learning_rate(model: Any) -> float:
+    import numpy as np
+
+    return float(np.asarray(model.optimizer.learning_rate))
