@@ -512,6 +512,22 @@ class Ledger:
         """Write the study's description, in Markdown."""
         self.store.log(self.study_run.id, [], {}, {"mlflow.note.content": text[:TAG_LENGTH]})
 
+    def discard(self) -> None:
+        """Move the study with all its trials to MLflow's trash; its name is free then.
+
+        The study's own run goes first, so a process that dies on the way leaves runs that are of no study.
+
+        Raises:
+            InputError: A flow works on it.
+        """
+        self.load()
+        if self.owners():
+            raise InputError(f"study {self.spec.name!r}", "a flow works on it now", "stop that first (hpo stop)")
+        self.store.delete_run(self.study_run.id)
+        self.store.delete_run(self.claims_run)
+        for run in self._search():
+            self.store.delete_run(run.id)
+
     def set_study_status(self, status: str) -> None:
         if status != self.study_run.status:
             self.store.set_status(self.study_run.id, status)

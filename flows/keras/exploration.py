@@ -231,8 +231,8 @@ class _Explorer:
     def _combinations(self) -> Iterator[Mapping[str, Scalar]]:
         probes = {name: values for name in self._declared if len(values := self._probes(name)) > 1}
         if np.prod([float(len(values)) for values in probes.values()]) <= MAX_COMBINED:
-            for values in product(*probes.values()):
-                yield dict(zip(probes, values, strict=True))
+            for picked in product(*probes.values()):
+                yield dict(zip(probes, picked, strict=True))
             return
         uncovered = {
             (a, i, b, j)
@@ -348,7 +348,7 @@ class _Explorer:
         for parent, values in when.items():  # else most builds would differ from the condition in several parents
             if parent not in fixed and self._rng.random() < 0.75:
                 context[parent] = values[self._rng.integers(len(values))]
-        result = self._build(context | fixed, mixed=True)
+        result = self._build({**context, **fixed}, mixed=True)
         if result is None:
             return True
         return _holds(when, result[0].values) == (name in result[0].values)

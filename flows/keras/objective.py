@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import gc
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -102,8 +101,7 @@ class KerasObjective:
         try:
             return self._train(trial, execution, folder)
         finally:
-            keras.backend.clear_session()
-            gc.collect()  # a model and its graphs refer to each other, and would wait for the collector's own time
+            keras.backend.clear_session()  # which also collects: models and graphs are circles, and large
 
     def _train(self, trial: TrialContext, execution: int, folder: Path) -> _Execution:
         import keras

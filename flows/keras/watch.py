@@ -97,31 +97,25 @@ class Watch:
         return named if self._objective is None else [*named, ("metric", self._objective.name)]
 
     def _check(self, logs: Mapping[str, Any] | None = None) -> None:
-        """Before the first batch, as far as the model can tell its metrics then."""
-        import keras
-
-        model = self._guard.model
-        if type(model).train_step is not keras.Model.train_step:
-            return  # what a train_step of its own logs is seen after the first epoch
-        known = list(model.get_metrics_result())
-        if self._validation is not False:
-            known += [f"val_{name}" for name in known]
-        self._refuse_missing(known)
+        """Before the first batch, when Keras does not know its metrics yet, but whether it will validate is known."""
+        for where, monitor in self._monitored():
+            if self._validation is False and monitor.startswith("val_"):
+                problem = f"{monitor!r} is no metric of a training without validation"
+                raise InputError(where, problem, "give validation_data or validation_split")
 
     def _check_logs(self, epoch: int, logs: Mapping[str, Any] | None = None) -> None:
+        """After the first epoch, before any callback looks for its metric."""
         known = list(logs or {})
-        if any(name.startswith("val_") for name in known):  # else the first validation may still be to come
-            self._refuse_missing(known)
-
-    def _refuse_missing(self, known: Sequence[str]) -> None:
+        validated = any(name.startswith("val_") for name in known)
         for where, monitor in self._monitored():
-            if monitor not in (*known, "learning_rate"):
-                near = get_close_matches(monitor, known, 1)
-                raise InputError(
-                    where,
-                    f"{monitor!r} is no metric of the training, which has {', '.join(known)}",
-                    f"did you mean {near[0]!r}?" if near else "name one of these",
-                )
+            if monitor in known or (monitor.startswith("val_") and not validated):  # the first one may be to come
+                continue
+            near = get_close_matches(monitor, known, 1)
+            raise InputError(
+                where,
+                f"{monitor!r} is no metric of the training, which has {', '.join(known)}",
+                f"did you mean {near[0]!r}?" if near else "name one of these",
+            )
 
     # -- the curve --------------------------------------------------------------------------------------------------
 
