@@ -17,6 +17,9 @@ import numpy as np
 
 from hpo_core.errors import InputError
 
+COUNTED = ("wait", "cooldown_counter", "best", "best_epoch", "best_weights", "stopped_epoch", "epochs_since_last_save")
+"""The attributes in which Keras' callbacks keep what they have seen."""
+
 ARRAYS, STATE = "variables.npz", "state.json"
 
 Arrays = list[np.ndarray[Any, Any]]
@@ -84,14 +87,13 @@ def load(folder: Path, model: Any) -> State:
 
 
 def counted(callback: Any) -> dict[str, Any]:
-    """What a callback counts: those of its attributes that are plain values or lists of arrays."""
+    """What a callback counts, and not what it was set to: Keras turns the sign of a ``min_delta`` as it begins."""
     state: dict[str, Any] = {}
-    for name, value in vars(callback).items():
-        if name in ("_model", "_params", "params", "model"):
-            continue
+    for name in COUNTED:
+        value = getattr(callback, name, None)
         if isinstance(value, np.generic):
             value = value.item()
-        if value is None or isinstance(value, bool | int | float) or _is_arrays(value):
+        if isinstance(value, bool | int | float) or _is_arrays(value):
             state[name] = value
     return state
 
