@@ -130,9 +130,9 @@ def _cell(u: float, count: int) -> int:
 class Float(_Parameter):
     """A real number in ``[low, high]``, uniform on a linear or a log scale.
 
-    With ``step`` the values are ``low, low + step, ...`` (with ``log``: ``low, low * step, ...``). ``reverse`` mirrors a
-    log scale: it is ``low + high - value`` that is uniform in its logarithm, so the fine end of the scale is at ``high``
-    (a momentum, a dropout near 1), and steps are counted from there.
+    With ``step`` the values are ``low, low + step, ...`` (with ``log``: ``low, low * step, ...``). ``reverse`` mirrors
+    a log scale: it is ``low + high - value`` that is uniform in its logarithm, so the fine end of the scale is at
+    ``high`` (a momentum near 1), and steps are counted from there.
 
     >>> Float(low=1e-4, high=1e-1, log=True).decode(0.5)
     0.00316227766017

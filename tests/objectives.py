@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from flows import TrialContext
+from hpo_core.errors import InputError
 
 
 def quick(trial: TrialContext) -> float:
@@ -143,6 +144,10 @@ def _bad_report(trial: TrialContext) -> float:
     return 1.0
 
 
+def _bad_input(trial: TrialContext) -> float:
+    raise InputError("callbacks.0.EarlyStopping.monitor", "'los' is no metric", "name one")
+
+
 MISBEHAVIOUR: dict[str, Callable[[TrialContext], Any]] = {
     "fine": lambda trial: 1.0,
     "raise": _raise,
@@ -152,6 +157,7 @@ MISBEHAVIOUR: dict[str, Callable[[TrialContext], Any]] = {
     "none": lambda trial: None,
     "wrong key": lambda trial: {"accuracy": 0.5},
     "bad report": _bad_report,
+    "bad input": _bad_input,
     "2,000 metrics": lambda trial: {"loss": 1.0} | {f"metric_{i}": float(i) for i in range(2_000)},
     "impossible metric name": lambda trial: {"loss": 1.0, "what?!": 2.0},
     "exit": lambda trial: sys.exit(3),

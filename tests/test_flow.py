@@ -133,6 +133,7 @@ EXPECTED = {
     "string": "the objective returned '0.5!'; return the loss as a number",
     "none": "the objective returned None",
     "wrong key": "the objective returned no 'loss' but ['accuracy']",
+    "bad input": "callbacks.0.EarlyStopping.monitor: 'los' is no metric; name one",
     "bad report": "ValueError: the metric 'loss' has the value 'high', which is not a number",
     "2,000 metrics": None,
     "impossible metric name": "MLflow refused what the trial logged",
@@ -172,6 +173,14 @@ def test_a_misbehaving_objective_fails_its_own_trial_and_nothing_else() -> None:
 def test_a_metric_that_the_objective_does_not_return_ends_the_study_at_once() -> None:
     spec = make_spec("misbehave", space={"how": {"type": "fixed", "value": "wrong key"}}, stop={"trials": 50})
     with pytest.raises(InputError, match=r"metric: .*no 'loss' but \['accuracy'\]; return it, or correct metric"):
+        tune(spec)
+    (trial,) = open_ledger(spec).load().trials
+    assert trial.state is TrialState.FAILED
+
+
+def test_a_mistake_in_the_study_that_only_the_worker_sees_ends_it_at_once() -> None:
+    spec = make_spec("misbehave", space={"how": {"type": "fixed", "value": "bad input"}}, stop={"trials": 50})
+    with pytest.raises(InputError, match=r"^callbacks\.0\.EarlyStopping\.monitor: 'los' is no metric; name one$"):
         tune(spec)
     (trial,) = open_ledger(spec).load().trials
     assert trial.state is TrialState.FAILED

@@ -11,6 +11,7 @@ from types import ModuleType
 import pytest
 
 import flows
+import flows.keras
 import hpo_core
 
 ROOT = Path(hpo_core.__file__).parents[1]
@@ -48,10 +49,12 @@ def loaded_by(code: str) -> set[str]:
         ("import flows.context, flows.objective, flows.worker", HEAVY | {"scipy", "pydantic"}),
         ("import hpo_core.ledger, hpo_core.strategies, hpo_core.study", HEAVY - {"sklearn"}),
         ("import mlflow_server", HEAVY),
+        ("import flows.keras", HEAVY | {"numpy", "scipy", "pydantic"}),
+        ("from flows.keras import HyperModel, Hyperband, Tuner, callbacks, keras_objective", HEAVY),
         (HELP.format(arguments=["--help"]), HEAVY | {"numpy", "scipy", "pydantic"}),
         (HELP.format(arguments=["tune", "--help"]), HEAVY | {"numpy", "scipy"}),
     ],
-    ids=["hpo_core", "flows", "worker", "ledger", "mlflow_server", "help", "tune_help"],
+    ids=["hpo_core", "flows", "worker", "ledger", "mlflow_server", "keras", "keras_names", "help", "tune_help"],
 )
 def test_nothing_heavy_is_imported(code: str, forbidden: set[str]) -> None:
     modules = loaded_by(code)
@@ -63,7 +66,7 @@ def test_heavy_modules_would_be_seen() -> None:
     assert "pydantic" in loaded_by("import hpo_core; hpo_core.Float")
 
 
-@pytest.mark.parametrize("package", [hpo_core, flows], ids=["hpo_core", "flows"])
+@pytest.mark.parametrize("package", [hpo_core, flows, flows.keras], ids=["hpo_core", "flows", "keras"])
 def test_what_a_package_promises_is_there_and_nothing_else(package: ModuleType) -> None:
     for name in package.__all__:
         assert callable(getattr(package, name))

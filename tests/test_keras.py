@@ -85,7 +85,7 @@ def build_model(hp: Any) -> Any:
     return model
 
 
-# -- a training as a trial --------------------------------------------------------------------------------------------
+# -- a training as a trial -------------------------------------------------------------------------------------------
 
 
 def test_a_training_reports_each_epoch_and_answers_the_best(keras: Any, tmp_path: Path) -> None:
@@ -147,12 +147,10 @@ def test_executions_are_averaged(keras: Any, tmp_path: Path) -> None:
     assert result["val_loss"] == pytest.approx((first + second) / 2)
 
 
-# -- stopping and going on ----------------------------------------------------------------------------------------------
+# -- stopping and going on -------------------------------------------------------------------------------------------
 
 
-def test_a_report_that_says_stop_ends_the_training(
-    keras: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_report_that_says_stop_ends_the_training(keras: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     trial = Trial(tmp_path, {"units": 4})
     report = TrialContext.report
     monkeypatch.setattr(TrialContext, "report", lambda self, step, metrics: report(self, step, metrics) and step < 1)
@@ -207,7 +205,7 @@ def test_a_checkpoint_that_does_not_fit(keras: Any, tmp_path: Path) -> None:
         objective(damaged.context)
 
 
-# -- callbacks ------------------------------------------------------------------------------------------------------------
+# -- callbacks -------------------------------------------------------------------------------------------------------
 
 ALL = [
     {"EarlyStopping": {"monitor": "val_loss", "patience": 1, "restore_best_weights": True, "mode": "max"}},
@@ -248,7 +246,11 @@ def test_callbacks_of_a_script_are_copied_for_each_training(keras: Any, tmp_path
     import cloudpickle
 
     stop = keras.callbacks.EarlyStopping("val_loss", patience=0, mode="max")
-    given = [stop, keras.callbacks.ModelCheckpoint("shared/weights-{epoch}.keras"), keras.callbacks.CSVLogger("log.csv")]
+    given = [
+        stop,
+        keras.callbacks.ModelCheckpoint("shared/weights-{epoch}.keras"),
+        keras.callbacks.CSVLogger("log.csv"),
+    ]
     objective = KerasObjective(hyper_model(build_model), FIT, 4, callbacks=cloudpickle.dumps(given))
     for i in range(2):
         trial = Trial(tmp_path / str(i), {"units": 4})
@@ -337,12 +339,12 @@ def test_callbacks_decide_what_losses_mean() -> None:
 @pytest.mark.parametrize(
     ("fit", "named", "goal", "message"),
     [
-        (FIT, [{"EarlyStopping": {"monitor": "val_los"}}], None, r"callbacks\.0\.EarlyStopping\.monitor: 'val_los' is no "
-         "metric of the training, which has accuracy, loss, val_accuracy, val_loss; did you mean 'val_loss'"),
+        (FIT, [{"EarlyStopping": {"monitor": "val_los"}}], None, r"callbacks\.0\.EarlyStopping\.monitor: 'val_los' is "
+         "no metric of the training, which has accuracy, loss, val_accuracy, val_loss; did you mean 'val_loss'"),
         (FIT, [{"ReduceLROnPlateau": {"monitor": "auc"}}], None, "'auc' is no metric"),
         ({"x": X, "y": Y}, ["EarlyStopping"], None, "'val_loss' is no metric of a training without validation"),
         (FIT, [], "val_auc", "metric: 'val_auc' is no metric of the training"),
-        (FIT, [{"LearningRateScheduler": {"schedule": "tests.absent:f"}}], None, r"schedule: 'tests.absent:f' cannot be"),
+        (FIT, [{"LearningRateScheduler": {"schedule": "tests.absent:f"}}], None, "schedule: 'tests.absent:f' c"),
         (lambda: [X, Y], [], None, "data: list are no arguments of fit"),
     ],
 )  # fmt: skip
@@ -380,7 +382,7 @@ def test_what_the_tuner_compiles_takes_the_place_of_the_model_s_own(keras: Any) 
     assert (model.optimizer.name, model.loss) == ("SGD", "mse") or model.optimizer.name == "sgd"
 
 
-# -- models with a fit of their own ------------------------------------------------------------------------------------
+# -- models with a fit of their own ----------------------------------------------------------------------------------
 
 
 class Batches(HyperModel):
@@ -416,7 +418,7 @@ def test_a_fit_may_answer_numbers(keras: Any, tmp_path: Path, answer: Callable[[
     assert objective(Trial(tmp_path, {"units": 4}).context)["val_loss"] == 0.25
 
 
-# -- objectives and data --------------------------------------------------------------------------------------------------
+# -- objectives and data ---------------------------------------------------------------------------------------------
 
 NAMES = ["loss", "val_loss", "accuracy", "val_accuracy", "acc", "binary_accuracy", "val_sparse_categorical_accuracy",
          "mse", "val_mean_absolute_error", "mae", "kl_divergence", "hinge", "AUC", "Precision", "Recall",
@@ -471,7 +473,7 @@ def test_data_that_cannot_be_sent(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == []
 
 
-# -- the tuner ------------------------------------------------------------------------------------------------------------
+# -- the tuner -------------------------------------------------------------------------------------------------------
 
 
 def test_a_tuner_s_study(keras: Any, tmp_path: Path) -> None:
@@ -522,9 +524,13 @@ def test_a_tuner_that_cannot_be_meant(
         make(kt)
 
 
-@pytest.mark.timeout(240)
+@pytest.mark.timeout(400)
 def test_a_script_from_end_to_end(
-    keras: Any, tmp_path: Path, prefect_server: None, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    keras: Any,
+    tmp_path: Path,
+    prefect_server: None,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     from flows.keras import Hyperband
 

@@ -14,7 +14,7 @@ from flows.keras.hyperparameters import HyperParameters
 from hpo_core.errors import InputError
 from hpo_core.space import Boolean, Choice, Fixed, Float, Int, Ordinal
 
-# -- functions as they are written for KerasTuner; none of them needs Keras ----------------------------------------------
+# -- functions as they are written for KerasTuner; none of them needs Keras ------------------------------------------
 
 
 def every_kind(hp: Any) -> None:
@@ -171,7 +171,7 @@ def test_the_number_of_builds_is_bounded() -> None:
         while hp.Boolean(f"deeper_{i}"):
             i += 1
 
-    with pytest.raises(InputError, match="after 50 builds there are .* still branches to be seen; raise max_builds"):
+    with pytest.raises(InputError, match=r"after 50 builds there are .* still branches to be seen; raise max_builds"):
         explore(deeper, max_builds=50)
     assert len(calls) == 50
     for function in FUNCTIONS:

@@ -1,8 +1,8 @@
 """The state of a training between two epochs, in a folder from which another trial can go on.
 
-All variables of the model (weights, moving averages, the states of random layers) and of its optimizer, and what callbacks
-count: a training that stops and goes on has the curve of one that never stopped. Arrays and JSON, no pickle: whoever can
-write to the artifact store must not be able to run code here.
+All variables of the model (weights, moving averages, the states of random layers) and of its optimizer, and what
+callbacks count: a training that stops and goes on has the curve of one that never stopped. Arrays and JSON, no pickle:
+whoever can write to the artifact store must not be able to run code here.
 """
 
 from __future__ import annotations
@@ -53,7 +53,9 @@ def save(folder: Path, model: Any, state: State) -> None:
         arrays = {name: value for name, value in attributes.items() if _is_arrays(value)}
         groups |= {f"callback.{i}.{name}": value for name, value in arrays.items()}
         plain.append({name: value for name, value in attributes.items() if name not in arrays})
-    named: dict[str, Any] = {f"{group}/{i}": array for group, arrays in groups.items() for i, array in enumerate(arrays)}
+    named: dict[str, Any] = {
+        f"{group}/{i}": array for group, arrays in groups.items() for i, array in enumerate(arrays)
+    }
     np.savez(folder / ARRAYS, **named)
     text = json.dumps({"epoch": state.epoch, "seed": state.seed, "best": state.best, "callbacks": plain})
     (folder / STATE).write_text(text, encoding="utf-8")
@@ -124,6 +126,3 @@ def _misfit(problem: str) -> InputError:
         f"the parent trial's checkpoint does not fit: it {problem}",
         "if build_model has changed, give the study a new name",
     )
-
-
-

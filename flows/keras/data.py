@@ -120,5 +120,3 @@ def _loaded(value: Any, folder: Path) -> Any:
 
         return tf.data.Dataset.load(str(folder / value.folder))
     return value
-
-

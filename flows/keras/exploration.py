@@ -9,7 +9,7 @@ each pair of values once, or all combinations where they are few: that finds a b
 Conditions that are declared (``conditional_scope``, ``parent_name``) are taken over. Others are inferred, in the form
 ``parent has one of these values``, joined by *and*: the smallest set of parents that tells all builds with a parameter
 from all without it. What is inferred is put to the test with builds that could refute it, and dropped if one does: a
-parameter without a condition is merely tuned where it has no effect, one with a wrong condition would not be tuned at all.
+parameter without a condition is merely tuned where it has no effect, one with a wrong one would not be tuned at all.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ MAX_BUILDS = 400
 
 FEW_VALUES = 8
 FEW_NUMBERS = 4
-"""Of choices and of numbers with no more values than that, all are tried; of others the ends, the middle, the default."""
+"""Of choices and numbers with no more values than that, all are tried; of others the ends, the middle, the default."""
 
 MANY_VALUES = 64
 """Of parameters that decide what else there is, all are tried up to this number; beyond it no condition names them."""

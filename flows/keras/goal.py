@@ -8,10 +8,14 @@ from typing import Any
 
 from hpo_core.errors import InputError
 
-_MAXIMISED = re.compile(r"acc|\w*accuracy|auc|precision\w*|recall\w*|f1(_score)?|fbeta_score|\w*iou|r2_score|true_\w+"
-                        r"|\w+_at_(sensitivity|specificity|precision|recall)|score")  # fmt: skip
-_MINIMISED = re.compile(r"loss|ce|nll|\w*crossentropy|\w*hinge|\w*error|mse|mae|mape|msle|rmse|kld|\w*divergence|poisson"
-                        r"|huber|log_?cosh|false_\w+")  # fmt: skip
+_MAXIMISED = re.compile(
+    r"acc|\w*accuracy|auc|precision\w*|recall\w*|f1(_score)?|fbeta_score|\w*iou|r2_score|true_\w+|score"
+    r"|\w+_at_(sensitivity|specificity|precision|recall)"
+)
+_MINIMISED = re.compile(
+    r"loss|ce|nll|\w*crossentropy|\w*hinge|\w*error|mse|mae|mape|msle|rmse|kld|\w*divergence|poisson|huber|log_?cosh"
+    r"|false_\w+"
+)
 
 
 @dataclass(frozen=True)
@@ -35,7 +39,9 @@ class Objective:
     def __post_init__(self) -> None:
         short = {"minimize": "min", "maximize": "max"}.get(self.direction, self.direction)
         if short not in ("min", "max"):
-            raise InputError("objective", f"the direction {self.direction!r} is neither min nor max", "give one of them")
+            raise InputError(
+                "objective", f"the direction {self.direction!r} is neither min nor max", "give one of them"
+            )
         object.__setattr__(self, "direction", short)
 
     def better_than(self, a: float, b: float) -> bool:

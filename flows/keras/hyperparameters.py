@@ -14,6 +14,8 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
+from pydantic import ValidationError
+
 from hpo_core import space as parameters
 from hpo_core.configuration import Scalar, native, scalar_key
 from hpo_core.errors import InputError
@@ -80,8 +82,8 @@ class HyperParameter:
                 reverse=given["sampling"] == "reverse_log",
             )
         except ValueError as error:
-            errors: Any = getattr(error, "errors", lambda: [{"msg": str(error)}])()
-            problem = "; ".join(each["msg"].removeprefix("Value error, ") for each in errors)
+            details = error.errors() if isinstance(error, ValidationError) else [{"msg": str(error)}]
+            problem = "; ".join(str(each["msg"]).removeprefix("Value error, ") for each in details)
             raise InputError(f"hp.{self.kind}({self.name!r})", problem) from None
 
 

@@ -1,7 +1,7 @@
 """A tuner for Keras models, for scripts written for KerasTuner: the same calls over this project's own loop.
 
-``directory`` says where the tracking store is and ``project_name`` which study of it; the rest is a study like any other.
-It is run by :func:`flows.api.run`, resumed by running again, and seen in MLflow while it runs.
+``directory`` says where the tracking store is and ``project_name`` which study of it; the rest is a study like any
+other. It is run by :func:`flows.api.run`, resumed by running again, and seen in MLflow while it runs.
 """
 
 from __future__ import annotations
@@ -71,8 +71,8 @@ class Tuner:
             say whether small is better.
         strategy: The name of a strategy, or its name and settings as in a study file.
         max_trials: The total number of trials; None for as many as the strategy has.
-        max_epochs, factor, hyperband_iterations: For ``hyperband`` and ``successive_halving``: epochs of a full training,
-            the ratio of two rungs, and how often all brackets are run.
+        max_epochs, factor, hyperband_iterations: For ``hyperband`` and its kin: epochs of a full training, the ratio of
+            two rungs, and how often all brackets are run.
         executions_per_trial: How often each configuration is trained; the mean counts.
         seed: Of the study.
         hyperparameters: Declarations that take the place of the function's own, and values to fix.
@@ -386,8 +386,8 @@ class GridSearch(Tuner):
 class BayesianOptimization(Tuner):
     """A Gaussian process that learns from every trial.
 
-    ``num_initial_points`` is the strategy's ``start``; ``alpha`` and ``beta``, which belong to KerasTuner's own process and
-    acquisition, have no meaning here and are passed over.
+    ``num_initial_points`` is the strategy's ``start``; ``alpha`` and ``beta``, which belong to KerasTuner's own process
+    and acquisition, have no meaning here and are passed over.
     """
 
     strategy = "bayesian"
@@ -408,7 +408,7 @@ class BayesianOptimization(Tuner):
 
 
 class Hyperband(Tuner):
-    """Many short trainings, of which the best go on from where they stopped; ``sampler`` names what fills the brackets."""
+    """Many short trainings, of which the best go on from where they stopped; ``sampler`` names what proposes them."""
 
     strategy = "hyperband"
 
@@ -484,7 +484,9 @@ def _pickle_checked(callbacks: Any) -> None:
             copy = cloudpickle.loads(cloudpickle.dumps(callback))
         except Exception as error:  # what cannot be pickled says so in many ways
             problem = f"it cannot be copied for each trial ({type(error).__name__}: {error})"
-            raise InputError(f"callbacks.{i}.{type(callback).__name__}", problem, "make it without such state") from None
+            raise InputError(
+                f"callbacks.{i}.{type(callback).__name__}", problem, "make it without such state"
+            ) from None
         with tempfile.TemporaryDirectory() as folder:
             own_callbacks([copy], Path(folder))
 

@@ -1,0 +1,39 @@
+"""The network that `keras_memory` and `keras_overhead` train: small, and over and over again."""
+
+from __future__ import annotations
+
+from functools import cache
+from typing import Any
+
+from flows.keras import HyperParameters, keras_objective
+
+
+@cache
+def digits() -> dict[str, Any]:
+    """scikit-learn's images of digits, as arguments of ``model.fit``."""
+    from sklearn.datasets import load_digits
+
+    images, labels = load_digits(return_X_y=True)
+    x = (images / 16.0).reshape(-1, 8, 8, 1).astype("float32")
+    return {"x": x[:1200], "y": labels[:1200], "validation_data": (x[1200:], labels[1200:]), "batch_size": 64}
+
+
+def build_model(hp: HyperParameters) -> Any:
+    """Two convolutions."""
+    import keras
+
+    model = keras.Sequential(
+        [
+            keras.Input((8, 8, 1)),
+            keras.layers.Conv2D(hp.Int("filters", 8, 64), 3, padding="same", activation="relu"),
+            keras.layers.MaxPooling2D(),
+            keras.layers.Conv2D(hp.Int("filters", 8, 64), 3, padding="same", activation="relu"),
+            keras.layers.Flatten(),
+            keras.layers.Dense(10, activation="softmax"),
+        ]
+    )
+    model.compile("adam", "sparse_categorical_crossentropy", metrics=["accuracy"])
+    return model
+
+
+objective = keras_objective(build_model, digits, epochs=2, objective="val_accuracy", keep_model=True)

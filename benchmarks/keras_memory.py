@@ -1,0 +1,57 @@
+"""What a worker process holds after each of 200 Keras trials, if it is not replaced.
+
+    python -m benchmarks.keras_memory [--trials 200]
+
+Each trial builds a network of another size, trains it for two epochs with all that :mod:`flows.keras` does for a trial,
+and keeps its weights. A flow replaces its workers after ``flows.worker.MAX_TRIALS`` trials; here it is not done.
+"""
+
+from __future__ import annotations
+
+import argparse
+import shutil
+import tempfile
+from pathlib import Path
+
+import numpy as np
+
+from benchmarks.measure import table
+from flows.objective import Objective
+from flows.worker import Job, Worker
+
+
+def sizes(trials: int) -> list[float]:
+    """MiB held by one worker after each trial."""
+    import sys
+
+    found: list[float] = []
+    worker = Worker([*sys.path])
+    objective = Objective("benchmarks.keras_digits:objective", (".",))
+    folder = Path(tempfile.mkdtemp())
+    try:
+        for number in range(trials):
+            job = Job(
+                objective, "val_accuracy", {"filters": 8 + number % 8}, number, number, None, folder / str(number)
+            )
+            worker.run(job, timeout=None, on_message=lambda message: None)
+            shutil.rmtree(folder / str(number), ignore_errors=True)
+            found.append(worker.size / 2**20)
+    finally:
+        worker.kill()
+        shutil.rmtree(folder, ignore_errors=True)
+    return found
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--trials", type=int, default=200)
+    found = sizes(parser.parse_args().trials)
+    marks = [n for n in (1, 10, 25, 50, 100, 150, 200, 300, 400) if n <= len(found)]
+    print(table(["trials", "MiB held"], [[n, found[n - 1]] for n in marks]))
+    half = len(found) // 2
+    slope = float(np.polyfit(np.arange(half), found[half : half * 2], 1)[0])
+    print(f"growth in the second half: {slope:.3f} MiB a trial")
+
+
+if __name__ == "__main__":
+    main()

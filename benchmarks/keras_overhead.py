@@ -1,0 +1,87 @@
+"""What a Keras training of about ten seconds pays for being a trial, against the same training without any of it.
+
+    python -m benchmarks.keras_overhead [--epochs 100] [--repeats 5]
+
+One study over sqlite trains the same network in turns: *bare* is ``model.fit`` alone, *logged* is
+:func:`flows.keras.keras_objective` with the curve, learning rate, best epoch and weights of the best epoch. Both are
+timed in the worker, around build and training; what MLflow costs is paid by the flow's process meanwhile, and stands
+beside. The first of each is not counted, since it imports TensorFlow.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import tempfile
+import time
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+from benchmarks.keras_digits import build_model, digits
+from flows import TrialContext, run_study
+from flows.keras import HyperParameters, keras_objective
+from hpo_core import Boolean, Fixed, Int
+
+
+def bare(trial: TrialContext, epochs: int) -> None:
+    """The training without anything around it."""
+    import keras
+
+    keras.utils.set_random_seed(trial.seed)
+    build_model(HyperParameters({"filters": 16})).fit(**digits(), epochs=epochs, verbose=0)
+    keras.backend.clear_session()
+
+
+def timed(trial: TrialContext) -> dict[str, float]:
+    """Train one way or the other; answers processor and wall time in seconds."""
+    epochs = int(trial.config["epochs"])  # type: ignore[arg-type]
+    cpu, wall = time.process_time(), time.perf_counter()
+    if trial.config["logged"]:
+        keras_objective(build_model, digits, epochs=epochs, objective="val_accuracy", keep_model=True)(trial)
+    else:
+        bare(trial, epochs)
+    return {"cpu_seconds": time.process_time() - cpu, "wall_seconds": time.perf_counter() - wall}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--epochs", type=int, default=100)
+    parser.add_argument("--repeats", type=int, default=5)
+    given = parser.parse_args()
+    with tempfile.TemporaryDirectory() as folder:
+        os.environ["HPO_HOME"] = f"{folder}/home"
+        began = time.process_time()
+        space: dict[str, Any] = {
+            "repeat": Int(low=0, high=given.repeats), "logged": Boolean(), "epochs": Fixed(value=given.epochs)
+        }  # fmt: skip
+        result = run_study(
+            timed,
+            name="overhead",
+            space=space,
+            metric="cpu_seconds",
+            strategy={"name": "grid", "steps": given.repeats + 1},
+            trials=2 * (given.repeats + 1),
+            tracking_uri=f"sqlite:///{Path(folder)}/mlflow.db",
+            progress=False,
+        )
+        flow = (time.process_time() - began) / len(result.history.complete)
+    for unit in ("cpu_seconds", "wall_seconds"):
+        times = {
+            logged: [
+                trial.metrics[unit]
+                for trial in result.history.complete
+                if trial.config["logged"] is logged and trial.config["repeat"] != 0
+            ]
+            for logged in (False, True)
+        }
+        pairs = [with_ / without for without, with_ in zip(times[False], times[True], strict=True)]
+        print(
+            f"{unit}: bare {median(times[False]):.2f}, logged {median(times[True]):.2f}; "
+            f"ratio of pairs {median(pairs):.3f} ({min(pairs):.3f} to {max(pairs):.3f})"
+        )
+    print(f"processor time of the flow's process, start included: {flow:.2f} s a trial")
+
+
+if __name__ == "__main__":
+    main()
