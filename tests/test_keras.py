@@ -24,7 +24,10 @@ from hpo_core.errors import InputError
 from hpo_core.study import StudySpec, study_from
 
 # Keras 3.15 over numpy 2 warns of its own conversions.
-pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation doesn't accept a copy:DeprecationWarning")
+pytestmark = [
+    pytest.mark.filterwarnings("ignore:__array__ implementation doesn't accept a copy:DeprecationWarning"),
+    pytest.mark.timeout(300),  # the first of them imports TensorFlow
+]
 
 
 @pytest.fixture(scope="module")
