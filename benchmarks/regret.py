@@ -1,6 +1,7 @@
 """How fast strategies and peers find good configurations: normalised regret by trial.
 
     python -m benchmarks.regret run bayesian tpe random peer:optuna_tpe --half develop --seeds 5 --out results.jsonl
+    python -m benchmarks.regret coverage results.jsonl
     python -m benchmarks.regret table results.jsonl
     python -m benchmarks.regret versus bayesian results.jsonl
     python -m benchmarks.regret plot results.jsonl --png regret.png
@@ -108,13 +109,16 @@ def command_line() -> None:
     runs.add_argument("--trials", type=int, default=100)
     runs.add_argument("--python", help="the interpreter that has the peers, if not that of `make peers`")
 
-    for command, action in (("table", standings.table), ("versus", standings.versus), ("plot", standings.plot)):
+    for command in ("coverage", "table", "versus", "plot"):
+        action = getattr(standings, command)
         shows = commands.add_parser(command, help=action.__doc__)
         shows.set_defaults(action=action)
         if command == "versus":
             shows.add_argument("ours", help="the strategy to compare the others with")
         shows.add_argument("results", type=Path, nargs="+")
         shows.add_argument("--strategies", nargs="*", help="these alone, in this order")
+        if command == "table":
+            shows.add_argument("--families", action="store_true", help="a table for each family, too")
         if command == "plot":
             shows.add_argument("--png", type=Path, default=Path("regret.png"))
 

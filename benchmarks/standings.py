@@ -106,15 +106,35 @@ def _families(keys: Sequence[Key]) -> Iterator[tuple[str, list[Key]]]:
     grouped: dict[str, list[Key]] = defaultdict(list)
     for key in keys:
         grouped[key[0].split("/")[0]].append(key)
-    if len(grouped) > 1:
-        yield from grouped.items()
-    yield "all", list(keys)
+    yield from grouped.items()
+
+
+def coverage(args: argparse.Namespace) -> None:
+    """What was measured: instances of each half and seeds, by strategy and batch"""
+    halves = {
+        name: half
+        for group in ("suite", "live")
+        for half in ("develop", "confirm")
+        for name in instances.names(half, group)
+    }
+    found: dict[tuple[str, str, int], list[Key]] = defaultdict(list)
+    for line in read(args.results):
+        group = "live" if line["instance"].startswith("live/") else "suite"
+        found[group, line["strategy"], line["batch"]].append((line["instance"], line["seed"]))
+    rows = []
+    for (group, strategy, batch), keys in sorted(found.items(), key=lambda item: (item[0][0] == "live", *item[0][1:])):
+        names = {name for name, _ in keys}
+        develop = sum(halves[name] == "develop" for name in names)
+        by_seed = " ".join(f"{seed}:{sum(s == seed for _, s in keys)}" for seed in sorted({seed for _, seed in keys}))
+        rows.append([group, strategy, batch, len(keys), f"{develop} + {len(names) - develop}", by_seed])
+    print(markdown(["group", "strategy", "batch", "studies", "develop + confirm", "instances by seed"], rows))
 
 
 def table(args: argparse.Namespace) -> None:
     """Mean regret and mean rank on the studies that all share"""
     regret, spent = _selected(args)
-    for family, keys in _families(_shared(regret)):
+    shared = _shared(regret)
+    for family, keys in [*(_families(shared) if args.families else ()), (args.group, shared)]:
         values = np.array([[_at(studies[key]) for key in keys] for studies in regret.values()])
         ranks = stats.rankdata(values, axis=0).mean(axis=1)
         rows = []
@@ -156,13 +176,23 @@ def plot(args: argparse.Namespace) -> None:
     keys = _shared(regret)
     figure = Figure(figsize=(8, 5), dpi=110, layout="constrained")
     axes = figure.subplots()
+    floor = 1.0
     for label, studies in regret.items():
         mean, half = _interval(_over_instances(studies, keys))
         trials = np.arange(1, len(mean) + 1)
         is_peer = label.startswith("peer:") or label == "random"
         (line,) = axes.plot(trials, mean, "--" if is_peer else "-", lw=1.3 if is_peer else 2.2, label=label)
-        axes.fill_between(trials, np.maximum(mean - half, 1e-3), mean + half, color=line.get_color(), alpha=0.1, lw=0)
-    axes.set(yscale="log", xlim=(1, CHECKPOINTS[-1]), ylim=(None, 2), xlabel="trial", ylabel="mean normalised regret")
+        # On a log scale an interval that reaches 0 has no lower end to draw.
+        low = np.maximum(mean - half, mean / 10)
+        axes.fill_between(trials, low, mean + half, color=line.get_color(), alpha=0.1, lw=0)
+        floor = min(floor, mean[-1])
+    axes.set(
+        yscale="log",
+        xlim=(5, CHECKPOINTS[-1]),
+        ylim=(max(floor / 2, 1e-3), 2),
+        xlabel="trial",
+        ylabel="mean normalised regret",
+    )
     axes.set_title(f"{args.group}, batches of {args.batch}, {_coverage(keys)}", fontsize=9)
     axes.grid(alpha=0.3)
     axes.legend(fontsize=8)
