@@ -12,7 +12,7 @@ from typing import Any, Protocol
 
 from hpo_core.history import History
 from hpo_core.space import SearchSpace
-from hpo_core.strategies import make_strategy
+from hpo_core.strategies import Strategy, make_strategy
 from hpo_core.trial import Trial, TrialState
 
 Config = Mapping[str, Any]
@@ -40,13 +40,25 @@ class Contender(Protocol):
         """The processor time that it has spent until now."""
 
 
-class Ours:
+def make(name: str) -> Strategy:
     """A strategy of the registry; its name may carry settings: ``bayesian:start=8,transform=log``."""
+    label, _, text = name.partition(":")
+    settings = {key: _value(value) for key, value in (pair.split("=") for pair in text.split(",") if pair)}
+    return make_strategy(label, settings)
+
+
+def _value(text: str) -> Any:
+    try:
+        return json.loads(text)
+    except json.JSONDecodeError:
+        return text
+
+
+class Ours:
+    """A study of one of our strategies."""
 
     def __init__(self, name: str, space: SearchSpace, seed: int) -> None:
-        label, _, text = name.partition(":")
-        settings = {key: _value(value) for key, value in (pair.split("=") for pair in text.split(",") if pair)}
-        self.strategy, self.space, self.seed = make_strategy(label, settings), space, seed
+        self.strategy, self.space, self.seed = make(name), space, seed
         self.done: list[Trial] = []
         self.asked: list[Config] = []
         self.spent = 0.0
@@ -66,13 +78,6 @@ class Ours:
 
     def seconds(self) -> float:
         return self.spent
-
-
-def _value(text: str) -> Any:
-    try:
-        return json.loads(text)
-    except json.JSONDecodeError:
-        return text
 
 
 class Process:

@@ -116,6 +116,9 @@ def command_line() -> None:
         if command == "versus":
             shows.add_argument("ours", help="the strategy to compare the others with")
         shows.add_argument("results", type=Path, nargs="+")
+        shows.add_argument(
+            "--at", nargs="+", type=int, default=list(standings.CHECKPOINTS), help="after so many trials"
+        )
         shows.add_argument("--strategies", nargs="*", help="these alone, in this order")
         if command == "table":
             shows.add_argument("--families", action="store_true", help="a table for each family, too")

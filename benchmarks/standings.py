@@ -42,8 +42,8 @@ def _selected(args: argparse.Namespace) -> tuple[Regret, dict[str, float]]:
     regret: Regret = {label: {} for label in labels}
     spent: dict[str, list[float]] = {label: [] for label in labels}
     for line in lines:
-        if line["strategy"] in regret and line["trials"] >= CHECKPOINTS[-1]:
-            regret[line["strategy"]][line["instance"], line["seed"]] = np.array(line["regret"][: CHECKPOINTS[-1]])
+        if line["strategy"] in regret and line["trials"] >= args.at[-1]:
+            regret[line["strategy"]][line["instance"], line["seed"]] = np.array(line["regret"][: args.at[-1]])
             spent[line["strategy"]].append(1e3 * line["seconds"] / line["trials"])
     if not any(regret.values()):
         raise SystemExit(f"no study of {args.group} in batches of {args.batch} in {', '.join(map(str, args.results))}")
@@ -92,8 +92,8 @@ def _interval(values: Any) -> tuple[Any, Any]:
     return values.mean(axis=0), stats.t.ppf(0.975, n - 1) * values.std(axis=0, ddof=1) / np.sqrt(n)
 
 
-def _at(values: Any) -> Any:
-    return values[..., [at - 1 for at in CHECKPOINTS]]
+def _at(values: Any, checkpoints: Sequence[int]) -> Any:
+    return values[..., [at - 1 for at in checkpoints]]
 
 
 def _coverage(keys: Sequence[Key]) -> str:
@@ -135,15 +135,15 @@ def table(args: argparse.Namespace) -> None:
     regret, spent = _selected(args)
     shared = _shared(regret)
     for family, keys in [*(_families(shared) if args.families else ()), (args.group, shared)]:
-        values = np.array([[_at(studies[key]) for key in keys] for studies in regret.values()])
+        values = np.array([[_at(studies[key], args.at) for key in keys] for studies in regret.values()])
         ranks = stats.rankdata(values, axis=0).mean(axis=1)
         rows = []
         for label, rank in zip(regret, ranks, strict=True):
-            mean, half = _interval(_at(_over_instances(regret[label], keys)))
+            mean, half = _interval(_at(_over_instances(regret[label], keys), args.at))
             cells = [f"{m:.3f} ±{h:.3f}" for m, h in zip(mean, half, strict=True)]
             rows.append([label, *cells, " ".join(f"{r:.2f}" for r in rank), f"{spent[label]:.0f}"])
         print(f"\n{family}, batches of {args.batch}, {_coverage(keys)}\n")
-        print(markdown(["strategy", *(f"regret {at}" for at in CHECKPOINTS), "ranks", "ms"], rows))
+        print(markdown(["strategy", *(f"regret {at}" for at in args.at), "ranks", "ms"], rows))
 
 
 def versus(args: argparse.Namespace) -> None:
@@ -155,9 +155,9 @@ def versus(args: argparse.Namespace) -> None:
         keys = sorted(set(ours) & set(theirs))
         if not keys:
             continue
-        mine, other = _at(_over_instances(ours, keys)), _at(_over_instances(theirs, keys))
+        mine, other = (_at(_over_instances(studies, keys), args.at) for studies in (ours, theirs))
         mean, half = _interval(mine - other)
-        for i, at in enumerate(CHECKPOINTS):
+        for i, at in enumerate(args.at):
             a, b = float(mine[:, i].mean()), float(other[:, i].mean())
             ratio = f"{a / b:.2f}" if b else None
             difference = f"{mean[i]:+.3f} ±{half[i]:.3f}"
@@ -188,7 +188,7 @@ def plot(args: argparse.Namespace) -> None:
         floor = min(floor, mean[-1])
     axes.set(
         yscale="log",
-        xlim=(5, CHECKPOINTS[-1]),
+        xlim=(min(5, len(mean) - 1), len(mean)),
         ylim=(max(floor / 2, 1e-3), 2),
         xlabel="trial",
         ylabel="mean normalised regret",
