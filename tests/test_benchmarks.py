@@ -119,9 +119,9 @@ def _results(tmp_path: Path, **levels: list[float]) -> argparse.Namespace:
                 for name in ("live/wine_svm", "live/iris_mlp"):
                     line = {"strategy": strategy, "instance": name, "seed": seed, "batch": 1, "trials": 100}
                     file.write(json.dumps(line | {"seconds": 1.0, "regret": [level] * 100}) + "\n")
-    return argparse.Namespace(
-        results=[out], strategies=None, group="live", half="all", batch=1, ours="a", families=True
-    )
+    args = argparse.Namespace(results=[out], strategies=None, group="live", half="all", batch=1)
+    args.ours, args.families, args.at = "a", True, [20, 50, 100]
+    return args
 
 
 def test_tables_compare_shared_studies_alone(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
