@@ -3,6 +3,10 @@ PYTHON ?= python3
 BIN := .venv/bin
 STAMP := .venv/.installed
 STUDY ?= examples/digits_cnn.yaml
+PEERS := optuna smac kerastuner hebo ax
+QUICK := random tpe bayesian peer:hyperopt peer:optuna_tpe peer:optuna_tpe_multivariate
+SLOW := peer:optuna_gp peer:smac peer:skopt peer:kerastuner peer:ax peer:hebo
+REGRET := $(BIN)/python -m benchmarks.regret
 
 .DEFAULT_GOAL := help
 .PHONY: help setup tune ui test slow lint type bench peers regret lock clean
@@ -43,24 +47,24 @@ type: $(STAMP) ## Check types
 bench: $(STAMP) ## Measure overhead and scale beside peers, in this machine's time
 	$(BIN)/python -m benchmarks
 
-peers: .venv-peers/optuna/.installed ## Make the environments of the packages that `make bench` measures beside ours
+peers: $(PEERS:%=.venv-peers/%/.installed) ## Make the environments of the packages that benchmarks measure beside ours
 
-.venv-peers/optuna/.installed: requirements.lock
-	$(PYTHON) -m venv .venv-peers/optuna
-	.venv-peers/optuna/bin/python -m pip install --quiet --disable-pip-version-check --constraint requirements.lock \
-		optuna mlflow
+.venv-peers/%/.installed: benchmarks/peers/%.txt
+	$(PYTHON) -m venv .venv-peers/$*
+	.venv-peers/$*/bin/python -m pip install --quiet --disable-pip-version-check --requirement $<
 	touch $@
 
-regret: $(STAMP) .venv-peers/regret/.installed ## Measure regret by trial beside peers (needs HPO_BENCH_DATA; hours)
-	$(BIN)/python -m benchmarks.regret run random tpe bayesian
-	$(BIN)/python -m benchmarks.regret run peer:optuna_tpe peer:optuna_tpe_multivariate peer:optuna_gp peer:hyperopt \
-		peer:skopt --python .venv-peers/regret/bin/python
-	$(BIN)/python -m benchmarks.regret table
-
-.venv-peers/regret/.installed: benchmarks/peers/requirements.txt
-	$(PYTHON) -m venv .venv-peers/regret
-	.venv-peers/regret/bin/python -m pip install --quiet --disable-pip-version-check --requirement $<
-	touch $@
+# A few minutes: make regret ARGS="--instances hpobench_mlp/car live/wine_svm --seeds 1"
+regret: $(STAMP) peers ## Measure regret by trial beside peers (needs HPO_BENCH_DATA; hours)
+	$(REGRET) run $(QUICK) $(ARGS)
+	$(REGRET) run $(QUICK) --batch 8 $(ARGS)
+	$(REGRET) run $(QUICK) --group live $(ARGS)
+	$(REGRET) run $(QUICK) --group live --batch 8 $(ARGS)
+	$(REGRET) run $(QUICK) $(SLOW) --group panel $(ARGS)
+	$(REGRET) run $(QUICK) $(SLOW) --group panel --batch 8 $(ARGS)
+	$(REGRET) run $(QUICK) $(SLOW) --group live $(ARGS)
+	$(REGRET) versus bayesian regret.jsonl
+	$(REGRET) plot regret.jsonl --strategies $(QUICK)
 
 lock: $(STAMP) ## Renew the pins (needs uv on the PATH)
 	uv pip compile --quiet --universal --python-version 3.11 --all-extras --group dev \

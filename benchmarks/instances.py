@@ -1,7 +1,8 @@
-"""The benchmark instances: recorded trainings as a space, a loss, and two values to measure regret by.
+"""The benchmark instances: recorded and live trainings as a space, a loss, and two values to measure regret by.
 
 The data is looked for in the folder named by ``HPO_BENCH_DATA``, else in ``../shared/benchmarks`` beside the
 repository. Its ``suite.json`` names the instances; those at even positions are for decisions, the others confirm them.
+Live trainings (``live.py``) need no data.
 """
 
 from __future__ import annotations
@@ -19,9 +20,22 @@ from typing import Any
 
 import numpy as np
 
+from benchmarks import live
 from hpo_core.space import Choice, Float, Int, Ordinal, SearchSpace
 
 HALVES = ("develop", "confirm", "all")
+GROUPS = ("suite", "panel", "live")
+
+PANEL = {
+    "fcnet": 3,
+    "hpobench_mlp": 2,
+    "nb201": 1,
+    "lcbench": 4,
+    "rbv2_xgboost": 2,
+    "rbv2_rpart": 2,
+    "rbv2_super_v0": 2,
+}
+"""For peers that take seconds a proposal: the first so many instances of each family, eight of each half."""
 
 
 @dataclass(frozen=True)
@@ -31,20 +45,22 @@ class Instance:
     Args:
         name: ``family/task``.
         space: Its search space.
-        loss: The recorded loss of a configuration, lower is better.
+        loss: The loss of a configuration, lower is better. Live ones are noisy: equal whole numbers, equal noise.
         best: The lowest loss known.
         reference: The expected lowest loss of 10 random configurations.
+        expected: What regret is measured by where the loss is noisy.
     """
 
     name: str
     space: SearchSpace
-    loss: Callable[[Mapping[str, Any]], float]
+    loss: Callable[[Mapping[str, Any], int], float]
     best: float
     reference: float
+    expected: Callable[[Mapping[str, Any]], float] | None = None
 
     def regret(self, loss: float) -> float:
-        """0 at the best known loss, 1 where 10 random trials lead on average; a new best is 0 as well."""
-        return max(0.0, (loss - self.best) / (self.reference - self.best))
+        """0 at the best known loss, 1 where 10 random trials lead on average; negative at a new best."""
+        return (loss - self.best) / (self.reference - self.best)
 
 
 def data_folder() -> Path:
@@ -60,19 +76,42 @@ def data_folder() -> Path:
     return folder
 
 
-def names(half: str = "all") -> list[str]:
-    """The instances of the suite in its order, tables first: all, or every second one."""
-    suite = json.loads((data_folder() / "suite.json").read_text())
-    every = ["/".join(pair) for pair in suite["tabular"]]
-    every += [f"{scenario}/{task}" for scenario, tasks in suite["yahpo"].items() for task in tasks]
-    return {"develop": every[::2], "confirm": every[1::2], "all": every}[half]
+def names(half: str = "all", group: str = "suite") -> list[str]:
+    """The instances of a group in its order, tables first: all, or every second one."""
+    if group == "live":
+        every = [f"live/{task}" for task in live.TASKS]
+    else:
+        suite = json.loads((data_folder() / "suite.json").read_text())
+        every = ["/".join(pair) for pair in suite["tabular"]]
+        every += [f"{scenario}/{task}" for scenario, tasks in suite["yahpo"].items() for task in tasks]
+    chosen = {"develop": every[::2], "confirm": every[1::2], "all": every}[half]
+    if group != "panel":
+        return chosen
+    families = [name.split("/")[0] for name in every]
+    return [
+        name for i, name in enumerate(every) if families[:i].count(families[i]) < PANEL[families[i]] and name in chosen
+    ]
 
 
 @functools.cache
 def load(name: str) -> Instance:
     """The instance of a name."""
     family, task = name.split("/")
+    if family == "live":
+        return _live(task)
     return _table(family, task) if family in ("fcnet", "hpobench_mlp", "nb201") else _surrogate(family, task)
+
+
+def _live(name: str) -> Instance:
+    task, known = live.TASKS[name], live.references()[name]
+    return Instance(
+        f"live/{name}",
+        task.space,
+        functools.partial(live.observed_loss, task),
+        known["best"],
+        known["reference"],
+        functools.partial(live.expected_loss, task),
+    )
 
 
 def _module(folder: str, module: str) -> Any:
@@ -97,7 +136,7 @@ def _table(family: str, task: str) -> Instance:
     return Instance(
         f"{family}/{task}",
         space,
-        lambda config: float(table.sign * table.evaluate(config)),
+        lambda config, _: float(table.sign * table.evaluate(config)),
         float(table.sign * table.best),
         reference,
     )
@@ -120,7 +159,7 @@ def _surrogate(family: str, task: str) -> Instance:
     return Instance(
         f"{family}/{task}",
         _surrogate_space(scenario),
-        lambda config: sign * scenario.evaluate(dict(config), task, **fidelity)[target],
+        lambda config, _: sign * scenario.evaluate(dict(config), task, **fidelity)[target],
         sign * known["best_known"],
         sign * ten,
     )

@@ -1,7 +1,7 @@
 """What a warm start is worth: regret by trial on a task after random trials on other tasks of its family.
 
     python -m benchmarks.warm_start run bayesian bayesian+standardise bayesian+rank --half develop --out warm.jsonl
-    python -m benchmarks.regret table --out warm.jsonl --half develop --at 1 5 10 20 50
+    python -m benchmarks.regret table warm.jsonl --half develop --at 1 5 10 20 50
 
 ``strategy+alignment`` knows ``--past`` random trials on each of ``--sources`` other tasks, those that follow the
 target in the suite's order; with the alignment ``none``, as many on the target itself; a strategy alone, nothing.
@@ -20,7 +20,8 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks import instances
-from benchmarks.regret import make, read
+from benchmarks.contenders import make
+from benchmarks.standings import read
 from hpo_core.history import History
 from hpo_core.prior import Observation, Source
 from hpo_core.strategies import make_strategy
@@ -34,7 +35,9 @@ def source(name: str, past: int, seed: int, align: str) -> Source:
     """Random trials on a task, as another study would have left them."""
     instance = instances.load(name)
     proposals = make_strategy("random").propose(instance.space, History(), past, seed=1000 + seed)
-    return Source(name, align, tuple(Observation(p.config, instance.loss(p.config)) for p in proposals))
+    return Source(
+        name, align, tuple(Observation(p.config, instance.loss(p.config, i)) for i, p in enumerate(proposals))
+    )
 
 
 def others(target: str, count: int) -> list[str]:
@@ -54,7 +57,7 @@ def study(label: str, target: str, seed: int, trials: int, sources: int, past: i
     begin = time.perf_counter()
     for number in range(trials):
         (proposal,) = strategy.propose(instance.space, History(done, prior=prior), 1, seed=seed)
-        done.append(Trial(number, proposal.config, TrialState.COMPLETE, instance.loss(proposal.config)))
+        done.append(Trial(number, proposal.config, TrialState.COMPLETE, instance.loss(proposal.config, number)))
     best = itertools.accumulate((trial.loss or 0.0 for trial in done), min)
     return {
         "strategy": label,
@@ -74,7 +77,7 @@ def targets(half: str, count: int) -> list[str]:
 
 
 def run(args: argparse.Namespace) -> None:
-    done = {(line["strategy"], line["instance"], line["seed"]) for line in read(args.out)}
+    done = {(line["strategy"], line["instance"], line["seed"]) for line in read([args.out])}
     for seed, name, label in itertools.product(range(args.seeds), targets(args.half, args.tasks), args.labels):
         if (label, name, seed) not in done:
             line = study(label, name, seed, args.trials, args.sources, args.past)
