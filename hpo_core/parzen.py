@@ -37,7 +37,7 @@ class Parzen:
         weights: One each, shape ``(n,)``, > 0; the prior's component weighs 1.
         narrowest: The least bandwidth of a numeric kernel. Without it the observations that gather at an optimum
             make a spike, from which every draw is the same configuration again.
-        spread: The probability that a draw leaves its component's category.
+        spread: How readily a draw leaves its component's category, see :attr:`leaving`.
     """
 
     cube: Cube
@@ -67,6 +67,17 @@ class Parzen:
         least = np.maximum(self.narrowest, 0.5 / self.cube.levels)
         bandwidths: Array = np.clip(width, np.minimum(least, 1.0), 1.0)
         return bandwidths
+
+    @cached_property
+    def leaving(self) -> Array:
+        """The probability with which a draw leaves its component's category, shape ``(d,)``.
+
+        ``spread / (n + 1)`` for ``n`` active observations, as by the rule of succession: what many observations say
+        of a category is to be believed. One probability for any number of them blurs the ordinary trials as much as
+        the few good ones, and a draw leaves a branch of a tree, with all that was learned there, too readily.
+        """
+        leaving: Array = np.minimum(self.spread / (1.0 + (~np.isnan(self.X)).sum(axis=0)), 0.5)
+        return leaving
 
     @cached_property
     def _mixture(self) -> Array:
@@ -103,10 +114,10 @@ class Parzen:
         right: list[Any] = []
         for j in np.flatnonzero(~self._numeric):
             options = int(self.cube.categories[j])
-            spread = self.spread if options > 1 else 0.0
+            leaving = float(self.leaving[j]) if options > 1 else 0.0
             # Relative to the uniform probability 1 / options, as the numeric densities are.
-            same = math.log(max((1.0 - spread) * options, 1e-12))
-            other = math.log(max(spread * options / max(options - 1, 1), 1e-12))
+            same = math.log((1.0 - leaving) * options)
+            other = math.log(max(leaving * options / max(options - 1, 1), 1e-12))
             with np.errstate(invalid="ignore"):
                 a, b = (np.floor(x[:, j, None] * options) == np.arange(options) for x in (X, self.X))
             # Both active: `other`, and what is missing to `same` where they are equal.
@@ -128,7 +139,7 @@ class Parzen:
         with np.errstate(invalid="ignore"):
             low, high = ndtr(-centres / h), ndtr((1.0 - centres) / h)
             drawn = np.clip(centres + h * ndtri(low + uniform * (high - low)), 0.0, 1.0)
-        leave = rng.random((count, d)) < self.spread
+        leave = rng.random((count, d)) < self.leaving
         for j in np.flatnonzero(~self._numeric):
             options = int(self.cube.categories[j])
             # Another option, each with the same probability.

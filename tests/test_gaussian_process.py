@@ -26,6 +26,12 @@ def problem(n: int = 12, seed: int = 0) -> tuple[Array, Array]:
     return rng.random((n, 4)), rng.standard_normal(n)
 
 
+def trend(x: Array) -> list[float]:
+    """The effects of the first and last parameter, which are numeric, and of the one between, a category."""
+    slopes = [2 * x[0] - 1, 2 * x[3] - 1]
+    return [*slopes, *(s * s for s in slopes), x[1], x[2]]
+
+
 def covariance(A: Array, B: Array, h: Hyperparameters) -> Array:
     """The kernel of the module's docstring, one pair at a time."""
     lengths = h.lengths[OWNER]
@@ -34,10 +40,11 @@ def covariance(A: Array, B: Array, h: Hyperparameters) -> Array:
         for j, b in enumerate(B):
             r = math.sqrt(sum(((a - b) / lengths) ** 2))
             K[i, j] = h.signal * (1 + math.sqrt(5) * r + 5 / 3 * r * r) * math.exp(-math.sqrt(5) * r)
+            K[i, j] += h.trend * sum(x * y for x, y in zip(trend(a), trend(b), strict=True))
     return K
 
 
-H = Hyperparameters(np.array([0.4, 1.3, 2.5]), 1.7, 0.05)
+H = Hyperparameters(np.array([0.4, 1.3, 2.5]), 1.7, 0.05, 0.2)
 
 
 def test_distances_are_those_of_all_pairs() -> None:
@@ -54,17 +61,17 @@ def test_the_kernel_is_one_at_zero_and_falls() -> None:
 def test_hyperparameters_survive_their_logarithms() -> None:
     again = Hyperparameters.of(H.theta)
     assert np.allclose(again.lengths, H.lengths)
-    assert (again.signal, again.noise) == pytest.approx((H.signal, H.noise))
+    assert (again.signal, again.noise, again.trend) == pytest.approx((H.signal, H.noise, H.trend))
 
 
 def test_the_gradient_is_that_of_finite_differences() -> None:
     X, y = problem()
     rng = np.random.default_rng(2)
     for _ in range(5):
-        theta = H.theta + rng.normal(0.0, 0.7, 5)
+        theta = H.theta + rng.normal(0.0, 0.7, 6)
         _, gradient = negative_log_posterior(theta, X, OWNER, y, 2.0)
-        for i in range(5):
-            step = np.zeros(5)
+        for i in range(6):
+            step = np.zeros(6)
             step[i] = 1e-5
             up, down = (negative_log_posterior(theta + s, X, OWNER, y, 2.0)[0] for s in (step, -step))
             assert gradient[i] == pytest.approx((up - down) / 2e-5, rel=1e-4, abs=1e-5)
@@ -88,12 +95,12 @@ def test_prediction_is_the_closed_form() -> None:
     mean, std = GaussianProcess.condition(X, OWNER, y, H).predict(Q)
     K, k = covariance(X, X, H) + (H.noise + JITTER) * np.eye(len(y)), covariance(X, Q, H)
     assert np.allclose(mean, k.T @ np.linalg.solve(K, y))
-    assert np.allclose(std**2, H.signal - np.einsum("ij,ij->j", k, np.linalg.solve(K, k)))
+    assert np.allclose(std**2, np.diag(covariance(Q, Q, H)) - np.einsum("ij,ij->j", k, np.linalg.solve(K, k)))
 
 
 def test_without_noise_it_passes_through_the_observations() -> None:
     X, y = problem()
-    mean, std = GaussianProcess.condition(X, OWNER, y, Hyperparameters(H.lengths, 1.0, 1e-7)).predict(X)
+    mean, std = GaussianProcess.condition(X, OWNER, y, Hyperparameters(H.lengths, 1.0, 1e-7, 0.1)).predict(X)
     assert np.allclose(mean, y, atol=1e-3)
     assert (std < 1e-2).all() and (std > 0).all()
 
@@ -101,7 +108,7 @@ def test_without_noise_it_passes_through_the_observations() -> None:
 def test_equal_rows_do_not_break_it() -> None:
     X, y = problem()
     twice = GaussianProcess.condition(
-        np.vstack([X, X]), OWNER, np.concatenate([y, y + 1]), Hyperparameters(H.lengths, 1.0, 1e-7)
+        np.vstack([X, X]), OWNER, np.concatenate([y, y + 1]), Hyperparameters(H.lengths, 1.0, 1e-7, 0.1)
     )
     assert np.allclose(twice.predict(X)[0], y + 0.5, atol=0.05)
 
@@ -135,6 +142,16 @@ def test_the_fit_finds_which_parameter_matters() -> None:
     found = fit(X, np.arange(3), (y - y.mean()) / y.std())
     assert found.lengths[1] < 0.2 * min(found.lengths[0], found.lengths[2])
     assert found.noise < 0.01
+
+
+def test_the_trend_reaches_beyond_the_observations() -> None:
+    rng = np.random.default_rng(10)
+    X = 0.5 * rng.random((12, 4))
+    y = X.sum(axis=1)
+    scaled = (y - y.mean()) / y.std()
+    owner = np.arange(4)
+    mean, _ = GaussianProcess.condition(X, owner, scaled, fit(X, owner, scaled)).predict(np.full((1, 4), 0.8))
+    assert mean[0] > scaled.max() + 1.0
 
 
 def test_the_fit_finds_the_noise() -> None:

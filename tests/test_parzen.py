@@ -23,7 +23,7 @@ TREE = Cube(
 
 
 def parzen(cube: Cube, X: Array) -> Parzen:
-    return Parzen(cube, X, np.ones(len(X)), 0.03, 0.2)
+    return Parzen(cube, X, np.ones(len(X)), 0.03, 1.0)
 
 
 def test_without_observations_it_is_uniform() -> None:
@@ -75,6 +75,15 @@ def test_more_observations_narrow_the_bandwidth() -> None:
     assert many < few
 
 
+def test_more_observations_leave_their_category_less() -> None:
+    few, many = (
+        np.mean(parzen(TREE, TREE.snap(np.tile([0.1, 0.2, 0.5, 0.2], (n, 1)))).sample(2_000, rng)[:, 0] > 0.3)
+        for n, rng in ((3, np.random.default_rng(5)), (39, np.random.default_rng(6)))
+    )
+    assert few == pytest.approx(1 / 4, abs=0.04)
+    assert many == pytest.approx(1 / 40, abs=0.015)
+
+
 def test_a_branch_that_was_not_seen_has_the_uniform_density() -> None:
     X = TREE.snap(np.array([[0.1, 0.2, 0.5, 0.2], [0.1, 0.25, 0.5, 0.2]]))
     rows = TREE.snap(np.array([[0.5, 0.5, v, 0.2] for v in (0.1, 0.5, 0.9)]))
@@ -84,5 +93,5 @@ def test_a_branch_that_was_not_seen_has_the_uniform_density() -> None:
 
 def test_weights_shift_the_mass() -> None:
     X = np.array([[0.2], [0.8]])
-    logs = Parzen(LINE, X, np.array([1.0, 3.0]), 0.03, 0.2).log_density(X)
+    logs = Parzen(LINE, X, np.array([1.0, 3.0]), 0.03, 1.0).log_density(X)
     assert logs[1] > logs[0]

@@ -39,6 +39,8 @@ class Bayesian:
     Args:
         acquisition: ``log_ei``, ``ucb``, ``pi`` or ``thompson``.
         kappa: How many standard deviations ``ucb`` looks below the mean.
+        widen: By how much ``log_ei`` and ``pi`` multiply the standard deviations. The process takes its fitted
+            hyperparameters for certain, and so knows less of where it has not looked than it says.
         transform: Of the losses; ``alternate`` takes ``yeo_johnson`` and ``log`` in turn, by trial number.
         start: How many trials of a scrambled Sobol sequence come first.
         candidates: How many points of the cube are scored each time, besides those near the best.
@@ -54,6 +56,7 @@ class Bayesian:
     uses_prior: ClassVar[bool] = True
     acquisition: str = "log_ei"
     kappa: float = 2.0
+    widen: float = 2.0
     transform: str = "alternate"
     start: int = 6
     candidates: int = 500
@@ -64,8 +67,10 @@ class Bayesian:
             raise ValueError(f"acquisition: {self.acquisition!r} is none of {', '.join(ACQUISITIONS)}")
         if self.transform not in TRANSFORMS:
             raise ValueError(f"transform: {self.transform!r} is none of {', '.join(TRANSFORMS)}")
-        if isinstance(self.kappa, bool) or not isinstance(self.kappa, int | float) or not 0 <= self.kappa < np.inf:
+        if not _is_number(self.kappa) or self.kappa < 0:
             raise ValueError(f"kappa: {self.kappa!r} is not a number from 0")
+        if not _is_number(self.widen) or self.widen <= 0:
+            raise ValueError(f"widen: {self.widen!r} is not a number above 0")
         check_whole(self, start=1, candidates=1, max_points=10)
 
     def propose(self, space: SearchSpace, history: History, n: int, *, seed: int) -> list[Proposal]:
@@ -104,8 +109,8 @@ class Bayesian:
             if self.acquisition == "ucb":
                 return acquisition.lower_confidence_bound(mean, std, self.kappa)
             if self.acquisition == "pi":
-                return acquisition.log_probability_of_improvement(mean, std, best)
-            return acquisition.log_expected_improvement(mean, std, best)
+                return acquisition.log_probability_of_improvement(mean, self.widen * std, best)
+            return acquisition.log_expected_improvement(mean, self.widen * std, best)
 
         elite = X[np.argsort(z, kind="stable")[:ELITE]]
         if self.acquisition == "thompson":
@@ -132,6 +137,10 @@ class Bayesian:
     def _transform(self, losses: Array, number: int) -> Standardised:
         use_log = self.transform == "log" or (self.transform == "alternate" and number % 2 == 1)
         return LogDistance.fit(losses) if use_log else YeoJohnson.fit(losses)
+
+
+def _is_number(value: object) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and abs(value) < np.inf
 
 
 def _subset(losses: Array, most: int, rng: np.random.Generator) -> Any:

@@ -37,7 +37,8 @@ class Tpe:
         most: At most so many count as good.
         candidates: How many draws from the density of the good ones are compared.
         narrowest: The least bandwidth, as a share of a parameter's range.
-        spread: The probability that a kernel gives to other options than its own.
+        spread: With ``n`` trials the kernel of a category gives the probability ``spread / (n + 1)`` to other options
+            than its own.
         old: The weight of the oldest of the trials that are not good; it rises to 1 for the last 25. What the
             search learned early it learned far from where it is now.
 
@@ -55,7 +56,7 @@ class Tpe:
     most: int = 25
     candidates: int = 128
     narrowest: float = 0.03
-    spread: float = 0.2
+    spread: float = 0.5
     old: float = 1.0
 
     def __post_init__(self) -> None:
