@@ -4,10 +4,11 @@
     python -m benchmarks.multi_fidelity table
     python -m benchmarks.multi_fidelity plot --png multi-fidelity.png
 
-Trainings take the time that was recorded for them, on as many simulated workers as are asked for; each asks for its next
-training when the one before has ended or was stopped. Regret is of the lowest loss that any training has shown at any
-fidelity. What goes on from a checkpoint costs the difference; a peer that trains from scratch pays for all of it.
-Settings follow a strategy's name (``hyperband:sampler=tpe``).
+Trainings take the time that was recorded for them, on as many simulated workers as are asked for; each asks for its
+next training when the one before has ended or was stopped. Regret is of the lowest loss that any training has shown at
+any fidelity. What goes on from a checkpoint costs the difference; a peer that trains from scratch pays for all of it.
+Settings follow a strategy's name (``hyperband:sampler=tpe``), and so does a rule that stops its trainings
+(``bayesian+asha_stop``).
 """
 
 from __future__ import annotations
@@ -30,6 +31,7 @@ from scipy import stats
 from benchmarks import standings, trainings
 from benchmarks.contenders import Contenders, PeerEnded, Process, make
 from benchmarks.measure import table as markdown
+from hpo_core.early_stop import make_rule
 from hpo_core.fidelity import Fidelity
 from hpo_core.history import History
 from hpo_core.space import SearchSpace
@@ -72,8 +74,10 @@ class Ours:
     """A strategy of the registry, its proposals standing in a history as they would in MLflow."""
 
     def __init__(self, name: str, task: trainings.Task, seed: int) -> None:
-        self.strategy = make(name, task.fidelity)
+        label, _, rule = name.partition("+")
+        self.strategy, self.rule = make(label, task.fidelity), make_rule(rule, {}) if rule else None
         self.task, self.seed, self.trials = task, seed, list[Trial]()
+        self.curves: dict[int, dict[int, float]] = {}
 
     def job(self) -> Job | None:
         proposals = self.strategy.propose(self.task.space, History(self.trials), 1, seed=self.seed)
@@ -81,17 +85,29 @@ class Ours:
             return None
         proposal, number = proposals[0], len(self.trials)
         end = proposal.fidelity or self.task.fidelity.max
-        trial = Trial(number, proposal.config, TrialState.RUNNING, fidelity=end, parent=proposal.parent)
-        self.trials.append(trial)
+        self.trials.append(Trial(number, proposal.config, TrialState.RUNNING, fidelity=end, parent=proposal.parent))
+        self.curves[number] = {}
         start = 0.0 if proposal.parent is None else self.trials[proposal.parent].fidelity
-        return Job(number, proposal.config, start or 0.0, end)
+        # A share of the training set is no step after which a training could be stopped.
+        steps = self.task.between(start or 0.0, end) if self.rule is not None and self.task.continues else []
+        return Job(number, proposal.config, start or 0.0, end, steps)
 
     def report(self, id: int, fidelity: float, loss: float) -> bool:
-        return True
+        assert self.rule is not None
+        count, trial, curve = round(fidelity), self.trials[id], self.curves[id]
+        milestone = self.rule.milestones.last(count)
+        if np.isfinite(loss):
+            curve[count] = loss
+        if not curve or milestone <= max(trial.rungs, default=0):
+            return True
+        self.trials[id] = trial = replace(trial, rungs={**trial.rungs, milestone: curve[max(curve)]})
+        return not self.rule.verdict(History(self.trials), trial, curve, milestone)
 
     def end(self, id: int, fidelity: float, loss: float) -> None:
-        state = (TrialState.COMPLETE, loss) if np.isfinite(loss) else (TrialState.FAILED, None)
-        self.trials[id] = replace(self.trials[id], state=state[0], loss=state[1])
+        trial = self.trials[id]
+        asked = None if fidelity >= (trial.fidelity or 0.0) - 1e-9 else trial.fidelity
+        state, known = (TrialState.COMPLETE, loss) if np.isfinite(loss) else (TrialState.FAILED, None)
+        self.trials[id] = replace(trial, state=state, loss=known, fidelity=fidelity, asked=asked)
 
 
 class Theirs:

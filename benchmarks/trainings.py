@@ -1,7 +1,7 @@
 """Recorded trainings that can be cut short: the loss and the cost of a configuration at any fidelity.
 
-From the same data as :mod:`benchmarks.instances`: learning curves of lcbench (epochs) and TaskSet (steps), and the shares
-of a training set of rbv2_xgboost, where a larger share is a training of its own.
+From the same data as :mod:`benchmarks.instances`: learning curves of lcbench (epochs) and TaskSet (steps), and the
+shares of a training set of rbv2_xgboost, where a larger share is a training of its own.
 """
 
 from __future__ import annotations
