@@ -10,6 +10,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
+from hpo_core.fidelity import Fidelity
 from hpo_core.history import History
 from hpo_core.space import SearchSpace
 from hpo_core.strategies import Strategy, make_strategy
@@ -40,11 +41,11 @@ class Contender(Protocol):
         """The processor time that it has spent until now."""
 
 
-def make(name: str) -> Strategy:
+def make(name: str, fidelity: Fidelity | None = None) -> Strategy:
     """A strategy of the registry; its name may carry settings: ``bayesian:start=8,transform=log``."""
     label, _, text = name.partition(":")
     settings = {key: _value(value) for key, value in (pair.split("=") for pair in text.split(",") if pair)}
-    return make_strategy(label, settings)
+    return make_strategy(label, settings, fidelity)
 
 
 def _value(text: str) -> Any:
@@ -156,11 +157,15 @@ class Contenders:
         if not name.startswith("peer:"):
             return Ours(name, space, seed)
         label = name.removeprefix("peer:")
+        return Theirs(self.process(label), label, space, seed, trials)
+
+    def process(self, label: str) -> Process:
+        """The process of a peer, started if need be."""
         if label not in self.processes:
             package = label.split("_")[0]
             installed = ENVIRONMENTS / SHARED.get(package, package) / "bin" / "python"
             self.processes[label] = Process(self.python or str(installed))
-        return Theirs(self.processes[label], label, space, seed, trials)
+        return self.processes[label]
 
     def forget(self, name: str) -> None:
         """Ends a peer's process; the next study of it has a new one."""

@@ -13,11 +13,10 @@ import json
 import sys
 from collections.abc import Iterator, Sequence
 from functools import cache
-from typing import Any
 
 import numpy as np
 
-from benchmarks.instances import _module, data_folder
+from benchmarks.instances import data_folder, module, scenario
 from hpo_core.early_stop import RULES, StopRule, make_rule
 from hpo_core.history import History
 from hpo_core.trial import Trial, TrialState
@@ -29,22 +28,17 @@ SEEDS = range(10, 20)
 EPOCHS = 52
 
 
-@cache
-def _lcbench() -> Any:
-    return _module("yahpo", "yahpo_lite").Yahpo("lcbench")
-
-
 def curves(seed: int) -> Iterator[tuple[str, np.ndarray]]:
     """Each instance's losses of random configurations, shape ``(TRIALS, steps)``; infinite where one diverged."""
     suite = json.loads((data_folder() / "suite.json").read_text())
-    taskset = _module("taskset", "taskset")
+    taskset = module("taskset", "taskset")
     for name in suite["taskset"]:
         task = taskset.TaskSet(name)
         rows = np.random.default_rng([seed, 1]).choice(len(task.valid), TRIALS, replace=False)
         yield f"taskset/{name}", np.array([task.curve(row) for row in rows])
     for name in suite["yahpo"]["lcbench"]:
-        configs = _lcbench().sample(np.random.default_rng([seed, 2]), TRIALS)
-        epochs = [_lcbench().evaluate(configs, name, epoch=epoch) for epoch in range(1, EPOCHS + 1)]
+        configs = scenario("lcbench").sample(np.random.default_rng([seed, 2]), TRIALS)
+        epochs = [scenario("lcbench").evaluate(configs, name, epoch=epoch) for epoch in range(1, EPOCHS + 1)]
         yield f"lcbench/{name}", -np.array([[one["val_accuracy"] for one in row] for row in epochs]).T
 
 

@@ -114,15 +114,15 @@ def _live(name: str) -> Instance:
     )
 
 
-def _module(folder: str, module: str) -> Any:
+def module(folder: str, name: str) -> Any:
     path = str(data_folder() / folder)
     if path not in sys.path:
         sys.path.append(path)
-    return importlib.import_module(module)
+    return importlib.import_module(name)
 
 
 def _table(family: str, task: str) -> Instance:
-    table = _module("tabular", "tabular").Table(family, task)
+    table = module("tabular", "tabular").Table(family, task)
     space = SearchSpace(
         {
             name: Choice(choices=values) if isinstance(values[0], str) else Ordinal(choices=values)
@@ -143,23 +143,23 @@ def _table(family: str, task: str) -> Instance:
 
 
 @functools.cache
-def _scenario(family: str) -> Any:
-    return _module("yahpo", "yahpo_lite").Yahpo(family)
+def scenario(family: str) -> Any:
+    return module("yahpo", "yahpo_lite").Yahpo(family)
 
 
 def _surrogate(family: str, task: str) -> Instance:
-    scenario = _scenario(family)
+    surrogate = scenario(family)
     reference = json.loads((data_folder() / "yahpo" / f"ref_{family}.json").read_text())
     target, sign = reference["target"], 1.0 if reference["minimise"] else -1.0
     known = reference["instances"][task]
     # The file has 8 and 16 draws; in the logarithm of their number the expected best is close to a line.
     eight, sixteen = (known["expected_best_of"][count] for count in ("8", "16"))
     ten = eight + (sixteen - eight) * math.log(10 / 8) / math.log(2)
-    fidelity = {"repl": 10} if "repl" in scenario.fidelity else {}
+    fidelity = {"repl": 10} if "repl" in surrogate.fidelity else {}
     return Instance(
         f"{family}/{task}",
-        _surrogate_space(scenario),
-        lambda config, _: sign * scenario.evaluate(dict(config), task, **fidelity)[target],
+        _surrogate_space(surrogate),
+        lambda config, _: sign * surrogate.evaluate(dict(config), task, **fidelity)[target],
         sign * known["best_known"],
         sign * ten,
     )

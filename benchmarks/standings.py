@@ -76,7 +76,7 @@ def _shared(regret: Regret) -> list[Key]:
     return sorted(found)
 
 
-def _over_instances(studies: dict[Key, Any], keys: Sequence[Key]) -> Any:
+def over_instances(studies: dict[Key, Any], keys: Sequence[Key]) -> Any:
     """The mean over seeds for each instance, shape ``(instances, trials)``."""
     by: dict[str, list[Any]] = defaultdict(list)
     for key in keys:
@@ -84,7 +84,7 @@ def _over_instances(studies: dict[Key, Any], keys: Sequence[Key]) -> Any:
     return np.array([np.mean(values, axis=0) for values in by.values()])
 
 
-def _interval(values: Any) -> tuple[Any, Any]:
+def interval(values: Any) -> tuple[Any, Any]:
     """The mean of the first axis, and half the width of its interval; infinite for one value."""
     n = len(values)
     if n < 2:
@@ -96,7 +96,7 @@ def _at(values: Any, checkpoints: Sequence[int]) -> Any:
     return values[..., [at - 1 for at in checkpoints]]
 
 
-def _coverage(keys: Sequence[Key]) -> str:
+def coverage_of(keys: Sequence[Key]) -> str:
     names = {name for name, _ in keys}
     seeds = sorted({seed for _, seed in keys})
     return f"{len(keys)} studies: {len(names)} instances, seeds {', '.join(map(str, seeds))}"
@@ -139,10 +139,10 @@ def table(args: argparse.Namespace) -> None:
         ranks = stats.rankdata(values, axis=0).mean(axis=1)
         rows = []
         for label, rank in zip(regret, ranks, strict=True):
-            mean, half = _interval(_at(_over_instances(regret[label], keys), args.at))
+            mean, half = interval(_at(over_instances(regret[label], keys), args.at))
             cells = [f"{m:.3f} ±{h:.3f}" for m, h in zip(mean, half, strict=True)]
             rows.append([label, *cells, " ".join(f"{r:.2f}" for r in rank), f"{spent[label]:.0f}"])
-        print(f"\n{family}, batches of {args.batch}, {_coverage(keys)}\n")
+        print(f"\n{family}, batches of {args.batch}, {coverage_of(keys)}\n")
         print(markdown(["strategy", *(f"regret {at}" for at in args.at), "ranks", "ms"], rows))
 
 
@@ -155,8 +155,8 @@ def versus(args: argparse.Namespace) -> None:
         keys = sorted(set(ours) & set(theirs))
         if not keys:
             continue
-        mine, other = (_at(_over_instances(studies, keys), args.at) for studies in (ours, theirs))
-        mean, half = _interval(mine - other)
+        mine, other = (_at(over_instances(studies, keys), args.at) for studies in (ours, theirs))
+        mean, half = interval(mine - other)
         for i, at in enumerate(args.at):
             a, b = float(mine[:, i].mean()), float(other[:, i].mean())
             ratio = f"{a / b:.2f}" if b else None
@@ -178,7 +178,7 @@ def plot(args: argparse.Namespace) -> None:
     axes = figure.subplots()
     floor = 1.0
     for label, studies in regret.items():
-        mean, half = _interval(_over_instances(studies, keys))
+        mean, half = interval(over_instances(studies, keys))
         trials = np.arange(1, len(mean) + 1)
         is_peer = label.startswith("peer:") or label == "random"
         (line,) = axes.plot(trials, mean, "--" if is_peer else "-", lw=1.3 if is_peer else 2.2, label=label)
@@ -193,7 +193,7 @@ def plot(args: argparse.Namespace) -> None:
         xlabel="trial",
         ylabel="mean normalised regret",
     )
-    axes.set_title(f"{args.group}, batches of {args.batch}, {_coverage(keys)}", fontsize=9)
+    axes.set_title(f"{args.group}, batches of {args.batch}, {coverage_of(keys)}", fontsize=9)
     axes.grid(alpha=0.3)
     axes.legend(fontsize=8)
     args.png.parent.mkdir(parents=True, exist_ok=True)

@@ -5,6 +5,10 @@ of this repository than the shape of a space in JSON.
     {"ask": 8}                          -> [{...}, ...]   configurations of active parameters
     {"tell": [0.1, ...]}                -> true           their losses, in the same order
     {"history": [[{...}, 0.1], ...]}    -> true           trials that it did not propose (Optuna alone)
+    {"job": null}                       -> {...}, null    multi-fidelity: the next training, or wait (``Job`` in
+                                                          benchmarks/multi_fidelity.py)
+    {"report": [job, fidelity, loss]}   -> true           whether that training is to go on
+    {"end": [job, fidelity, loss]}      -> true           that it is over, stopped or not
     {"seconds": null}                   -> 12.3           the processor time of this process
 
 A study ends where the next begins: some peers take long to import. A peer ``smac_eager`` is the class ``Peer`` of
@@ -21,9 +25,12 @@ import warnings
 from typing import Any
 
 
-def study(peer: str, space: dict[str, Any], seed: int, trials: int) -> Any:
+def study(peer: str, space: dict[str, Any], seed: int, trials: int = 0, fidelity: Any = None) -> Any:
     parameters = {key: p for key, p in space["parameters"].items() if p["type"] != "fixed"}
-    return importlib.import_module("with_" + peer.split("_")[0]).Peer(peer, parameters, seed, trials)
+    module = importlib.import_module("with_" + peer.split("_")[0])
+    if fidelity is not None:
+        return module.FidelityPeer(peer, parameters, seed, fidelity)
+    return module.Peer(peer, parameters, seed, trials)
 
 
 def main() -> None:

@@ -53,3 +53,23 @@ def config_of(space: Space, proposed: Mapping[str, Any]) -> dict[str, Any]:
         if active(p, config):
             config[key] = value(p, proposed[key])
     return config
+
+
+class Scale:
+    """A fidelity as whole steps, which some peers want: epochs as they are, a share in steps of the least one."""
+
+    def __init__(self, fidelity: Mapping[str, Any]) -> None:
+        self.unit = 1.0 if fidelity["min"] >= 1 else fidelity["levels"][0]
+        self.least, self.most = self.steps(fidelity["levels"][0]), self.steps(fidelity["max"])
+        self.levels = list(fidelity["levels"])
+        self.whole = self.unit == 1.0
+
+    def steps(self, fidelity: float) -> int:
+        return round(fidelity / self.unit)
+
+    def fidelity(self, steps: float) -> float:
+        return round(steps) * self.unit if self.whole else min(steps * self.unit, self.levels[-1])
+
+    def reports(self) -> list[float]:
+        """Where a training is looked at: after each epoch, or at the levels of a share."""
+        return [float(step) for step in range(1, self.most + 1)] if self.whole else self.levels

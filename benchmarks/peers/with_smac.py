@@ -13,9 +13,9 @@ from typing import Any
 
 import ConfigSpace as cs
 from smac import HyperparameterOptimizationFacade as Facade
-from smac import Scenario
+from smac import MultiFidelityFacade, Scenario
 from smac.runhistory.dataclasses import TrialValue
-from spaces import Parameter, Space, bounds, config_of, is_log, options
+from spaces import Parameter, Scale, Space, bounds, config_of, is_log, options
 
 
 def _described(key: str, p: Parameter) -> Any:
@@ -66,3 +66,42 @@ class Peer:
     def tell(self, losses: list[float]) -> None:
         for info, loss in zip(self.infos, losses, strict=True):
             self.facade.tell(info, TrialValue(cost=loss), save=False)
+
+
+class FidelityPeer:
+    """The facade for several fidelities: Hyperband with a random forest. It trains each time from scratch."""
+
+    def __init__(self, name: str, space: Space, seed: int, fidelity: dict[str, Any]) -> None:
+        self.space, self.folder, self.scale = space, tempfile.TemporaryDirectory(), Scale(fidelity)
+        scenario = Scenario(
+            _configspace(space, seed),
+            output_directory=Path(self.folder.name),
+            deterministic=True,
+            n_trials=100_000,
+            min_budget=fidelity["levels"][0],
+            max_budget=fidelity["max"],
+            seed=seed,
+        )
+        intensifier = MultiFidelityFacade.get_intensifier(scenario, eta=int(fidelity["eta"]))
+        self.facade = MultiFidelityFacade(
+            scenario,
+            lambda config, seed=0, budget=0.0: 0.0,
+            # By default a tenth of n_trials, or ten a parameter, are random; as many as Hyperband's first bracket here.
+            initial_design=MultiFidelityFacade.get_initial_design(scenario, n_configs=10),
+            intensifier=intensifier,
+            logging_level=logging.ERROR,
+            overwrite=True,
+        )
+        self.running: dict[int, Any] = {}
+        self.count = 0
+
+    def job(self, _: None) -> dict[str, Any] | None:
+        info = self.facade.ask()
+        self.running[self.count] = info
+        self.count += 1
+        budget = float(round(info.budget)) if self.scale.whole else info.budget
+        return {"id": self.count - 1, "config": config_of(self.space, dict(info.config)), "start": 0.0, "end": budget}
+
+    def end(self, ended: tuple[int, float, float]) -> None:
+        id, _, loss = ended
+        self.facade.tell(self.running.pop(id), TrialValue(cost=loss), save=False)
