@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 import shutil
 import time
 from collections.abc import Callable, Mapping
@@ -31,10 +32,11 @@ from hpo_core.ledger import (
     Report,
     now_ms,
 )
-from hpo_core.seeding import trial_seed
+from hpo_core.seeding import fold_seed, trial_seed
+from hpo_core.selection import Choice, Evaluation
 from hpo_core.spool import Spool
 from hpo_core.store import FAILED, FINISHED, RUNNING, Metric
-from hpo_core.trial import Trial
+from hpo_core.trial import Fold, Phase, Trial
 
 log = logging.getLogger("hpo")
 
@@ -46,10 +48,14 @@ shows its params soon and its curves every ten seconds, however many epochs it r
 
 @dataclass(frozen=True)
 class Progress:
-    """What an observer of a study is shown: the study as last loaded, and the seconds since this run of it began."""
+    """What an observer of a study is shown: the study as last loaded, and the seconds since this run of it began.
+
+    The final choice is None as long as the search goes on.
+    """
 
     history: History
     seconds: float
+    choice: Choice | None = None
 
 
 Observer = Callable[[Progress], None]
@@ -226,26 +232,51 @@ def _again(task_: Any, task_run: Any, state: Any) -> bool:
 
 
 @task(name="trial", task_run_name="{name}", retry_condition_fn=_again, cache_policy=NO_CACHE, persist_result=False)
-def run_trial(name: str, trial: Trial, study_run: str) -> dict[str, float]:
+def run_trial(name: str, trial: Trial, study_run: str, evaluation: Evaluation | None = None) -> dict[str, float]:
     """Train one trial and report it. A retry continues the same MLflow run.
 
     Args:
         name: The study and the trial's number, for Prefect's UI.
         trial: The reserved trial.
         study_run: The id of the study's MLflow run, which names the session.
+        evaluation: What of the final choice it is trained for, in whose run it is reported; None in the search.
 
     Raises:
         TrialFailed: The trial gave no value; its run says why.
         TrialCancelled: The flow is being stopped; its run says so.
     """
     attempt = int(runtime.task_run.run_count or 1)
-    return evaluate(SESSIONS[study_run], trial, attempt, str(runtime.task_run.id or ""))
+    return evaluate(SESSIONS[study_run], trial, attempt, str(runtime.task_run.id or ""), evaluation)
 
 
-def evaluate(session: Session, trial: Trial, attempt: int, task_run: str) -> dict[str, float]:
+def _to_beat(session: Session, trial: Trial, phase: Phase) -> float:
+    """The loss below which a trial is the best so far. Where a final choice follows, only its winner ever is."""
+    if phase == "test":
+        return math.inf
+    if phase == "fold" or session.ledger.spec.final is not None:
+        return -math.inf
+    best = session.rungs.history.incumbent
+    if best is None or best.loss is None or trial.extent > best.extent:
+        return math.inf
+    return best.loss if trial.extent == best.extent else -math.inf
+
+
+def _seed(session: Session, trial: Trial, phase: Phase, fold: Fold | None) -> int:
+    """A promoted trial has the seed of the one that its training began as; each fold and the test have their own."""
+    seed = session.ledger.spec.seed
+    if phase == "search":
+        return trial_seed(seed, session.rungs.history.origin(trial))
+    return fold_seed(seed, trial.number, -1 if fold is None else fold.index)
+
+
+def evaluate(
+    session: Session, trial: Trial, attempt: int, task_run: str, evaluation: Evaluation | None = None
+) -> dict[str, float]:
     """One attempt at a trial; the body of :func:`run_trial`."""
     spec = session.ledger.spec
     folder = session.folder / "trials" / f"{trial.number:04d}-{trial.run_id[:8]}-{attempt}"
+    fold = None if evaluation is None else evaluation.fold
+    phase: Phase = "search" if evaluation is None else "test" if fold is None else "fold"
     record = TrialLog(session, trial, {"hpo.task_run": task_run} if task_run else {})
     try:
         resume, obstacle = None, ""
@@ -256,11 +287,15 @@ def evaluate(session: Session, trial: Trial, attempt: int, task_run: str) -> dic
             spec.metric,
             trial.config,
             trial.number,
-            trial_seed(spec.seed, session.rungs.history.origin(trial)),
+            _seed(session, trial, phase, fold),
             trial.fidelity,
             folder,
             resume,
-            None if spec.stop_rule is None else spec.stop_rule.milestones,
+            spec.stop_rule.milestones if spec.stop_rule is not None and phase == "search" else None,
+            phase=phase,
+            fold=fold,
+            sign=spec.sign,
+            to_beat=_to_beat(session, trial, phase),
         )
         with session.pool.worker() as worker:
             metrics = worker.run(
@@ -271,7 +306,7 @@ def evaluate(session: Session, trial: Trial, attempt: int, task_run: str) -> dic
                 on_tick=record.tick,
                 cancelled=session.pool.cancelled,
             )
-        if worth_keeping(spec, session.rungs.history, trial, spec.loss(metrics[spec.metric])):
+        if phase == "search" and worth_keeping(spec, session.rungs.history, trial, spec.loss(metrics[spec.metric])):
             record.checkpoint = packed(folder / "outbox" / OUTBOX_CHECKPOINT, folder / CHECKPOINT_NAME)
         record.finish(FINISHED, metrics, **_use_tags(session, trial, record, resume, obstacle))
         return metrics

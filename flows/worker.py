@@ -10,6 +10,7 @@ what the objective started.
 from __future__ import annotations
 
 import contextlib
+import math
 import os
 import signal
 import subprocess
@@ -30,6 +31,7 @@ from flows.objective import Objective
 from hpo_core.configuration import Scalar
 from hpo_core.errors import InputError
 from hpo_core.milestones import Milestones
+from hpo_core.trial import Fold, Phase
 
 MAX_TRIALS = 50
 MAX_GROWTH = 1 << 30
@@ -54,6 +56,9 @@ class Job:
         folder: A folder of the attempt's own.
         resume_from: The folder with the parent trial's checkpoint, if it goes on from one.
         milestones: At how many steps the trial asks whether to go on; None: never.
+        phase, fold: What it is trained for.
+        sign: +1 if the metric is minimised, -1 if it is maximised.
+        to_beat: The trial is the best so far if its loss is lower.
     """
 
     objective: Objective
@@ -65,6 +70,10 @@ class Job:
     folder: Path
     resume_from: Path | None = None
     milestones: Milestones | None = None
+    phase: Phase = "search"
+    fold: Fold | None = None
+    sign: int = 1
+    to_beat: float = -math.inf
 
 
 class TrialFailed(Exception):
@@ -351,6 +360,8 @@ def _train(job: Job, function: Callable[..., Any], parent: _Parent) -> dict[str,
         resume_from=job.resume_from,
         milestones=job.milestones,
         answer=lambda: bool(parent.inbox.get()["go_on"]),
+        phase=job.phase,
+        fold=job.fold,
     )
     try:
         returned = function(context)
@@ -372,10 +383,13 @@ def _train(job: Job, function: Callable[..., Any], parent: _Parent) -> dict[str,
     finally:
         parent.send(context.use)
     try:
-        return {"kind": "done", "metrics": as_result(returned, job.metric)}
+        metrics = as_result(returned, job.metric)
     except ValueError as error:
         misfit = isinstance(error, MissingMetric)
         return {"kind": "failed", "reason": str(error), "retry": False, "details": "", "misfit": misfit}
+    if job.sign * metrics[job.metric] < job.to_beat:
+        context.finish_best()
+    return {"kind": "done", "metrics": metrics}
 
 
 def main(descriptor: int) -> None:

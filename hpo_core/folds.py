@@ -13,9 +13,9 @@ import re
 from hpo_core.configuration import config_from_json, config_to_json
 from hpo_core.ledger import RESULT, SCHEMA, Ledger, finite, join_tag, lost_because, split_tag
 from hpo_core.runs import whole
-from hpo_core.selection import Evaluation, Fold
+from hpo_core.selection import Evaluation
 from hpo_core.store import FINISHED, RUNNING, Run
-from hpo_core.trial import Trial, TrialState
+from hpo_core.trial import Fold, Trial, TrialState
 
 log = logging.getLogger("hpo")
 

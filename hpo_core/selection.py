@@ -20,23 +20,12 @@ from typing import Literal
 
 from hpo_core.history import History
 from hpo_core.space import SearchSpace
-from hpo_core.trial import Trial, TrialState
+from hpo_core.trial import Fold, Trial, TrialState
 
 Rule = Literal["mean", "one_standard_error"]
 
 MOST_LOST = 3
 """How often the flow that evaluates one fold may die before the configuration is thought to be the cause."""
-
-
-@dataclass(frozen=True)
-class Fold:
-    """One part of the development data of ``of`` equal ones, counted from 0."""
-
-    index: int
-    of: int
-
-    def __str__(self) -> str:
-        return f"fold {self.index + 1} of {self.of}"
 
 
 @dataclass(frozen=True)
@@ -255,6 +244,11 @@ class Selection:
             for name, direction in self.prefer.items()
         )
         return (*preferred, standing.seconds, standing.mean, standing.trial.number)
+
+
+def best_trial(history: History, choice: Choice | None) -> Trial | None:
+    """The winner of the final choice; without one, the incumbent of the search."""
+    return choice.winner.trial if choice is not None and choice.winner is not None else history.incumbent
 
 
 _Latest = Mapping[tuple[int, Fold | None, float | None], Evaluation]
