@@ -143,6 +143,38 @@ class TrialContext:
         """
         self._on_best.append(action)
 
+    def log_model(self, model: Any, example: Any) -> None:
+        """Keep a trained model, if its trial is the best so far (:meth:`on_best`), as the artifact ``model``.
+
+        ``mlflow models serve`` takes it as it is: signature and input example are with it.
+
+        Args:
+            model: A Keras model or a scikit-learn estimator.
+            example: A few rows of input; the signature is that of them and of what the model makes of them.
+        """
+        self.on_best(lambda: self._save_model(model, example))
+
+    def _save_model(self, model: Any, example: Any) -> None:
+        from hpo_core.tracking import save_model
+
+        path = self.scratch / "hpo-model"
+        save_model(model, path, example)
+        self.log_artifact(path, "model")
+
+    def log_dataset(self, name: str, features: Any, targets: Any = None) -> None:
+        """Let MLflow show which data the trial used; name it once a trial, however often it is split.
+
+        It costs a request a trial, and reading all of the data once for its digest.
+
+        Args:
+            name: What people call it.
+            features: An array or a DataFrame, shape ``(n, ...)``.
+            targets: Labels or values, shape ``(n,)``; None if there are none.
+        """
+        from flows.datasets import describe
+
+        self._send({"kind": "dataset", "dataset": describe(name, features, targets)})
+
     def finish_best(self) -> None:
         """Do what was to be done if the trial is the best so far; called by the worker. A stopped one never is."""
         for action in self._on_best if self._go_on else []:

@@ -35,7 +35,7 @@ from hpo_core.ledger import (
 from hpo_core.seeding import fold_seed, trial_seed
 from hpo_core.selection import Choice, Evaluation
 from hpo_core.spool import Spool
-from hpo_core.store import FAILED, FINISHED, RUNNING, Metric
+from hpo_core.store import FAILED, FINISHED, RUNNING, Dataset, Metric
 from hpo_core.trial import Fold, Phase, Trial
 
 log = logging.getLogger("hpo")
@@ -74,6 +74,7 @@ class Session:
         fatal: What went wrong in a task that the whole flow cannot go on from.
         rungs: What is known of all trials, for the rule of early stopping.
         warned: What the user has been told.
+        datasets: Those that the study's run is already said to use.
     """
 
     ledger: Ledger
@@ -84,6 +85,7 @@ class Session:
     fatal: Exception | None = None
     rungs: Rungs = field(default_factory=Rungs)
     warned: set[str] = field(default_factory=set)
+    datasets: list[Dataset] = field(default_factory=list)
 
     def warn(self, message: str) -> None:
         """Tell the user something, once."""
@@ -121,13 +123,18 @@ class TrialLog:
         self.use: Mapping[str, Any] | None = None  # what the objective used, once it has ended
         self.checkpoint: Path | None = None  # what is to be kept for other trials
         self._artifacts: list[tuple[Path, str]] = []
+        self._datasets: list[Dataset] = []
+        self._session = session
         self._renewed = time.monotonic()
         self._due = self._renewed + FIRST_WRITE_SECONDS
 
     def receive(self, message: Mapping[str, Any]) -> bool:
-        """Take a report, an artifact or a note on what the objective used; answers whether the trial is to go on."""
+        """Take a report, an artifact, a data set or a note on what was used; answers whether the trial is to go on."""
         if message["kind"] == "artifact":
             self._artifacts.append((Path(message["path"]), message["folder"]))
+            return True
+        if message["kind"] == "dataset":
+            self._datasets.append(message["dataset"])
             return True
         if message["kind"] == "use":
             self.use = message
@@ -187,6 +194,8 @@ class TrialLog:
         try:
             if self._artifacts or self.checkpoint is not None:
                 self._upload()
+            for dataset in self._datasets:
+                self._note_dataset(dataset)
             self._ledger.write(self._report(status, self._tags))
         except TrackingRefusal:
             waiting.unlink()
@@ -219,9 +228,22 @@ class TrialLog:
             except Exception as error:  # each artifact store has exceptions of its own
                 log.warning("the artifact store refuses the checkpoint of trial %d: %s", self._trial.number, error)
 
+    def _note_dataset(self, dataset: Dataset) -> None:
+        """Say which data the trial used, and once a flow that the study does."""
+        spec = self._ledger.spec
+        runs = [self._trial.run_id]
+        if dataset not in self._session.datasets:
+            self._session.datasets.append(dataset)
+            runs.append(self._ledger.study_run.id)
+        try:
+            for run in runs:
+                self._ledger.store.log_dataset(run, dataset, spec.objective)
+        except TrackingRefusal as error:
+            log.warning("MLflow refuses the data set %r of trial %d: %s", dataset.name, self._trial.number, error)
+
     def give_up(self, reason: str) -> None:
         """End the trial as failed although something it logged cannot be written: that is dropped."""
-        self._metrics, self._params, self._artifacts, self.checkpoint = [], {}, [], None
+        self._metrics, self._params, self._artifacts, self._datasets, self.checkpoint = [], {}, [], [], None
         self.finish(FAILED, reason=reason)
 
 

@@ -169,8 +169,8 @@ class Worker:
             job: What to train.
             timeout: Seconds after which the process is killed.
             memory_limit: Bytes that the process and what it started may hold before it is killed.
-            on_message: Called with each report, artifact and note on what was used, in order. Of a report at a
-                milestone it answers whether to go on.
+            on_message: Called with each report, artifact, data set and note on what was used, in order. Of a report
+                at a milestone it answers whether to go on.
             on_tick: Called about once a second.
             cancelled: When set, the process is killed.
 
@@ -193,7 +193,7 @@ class Worker:
                         self._note_size(message["size"])
                         del message["kind"], message["size"]
                         raise TrialFailed(**message)
-                    if message["kind"] in ("report", "artifact", "use"):
+                    if message["kind"] in ("report", "artifact", "dataset", "use"):
                         go_on = on_message(message)
                         if "milestone" in message:
                             self._connection.send({"kind": "answer", "go_on": go_on is not False})
