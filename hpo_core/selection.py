@@ -76,7 +76,10 @@ def finalists(history: History, top: int) -> list[Trial]:
         history.complete,
         key=lambda trial: (-(trial.fidelity if trial.fidelity is not None else math.inf), trial.loss, trial.number),
     )
-    return list({trial.identity: trial for trial in reversed(ordered)}.values())[::-1][:top]
+    best: dict[str, Trial] = {}
+    for trial in ordered:
+        best.setdefault(trial.identity, trial)
+    return list(best.values())[:top]
 
 
 @dataclass(frozen=True)
