@@ -30,7 +30,6 @@ import requests
 import sqlalchemy.exc
 from mlflow import MlflowClient
 from mlflow.exceptions import MlflowException
-from mlflow.models import infer_signature
 from mlflow.store.artifact.artifact_repository_registry import get_artifact_repository
 from mlflow.utils.search_utils import SearchUtils
 
@@ -368,7 +367,9 @@ def save_model(model: Any, path: Path, example: Any) -> None:
     """
     package = _package_of(model)
     if package is None:
-        raise TypeError(f"a {type(model).__name__} is neither a Keras model nor a scikit-learn estimator")
+        raise TypeError(f"{type(model).__name__!r} is neither a Keras model nor a scikit-learn estimator")
+    from mlflow.models import infer_signature  # loads half of MLflow, which whoever only reads runs need not wait for
+
     path.mkdir(parents=True)  # for Keras, MLflow writes the example before it makes the folder
     # Found out by itself, they would take MLflow a process that loads the model and watches what it imports.
     needed = [f"{name}=={version(name)}" for name in ("tensorflow" if package == "keras" else "scikit-learn", "numpy")]

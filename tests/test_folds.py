@@ -200,10 +200,12 @@ Finals.TestCase.settings = settings(
 test_finals = Finals.TestCase
 
 
-UNSHRUNK = settings(max_examples=200, deadline=None, database=None, phases=[Phase.generate])
-
-
 def test_the_model_can_fail(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(MemoryStore, "claim", lambda self, run, key, value: True)
+    """Where claims on folds do not exclude each other, the protocol is wrong, and the model finds out."""
+    claim = MemoryStore.claim
+    monkeypatch.setattr(
+        MemoryStore, "claim", lambda self, run, key, value: key.startswith("fold.") or claim(self, run, key, value)
+    )
+    unshrunk = settings(max_examples=200, deadline=None, database=None, phases=[Phase.generate])
     with pytest.raises((AssertionError, ValueError, ExceptionGroup)):
-        run_state_machine_as_test(Finals, settings=UNSHRUNK)
+        run_state_machine_as_test(Finals, settings=unshrunk)
