@@ -29,9 +29,6 @@ class TrialContext:
         seed: A seed of its own, in ``[0, 2**31)``, the same at every attempt. A promoted trial has its parent's, so
             that its training goes on as if it had never paused.
         scratch: An empty folder of its own, gone after the trial.
-        phase: What the objective is called for: ``search``: a trial; ``fold``: one fold of the final choice; ``test``:
-            the winner's score on the test set. An objective that takes its rows from :meth:`split` need not look.
-        fold: The fold; None in the other phases.
     """
 
     def __init__(
@@ -56,7 +53,7 @@ class TrialContext:
         self._milestones, self._answer, self._judged, self._go_on = milestones, answer, -1, True
         self._read: set[str] = set()
         self._scratch_reason = ""
-        self.phase, self.fold = phase, fold
+        self._phase, self._fold = phase, fold
         self._on_best: list[Callable[[], object]] = []
 
     def __repr__(self) -> str:
@@ -89,6 +86,21 @@ class TrialContext:
     def use(self) -> dict[str, Any]:
         """What the objective made of what it was offered, for the flow."""
         return {"kind": "use", "read": sorted(self._read), "scratch_instead": self._scratch_reason}
+
+    @property
+    def phase(self) -> Phase:
+        """What the objective is called for; who takes the rows from :meth:`split` need not look.
+
+        ``search``: a trial. ``fold``: one fold of the final choice. ``test``: the winner's score on the test set.
+        """
+        self._read.add("phase")
+        return self._phase
+
+    @property
+    def fold(self) -> Fold | None:
+        """The fold; None in the other phases."""
+        self._read.add("phase")
+        return self._fold
 
     def split(
         self,

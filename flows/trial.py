@@ -330,7 +330,7 @@ def evaluate(
             )
         if phase == "search" and worth_keeping(spec, session.rungs.history, trial, spec.loss(metrics[spec.metric])):
             record.checkpoint = packed(folder / "outbox" / OUTBOX_CHECKPOINT, folder / CHECKPOINT_NAME)
-        record.finish(FINISHED, metrics, **_use_tags(session, trial, record, resume, obstacle))
+        record.finish(FINISHED, metrics, **_use_tags(session, trial, record, resume, obstacle, fold))
         return metrics
     except TrialCancelled:
         record.finish(FAILED, reason="interrupted: the flow was stopped", lost="interrupted")
@@ -362,7 +362,9 @@ def evaluate(
         shutil.rmtree(folder, ignore_errors=True)
 
 
-def _use_tags(session: Session, trial: Trial, record: TrialLog, resume: Path | None, obstacle: str) -> dict[str, str]:
+def _use_tags(
+    session: Session, trial: Trial, record: TrialLog, resume: Path | None, obstacle: str, fold: Fold | None
+) -> dict[str, str]:
     """Whether a trial went on from its parent's checkpoint, and what of the study's offer the objective ignored."""
     use, spec, tags = record.use or {"read": [], "scratch_instead": ""}, session.ledger.spec, {}
     if trial.parent is not None and spec.promotes:
@@ -373,4 +375,7 @@ def _use_tags(session: Session, trial: Trial, record: TrialLog, resume: Path | N
     if spec.fidelity is not None and "fidelity" not in use["read"]:
         session.warn(f"the objective did not read trial.fidelity: it trains all alike, whatever {spec.fidelity.name}")
         tags["warning"] = "the objective did not read trial.fidelity"
+    if fold is not None and "phase" not in use["read"]:
+        session.warn("the objective asked for neither split, fold nor phase: all folds are scored on the same rows")
+        tags["warning"] = "the objective asked for neither split, fold nor phase"
     return tags
