@@ -88,8 +88,7 @@ def train(trial: TrialContext) -> dict[str, float]:
     trial.log_dataset("fashion-mnist", images, labels)
     model = build(trial)
     report = keras.callbacks.LambdaCallback(on_epoch_end=lambda epoch, logs: trial.report(epoch, logs))
-    epochs = int(os.environ.get("FASHION_MNIST_EPOCHS", EPOCHS))
-    model.fit(images[rows], labels[rows], batch_size=BATCH, epochs=epochs, callbacks=[report], verbose=0)
+    model.fit(images[rows], labels[rows], batch_size=BATCH, epochs=EPOCHS, callbacks=[report], verbose=0)
     probabilities = model.predict(images[held_out], batch_size=512, verbose=0)
     names, truth = np.array(CLASSES), labels[held_out]
     trial.on_best(

@@ -17,6 +17,7 @@ import pytest
 from mlflow import MlflowClient
 
 from flows.api import StudyResult, open_ledger
+from flows.cli import best
 from hpo_core.folds import FoldLedger
 from hpo_core.ledger import find_study
 from hpo_core.study import StudySpec
@@ -105,8 +106,8 @@ def test_without_a_final_choice_new_incumbents_keep_their_model() -> None:
     result = tune(wine_spec(final=None, parallel=1, first=[{"max_depth": depth} for depth in (1, 9, 1)]))
     client = MlflowClient(result.tracking_uri)
     kept = {trial.number for trial in result.history if client.list_artifacts(trial.run_id, "model")}
-    best = result.best
-    assert best is not None and best.number in kept and result.choice is None
+    found = result.best
+    assert found is not None and found.number in kept and result.choice is None
     losses = [trial.loss for trial in result.history]
     assert kept == {i for i, loss in enumerate(losses) if loss is not None and loss < min([*losses[:i], 0.0])}  # type: ignore[type-var]
 
@@ -137,15 +138,17 @@ def check_once(path: Path, spec: StudySpec, finished: set[str]) -> None:
     assert spec.final is not None and len(ended) == spec.final.top * spec.final.folds + 1
     assert {found[f"{part} begun"] for part in finished} == {1}
     (tested,) = [part for part in ended if "test" in part]
-    best = find_study(connect(), "study").load().incumbent
-    assert best is not None and tested == f"{best.number} test"  # all folds are equal here
+    first = find_study(connect(), "study").load().incumbent
+    assert first is not None and tested == f"{first.number} test"  # all folds are equal here
     assert found[f"{tested} begun"] == 1
 
 
 FOLDED = {"stop": {"trials": 3}, "final": {"top": 2, "folds": 3}}
 
 
-def test_a_flow_killed_among_the_folds_goes_on_and_repeats_none(tmp_path: Path) -> None:
+def test_a_flow_killed_among_the_folds_goes_on_and_repeats_none(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     path = write_study(tmp_path, "folded", **FOLDED)
     flow = start(path)
     while not (finished := complete_folds() if marks(tmp_path) else set()):
@@ -158,8 +161,9 @@ def test_a_flow_killed_among_the_folds_goes_on_and_repeats_none(tmp_path: Path) 
     assert result.choice is not None and result.choice.winner is not None and result.choice.done
     check_once(tmp_path, spec, finished)
 
-    command = [sys.executable, "-m", "flows.cli", "best", str(path), "--json"]
-    shown = json.loads(subprocess.run(command, env=environment(), capture_output=True, check=True).stdout)
+    capsys.readouterr()
+    best(str(path), as_json=True)
+    shown = json.loads(capsys.readouterr().out)
     assert result.history.incumbent is not None
     assert (shown["trial"], shown["incumbent"]) == (result.choice.winner.trial.number, result.history.incumbent.number)
     assert shown["final"]["mean"] == result.best_value
