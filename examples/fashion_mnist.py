@@ -41,7 +41,7 @@ def clothes() -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     x_train, y_train, x_test, y_test = arrays
     images = np.concatenate([x_train, x_test]).reshape(-1, 28, 28, 1).astype("float32") / 255
     labels = np.concatenate([y_train, y_test]).astype("int64").reshape(-1)
-    return images, labels, np.arange(len(x_train), len(images))
+    return images, labels, np.arange(len(y_train), len(labels))
 
 
 def _read(folder: Path) -> list[np.ndarray] | None:

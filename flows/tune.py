@@ -14,7 +14,7 @@ from prefect import flow
 from prefect.task_runners import ThreadPoolTaskRunner
 
 from flows.checkpoints import discard_superfluous
-from flows.final import FinalStage, task_name
+from flows.final import FinalStage, choice_of, task_name
 from flows.report import study_description
 from flows.trial import SESSIONS, Progress, Session, run_trial
 from hpo_core.errors import InputError
@@ -50,6 +50,7 @@ def reap_after(flow: Any, flow_run: Any, state: Any) -> None:
     ledger = Ledger(store, stored_spec(run), run)
     ledger.load()
     ledger.reap()
+    choice_of(ledger, ledger.load())  # which ends the folds whose flow is gone
 
 
 @flow(

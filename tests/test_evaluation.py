@@ -37,7 +37,7 @@ def test_metrics_of_a_classifier_are_scikit_learns() -> None:
     rng = np.random.default_rng(0)
     y, p = rng.integers(3, size=50), rng.dirichlet(np.ones(3), 50)
     found = classification_metrics(y, p.argmax(1), p)
-    assert found == {
+    expected = {
         "accuracy": reference.accuracy_score(y, p.argmax(1)),
         "precision": reference.precision_score(y, p.argmax(1), average="macro"),
         "recall": reference.recall_score(y, p.argmax(1), average="macro"),
@@ -45,6 +45,9 @@ def test_metrics_of_a_classifier_are_scikit_learns() -> None:
         "log_loss": reference.log_loss(y, p),
         "roc_auc": reference.roc_auc_score(y, p, multi_class="ovr"),
     }
+    assert found == pytest.approx(expected, rel=1e-12)
+    single = classification_metrics(y, p.argmax(1), p.astype("float32"))  # as a network's softmax; scikit-learn warns
+    assert single == pytest.approx(expected, rel=1e-5)
 
 
 def test_two_classes_may_come_as_one_column() -> None:
