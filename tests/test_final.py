@@ -130,6 +130,16 @@ def complete_folds() -> set[str]:
     return {f"{each.number} {'test' if each.fold is None else each.fold.index}" for each in complete}
 
 
+def wait_for_folds(path: Path, count: int) -> set[str]:
+    """Wait until so many evaluations have their result in MLflow; answers which."""
+    wait_for_marks(path, 2 * count)
+    deadline = time.monotonic() + 60
+    while len(found := complete_folds()) < count:
+        assert time.monotonic() < deadline, "no fold gets its result"
+        time.sleep(0.1)
+    return found
+
+
 def check_once(path: Path, spec: StudySpec, finished: set[str]) -> None:
     """All is evaluated, the test once, and nothing again that had its result when a flow was killed."""
     found = marks(path)
@@ -151,9 +161,7 @@ def test_a_flow_killed_among_the_folds_goes_on_and_repeats_none(
 ) -> None:
     path = write_study(tmp_path, "folded", **FOLDED)
     flow = start(path)
-    while not (finished := complete_folds() if marks(tmp_path) else set()):
-        assert flow.poll() is None
-        time.sleep(0.1)
+    finished = wait_for_folds(tmp_path, 1)
     os.kill(flow.pid, signal.SIGKILL)
     flow.communicate(timeout=60)
     spec = make_spec("folded", **FOLDED)
@@ -175,8 +183,7 @@ def test_a_flow_killed_among_the_folds_goes_on_and_repeats_none(
 def test_flows_at_once_share_the_folds_and_name_one_winner(tmp_path: Path) -> None:
     path = write_study(tmp_path, "folded", stop={"trials": 6}, final={"top": 4, "folds": 5})
     flows = [start(path) for _ in range(3)]
-    wait_for_marks(tmp_path, 8)
-    finished = complete_folds()
+    finished = wait_for_folds(tmp_path, 3)
     flows[0].kill()
     flows[0].communicate(timeout=60)
     outputs = [flow.communicate(timeout=200)[0] for flow in flows[1:]]
