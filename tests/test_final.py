@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import signal
@@ -199,8 +200,11 @@ def test_mlflow_serves_the_winners_model(tmp_path: Path) -> None:
     port = free_port()
     command = [sys.executable, "-m", "mlflow", "models", "serve", "--env-manager", "local", "--host", "127.0.0.1"]
     command += ["--port", str(port), "-m", f"runs:/{result.choice.test.run_id}/model"]
+    path = os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])  # MLflow starts uvicorn by name
     with open(tmp_path / "serve.log", "wb") as log:
-        server = subprocess.Popen(command, stdout=log, stderr=log, env=environment(), start_new_session=True)
+        server = subprocess.Popen(
+            command, stdout=log, stderr=log, env=environment() | {"PATH": path}, start_new_session=True
+        )
     try:
         wait_until_it_answers(f"http://127.0.0.1:{port}/ping", server)
         X, y = _wine()
@@ -212,7 +216,8 @@ def test_mlflow_serves_the_winners_model(tmp_path: Path) -> None:
             predictions = json.loads(answer.read())["predictions"]
         assert np.mean(np.array(predictions) == y) > 0.8
     finally:
-        os.killpg(server.pid, signal.SIGKILL)
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(server.pid, signal.SIGKILL)
         server.wait()
 
 
