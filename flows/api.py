@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 from flows.objective import Objective
 from hpo_core.configuration import Scalar
 from hpo_core.history import History
+from hpo_core.selection import Choice, best_trial
 from hpo_core.study import StudySpec, study_from
 from hpo_core.trial import Trial
 
@@ -32,6 +33,7 @@ class StudyResult:
         reason: Why no further trial was started.
         tracking_uri: Where it stands in MLflow.
         run_id: Its run there.
+        choice: How its final choice stands; None if the study asks for none.
     """
 
     spec: StudySpec
@@ -39,15 +41,21 @@ class StudyResult:
     reason: str
     tracking_uri: str = field(repr=False)  # it may hold a password
     run_id: str
+    choice: Choice | None = None
 
     @property
     def best(self) -> Trial | None:
-        """The incumbent; None if no trial is complete."""
-        return self.history.incumbent
+        """The winner of the final choice, or else the incumbent of the search; None if no trial is complete."""
+        return best_trial(self.history, self.choice)
+
+    @property
+    def test_metrics(self) -> Mapping[str, float]:
+        """What the winner of the final choice reached on the test set, by metric; empty where there is none."""
+        return {} if self.choice is None or self.choice.test is None else self.choice.test.metrics
 
     @property
     def best_config(self) -> Mapping[str, Scalar]:
-        """The incumbent's configuration.
+        """The configuration of :attr:`best`.
 
         Raises:
             ValueError: No trial is complete.
@@ -58,14 +66,15 @@ class StudyResult:
 
     @property
     def best_value(self) -> float:
-        """The incumbent's value of the metric, in the metric's own direction.
+        """The metric of :attr:`best`, in the metric's own direction: of a winner, the mean over its folds.
 
         Raises:
             ValueError: No trial is complete.
         """
         if self.best is None or self.best.loss is None:
             raise ValueError(f"study {self.spec.name!r} has no complete trial")
-        return self.spec.sign * self.best.loss
+        winner = None if self.choice is None else self.choice.winner
+        return self.spec.sign * (self.best.loss if winner is None else winner.mean)
 
 
 def run_study(
@@ -147,6 +156,7 @@ def open_ledger(
 
 def run(ledger: Ledger, objective: Objective, observe: Observer | None = None) -> StudyResult:
     """Run trials of an opened study until a stop rule holds."""
+    from flows.final import choice_of, name_winner
     from flows.report import skipped_line, study_description
     from hpo_core.spool import Spool
     from hpo_core.store import FINISHED
@@ -157,15 +167,18 @@ def run(ledger: Ledger, objective: Objective, observe: Observer | None = None) -
     history = ledger.load()
     if ledger.skipped:
         log.warning("%s: %s", spec.name, skipped_line(ledger.skipped))
-    reason = spec.stop_reason(history, 0.0)
-    if reason is None or history.running:
+    reason, choice = spec.stop_reason(history, 0.0), choice_of(ledger, history)
+    if reason is None or history.running or (choice is not None and choice.standings and not choice.done):
         reason = _run_flow(ledger, objective, observe or (lambda progress: None))
         history = ledger.load()
-    ledger.describe(study_description(spec, history))
+        choice = choice_of(ledger, history)
+    ledger.describe(study_description(spec, history, choice))
+    if choice is not None:
+        name_winner(ledger, choice)
     if not history.running:  # else another flow still works on it
         ledger.set_study_status(FINISHED)
     ledger.save_snapshot(news=100)
-    return StudyResult(spec, history, reason, ledger.store.uri, ledger.study_run.id)
+    return StudyResult(spec, history, reason, ledger.store.uri, ledger.study_run.id, choice)
 
 
 def home() -> Path:

@@ -104,7 +104,7 @@ def tune(
     except KeyboardInterrupt as stopped:
         typer.echo("stopped; run the same command to go on", err=True)
         raise typer.Exit(128 + getattr(stopped, "number", 2)) from None
-    print_summary(spec, result.history, result.reason, _ui_hint(ledger))
+    print_summary(spec, result.history, result.reason, _ui_hint(ledger), choice=result.choice)
     if result.best is None:
         raise typer.Exit(1)
 
@@ -141,10 +141,11 @@ def status(study: StudyArgument, as_json: JsonOption = False) -> None:
 
 @app.command()
 def best(study: StudyArgument, as_json: JsonOption = False) -> None:
-    """Show the best trials and the incumbent's configuration."""
+    """Show the best trials and the configuration of the winner, or of the incumbent where no winner is chosen."""
     from rich.console import Console
 
-    from flows.report import TOP, metric_value, ranked, trials_table
+    from flows.final import choice_of
+    from flows.report import TOP, metric_value, print_choice, ranked, trials_table
 
     ledger = _open(study)
     spec, history = ledger.spec, ledger.load()
@@ -152,18 +153,28 @@ def best(study: StudyArgument, as_json: JsonOption = False) -> None:
     if incumbent is None:
         typer.echo(f"study {spec.name!r} has no complete trial yet", err=True)
         raise typer.Exit(1)
+    choice = choice_of(ledger, history)
     if as_json:
+        winner = None if choice is None else choice.winner
+        best = incumbent if winner is None else winner.trial
         _print_json(
             study=spec.name,
-            trial=incumbent.number,
-            value=metric_value(spec, incumbent),
+            trial=best.number,
+            value=metric_value(spec, best),
             metric=spec.metric,
-            config=dict(incumbent.config),
-            metrics=dict(incumbent.metrics),
-            run_id=incumbent.run_id,
+            config=dict(best.config),
+            metrics=dict(best.metrics),
+            run_id=best.run_id,
+            incumbent=incumbent.number,
+            final=None if winner is None else {"mean": spec.sign * winner.mean, "error": winner.standard_error},
+            test=None if choice is None or choice.test is None else dict(choice.test.metrics),
         )
         return
     Console().print(trials_table(spec, ranked(history)[:TOP], f"Best trials of {spec.name} by {spec.metric}"))
+    if choice is not None and choice.standings:
+        print_choice(spec, choice, Console())
+        if choice.winner is not None:
+            return
     for name, value in incumbent.config.items():
         typer.echo(f"{name} = {value}")
 

@@ -5,12 +5,17 @@ from __future__ import annotations
 import math
 import os
 import shutil
-from collections.abc import Callable, Mapping, Sequence
+import traceback
+from collections.abc import Callable, Mapping, Sequence, Sized
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from hpo_core.configuration import Scalar
 from hpo_core.milestones import Milestones
+from hpo_core.trial import Fold, Phase
+
+if TYPE_CHECKING:
+    from flows.splits import Rows
 
 CHECKPOINT = "checkpoint"
 
@@ -41,6 +46,8 @@ class TrialContext:
         milestones: Milestones | None = None,
         answer: Callable[[], bool] = lambda: True,
         callbacks: Sequence[Mapping[str, Mapping[str, Any]]] = (),
+        phase: Phase = "search",
+        fold: Fold | None = None,
     ) -> None:
         self.config, self.number, self.seed, self.scratch = config, number, seed, scratch
         self.callbacks = callbacks
@@ -49,6 +56,8 @@ class TrialContext:
         self._milestones, self._answer, self._judged, self._go_on = milestones, answer, -1, True
         self._read: set[str] = set()
         self._scratch_reason = ""
+        self._phase, self._fold = phase, fold
+        self._on_best: list[Callable[[], object]] = []
 
     def __repr__(self) -> str:
         return f"TrialContext(number={self.number}, config={dict(self.config)}, seed={self.seed})"
@@ -80,6 +89,116 @@ class TrialContext:
     def use(self) -> dict[str, Any]:
         """What the objective made of what it was offered, for the flow."""
         return {"kind": "use", "read": sorted(self._read), "scratch_instead": self._scratch_reason}
+
+    @property
+    def phase(self) -> Phase:
+        """What the objective is called for; who takes the rows from :meth:`split` need not look.
+
+        ``search``: a trial. ``fold``: one fold of the final choice. ``test``: the winner's score on the test set.
+        """
+        self._read.add("phase")
+        return self._phase
+
+    @property
+    def fold(self) -> Fold | None:
+        """The fold; None in the other phases."""
+        self._read.add("phase")
+        return self._fold
+
+    def split(
+        self,
+        data: int | Sized,
+        *,
+        stratify: Any = None,
+        groups: Any = None,
+        test: float | Sequence[int] = 0.2,
+        validation: float = 0.2,
+        shuffle: bool = True,
+        seed: int = 0,
+    ) -> tuple[Rows, Rows]:
+        """The rows to train on and the rows to be scored on, as the phase wants them.
+
+        In the search, one fixed split of the development data; in the final choice, a fold of it; at last, all of it
+        and the test data, which no other phase gets to see. The same for every trial of every study.
+
+        Args:
+            data: The number of rows, or anything with that length.
+            stratify: Labels, shape ``(n,)``, whose shares are to be the same on both sides.
+            groups: Shape ``(n,)``; rows of one group stay on one side. Beside them ``stratify`` counts in folds alone.
+            test: The share of the test data, or the test rows themselves, where the data comes with them.
+            validation: The share of the development data on which the search is scored.
+            shuffle: False for rows in order of time: what is scored on comes after what is trained on.
+            seed: Another split of the same data.
+
+        Returns:
+            Two arrays of row numbers.
+
+        Raises:
+            ValueError: The arguments do not fit each other or the data.
+        """
+        from flows.splits import split
+
+        return split(
+            data,
+            phase=self.phase,
+            fold=self.fold,
+            stratify=stratify,
+            groups=groups,
+            test=test,
+            validation=validation,
+            shuffle=shuffle,
+            seed=seed,
+        )
+
+    def on_best(self, action: Callable[[], object]) -> None:
+        """Do something once the objective has returned, if its trial is the best so far: pictures, say, or the model.
+
+        In a study with a final choice only the winner is the best, and in phase ``test``. An action that raises leaves
+        its traceback with the run and does not fail the trial; its time counts towards ``trial_timeout``.
+        """
+        self._on_best.append(action)
+
+    def log_model(self, model: Any, example: Any) -> None:
+        """Keep a trained model, if its trial is the best so far (:meth:`on_best`), as the artifact ``model``.
+
+        ``mlflow models serve`` takes it as it is: signature and input example are with it.
+
+        Args:
+            model: A Keras model or a scikit-learn estimator.
+            example: A few rows of input; the signature is that of them and of what the model makes of them.
+        """
+        self.on_best(lambda: self._save_model(model, example))
+
+    def _save_model(self, model: Any, example: Any) -> None:
+        from hpo_core.tracking import save_model
+
+        path = self.scratch / "hpo-model"
+        save_model(model, path, example)
+        self.log_artifact(path, "model")
+
+    def log_dataset(self, name: str, features: Any, targets: Any = None) -> None:
+        """Let MLflow show which data the trial used; name it once a trial, however often it is split.
+
+        It costs a request a trial, and reading all of the data once for its digest.
+
+        Args:
+            name: What people call it.
+            features: An array or a DataFrame, shape ``(n, ...)``.
+            targets: Labels or values, shape ``(n,)``; None if there are none.
+        """
+        from flows.datasets import describe
+
+        self._send({"kind": "dataset", "dataset": describe(name, features, targets)})
+
+    def finish_best(self) -> None:
+        """Do what was to be done if the trial is the best so far; called by the worker. A stopped one never is."""
+        for action in self._on_best if self._go_on else []:
+            try:
+                action()
+            except Exception:
+                note = self.scratch / "on_best.txt"
+                note.write_text(traceback.format_exc(), encoding="utf-8")
+                self.log_artifact(note)
 
     def report(self, step: int, metrics: Mapping[str, float]) -> bool:
         """Log metrics of one step (an epoch, a fold, a number of trees); they are curves in MLflow.

@@ -15,6 +15,7 @@ from rich.table import Table
 from rich.text import Text
 
 from hpo_core.history import History
+from hpo_core.selection import Choice, Standing
 from hpo_core.study import StudySpec
 from hpo_core.trial import Trial, TrialState
 
@@ -121,6 +122,7 @@ class LiveProgress:
         self._live = Live(console=self._console, refresh_per_second=4, transient=True)
         self._told: set[int] = set()
         self._first = True
+        self._told_choice = ""
 
     def __enter__(self) -> LiveProgress:
         if self._console.is_terminal:
@@ -140,6 +142,11 @@ class LiveProgress:
         ended = [trial for trial in history if trial.state is not TrialState.RUNNING and trial.number not in self._told]
         self._told |= {trial.number for trial in ended}
         line = status_line(spec, history, progress.seconds)
+        if progress.choice is not None and progress.choice.standings:
+            told, self._told_choice = self._told_choice, choice_line(spec, progress.choice)
+            if told != self._told_choice and not self._console.is_terminal:
+                self._console.print(self._told_choice, highlight=False, markup=False, soft_wrap=True)
+        line = self._told_choice or line
         if self._first:  # what earlier runs of the study did is no news
             self._first, ended = False, []
         for trial in ended:
@@ -193,8 +200,65 @@ def trials_table(spec: StudySpec, trials: Sequence[Trial], title: str) -> Table:
     return table
 
 
-def print_summary(spec: StudySpec, history: History, reason: str, ui: str, console: Console | None = None) -> None:
-    """The end of a run: why it ended, the best trials, the incumbent, and where to look further."""
+def choice_line(spec: StudySpec, choice: Choice) -> str:
+    """One line that says how far the final choice is."""
+    if choice.winner is None and choice.decided:
+        return "final choice: every configuration has failed a fold"
+    if choice.winner is None:
+        done, wanted = choice.folds
+        return f"final choice: {done} of {wanted} folds are done"
+    winner = f"final choice: trial {choice.winner.trial.number} with {spec.metric} {spread(spec, choice.winner)}"
+    return winner if choice.test is not None else f"{winner}; its test is running"
+
+
+def spread(spec: StudySpec, standing: Standing) -> str:
+    """The mean over a finalist's folds and its standard error."""
+    return f"{number(spec.sign * standing.mean)} ± {number(standing.standard_error)}"
+
+
+def choice_rows(spec: StudySpec, choice: Choice) -> list[tuple[str, str, str, str]]:
+    """The finalists, a row each: trial, value in the search, mean over the folds, remark; the winner first."""
+    winner = choice.winner
+    rows = []
+    for standing in sorted(choice.standings, key=lambda s: (s is not winner, s.mean, s.trial.number)):
+        remark = "winner" if standing is winner else standing.reason
+        mean = spread(spec, standing) if not standing.reason and standing.losses else "-"
+        rows.append((str(standing.trial.number), number(metric_value(spec, standing.trial)), mean, remark))
+    return rows
+
+
+def choice_table(spec: StudySpec, choice: Choice) -> Table:
+    """The finalists as rows."""
+    rule = "" if spec.final is None else f" by {spec.final.rule}"
+    table = Table(title=f"Final choice{rule} of {spec.metric}", title_justify="left")
+    table.add_column("trial", justify="right")
+    table.add_column("in the search", justify="right")
+    table.add_column("over the folds", justify="right")
+    table.add_column("")
+    for trial, searched, mean, remark in choice_rows(spec, choice):
+        table.add_row(trial, searched, mean, Text(one_line(remark, 200)))
+    return table
+
+
+def test_lines(choice: Choice) -> list[str]:
+    """The winner's score on the test set, a line a metric; or why there is none."""
+    test = choice.test
+    if test is None:
+        return []
+    if test.loss is None:
+        return [f"the test failed: {test.reason}"]
+    return [f"test {name}: {number(value)}" for name, value in sorted(test.metrics.items())]
+
+
+def print_summary(
+    spec: StudySpec,
+    history: History,
+    reason: str,
+    ui: str,
+    console: Console | None = None,
+    choice: Choice | None = None,
+) -> None:
+    """The end of a run: why it ended, the best trials, the winner or incumbent, and where to look further."""
     console = console or Console()
     counts = f"{len(history.complete)} complete, {len(history.failed)} failed"
     if history.running:
@@ -211,10 +275,26 @@ def print_summary(spec: StudySpec, history: History, reason: str, ui: str, conso
         for name in sorted(best.metrics, key=lambda name: (name != spec.metric, not name.startswith("test"), name)):
             if name == spec.metric or name.startswith("test"):
                 console.print(f"  {name}: {number(best.metrics[name])}", markup=False, highlight=False)
+    if choice is not None and choice.standings:
+        print_choice(spec, choice, console)
     console.print(f"Browse it in MLflow: {ui}", markup=False, highlight=False, soft_wrap=True)
 
 
-def study_description(spec: StudySpec, history: History) -> str:
+def print_choice(spec: StudySpec, choice: Choice, console: Console) -> None:
+    """The finalists, the winner and its score on the test set."""
+    console.print(choice_table(spec, choice))
+    console.print(
+        f"{choice_line(spec, choice)[0].upper()}{choice_line(spec, choice)[1:]}", markup=False, highlight=False
+    )
+    if choice.winner is None:
+        return
+    for name, value in choice.winner.trial.config.items():
+        console.print(f"  {name} = {value}", markup=False, highlight=False, soft_wrap=True)
+    for line in test_lines(choice):
+        console.print(f"  {line}", markup=False, highlight=False, soft_wrap=True)
+
+
+def study_description(spec: StudySpec, history: History, choice: Choice | None = None) -> str:
     """The study's description in MLflow, as Markdown."""
     best = history.incumbent
     lines = [
@@ -231,7 +311,19 @@ def study_description(spec: StudySpec, history: History) -> str:
             "| --- | --- |",
             *(f"| {name} | {value} |" for name, value in best.config.items()),
         ]
+    if choice is not None and choice.standings:
+        lines += ["", *choice_description(spec, choice)]
     return "\n".join(lines)
+
+
+def choice_description(spec: StudySpec, choice: Choice) -> list[str]:
+    """The final choice in a study's description, as Markdown."""
+    lines = [f"**{choice_line(spec, choice)}**", ""]
+    lines += ["| trial | in the search | over the folds | |", "| --- | --- | --- | --- |"]
+    lines += [f"| {' | '.join(one_line(cell, 200) for cell in row)} |" for row in choice_rows(spec, choice)]
+    if choice.winner is not None:
+        lines += ["", *(f"- {name} = {value}" for name, value in choice.winner.trial.config.items())]
+    return [*lines, *(f"- {line}" for line in test_lines(choice))]
 
 
 def error(message: str) -> None:

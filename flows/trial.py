@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 import shutil
 import time
 from collections.abc import Callable, Mapping
@@ -31,10 +32,11 @@ from hpo_core.ledger import (
     Report,
     now_ms,
 )
-from hpo_core.seeding import trial_seed
+from hpo_core.seeding import fold_seed, trial_seed
+from hpo_core.selection import Choice, Evaluation
 from hpo_core.spool import Spool
-from hpo_core.store import FAILED, FINISHED, RUNNING, Metric
-from hpo_core.trial import Trial
+from hpo_core.store import FAILED, FINISHED, RUNNING, Dataset, Metric
+from hpo_core.trial import Fold, Phase, Trial
 
 log = logging.getLogger("hpo")
 
@@ -46,10 +48,14 @@ shows its params soon and its curves every ten seconds, however many epochs it r
 
 @dataclass(frozen=True)
 class Progress:
-    """What an observer of a study is shown: the study as last loaded, and the seconds since this run of it began."""
+    """What an observer of a study is shown: the study as last loaded, and the seconds since this run of it began.
+
+    The final choice is None as long as the search goes on.
+    """
 
     history: History
     seconds: float
+    choice: Choice | None = None
 
 
 Observer = Callable[[Progress], None]
@@ -68,6 +74,7 @@ class Session:
         fatal: What went wrong in a task that the whole flow cannot go on from.
         rungs: What is known of all trials, for the rule of early stopping.
         warned: What the user has been told.
+        datasets: Those that the study's run is already said to use.
     """
 
     ledger: Ledger
@@ -78,6 +85,7 @@ class Session:
     fatal: Exception | None = None
     rungs: Rungs = field(default_factory=Rungs)
     warned: set[str] = field(default_factory=set)
+    datasets: list[Dataset] = field(default_factory=list)
 
     def warn(self, message: str) -> None:
         """Tell the user something, once."""
@@ -115,13 +123,18 @@ class TrialLog:
         self.use: Mapping[str, Any] | None = None  # what the objective used, once it has ended
         self.checkpoint: Path | None = None  # what is to be kept for other trials
         self._artifacts: list[tuple[Path, str]] = []
+        self._datasets: list[Dataset] = []
+        self._session = session
         self._renewed = time.monotonic()
         self._due = self._renewed + FIRST_WRITE_SECONDS
 
     def receive(self, message: Mapping[str, Any]) -> bool:
-        """Take a report, an artifact or a note on what the objective used; answers whether the trial is to go on."""
+        """Take a report, an artifact, a data set or a note on what was used; answers whether the trial is to go on."""
         if message["kind"] == "artifact":
             self._artifacts.append((Path(message["path"]), message["folder"]))
+            return True
+        if message["kind"] == "dataset":
+            self._datasets.append(message["dataset"])
             return True
         if message["kind"] == "use":
             self.use = message
@@ -181,6 +194,8 @@ class TrialLog:
         try:
             if self._artifacts or self.checkpoint is not None:
                 self._upload()
+            for dataset in self._datasets:
+                self._note_dataset(dataset)
             self._ledger.write(self._report(status, self._tags))
         except TrackingRefusal:
             waiting.unlink()
@@ -213,9 +228,22 @@ class TrialLog:
             except Exception as error:  # each artifact store has exceptions of its own
                 log.warning("the artifact store refuses the checkpoint of trial %d: %s", self._trial.number, error)
 
+    def _note_dataset(self, dataset: Dataset) -> None:
+        """Say which data the trial used, and once a flow that the study does."""
+        spec = self._ledger.spec
+        runs = [self._trial.run_id]
+        if dataset not in self._session.datasets:
+            self._session.datasets.append(dataset)
+            runs.append(self._ledger.study_run.id)
+        try:
+            for run in runs:
+                self._ledger.store.log_dataset(run, dataset, spec.objective)
+        except TrackingRefusal as error:
+            log.warning("MLflow refuses the data set %r of trial %d: %s", dataset.name, self._trial.number, error)
+
     def give_up(self, reason: str) -> None:
         """End the trial as failed although something it logged cannot be written: that is dropped."""
-        self._metrics, self._params, self._artifacts, self.checkpoint = [], {}, [], None
+        self._metrics, self._params, self._artifacts, self._datasets, self.checkpoint = [], {}, [], [], None
         self.finish(FAILED, reason=reason)
 
 
@@ -226,26 +254,51 @@ def _again(task_: Any, task_run: Any, state: Any) -> bool:
 
 
 @task(name="trial", task_run_name="{name}", retry_condition_fn=_again, cache_policy=NO_CACHE, persist_result=False)
-def run_trial(name: str, trial: Trial, study_run: str) -> dict[str, float]:
+def run_trial(name: str, trial: Trial, study_run: str, evaluation: Evaluation | None = None) -> dict[str, float]:
     """Train one trial and report it. A retry continues the same MLflow run.
 
     Args:
         name: The study and the trial's number, for Prefect's UI.
         trial: The reserved trial.
         study_run: The id of the study's MLflow run, which names the session.
+        evaluation: What of the final choice it is trained for, in whose run it is reported; None in the search.
 
     Raises:
         TrialFailed: The trial gave no value; its run says why.
         TrialCancelled: The flow is being stopped; its run says so.
     """
     attempt = int(runtime.task_run.run_count or 1)
-    return evaluate(SESSIONS[study_run], trial, attempt, str(runtime.task_run.id or ""))
+    return evaluate(SESSIONS[study_run], trial, attempt, str(runtime.task_run.id or ""), evaluation)
 
 
-def evaluate(session: Session, trial: Trial, attempt: int, task_run: str) -> dict[str, float]:
+def _to_beat(session: Session, trial: Trial, phase: Phase) -> float:
+    """The loss below which a trial is the best so far. Where a final choice follows, only its winner ever is."""
+    if phase == "test":
+        return math.inf
+    if phase == "fold" or session.ledger.spec.final is not None:
+        return -math.inf
+    best = session.rungs.history.incumbent
+    if best is None or best.loss is None or trial.extent > best.extent:
+        return math.inf
+    return best.loss if trial.extent == best.extent else -math.inf
+
+
+def _seed(session: Session, trial: Trial, phase: Phase, fold: Fold | None) -> int:
+    """A promoted trial has the seed of the one that its training began as; each fold and the test have their own."""
+    seed = session.ledger.spec.seed
+    if phase == "search":
+        return trial_seed(seed, session.rungs.history.origin(trial))
+    return fold_seed(seed, trial.number, -1 if fold is None else fold.index)
+
+
+def evaluate(
+    session: Session, trial: Trial, attempt: int, task_run: str, evaluation: Evaluation | None = None
+) -> dict[str, float]:
     """One attempt at a trial; the body of :func:`run_trial`."""
     spec = session.ledger.spec
     folder = session.folder / "trials" / f"{trial.number:04d}-{trial.run_id[:8]}-{attempt}"
+    fold = None if evaluation is None else evaluation.fold
+    phase: Phase = "search" if evaluation is None else "test" if fold is None else "fold"
     record = TrialLog(session, trial, {"hpo.task_run": task_run} if task_run else {})
     try:
         resume, obstacle = None, ""
@@ -256,12 +309,16 @@ def evaluate(session: Session, trial: Trial, attempt: int, task_run: str) -> dic
             spec.metric,
             trial.config,
             trial.number,
-            trial_seed(spec.seed, session.rungs.history.origin(trial)),
+            _seed(session, trial, phase, fold),
             trial.fidelity,
             folder,
             resume,
-            None if spec.stop_rule is None else spec.stop_rule.milestones,
+            spec.stop_rule.milestones if spec.stop_rule is not None and phase == "search" else None,
             spec.callbacks,
+            phase=phase,
+            fold=fold,
+            sign=spec.sign,
+            to_beat=_to_beat(session, trial, phase),
         )
         with session.pool.worker() as worker:
             metrics = worker.run(
@@ -272,9 +329,9 @@ def evaluate(session: Session, trial: Trial, attempt: int, task_run: str) -> dic
                 on_tick=record.tick,
                 cancelled=session.pool.cancelled,
             )
-        if worth_keeping(spec, session.rungs.history, trial, spec.loss(metrics[spec.metric])):
+        if phase == "search" and worth_keeping(spec, session.rungs.history, trial, spec.loss(metrics[spec.metric])):
             record.checkpoint = packed(folder / "outbox" / OUTBOX_CHECKPOINT, folder / CHECKPOINT_NAME)
-        record.finish(FINISHED, metrics, **_use_tags(session, trial, record, resume, obstacle))
+        record.finish(FINISHED, metrics, **_use_tags(session, trial, record, resume, obstacle, fold))
         return metrics
     except TrialCancelled:
         record.finish(FAILED, reason="interrupted: the flow was stopped", lost="interrupted")
@@ -306,7 +363,9 @@ def evaluate(session: Session, trial: Trial, attempt: int, task_run: str) -> dic
         shutil.rmtree(folder, ignore_errors=True)
 
 
-def _use_tags(session: Session, trial: Trial, record: TrialLog, resume: Path | None, obstacle: str) -> dict[str, str]:
+def _use_tags(
+    session: Session, trial: Trial, record: TrialLog, resume: Path | None, obstacle: str, fold: Fold | None
+) -> dict[str, str]:
     """Whether a trial went on from its parent's checkpoint, and what of the study's offer the objective ignored."""
     use, spec, tags = record.use or {"read": [], "scratch_instead": ""}, session.ledger.spec, {}
     if trial.parent is not None and spec.promotes:
@@ -317,4 +376,7 @@ def _use_tags(session: Session, trial: Trial, record: TrialLog, resume: Path | N
     if spec.fidelity is not None and "fidelity" not in use["read"]:
         session.warn(f"the objective did not read trial.fidelity: it trains all alike, whatever {spec.fidelity.name}")
         tags["warning"] = "the objective did not read trial.fidelity"
+    if fold is not None and "phase" not in use["read"]:
+        session.warn("the objective asked for neither split, fold nor phase: all folds are scored on the same rows")
+        tags["warning"] = "the objective asked for neither split, fold nor phase"
     return tags

@@ -14,10 +14,12 @@ from prefect import flow
 from prefect.task_runners import ThreadPoolTaskRunner
 
 from flows.checkpoints import discard_superfluous
+from flows.final import FinalStage, choice_of, task_name
 from flows.report import study_description
 from flows.trial import SESSIONS, Progress, Session, run_trial
 from hpo_core.errors import InputError
 from hpo_core.history import History
+from hpo_core.selection import Evaluation
 from hpo_core.trial import Proposal, Trial
 
 TICK_SECONDS = 1.0
@@ -48,6 +50,7 @@ def reap_after(flow: Any, flow_run: Any, state: Any) -> None:
     ledger = Ledger(store, stored_spec(run), run)
     ledger.load()
     ledger.reap()
+    choice_of(ledger, ledger.load())  # which ends the folds whose flow is gone
 
 
 @flow(
@@ -91,6 +94,7 @@ class Loop:
         self._stop_requested = False
         self._described: tuple[float, Trial | None] = (self._started, None)
         self._task = run_trial.with_options(retries=self._spec.retries)
+        self._final = FinalStage(self._ledger) if self._spec.final is not None else None
 
     def run(self) -> str:
         """Loop until nothing runs and nothing is to be started.
@@ -128,9 +132,12 @@ class Loop:
                     raise Stopped(self._signal)
                 history = self._load()
                 reason, contested = self._fill(history)
+                over = reason is not None
+                if over and self._final is not None and not self._stop_requested and not contested:
+                    over, contested = self._choose(self._final, history)
                 if contested:
                     continue
-                if reason is not None and not self._running:
+                if over and reason is not None and not self._running:
                     return reason
                 self._wait()
         except BaseException:
@@ -191,9 +198,26 @@ class Loop:
             return "hpo stop was called"
         return self._spec.stop_reason(history, seconds / 60)
 
-    def _submit(self, trial: Trial) -> None:
+    def _choose(self, final: FinalStage, history: History) -> tuple[bool, bool]:
+        """Start as many evaluations of the final choice as there are free slots, once no trial runs anywhere.
+
+        Returns:
+            Whether the choice is made; and whether another flow was faster, so that this one has to load again.
+        """
+        choice = final.load(history)
+        if history.running:
+            return not choice.standings, False
+        self._session.observe(Progress(history, time.monotonic() - self._started, choice))
+        started, contested = final.start(history, self._spec.parallel - len(self._running))
+        for trial, evaluation in started:
+            self._submit(trial, evaluation)
+        return not choice.standings or choice.done, contested
+
+    def _submit(self, trial: Trial, evaluation: Evaluation | None = None) -> None:
         self._running[trial.run_id] = trial
-        future = self._task.submit(f"{self._spec.name}-{trial.number:04d}", trial, self._ledger.study_run.id)
+        spec = self._spec
+        name = f"{spec.name}-{trial.number:04d}" if evaluation is None else task_name(spec, evaluation)
+        future = self._task.submit(name, trial, self._ledger.study_run.id, evaluation)
         future.add_done_callback(lambda _: self._ended.put(trial))
 
     def _wait(self) -> None:
@@ -214,6 +238,8 @@ class Loop:
             return
         del self._running[trial.run_id]
         self._ledger.release(trial)
+        if self._final is not None:
+            self._final.release(trial.run_id)
         fatal = self._session.fatal
         if fatal is None or self._session.pool.cancelled.is_set():
             return

@@ -10,6 +10,7 @@ what the objective started.
 from __future__ import annotations
 
 import contextlib
+import math
 import os
 import signal
 import subprocess
@@ -30,6 +31,7 @@ from flows.objective import Objective
 from hpo_core.configuration import Scalar
 from hpo_core.errors import InputError
 from hpo_core.milestones import Milestones
+from hpo_core.trial import Fold, Phase
 
 MAX_TRIALS = 50
 MAX_GROWTH = 1 << 30
@@ -55,6 +57,9 @@ class Job:
         resume_from: The folder with the parent trial's checkpoint, if it goes on from one.
         milestones: At how many steps the trial asks whether to go on; None: never.
         callbacks: The study's callbacks, as plain data.
+        phase, fold: What it is trained for.
+        sign: +1 if the metric is minimised, -1 if it is maximised.
+        to_beat: The trial is the best so far if its loss is lower.
     """
 
     objective: Objective
@@ -67,6 +72,10 @@ class Job:
     resume_from: Path | None = None
     milestones: Milestones | None = None
     callbacks: Sequence[Mapping[str, Mapping[str, Any]]] = ()
+    phase: Phase = "search"
+    fold: Fold | None = None
+    sign: int = 1
+    to_beat: float = -math.inf
 
 
 class TrialFailed(Exception):
@@ -163,8 +172,8 @@ class Worker:
             job: What to train.
             timeout: Seconds after which the process is killed.
             memory_limit: Bytes that the process and what it started may hold before it is killed.
-            on_message: Called with each report, artifact and note on what was used, in order. Of a report at a
-                milestone it answers whether to go on.
+            on_message: Called with each report, artifact, data set and note on what was used, in order. Of a report
+                at a milestone it answers whether to go on.
             on_tick: Called about once a second.
             cancelled: When set, the process is killed.
 
@@ -187,7 +196,7 @@ class Worker:
                         self._note_size(message["size"])
                         del message["kind"], message["size"]
                         raise TrialFailed(**message)
-                    if message["kind"] in ("report", "artifact", "use"):
+                    if message["kind"] in ("report", "artifact", "dataset", "use"):
                         go_on = on_message(message)
                         if "milestone" in message:
                             self._connection.send({"kind": "answer", "go_on": go_on is not False})
@@ -355,6 +364,8 @@ def _train(job: Job, function: Callable[..., Any], parent: _Parent) -> dict[str,
         milestones=job.milestones,
         answer=lambda: bool(parent.inbox.get()["go_on"]),
         callbacks=job.callbacks,
+        phase=job.phase,
+        fold=job.fold,
     )
     try:
         returned = function(context)
@@ -379,10 +390,13 @@ def _train(job: Job, function: Callable[..., Any], parent: _Parent) -> dict[str,
     finally:
         parent.send(context.use)
     try:
-        return {"kind": "done", "metrics": as_result(returned, job.metric)}
+        metrics = as_result(returned, job.metric)
     except ValueError as error:
         misfit = "metric" if isinstance(error, MissingMetric) else ""
         return {"kind": "failed", "reason": str(error), "retry": False, "details": "", "misfit": misfit}
+    if job.sign * metrics[job.metric] < job.to_beat:
+        context.finish_best()
+    return {"kind": "done", "metrics": metrics}
 
 
 def main(descriptor: int) -> None:

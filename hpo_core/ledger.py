@@ -27,7 +27,7 @@ import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, Self, TypeGuard
 
 from hpo_core.configuration import Scalar, config_from_json, config_to_json
 from hpo_core.errors import InputError, StudyUnknown, TrackingError, TrackingRefusal
@@ -381,10 +381,8 @@ class Ledger:
         for run in [self._runs[id] for id in self._runs.open - self._mine]:
             if (number := number_of(run)) is None:
                 continue
-            if Owner.surely_gone(run.tags.get("hpo.owner", "")):
-                found.append((run, number, "its process is gone"))
-            elif _lease(run) <= now_ms():
-                found.append((run, number, "its lease ran out"))
+            if why := lost_because(run):
+                found.append((run, number, why))
         return sorted(found, key=lambda item: (item[1], item[0].id))
 
     def owners(self) -> set[str]:
@@ -404,16 +402,22 @@ class Ledger:
                 self.store.delete_run(run.id)
                 self._drop(run.id)
                 continue
-            tags = {"hpo.reason": f"lost: {why}", "hpo.lost": "died"}
-            self.write(Report(run.id, params=self.params_of(run), tags=tags, status=FAILED))
-            if RESULT in self.store.get(run.id).tags:
-                # It was slow, not dead, and has ended in this very moment: its result stands, whoever wrote last.
-                self.store.set_status(run.id, FINISHED)
+            if not self.end_lost(run, why, self.params_of(run)):
                 continue
             log.warning("trial %d of %s is lost: %s", number, self.spec.name, why)
             if (trial := self._as_trial(run)) is not None:
                 reaped.append(trial)
         return reaped
+
+    def end_lost(self, run: Run, why: str, params: Mapping[str, str]) -> bool:
+        """End a run whose flow is dead, as failed with the reason; False if it had a result all the same."""
+        tags = {"hpo.reason": f"lost: {why}", "hpo.lost": "died"}
+        self.write(Report(run.id, params=params, tags=tags, status=FAILED))
+        if RESULT in self.store.get(run.id).tags:
+            # It was slow, not dead, and has ended in this very moment: its result stands, whoever wrote last.
+            self.store.set_status(run.id, FINISHED)
+            return False
+        return True
 
     def params_of(self, run: Run) -> dict[str, str]:
         """The params that a run's trial should show; none where its configuration is unreadable."""
@@ -539,6 +543,18 @@ def _lease(run: Run) -> int:
     return whole(run.tags.get("hpo.lease", ""), 15) or 0
 
 
+def lost_because(run: Run) -> str:
+    """Why the flow that answers for a running run is thought dead; empty if it is not."""
+    if Owner.surely_gone(run.tags.get("hpo.owner", "")):
+        return "its process is gone"
+    return "its lease ran out" if _lease(run) <= now_ms() else ""
+
+
+def finite(value: float | None) -> TypeGuard[float]:
+    """Whether a metric as MLflow keeps it is there and finite."""
+    return value is not None and abs(value) < INFINITE
+
+
 def is_settled(run: Run) -> bool:
     """Whether nothing will ever change what a run says as a trial.
 
@@ -575,7 +591,7 @@ def trial_of(run: Run, spec: StudySpec) -> Trial:
     ended_well = run.status == FINISHED or (RESULT in run.tags and "lost" in notes)
     if run.status in (RUNNING, "SCHEDULED"):
         state, loss = TrialState.RUNNING, None
-    elif ended_well and value is not None and abs(value) < INFINITE:
+    elif ended_well and finite(value):
         state, loss = TrialState.COMPLETE, spec.loss(value)
         if notes.pop("lost", None):  # it was thought dead, and its result came after all
             reason = ""

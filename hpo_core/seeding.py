@@ -24,6 +24,11 @@ def trial_rng(seed: int, number: int, stream: int = 0) -> np.random.Generator:
     return np.random.default_rng(np.random.SeedSequence(seed, spawn_key=(number, stream)))
 
 
+def fold_seed(seed: int, number: int, index: int) -> int:
+    """The seed of a trial's configuration on one fold of the final choice; index -1 for its test, ``[0, 2**31)``."""
+    return int(trial_rng(seed, number, stream=3 + index).integers(2**31))
+
+
 def trial_seed(seed: int, number: int) -> int:
     """The seed that a trial's objective is given, in ``[0, 2**31)`` (what Keras and scikit-learn accept)."""
     return int(trial_rng(seed, number, stream=1).integers(2**31))

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import NamedTuple, Protocol, Self
+from typing import Any, NamedTuple, Protocol, Self
 
 RUNNING, FINISHED, FAILED, KILLED = "RUNNING", "FINISHED", "FAILED", "KILLED"
 
@@ -21,6 +21,18 @@ class Metric(NamedTuple):
     value: float
     timestamp: int
     step: int = 0
+
+
+class Dataset(NamedTuple):
+    """A data set as MLflow shows it.
+
+    ``arrays`` has a type and a shape by name, -1 for the number of rows; ``profile`` whatever else is worth showing.
+    """
+
+    name: str
+    digest: str
+    arrays: Mapping[str, tuple[str, Sequence[int]]]
+    profile: Mapping[str, Any]
 
 
 @dataclass(frozen=True)
@@ -76,6 +88,10 @@ class Store(Protocol):
 
     def log(self, run: str, metrics: Sequence[Metric], params: Mapping[str, str], tags: Mapping[str, str]) -> None:
         """Add params, metrics and tags, in this order. May stop half way if the server dies."""
+        ...
+
+    def log_dataset(self, run: str, dataset: Dataset, source: str) -> None:
+        """Note that a run has used a data set; ``source`` says what has made it. Repeating it does no harm."""
         ...
 
     def set_status(self, run: str, status: str) -> None:

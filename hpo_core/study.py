@@ -24,6 +24,7 @@ from hpo_core.early_stop import Extrapolation, StopRule, make_rule
 from hpo_core.errors import InputError, StudyConflict
 from hpo_core.fidelity import Fidelity
 from hpo_core.history import History
+from hpo_core.selection import Rule, Selection
 from hpo_core.space import Parameter, SearchSpace
 from hpo_core.strategies import STRATEGIES, Promoting, Strategy, has_fidelity, has_setting, make_strategy
 from hpo_core.trial import Proposal
@@ -33,7 +34,7 @@ MAX_NAME_LENGTH = 200
 
 MAY_CHANGE = {
     "objective", "strategy", "stop", "early_stop", "parallel", "retries", "trial_timeout", "memory_limit", "seed",
-    "first", "warm_start",
+    "first", "warm_start", "final",
 }  # fmt: skip
 """The keys that a resumed study takes from the new file. All others decide what the stored losses mean."""
 
@@ -113,6 +114,18 @@ class EarlyStopSpec(BaseModel):
 
     def make(self) -> StopRule:
         return make_rule(self.rule, self.model_extra or {})
+
+
+class FinalSpec(_Section):
+    """How the winner is chosen once a stop rule holds; see :mod:`hpo_core.selection`."""
+
+    top: int = Field(5, ge=1, le=1000, description="How many of the best configurations are trained again.")
+    folds: int = Field(5, ge=2, le=100, description="In how many folds each is trained.")
+    rule: Rule = Field("mean", description="How the winner is told from the folds.")
+    prefer: dict[str, Literal["low", "high"]] = Field({}, description="Which values are simpler, by parameter.")
+
+    def selection(self) -> Selection:
+        return Selection(self.top, self.folds, self.rule, self.prefer)
 
 
 class StrategySpec(BaseModel):
@@ -222,6 +235,7 @@ class StudySpec(_Section):
     callbacks: list[Annotated[dict[str, dict[str, Any]], BeforeValidator(checked_callback)]] = Field(
         [], description="Keras callbacks, each {name: settings}; the objective gets them as trial.callbacks."
     )
+    final: FinalSpec | None = Field(None, description="How the winner is chosen; the incumbent where absent.")
 
     @field_validator("name", "experiment")
     @classmethod
@@ -256,6 +270,8 @@ class StudySpec(_Section):
             except ValueError as error:
                 raise ValueError(f"first.{i}: {error}") from None
         self._check_fidelity()
+        if self.final is not None:
+            _check_order(self.final, space)
         # Settings that only the space can judge (a parameter's name) show at the first proposal, which costs nothing.
         try:
             self.strategy.make(fidelity=self.scale).propose(space, History(), 1, seed=self.seed)
@@ -401,6 +417,21 @@ class StudySpec(_Section):
         if stop.minutes is not None and minutes >= stop.minutes:
             return f"{stop.minutes:g} minutes are over"
         return None
+
+
+def _check_order(final: FinalSpec, space: SearchSpace) -> None:
+    """See whether the parameters that are to say what is simple can.
+
+    Raises:
+        ValueError: One is unknown or has no order, or the rule does not ask for any.
+    """
+    if final.prefer and final.rule != "one_standard_error":
+        raise ValueError("final.prefer: only the rule one_standard_error asks what is simple; choose it or remove this")
+    for name in final.prefer:
+        if name not in space.parameters:
+            raise ValueError(f"final.prefer.{name}: the space has no such parameter; correct the name")
+        if space.parameters[name].type == "choice":
+            raise ValueError(f"final.prefer.{name}: a choice has no order; declare it as ordinal, simplest first")
 
 
 def compare(stored: StudySpec, given: StudySpec) -> list[str]:
@@ -588,9 +619,8 @@ def _explain(detail: Any) -> InputError:
 
 def _known_keys(loc: Sequence[Any]) -> list[str]:
     """The keys that may stand where a superfluous one was found."""
-    sections: dict[Any, type[_Section]] = {"stop": StopRules, "fidelity": FidelitySpec}
-    if loc[0] in sections and len(loc) == 2:
-        return list(sections[loc[0]].model_fields)
+    if loc[0] in _SECTIONS and len(loc) == 2:
+        return list(_SECTIONS[loc[0]].model_fields)
     if loc[0] == "warm_start" and len(loc) == 3:
         return list(WarmStart.model_fields)
     if loc[0] == "space" and len(loc) == 4:
@@ -598,6 +628,7 @@ def _known_keys(loc: Sequence[Any]) -> list[str]:
     return list(StudySpec.model_fields)
 
 
+_SECTIONS: dict[str, type[_Section]] = {"stop": StopRules, "fidelity": FidelitySpec, "final": FinalSpec}
 _PARAMETER_FIELDS: dict[str, list[str]] = {
     "float": ["low", "high", "log", "reverse", "step", "when"],
     "int": ["low", "high", "log", "reverse", "step", "when"],

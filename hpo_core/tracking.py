@@ -6,6 +6,7 @@ MLflow's active run is thread-local and its fluent API guesses, so only ``Mlflow
 from __future__ import annotations
 
 import copy
+import json
 import logging
 import os
 import random
@@ -13,6 +14,7 @@ import re
 import tempfile
 import time
 from collections.abc import Callable, Mapping, Sequence
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any, Self, TypeVar
 from urllib.parse import unquote
@@ -32,7 +34,7 @@ from mlflow.store.artifact.artifact_repository_registry import get_artifact_repo
 from mlflow.utils.search_utils import SearchUtils
 
 from hpo_core.errors import InputError, TrackingError, TrackingRefusal
-from hpo_core.store import FAILED, FINISHED, KILLED, RUNNING, Metric, Run
+from hpo_core.store import FAILED, FINISHED, KILLED, RUNNING, Dataset, Metric, Run
 
 T = TypeVar("T")
 log = logging.getLogger("hpo")
@@ -232,6 +234,23 @@ class MlflowStore:
         )
         self._call(lambda: self._client.log_batch(run, *batch))
 
+    def log_dataset(self, run: str, dataset: Dataset, source: str) -> None:
+        specs = {
+            name: json.dumps([{"type": "tensor", "tensor-spec": {"dtype": dtype, "shape": list(shape)}}])
+            for name, (dtype, shape) in dataset.arrays.items()
+        }
+        made_by = {"tags": {"mlflow.source.name": source, "mlflow.source.type": "LOCAL"}}
+        entity = entities.Dataset(
+            name=dataset.name,
+            digest=dataset.digest,
+            source_type="code",
+            source=json.dumps(made_by),
+            schema=json.dumps({"mlflow_tensorspec": specs}),
+            profile=json.dumps(dict(dataset.profile)),
+        )
+        used = entities.DatasetInput(entity, [entities.InputTag("mlflow.data.context", "training")])
+        self._call(lambda: self._client.log_inputs(run, [used]))
+
     def set_status(self, run: str, status: str) -> None:
         if status in (FINISHED, FAILED, KILLED):
             self._call(lambda: self._client.set_terminated(run, status))
@@ -333,6 +352,45 @@ class MlflowStore:
     def _artifacts(self, run: str) -> Any:
         # The client's own methods ask for the run twice, and for its models; and none of them deletes.
         return get_artifact_repository(self._client.get_run(run).info.artifact_uri, self.uri)
+
+
+def save_model(model: Any, path: Path, example: Any) -> None:
+    """Write a trained model as MLflow keeps models: with signature and input example, fit for ``mlflow models serve``.
+
+    Args:
+        model: A Keras model or a scikit-learn estimator.
+        path: The folder to write.
+        example: A few rows of input.
+
+    Raises:
+        TypeError: The model is neither.
+    """
+    package = _package_of(model)
+    if package is None:
+        raise TypeError(f"{type(model).__name__!r} is neither a Keras model nor a scikit-learn estimator")
+    from mlflow.models import infer_signature  # loads half of MLflow, which whoever only reads runs need not wait for
+
+    path.mkdir(parents=True)  # for Keras, MLflow writes the example before it makes the folder
+    # Found out by itself, they would take MLflow a process that loads the model and watches what it imports.
+    needed = [f"{name}=={version(name)}" for name in ("tensorflow" if package == "keras" else "scikit-learn", "numpy")]
+    settings: dict[str, Any] = {"input_example": example, "pip_requirements": needed}
+    if package == "keras":
+        import mlflow.keras
+
+        settings["signature"] = infer_signature(example, model.predict(example, verbose=0))
+        mlflow.keras.save_model(model, str(path), **settings)
+    else:
+        import mlflow.sklearn
+
+        logging.getLogger("mlflow.sklearn").setLevel(logging.ERROR)  # it warns of pickle at every model
+        settings["signature"] = infer_signature(example, model.predict(example))
+        mlflow.sklearn.save_model(model, str(path), serialization_format="cloudpickle", **settings)
+
+
+def _package_of(model: Any) -> str | None:
+    """``keras`` or ``sklearn``, whose class the model's class descends from; without importing either."""
+    packages = [base.__module__.partition(".")[0] for base in type(model).__mro__]
+    return next((package for package in packages if package in ("keras", "sklearn")), None)
 
 
 def _run(run: Any) -> Run:

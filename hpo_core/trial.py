@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
 from functools import cached_property
+from typing import Literal
 
 from hpo_core.configuration import Config, Scalar, identity
 
@@ -18,6 +19,21 @@ class TrialState(StrEnum):
     RUNNING = "running"
     COMPLETE = "complete"
     FAILED = "failed"
+
+
+Phase = Literal["search", "fold", "test"]
+"""What an objective is called for: a trial; a fold of the final choice; the winner's score on the test set."""
+
+
+@dataclass(frozen=True)
+class Fold:
+    """One part of the development data of ``of`` equal ones, counted from 0."""
+
+    index: int
+    of: int
+
+    def __str__(self) -> str:
+        return f"fold {self.index + 1} of {self.of}"
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Self
 
 from hpo_core.errors import InputError
-from hpo_core.store import RUNNING, Metric, Run
+from hpo_core.store import RUNNING, Dataset, Metric, Run
 
 
 class MemoryStore:
@@ -37,6 +37,7 @@ class MemoryStore:
         self.runs: dict[str, Run] = {}
         self.deleted: set[str] = set()
         self.artifacts: dict[tuple[str, str], bytes] = {}
+        self.datasets: dict[str, set[tuple[str, str]]] = {}
         self.requests: list[str] = []
 
     def _begin(self, operation: str) -> None:
@@ -87,6 +88,10 @@ class MemoryStore:
         latest = {m.key: m.value for m in sorted(metrics, key=lambda m: (m.step, m.timestamp, m.value))}
         self._change(run, metrics={**old.metrics, **latest}, params={**old.params, **params}, tags={**old.tags, **tags})
         self.after("log")
+
+    def log_dataset(self, run: str, dataset: Dataset, source: str) -> None:
+        self._begin("log_dataset")
+        self.datasets.setdefault(run, set()).add((dataset.name, dataset.digest))
 
     def set_status(self, run: str, status: str) -> None:
         self._begin("set_status")

@@ -171,3 +171,33 @@ MISBEHAVIOUR: dict[str, Callable[[TrialContext], Any]] = {
     "own run": _own_run,
     "autolog": _autolog,
 }
+
+
+def _wine() -> tuple[Any, Any]:
+    from sklearn.datasets import load_wine
+
+    return load_wine(return_X_y=True)  # type: ignore[no-any-return]
+
+
+def wine(trial: TrialContext) -> dict[str, float]:
+    """A scikit-learn study: model, pictures and data set with the best."""
+    from sklearn.tree import DecisionTreeClassifier
+
+    from flows.sklearn import sklearn_objective
+
+    if trial.fold is not None and trial.config["max_depth"] == 9:
+        raise RuntimeError("too deep for a fold")
+    return sklearn_objective(lambda config: DecisionTreeClassifier(**config), *_wine(), name="wine")(trial)
+
+
+def folded(trial: TrialContext) -> dict[str, float]:
+    """Slow in the final choice, and remembers on disk what it was called for."""
+    if trial.phase != "search":
+        part = "test" if trial.fold is None else trial.fold.index
+        with open(Path(os.environ["HPO_TEST_MARKS"]) / "called", "a") as marks:
+            marks.write(f"{trial.number} {part} begun\n")
+            marks.flush()
+            time.sleep(0.5)
+            marks.write(f"{trial.number} {part} ended\n")
+    train, held_out = trial.split(50)
+    return {"loss": quick(trial), "train": len(train), "held_out": len(held_out)}

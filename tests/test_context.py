@@ -49,6 +49,19 @@ def name(value: Any) -> str:
     return f"{value!r:.20}"
 
 
+@pytest.mark.parametrize("look", ["phase", "fold", "split"])
+def test_whoever_looks_at_the_phase_is_seen_to(look: str, tmp_path: Path) -> None:
+    trial = TrialContext(
+        config={}, number=0, seed=0, fidelity=None, scratch=tmp_path, outbox=tmp_path, send=print, phase="test"
+    )
+    assert trial.use["read"] == []
+    found = getattr(trial, look)
+    assert trial.use["read"] == ([] if look == "split" else ["phase"])
+    if look == "split":
+        assert [len(rows) for rows in found(10)] == [8, 2]
+    assert trial.use["read"] == ["phase"]
+
+
 @pytest.mark.parametrize(("value", "number"), NUMBERS, ids=name)
 def test_metrics_become_floats(value: Any, number: float) -> None:
     metrics = as_metrics({"m": value})

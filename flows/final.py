@@ -1,0 +1,93 @@
+"""The final choice as the loop sees it: once the search has ended, folds instead of trials fill the free slots."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from hpo_core.folds import FoldLedger, part_name
+from hpo_core.history import History
+from hpo_core.ledger import Ledger
+from hpo_core.selection import Choice, Evaluation, Selection
+from hpo_core.store import Metric
+from hpo_core.study import StudySpec
+from hpo_core.trial import Trial
+
+
+class FinalStage:
+    """The final choice of one study, shared with whatever other flows work on it.
+
+    Args:
+        ledger: The study; its specification asks for a final choice.
+    """
+
+    def __init__(self, ledger: Ledger) -> None:
+        assert ledger.spec.final is not None
+        self._ledger, self._space = ledger, ledger.spec.search_space
+        self._selection: Selection = ledger.spec.final.selection()
+        self._folds = FoldLedger(ledger)
+        self._evaluations: list[Evaluation] = []
+
+    def load(self, history: History) -> Choice:
+        """How the choice stands in MLflow now. While trials run, nobody knows the finalists."""
+        self._evaluations = [] if history.running else self._folds.load()
+        return self._selection.choice(history, self._evaluations, self._space)
+
+    def start(self, history: History, free: int) -> tuple[list[tuple[Trial, Evaluation]], bool]:
+        """Reserve as many evaluations as there are free slots, by what the last load has shown.
+
+        Returns:
+            The evaluations, each with its trial as it is to be trained: at the evaluation's fidelity, in its run. And
+            whether another flow was faster at one, so that this one has to load again.
+        """
+        trials = {trial.number: trial for trial in history}
+        started: list[tuple[Trial, Evaluation]] = []
+        for wanted in self._selection.wanted(history, self._evaluations, self._space)[: max(free, 0)]:
+            trial = trials[wanted.number]
+            evaluation = self._folds.reserve(wanted, trial)
+            if evaluation is None:
+                return started, True
+            self._evaluations.append(evaluation)
+            # From scratch, whatever the trial went on from or was stopped at.
+            again = replace(
+                trial, run_id=evaluation.run_id, fidelity=evaluation.fidelity, parent=None, asked=None, rungs={}
+            )
+            started.append((again, evaluation))
+        return started, False
+
+    def release(self, run_id: str) -> None:
+        """This flow no longer trains the evaluation."""
+        self._folds.release(run_id)
+
+
+def task_name(spec: StudySpec, evaluation: Evaluation) -> str:
+    """An evaluation in Prefect's UI."""
+    return f"{spec.name}-{evaluation.number:04d} {part_name(evaluation)}"
+
+
+def choice_of(ledger: Ledger, history: History) -> Choice | None:
+    """How the study's final choice stands; None if it asks for none."""
+    return None if ledger.spec.final is None else FinalStage(ledger).load(history)
+
+
+def name_winner(ledger: Ledger, choice: Choice) -> None:
+    """Write the winner into the study's run: tags that name it, the mean over its folds, and its score on the test set.
+
+    Repeating it adds nothing: the values bear the time at which they became known.
+    """
+    spec, winner = ledger.spec, choice.winner
+    if winner is None or spec.final is None:
+        return
+    ends = [fold.end or 0 for fold in winner.folds.values()]
+    values = {
+        f"final/{spec.metric}": spec.sign * winner.mean,
+        f"final/{spec.metric}_standard_error": winner.standard_error,
+    }
+    metrics = [Metric(key, value, max(ends)) for key, value in values.items()]
+    if choice.test is not None:
+        metrics += [Metric(f"test/{key}", value, choice.test.end or 0) for key, value in choice.test.metrics.items()]
+    tags = {
+        "hpo.winner": str(winner.trial.number),
+        "hpo.winner_run": winner.trial.run_id,
+        "hpo.winner_rule": spec.final.rule,
+    }
+    ledger.store.log(ledger.study_run.id, metrics, {}, tags)

@@ -1,0 +1,164 @@
+"""The evaluations of the final choice in MLflow, shared by flows as trials are: first the run, then the claim.
+
+An evaluation is a run nested below its trial's run, with the tag ``hpo.role`` = ``fold`` or ``test`` and the study's
+run in ``hpo.final``. It is one only if the param ``fold.<trial>...`` of the study's claims (:mod:`hpo_core.ledger`)
+holds its id; a running run whose claim nobody has seen is settled by claiming on its behalf.
+"""
+
+from __future__ import annotations
+
+import logging
+import re
+
+from hpo_core.configuration import config_from_json, config_to_json
+from hpo_core.ledger import RESULT, SCHEMA, Ledger, finite, join_tag, lost_because, split_tag
+from hpo_core.runs import whole
+from hpo_core.selection import Evaluation
+from hpo_core.store import FINISHED, RUNNING, Run
+from hpo_core.trial import Fold, Trial, TrialState
+
+log = logging.getLogger("hpo")
+
+
+class FoldLedger:
+    """The evaluations of one study, as one flow sees them. Not safe for several threads.
+
+    Args:
+        ledger: The study.
+    """
+
+    def __init__(self, ledger: Ledger) -> None:
+        self._ledger = ledger
+        self._running: set[str] = set()  # runs that this flow trains now
+        self._holders: set[str] = set()  # runs known to hold their claim
+        self._losers: set[str] = set()  # and not to hold it
+
+    def load(self) -> list[Evaluation]:
+        """All evaluations as they stand now; those whose flow is dead are ended as lost. One search."""
+        ledger, found = self._ledger, []
+        for run in ledger.store.search([ledger.study_run.experiment], {"hpo.final": ledger.study_run.id}):
+            evaluation = evaluation_of(run, ledger)
+            if evaluation is None or not self._holds(run, evaluation):
+                continue
+            if evaluation.state is TrialState.RUNNING and run.id not in self._running and (why := lost_because(run)):
+                if ledger.end_lost(run, why, self._params_of(run)):
+                    log.warning("%s of trial %d is lost: %s", part_name(evaluation), evaluation.number, why)
+                evaluation = evaluation_of(ledger.store.get(run.id), ledger)
+            if evaluation is not None:
+                found.append(evaluation)
+        return found
+
+    def _holds(self, run: Run, evaluation: Evaluation) -> bool:
+        """Whether the run is the evaluation that it says it is. Only the holder of a claim trains, or ends a run."""
+        if run.id in self._holders or run.status != RUNNING or run.params:
+            return True
+        if run.id not in self._losers:
+            won = self._ledger.store.claim(self._ledger.claims_run, _claim(evaluation), run.id)
+            (self._holders if won else self._losers).add(run.id)
+            return won
+        if lost_because(run):  # its flow died before it could delete it
+            self._ledger.store.delete_run(run.id)
+        return False
+
+    def _params_of(self, run: Run) -> dict[str, str]:
+        """The params that a run should show; none where its configuration is unreadable."""
+        try:
+            config = config_from_json(join_tag("hpo.config", run.tags))
+        except ValueError:
+            return {}
+        return self._ledger.spec.search_space.to_params(config)
+
+    def reserve(self, wanted: Evaluation, trial: Trial) -> Evaluation | None:
+        """Make an evaluation this flow's: its run exists in MLflow before anything is trained.
+
+        Args:
+            wanted: What :meth:`hpo_core.selection.Selection.wanted` answered.
+            trial: The trial whose configuration it is.
+
+        Returns:
+            The evaluation with its run, or None if another flow was faster.
+        """
+        ledger, spec, fold = self._ledger, self._ledger.spec, wanted.fold
+        tags = {
+            "mlflow.parentRunId": trial.run_id,
+            "mlflow.source.name": spec.objective,
+            "hpo.role": "test" if fold is None else "fold",
+            "hpo.schema": SCHEMA,
+            "hpo.study": spec.name,
+            "hpo.final": ledger.study_run.id,
+            "hpo.trial": str(trial.number),
+            "hpo.attempt": str(wanted.attempt),
+            "hpo.seed": str(spec.seed),
+            "hpo.owner": ledger.owner,
+            "hpo.lease": ledger.lease(),
+            **split_tag("hpo.config", config_to_json(trial.config)),
+        }
+        if fold is not None:
+            tags |= {"hpo.fold": str(fold.index), "hpo.folds": str(fold.of)}
+        if wanted.fidelity is not None:
+            tags["hpo.fidelity"] = repr(wanted.fidelity)
+        name = f"{spec.name}-{trial.number:04d}-{'test' if fold is None else f'fold-{fold.index + 1}'}"
+        run = ledger.store.create_run(ledger.study_run.experiment, name, tags)
+        if not ledger.store.claim(ledger.claims_run, _claim(wanted), run.id):
+            ledger.store.delete_run(run.id)
+            return None
+        self._holders.add(run.id)
+        self._running.add(run.id)
+        return evaluation_of(run, ledger)
+
+    def release(self, run_id: str) -> None:
+        """This flow no longer trains the evaluation; what became of it is read at the next load."""
+        self._running.discard(run_id)
+
+
+def part_name(evaluation: Evaluation) -> str:
+    """What an evaluation is scored on, for people."""
+    return "test" if evaluation.fold is None else str(evaluation.fold)
+
+
+def _claim(evaluation: Evaluation) -> str:
+    """The param that stands for an attempt at an evaluation."""
+    fold = evaluation.fold
+    part = "test" if fold is None else f"{fold.index}of{fold.of}"
+    fidelity = "" if evaluation.fidelity is None else f".{evaluation.fidelity!r}"
+    return f"fold.{evaluation.number}.{part}.{evaluation.attempt}{fidelity}"
+
+
+def evaluation_of(run: Run, ledger: Ledger) -> Evaluation | None:
+    """A run as an evaluation of the study; None if its tags do not make one."""
+    tags, spec = run.tags, ledger.spec
+    number, attempt = whole(tags.get("hpo.trial", ""), 6), whole(tags.get("hpo.attempt", ""), 6)
+    fold: Fold | None = None
+    if tags.get("hpo.role") == "fold":
+        index, of = whole(tags.get("hpo.fold", ""), 3), whole(tags.get("hpo.folds", ""), 3)
+        if index is None or of is None:
+            return None
+        fold = Fold(index, of)
+    elif tags.get("hpo.role") != "test":
+        return None
+    fidelity = tags.get("hpo.fidelity")
+    readable = fidelity is None or re.fullmatch(r"\d+(\.\d+)?(e[-+]?\d+)?", fidelity)
+    if number is None or attempt is None or not readable:
+        return None
+    value, reason, lost = run.metrics.get(spec.metric), tags.get("hpo.reason", ""), tags.get("hpo.lost", "")
+    loss: float | None = None
+    if run.status == RUNNING:
+        state = TrialState.RUNNING
+    elif (run.status == FINISHED or (RESULT in tags and lost)) and finite(value):
+        state, loss, reason, lost = TrialState.COMPLETE, spec.loss(value), "", ""
+    else:
+        state, reason = TrialState.FAILED, reason or f"{run.status.lower()} without a finite {spec.metric}"
+    return Evaluation(
+        number=number,
+        fold=fold,
+        fidelity=None if fidelity is None else float(fidelity),
+        attempt=attempt,
+        state=state,
+        loss=loss,
+        lost=lost,
+        reason=reason,
+        run_id=run.id,
+        metrics=run.metrics,
+        start=run.start,
+        end=run.end,
+    )
