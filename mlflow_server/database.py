@@ -137,7 +137,7 @@ class Sqlite(Database):
         with contextlib.closing(sqlite3.connect(self.path, timeout=1, isolation_level=None)) as connection:
             try:
                 # Leaving write-ahead logging needs the file alone; a server holds it open.
-                return connection.execute("PRAGMA journal_mode=DELETE").fetchone()[0] != "delete"
+                return bool(connection.execute("PRAGMA journal_mode=DELETE").fetchone()[0] != "delete")
             except sqlite3.OperationalError:
                 return True
 

@@ -18,7 +18,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from hpo_core.errors import InputError, TrackingError
-from mlflow_server.processes import Process, log_file
+from mlflow_server.processes import Process
 
 USER = "hpo"
 """The database role of the servers made here."""
@@ -84,18 +84,25 @@ class PostgresServer:
         self.folder.mkdir(parents=True, exist_ok=True)
         if self.user is not None:
             self.folder.chmod(0o755)
+            self._check_reach()
         self.programs = self._programs()
         self._process: Process | None = None
         if not (self.data / "PG_VERSION").exists():
             self._create()
 
-    def uri(self, database: str = "postgres") -> str:
-        """Its address, without the password."""
+    def address(self, database: str) -> str:
+        """The address of a database, without the password."""
         return f"postgresql://{USER}@127.0.0.1:{self.port}/{database}"
 
     @property
-    def environment(self) -> dict[str, str]:
-        return {"PGPASSWORD": self.password}
+    def _environment(self) -> dict[str, str]:
+        return os.environ | {"PGPASSWORD": self.password}
+
+    def _check_reach(self) -> None:
+        for parent in self.folder.parents:
+            if not parent.stat().st_mode & 0o001:
+                problem = f"{parent} is closed to the user nobody, as whom root starts PostgreSQL"
+                raise InputError("--folder", problem, "choose another folder, or start it as another user")
 
     def _programs(self) -> Path:
         folder = self._installed()
@@ -141,9 +148,15 @@ class PostgresServer:
 
     def _run(self, program: str, *arguments: str) -> None:
         command = [str(self.programs / program), *arguments]
-        environment = os.environ | self.environment
         done = subprocess.run(
-            command, user=self.user, cwd="/", env=environment, capture_output=True, text=True, timeout=120, check=False
+            command,
+            user=self.user,
+            cwd="/",
+            env=self._environment,
+            capture_output=True,
+            text=True,
+            timeout=120,
+            check=False,
         )
         if done.returncode:
             raise TrackingError(f"{program} failed: {done.stderr.strip()}")
@@ -155,7 +168,7 @@ class PostgresServer:
             "PostgreSQL",
             command,
             self._ready,
-            output=log_file(self.folder, "postgres"),
+            log=self.folder / "postgres.log",
             stop_signal=signal.SIGINT,  # its "fast" shutdown: sessions are ended
             user=self.user,
         )

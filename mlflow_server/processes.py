@@ -39,7 +39,7 @@ class Process:
         command: Its command line, which every user of the machine can read: no secrets.
         answers: Whether it does its work already; must not wait long.
         environment: What it sees beside this process's environment; here secrets may stand.
-        output: Where its output goes.
+        log: The file that its output is appended to; by default it joins this process's own.
         stop_signal: What ends it in order.
         user: The user id that it runs as, if not this process's own.
     """
@@ -51,12 +51,12 @@ class Process:
         answers: Answers,
         *,
         environment: Mapping[str, str] | None = None,
-        output: IO[bytes] | None = None,
+        log: Path | None = None,
         stop_signal: signal.Signals = signal.SIGTERM,
         user: int | None = None,
     ) -> None:
         self.name, self.command, self.answers = name, list(command), answers
-        self.environment, self.output = dict(environment or {}), output or sys.stderr.buffer
+        self.environment, self.log = dict(environment or {}), log
         self.stop_signal, self.user = stop_signal, user
         self.tail: deque[str] = deque(maxlen=TAIL)
         self._process: subprocess.Popen[bytes] | None = None
@@ -99,11 +99,15 @@ class Process:
 
     def _read(self, process: subprocess.Popen[bytes]) -> None:
         assert process.stdout is not None
-        for line in process.stdout:
-            self.tail.append(line.decode(errors="replace").rstrip())
-            with contextlib.suppress(OSError, ValueError):  # nobody reads any longer; the server must not wait for that
-                self.output.write(line)
-                self.output.flush()
+        with self._output() as output, process.stdout:
+            for line in process.stdout:
+                self.tail.append(line.decode(errors="replace").rstrip())
+                with contextlib.suppress(OSError):  # nobody reads any longer; the server must not wait for that
+                    output.write(line)
+                    output.flush()
+
+    def _output(self) -> contextlib.AbstractContextManager[IO[bytes]]:
+        return contextlib.nullcontext(sys.stderr.buffer) if self.log is None else open(self.log, "ab")
 
     @property
     def ended(self) -> bool:
@@ -171,9 +175,3 @@ def until_stopped(processes: Sequence[Process]) -> Iterator[Callable[[], None]]:
     finally:
         for number, handler in zip(signals, before, strict=True):
             signal.signal(number, handler)
-
-
-def log_file(folder: Path, name: str) -> IO[bytes]:
-    """The file that takes a server's output, appended to."""
-    folder.mkdir(parents=True, exist_ok=True)
-    return open(folder / f"{name}.log", "ab")

@@ -8,7 +8,6 @@ import sys
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
-from typing import IO
 
 from hpo_core.errors import InputError, TrackingError
 from mlflow_server.artifacts import Bucket, Folder
@@ -75,8 +74,12 @@ def server_environment(settings: Settings, auth: Path) -> dict[str, str]:
 
 
 @contextlib.contextmanager
-def running_server(settings: Settings, output: IO[bytes] | None = None) -> Iterator[Process]:
+def running_server(settings: Settings, log: Path | None = None) -> Iterator[Process]:
     """The server, from when it answers until the block ends.
+
+    Args:
+        settings: The server.
+        log: The file that its output is appended to; by default it joins this process's own.
 
     Raises:
         InputError: The port is taken, the database is older than MLflow, or something given is refused.
@@ -95,7 +98,7 @@ def running_server(settings: Settings, output: IO[bytes] | None = None) -> Itera
             server_command(settings),
             http_answers(f"{address(settings)}/health"),
             environment=server_environment(settings, Path(folder, "auth.ini")),
-            output=output,
+            log=log,
         )
         try:
             server.start()

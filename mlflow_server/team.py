@@ -19,9 +19,9 @@ from mlflow_server.artifacts import Bucket
 from mlflow_server.credentials import NAMES, make_secrets, write_private
 from mlflow_server.database import Postgresql, database_of
 from mlflow_server.postgres import USER, PostgresServer
-from mlflow_server.processes import Process, http_answers, log_file
+from mlflow_server.processes import Process, http_answers
 from mlflow_server.server import running_server
-from mlflow_server.settings import read_environment, server_settings
+from mlflow_server.settings import ALLOWED_HOSTS, read_environment, server_settings
 
 SECRETS, SERVER_ENV, CLIENT_ENV = "secrets.env", "server.env", "client.env"
 BUCKET = "mlflow"
@@ -60,10 +60,14 @@ class Team:
         write_private(self.folder / CLIENT_ENV, self.client_environment, replace=True)
 
     @property
+    def _postgres(self) -> str:
+        return f"{USER}@127.0.0.1:{self.ports.postgres}"
+
+    @property
     def server_environment(self) -> dict[str, str]:
         """What ``up``, ``backup``, ``restore``, ``upgrade`` and ``gc`` of the profile ``team`` need."""
         return {
-            "MLFLOW_BACKEND_STORE_URI": f"postgresql://{USER}@127.0.0.1:{self.ports.postgres}/mlflow",
+            "MLFLOW_BACKEND_STORE_URI": f"postgresql://{self._postgres}/mlflow",
             "PGPASSWORD": self.secrets["POSTGRES_PASSWORD"],
             "MLFLOW_ARTIFACTS_DESTINATION": f"s3://{BUCKET}",
             "MLFLOW_S3_ENDPOINT_URL": self.s3_endpoint,
@@ -102,8 +106,9 @@ class Team:
     @contextlib.contextmanager
     def mlflow(self) -> Iterator[Process]:
         """The tracking server; its stores must answer already."""
-        settings = server_settings("team", self.folder, self.server_environment, port=self.ports.mlflow)
-        with log_file(self.folder, "mlflow") as output, running_server(settings, output) as server:
+        hosts = {ALLOWED_HOSTS: os.environ.get(ALLOWED_HOSTS, "")}  # for a proxy in front
+        settings = server_settings("team", self.folder, self.server_environment | hosts, port=self.ports.mlflow)
+        with running_server(settings, self.folder / "mlflow.log") as server:
             yield server
 
     @contextlib.contextmanager
@@ -128,7 +133,7 @@ class Team:
             [found, "serve", "s3", "--addr", f"127.0.0.1:{self.ports.s3}", "--config", os.devnull, str(data)],
             http_answers(self.s3_endpoint),
             environment={"RCLONE_AUTH_KEY": f'"{self.secrets["S3_ACCESS_KEY"]},{self.secrets["S3_SECRET_KEY"]}"'},
-            output=log_file(self.folder, "s3"),
+            log=self.folder / "s3.log",
         )
 
     @property
@@ -142,13 +147,12 @@ class Team:
     @property
     def _prefect_database(self) -> dict[str, str]:
         """PostgreSQL too, if it has what Prefect needs; else Prefect's default, sqlite in its folder."""
-        here = f"127.0.0.1:{self.ports.postgres}/prefect"
-        database = database_of(f"postgresql://{USER}@{here}", self.server_environment)
+        database = database_of(f"postgresql://{self._postgres}/prefect", self.server_environment)
         assert isinstance(database, Postgresql)
         if not database.offers("pg_trgm"):
             return {}
-        uri = f"postgresql+asyncpg://{USER}:{self.secrets['POSTGRES_PASSWORD']}@{here}"
-        return {"PREFECT_SERVER_DATABASE_CONNECTION_URL": uri}
+        with_password = self._postgres.replace("@", f":{self.secrets['POSTGRES_PASSWORD']}@")
+        return {"PREFECT_SERVER_DATABASE_CONNECTION_URL": f"postgresql+asyncpg://{with_password}/prefect"}
 
     def _prefect_server(self) -> Process:
         command = [sys.executable, "-m", "prefect", "server", "start", "--host", "127.0.0.1"]
@@ -159,7 +163,7 @@ class Team:
             environment=self._prefect_environment
             | self._prefect_database
             | {"PREFECT_SERVER_API_AUTH_STRING": f"hpo:{self.secrets['PREFECT_PASSWORD']}"},
-            output=log_file(self.folder, "prefect"),
+            log=self.folder / "prefect.log",
         )
 
     def _prefect_worker(self) -> Process:
@@ -169,5 +173,5 @@ class Team:
             command,
             lambda worker: any("started" in line for line in worker.tail),
             environment=self._prefect_environment,
-            output=log_file(self.folder, "prefect-worker"),
+            log=self.folder / "prefect-worker.log",
         )
