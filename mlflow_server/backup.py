@@ -148,16 +148,10 @@ def verify(archive: Path) -> Manifest:
     Raises:
         InputError: It is missing, cut off, damaged, or no archive of ours.
     """
-    manifest: Manifest | None = None
-    found: dict[str, str] = {}
-    for name, content in _members(archive):
-        if name == MANIFEST:
-            manifest = Manifest.read(content.read())
-        else:
-            hashed = _Hashed(content)
-            while hashed.read(2**20):
-                pass
-            found[name] = hashed.digest
+    try:
+        manifest, found = _read_through(archive)
+    except (OSError, tarfile.TarError) as error:
+        raise InputError("archive", f"{archive} cannot be read ({error})", "correct it, or take another") from None
     if manifest is None:
         raise InputError("archive", f"{archive} has no manifest: it is cut off, or no backup", "take another")
     for name in sorted(manifest.digests.keys() | found.keys()):
@@ -170,16 +164,28 @@ def verify(archive: Path) -> Manifest:
     return manifest
 
 
+def _read_through(archive: Path) -> tuple[Manifest | None, dict[str, str]]:
+    """The manifest, and the SHA-256 of every other member as it is now."""
+    manifest: Manifest | None = None
+    found: dict[str, str] = {}
+    for name, content in _members(archive):
+        if name == MANIFEST:
+            manifest = Manifest.read(content.read())
+        else:
+            hashed = _Hashed(content)
+            while hashed.read(2**20):
+                pass
+            found[name] = hashed.digest
+    return manifest, found
+
+
 def _members(archive: Path) -> Iterator[tuple[str, IO[bytes]]]:
-    try:
-        with tarfile.open(archive, "r:") as tar:
-            for member in tar:
-                content = tar.extractfile(member)
-                if content is None:
-                    raise InputError("archive", f"{member.name} in {archive} is no file", "it was not made by `backup`")
-                yield member.name, content
-    except (OSError, tarfile.TarError) as error:
-        raise InputError("archive", f"{archive} cannot be read ({error})", "correct it, or take another") from None
+    with tarfile.open(archive, "r:") as tar:
+        for member in tar:
+            content = tar.extractfile(member)
+            if content is None:
+                raise InputError("archive", f"{member.name} in {archive} is no file", "it was not made by `backup`")
+            yield member.name, content
 
 
 def restore(archive: Path, database: Database, artifacts: Artifacts) -> Manifest:

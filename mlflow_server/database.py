@@ -160,7 +160,8 @@ class Postgresql(Database):
 
     def __init__(self, url: URL, password: str | None) -> None:
         self._url = url.set(drivername="postgresql+psycopg2", password=password)
-        self.uri = url.set(drivername="postgresql", password=None).render_as_string(hide_password=False)
+        shown = URL.create("postgresql", url.username, None, url.host, url.port, url.database, url.query)
+        self.uri = shown.render_as_string(hide_password=False)
         self.environment = {} if password is None else {"PGPASSWORD": password}
 
     def engine(self) -> sqlalchemy.Engine:
