@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import contextlib
 import os
+import re
 import sqlite3
 import subprocess
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -206,6 +208,23 @@ class Postgresql(Database):
     def in_use(self) -> bool:
         others = "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND pid <> pg_backend_pid()"
         return bool(self.query(others)[0][0])
+
+
+def newest_revision() -> str:
+    """The version of the schema that the installed MLflow works with, read from its migration scripts.
+
+    MLflow's server checks it only where all tables are there; where a newer schema has one more, it upgrades at once,
+    without asking and without a backup.
+    """
+    package = find_spec("mlflow")  # found, not imported: that would take seconds
+    assert package is not None and package.origin is not None
+    scripts = Path(package.origin).parent.glob("store/db_migrations/versions/*.py")
+    named: dict[str, set[str]] = {"revision": set(), "down_revision": set()}
+    for script in scripts:
+        for name, value in re.findall(r"^(revision|down_revision) = [\"'](\w+)[\"']", script.read_text(), re.MULTILINE):
+            named[name].add(value)
+    (newest,) = named["revision"] - named["down_revision"]
+    return newest
 
 
 def database_of(uri: str, environment: Mapping[str, str]) -> Database:

@@ -9,9 +9,9 @@ import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
-from hpo_core.errors import InputError, TrackingError
+from hpo_core.errors import InputError
 from mlflow_server.artifacts import Bucket, Folder
-from mlflow_server.database import Sqlite
+from mlflow_server.database import Sqlite, newest_revision
 from mlflow_server.embedded import create
 from mlflow_server.processes import Process, http_answers
 from mlflow_server.settings import Settings
@@ -90,6 +90,9 @@ def running_server(settings: Settings, log: Path | None = None) -> Iterator[Proc
         create(settings.database.path)
     else:
         settings.database.check()
+    if (found := settings.database.revision) not in ("", newest := newest_revision()):
+        problem = f"its schema {found} is not that of the installed MLflow, {newest}"
+        raise InputError(settings.database.uri, problem, "run `upgrade`, or install the MLflow that it belongs to")
     if isinstance(settings.artifacts, Bucket):
         settings.artifacts.check()
     with tempfile.TemporaryDirectory(prefix="mlflow-server-") as folder:
@@ -100,12 +103,7 @@ def running_server(settings: Settings, log: Path | None = None) -> Iterator[Proc
             environment=server_environment(settings, Path(folder, "auth.ini")),
             log=log,
         )
-        try:
-            server.start()
-        except TrackingError as error:
-            if "out-of-date database schema" in str(error):
-                raise InputError(settings.database.uri, "is older than this MLflow", "run `upgrade`") from None
-            raise
+        server.start()
         try:
             yield server
         finally:

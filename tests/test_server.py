@@ -34,7 +34,7 @@ from mlflow_server import settings as server_settings_module
 from mlflow_server.__main__ import main
 from mlflow_server.artifacts import Bucket, Folder
 from mlflow_server.backup import back_up, restore, verify
-from mlflow_server.database import Sqlite, database_of
+from mlflow_server.database import Sqlite, database_of, newest_revision
 from mlflow_server.embedded import connect
 from mlflow_server.garbage import seconds_of
 from mlflow_server.processes import Process, http_answers
@@ -263,7 +263,8 @@ def test_the_local_server_answers_and_ends_in_order(tmp_path: Path) -> None:
         assert server.wait(60) == 0
     assert not psutil.wait_procs(children, timeout=10)[1]
     with socket.socket() as listener:
-        listener.bind(("127.0.0.1", port))
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        listener.bind(("127.0.0.1", port))  # nobody listens there any longer
 
 
 def test_a_backup_of_a_working_store_is_consistent_and_moves_to_another_folder(tmp_path: Path) -> None:
@@ -307,10 +308,12 @@ def test_an_old_database_is_backed_up_and_upgraded(tmp_path: Path, capfd: pytest
     connect(f"sqlite:///{tmp_path}/mlflow.db")
     database = Sqlite(tmp_path / "mlflow.db")
     newest = database.revision
+    assert newest == newest_revision()
     older = _revision_before(newest)
     _make_at(tmp_path, older)
     assert main(["up", "--folder", str(tmp_path), "--port", str(free_port())]) == 2
     assert "run `upgrade`" in capfd.readouterr().err
+    assert database.revision == older  # MLflow itself would have upgraded it by now, without a backup
     assert main(["upgrade", str(tmp_path / "b.tar"), "--folder", str(tmp_path)]) == 0
     assert f"schema {older} -> {newest}" in capfd.readouterr().out
     assert verify(tmp_path / "b.tar").revision == older
