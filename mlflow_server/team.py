@@ -104,10 +104,12 @@ class Team:
             yield [postgres.process, s3]
 
     @contextlib.contextmanager
-    def mlflow(self) -> Iterator[Process]:
-        """The tracking server; its stores must answer already."""
+    def mlflow(self, workers: int | None = None) -> Iterator[Process]:
+        """The tracking server; its stores must answer already. By default with workers sized to the machine."""
         hosts = {ALLOWED_HOSTS: os.environ.get(ALLOWED_HOSTS, "")}  # for a proxy in front
-        settings = server_settings("team", self.folder, self.server_environment | hosts, port=self.ports.mlflow)
+        settings = server_settings(
+            "team", self.folder, self.server_environment | hosts, port=self.ports.mlflow, workers=workers
+        )
         with running_server(settings, self.folder / "mlflow.log") as server:
             yield server
 
