@@ -9,7 +9,7 @@ SLOW := peer:optuna_gp peer:smac peer:skopt peer:kerastuner peer:ax peer:hebo
 REGRET := $(BIN)/python -m benchmarks.regret
 
 .DEFAULT_GOAL := help
-.PHONY: help setup tune ui test slow lint type bench peers regret lock clean
+.PHONY: help setup tune ui team test slow lint type bench peers regret lock clean
 
 help: ## List the targets
 	@grep -E '^[a-z]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-8s %s\n", $$1, $$2}'
@@ -29,6 +29,9 @@ tune: $(STAMP) ## Tune a Keras network on the digits images (STUDY=... for anoth
 
 ui: $(STAMP) ## Browse the studies in MLflow's UI
 	$(BIN)/hpo ui
+
+team: $(STAMP) ## Start a team's servers here: PostgreSQL, S3, MLflow, Prefect (docs/team.md)
+	$(BIN)/python -m mlflow_server team $(ARGS)
 
 test: $(STAMP) ## Run the tests
 	$(BIN)/python -m pytest

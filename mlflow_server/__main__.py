@@ -1,0 +1,205 @@
+"""``python -m mlflow_server``: start a tracking server and look after it.
+
+Exit codes: 0 done, 2 bad input, 3 a server does not answer or refuses.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import os
+import signal
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+from hpo_core.errors import InputError, TrackingError, TrackingRefusal
+from mlflow_server.processes import until_stopped
+from mlflow_server.settings import PROFILES, read_environment, server_settings, stores
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run one command; answers the exit code."""
+    given = _parser().parse_args(arguments)
+    try:
+        if getattr(given, "env", None) is not None:
+            os.environ.update(read_environment(given.env))
+        given.run(given)
+    except InputError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    except (TrackingError, TrackingRefusal) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 3
+    except KeyboardInterrupt:
+        return 130
+    return 0
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        "python -m mlflow_server",
+        description="Start MLflow's tracking server and look after it. Passwords and addresses of the profile `team` "
+        "come from the environment, by the names that docs/team.md lists.",
+    )
+    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+    profile = argparse.ArgumentParser(add_help=False)
+    profile.add_argument(
+        "--profile", choices=PROFILES, default="local", help="local: sqlite and a folder; team: PostgreSQL and S3"
+    )
+    profile.add_argument("--folder", type=Path, default=Path(), help="where `local` keeps both (default: here)")
+    profile.add_argument("--env", type=Path, help="a file of NAME=value lines, added to the environment")
+
+    up = commands.add_parser("up", parents=[profile], help="start the server; Ctrl-C or SIGTERM ends it")
+    up.add_argument("--host", default="127.0.0.1")
+    up.add_argument("--port", type=int, default=5000)
+    up.add_argument("--workers", type=int, help="processes that answer (default: as many as the machine has use for)")
+    up.add_argument(
+        "--prepare", action="store_true", help="make the folder or bucket of the artifacts if it is missing"
+    )
+    up.set_defaults(run=_up)
+
+    backup = commands.add_parser("backup", parents=[profile], help="write database and artifacts into one archive")
+    backup.add_argument("archive", type=Path, nargs="?", help="the file to write (default: mlflow-TIME.tar)")
+    backup.set_defaults(run=_backup)
+
+    restore = commands.add_parser("restore", parents=[profile], help="put an archive back, into empty places only")
+    restore.add_argument("archive", type=Path)
+    restore.set_defaults(run=_restore)
+
+    upgrade = commands.add_parser("upgrade", parents=[profile], help="back up, then bring the database to this MLflow")
+    upgrade.add_argument("archive", type=Path, nargs="?", help="the backup to write first (default: mlflow-TIME.tar)")
+    upgrade.set_defaults(run=_upgrade)
+
+    collect = commands.add_parser("gc", parents=[profile], help="remove old checkpoints and what was deleted in MLflow")
+    collect.add_argument(
+        "--older-than", default="30d", metavar="AGE", help="since when ended or deleted (default: 30d)"
+    )
+    collect.add_argument("--dry-run", action="store_true", help="say what would go, and remove nothing")
+    collect.set_defaults(run=_gc)
+
+    secrets = commands.add_parser("secrets", help="write a file with new passwords for compose.yaml")
+    secrets.add_argument("file", type=Path)
+    secrets.set_defaults(run=_secrets)
+
+    team = commands.add_parser("team", help="start all of the team's servers on this machine, without containers")
+    team.add_argument("--folder", type=Path, default=Path(".team"), help="where their data stands (default: .team)")
+    team.add_argument("--stores-only", action="store_true", help="PostgreSQL and S3 alone, for `restore` and `upgrade`")
+    team.add_argument("--without-prefect", action="store_true")
+    for name, port in (("mlflow", 5000), ("prefect", 4200), ("postgres", 5433), ("s3", 9000)):
+        team.add_argument(f"--{name}-port", type=int, default=port, metavar="PORT")
+    team.set_defaults(run=_team)
+    return parser
+
+
+def _up(given: argparse.Namespace) -> None:
+    from mlflow_server.server import address, running_server
+
+    settings = server_settings(
+        given.profile, given.folder, os.environ, host=given.host, port=given.port, workers=given.workers
+    )
+    if given.prepare:
+        settings.artifacts.prepare()
+    with _ending_in_order(), running_server(settings) as server, until_stopped([server]) as wait:
+        workers = f"{settings.workers} worker{'s' if settings.workers > 1 else ''}"
+        _say(f"the tracking server answers at {address(settings)} ({settings.profile}, {workers}); Ctrl-C ends it")
+        wait()
+
+
+def _backup(given: argparse.Namespace) -> None:
+    from mlflow_server.backup import back_up
+
+    archive = given.archive or _dated()
+    manifest = back_up(*stores(given.profile, given.folder, os.environ), archive)
+    _say(f"{archive}: database and {len(manifest.digests) - 1} artifacts, {archive.stat().st_size / 1e6:.1f} MB")
+
+
+def _restore(given: argparse.Namespace) -> None:
+    from mlflow_server.backup import restore
+
+    manifest = restore(given.archive, *stores(given.profile, given.folder, os.environ))
+    _say(f"restored: database and {len(manifest.digests) - 1} artifacts, as of {manifest.created}")
+
+
+def _upgrade(given: argparse.Namespace) -> None:
+    from mlflow_server.upgrade import upgrade
+
+    archive = given.archive or _dated()
+    before, after = upgrade(*stores(given.profile, given.folder, os.environ), archive)
+    _say(
+        f"schema {before} -> {after}; what was there before is in {archive}"
+        if before != after
+        else f"schema {after} is up to date; backup in {archive}"
+    )
+
+
+def _gc(given: argparse.Namespace) -> None:
+    from mlflow_server.embedded import connect
+    from mlflow_server.garbage import find_garbage, remove, seconds_of
+
+    age = seconds_of(given.older_than)
+    database, artifacts = stores(given.profile, given.folder, os.environ)
+    uri = database.uri
+    if given.profile == "team":
+        uri = os.environ.get("MLFLOW_TRACKING_URI", "")
+        if not uri.startswith("http"):
+            raise InputError(
+                "MLFLOW_TRACKING_URI", "is not the running server's address", "set it: gc works through it"
+            )
+        os.environ.setdefault("MLFLOW_TRACKING_USERNAME", "admin")
+        os.environ.setdefault("MLFLOW_TRACKING_PASSWORD", os.environ.get("MLFLOW_AUTH_ADMIN_PASSWORD", ""))
+    elif database.empty:
+        raise InputError("--folder", f"there is no database {database.uri}", "name the folder that holds it")
+    garbage = find_garbage(connect(uri, patience=10), database, artifacts, age)
+    if not given.dry_run:
+        remove(garbage, database, artifacts, uri, age)
+    _say(f"{'would remove' if given.dry_run else 'removed'}: {garbage}")
+
+
+def _secrets(given: argparse.Namespace) -> None:
+    from mlflow_server.credentials import make_secrets
+
+    make_secrets(given.file)
+    _say(f"{given.file} holds new passwords; only its owner can read it")
+
+
+def _team(given: argparse.Namespace) -> None:
+    from mlflow_server.team import CLIENT_ENV, SERVER_ENV, Ports, Team
+
+    ports = Ports(given.mlflow_port, given.prefect_port, given.postgres_port, given.s3_port)
+    team = Team(given.folder, ports)
+    with _ending_in_order(), contextlib.ExitStack() as stack:
+        processes = list(stack.enter_context(team.stores()))
+        if not given.stores_only:
+            processes.append(stack.enter_context(team.mlflow()))
+            if not given.without_prefect:
+                processes += stack.enter_context(team.prefect())
+        wait = stack.enter_context(until_stopped(processes))
+        _say(", ".join(f"{process.name} answers" for process in processes) + "; Ctrl-C ends all")
+        if not given.stores_only:
+            _say(f"MLflow: {team.mlflow_uri} (user admin); for a shell: set -a; . {given.folder}/{CLIENT_ENV}")
+        _say(f"look after it with: python -m mlflow_server backup --profile team --env {given.folder}/{SERVER_ENV}")
+        wait()
+
+
+@contextlib.contextmanager
+def _ending_in_order() -> Iterator[None]:
+    """Let SIGTERM unwind the stack while servers are still being started."""
+    before = signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+def _dated() -> Path:
+    return Path(time.strftime("mlflow-%Y%m%d-%H%M%S.tar", time.gmtime()))
+
+
+def _say(line: str) -> None:
+    print(line, flush=True)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

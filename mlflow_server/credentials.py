@@ -1,0 +1,45 @@
+"""Passwords that nobody thinks up: made once, kept in a file that only its owner can read."""
+
+from __future__ import annotations
+
+import os
+import secrets
+from collections.abc import Mapping
+from pathlib import Path
+
+from hpo_core.errors import InputError
+
+NAMES = (
+    "POSTGRES_PASSWORD",
+    "S3_ACCESS_KEY",
+    "S3_SECRET_KEY",
+    "MLFLOW_AUTH_ADMIN_PASSWORD",
+    "MLFLOW_FLASK_SERVER_SECRET_KEY",
+    "PREFECT_PASSWORD",
+)
+"""All secrets of the team's servers, as ``compose.yaml`` and ``team`` name them."""
+
+
+def make_secrets(path: Path) -> dict[str, str]:
+    """Write a file with a new value for every name.
+
+    Letters and digits alone: they stand in addresses, in YAML and in shells as they are.
+
+    Raises:
+        InputError: The file exists, or cannot be written.
+    """
+    values = {name: secrets.token_hex(24) for name in NAMES}
+    write_private(path, values, replace=False)
+    return values
+
+
+def write_private(path: Path, values: Mapping[str, str], *, replace: bool) -> None:
+    """Write ``NAME=value`` lines into a file of mode 0600."""
+    flags = os.O_WRONLY | os.O_CREAT | (os.O_TRUNC if replace else os.O_EXCL)
+    try:
+        with open(os.open(path, flags, 0o600), "w") as output:
+            output.writelines(f"{name}={value}\n" for name, value in values.items())
+    except FileExistsError:
+        raise InputError(str(path), "exists", "its passwords may be in use; choose another name") from None
+    except OSError as error:
+        raise InputError(str(path), f"cannot be written ({error.strerror})", "choose another place") from None

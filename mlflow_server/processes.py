@@ -1,0 +1,177 @@
+"""A server as a child process: started, waited for until it answers, ended with all that it started."""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+import urllib.error
+import urllib.request
+from collections import deque
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import IO, TypeAlias
+
+from hpo_core.errors import TrackingError
+
+TAIL = 15
+"""So many last lines of a server's output are told where it does not start."""
+START_SECONDS = 180.0
+STOP_SECONDS = 30.0
+
+Answers: TypeAlias = "Callable[[Process], bool]"
+"""Whether a process does its work already."""
+
+_SET_PARENT_DEATH_SIGNAL = 1  # of prctl(2)
+_libc = ctypes.CDLL(None) if sys.platform == "linux" else None
+
+
+class Process:
+    """A server in a session of its own.
+
+    Args:
+        name: What messages call it.
+        command: Its command line, which every user of the machine can read: no secrets.
+        answers: Whether it does its work already; must not wait long.
+        environment: What it sees beside this process's environment; here secrets may stand.
+        log: The file that its output is appended to; by default it joins this process's own.
+        stop_signal: What ends it in order.
+        user: The user id that it runs as, if not this process's own.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        command: Sequence[str],
+        answers: Answers,
+        *,
+        environment: Mapping[str, str] | None = None,
+        log: Path | None = None,
+        stop_signal: signal.Signals = signal.SIGTERM,
+        user: int | None = None,
+    ) -> None:
+        self.name, self.command, self.answers = name, list(command), answers
+        self.environment, self.log = dict(environment or {}), log
+        self.stop_signal, self.user = stop_signal, user
+        self.tail: deque[str] = deque(maxlen=TAIL)
+        self._process: subprocess.Popen[bytes] | None = None
+        self._reader: threading.Thread | None = None
+
+    def start(self) -> None:
+        """Start it, and wait until it answers.
+
+        Raises:
+            TrackingError: It ended, or did not answer in time; with the last lines of its output.
+        """
+        self._process = subprocess.Popen(
+            self.command,
+            env=os.environ | self.environment,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,
+            user=self.user,
+            # A dead parent must not leave a server behind that holds its port.
+            preexec_fn=self._end_with_parent,
+        )
+        self._reader = threading.Thread(target=self._read, args=(self._process,), daemon=True)
+        self._reader.start()
+        deadline = time.monotonic() + START_SECONDS
+        try:
+            while not self.answers(self):
+                if self.ended:
+                    raise TrackingError(self.obituary())
+                if time.monotonic() > deadline:
+                    raise TrackingError(f"{self.name} does not answer after {START_SECONDS:.0f} s{self._last_lines()}")
+                time.sleep(0.1)
+        except BaseException:
+            self.stop()
+            raise
+
+    def _end_with_parent(self) -> None:
+        if _libc is not None:
+            _libc.prctl(_SET_PARENT_DEATH_SIGNAL, int(self.stop_signal))
+
+    def _read(self, process: subprocess.Popen[bytes]) -> None:
+        assert process.stdout is not None
+        with self._output() as output, process.stdout:
+            for line in process.stdout:
+                self.tail.append(line.decode(errors="replace").rstrip())
+                with contextlib.suppress(OSError):  # nobody reads any longer; the server must not wait for that
+                    output.write(line)
+                    output.flush()
+
+    def _output(self) -> contextlib.AbstractContextManager[IO[bytes]]:
+        return contextlib.nullcontext(sys.stderr.buffer) if self.log is None else open(self.log, "ab")
+
+    @property
+    def ended(self) -> bool:
+        return self._process is None or self._process.poll() is not None
+
+    def obituary(self) -> str:
+        """How it ended by itself, with its last words."""
+        code = None if self._process is None else self._process.poll()
+        if self._reader is not None:
+            self._reader.join(timeout=2)
+        return f"{self.name} ended with code {code}{self._last_lines()}"
+
+    def _last_lines(self) -> str:
+        return "".join(f"\n  {line}" for line in self.tail)
+
+    def stop(self) -> None:
+        """End it in order; by force if it takes too long."""
+        process, self._process = self._process, None
+        if process is None:
+            return
+        process.send_signal(self.stop_signal)  # does nothing where it has ended
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            process.wait(STOP_SECONDS)
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)  # the rest of its session
+        process.wait()
+        if self._reader is not None:
+            self._reader.join(timeout=2)
+
+
+def http_answers(url: str) -> Answers:
+    """Whether a server answers requests at an address, be it with a refusal."""
+
+    def answers(_: Process) -> bool:
+        try:
+            urllib.request.urlopen(url, timeout=5).close()  # noqa: S310  (an address made here)
+        except urllib.error.HTTPError as error:
+            error.close()
+            return error.code < 500
+        except OSError:
+            return False
+        return True
+
+    return answers
+
+
+@contextlib.contextmanager
+def until_stopped(processes: Sequence[Process]) -> Iterator[Callable[[], None]]:
+    """Turn SIGTERM and SIGINT into an orderly end; gives a function that waits for one of them.
+
+    The function raises TrackingError where one of the processes ends by itself.
+    """
+    stopped = threading.Event()
+
+    def wait() -> None:
+        while not stopped.wait(0.5):
+            for process in processes:
+                if process.ended:
+                    raise TrackingError(process.obituary())
+
+    signals = (signal.SIGTERM, signal.SIGINT)
+    before = [signal.signal(number, lambda *_: stopped.set()) for number in signals]
+    try:
+        yield wait
+    finally:
+        for number, handler in zip(signals, before, strict=True):
+            signal.signal(number, handler)

@@ -1,0 +1,179 @@
+"""What a tracking server is made of, read from the environment by the names that MLflow gives it.
+
+Two profiles. ``local``: sqlite and a folder, for one machine. ``team``: PostgreSQL, artifacts that go through the
+server to S3-compatible storage, and a password for everybody.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from importlib.util import find_spec
+from pathlib import Path
+
+import psutil
+
+from hpo_core.errors import InputError
+from mlflow_server.artifacts import DESTINATION, ENDPOINT, Artifacts, Bucket, Folder
+from mlflow_server.database import STORE, Database, Postgresql, Sqlite, database_of
+from mlflow_server.embedded import ARTIFACTS, DATABASE
+
+PROFILES = ("local", "team")
+ADMIN_PASSWORD = "MLFLOW_AUTH_ADMIN_PASSWORD"  # noqa: S105  (a name)
+SECRET_KEY = "MLFLOW_FLASK_SERVER_SECRET_KEY"  # noqa: S105  (a name)
+ALLOWED_HOSTS = "MLFLOW_SERVER_ALLOWED_HOSTS"
+MINIMUM_PASSWORD = 12
+LOOPBACK = ("127.0.0.1", "localhost", "::1")
+
+MAX_WORKERS = 4
+"""More would use up PostgreSQL's 100 connections: a worker's ten threads open up to 20, for runs and for passwords."""
+WORKER_MEMORY = 512 * 2**20
+"""A worker holds 300 MB; uploads pass through it in pieces."""
+
+
+@dataclass(frozen=True)
+class Settings:
+    """A tracking server.
+
+    Attributes:
+        profile: ``local`` or ``team``.
+        database: Where runs are.
+        artifacts: Where their files are.
+        host: The address that it listens on.
+        port: The port.
+        workers: How many processes answer.
+        allowed_hosts: Names under which browsers and clients may address it, beside those of this machine.
+        secrets: What it needs in its environment.
+    """
+
+    profile: str
+    database: Database
+    artifacts: Artifacts
+    host: str = "127.0.0.1"
+    port: int = 5000
+    workers: int = 1
+    allowed_hosts: tuple[str, ...] = ()
+    secrets: Mapping[str, str] = field(default_factory=dict, repr=False)
+
+
+def stores(profile: str, folder: Path, environment: Mapping[str, str]) -> tuple[Database, Artifacts]:
+    """Database and artifacts of a profile.
+
+    Args:
+        profile: ``local`` or ``team``.
+        folder: Where ``local`` keeps both.
+        environment: Where ``team`` finds the addresses and passwords of both.
+
+    Raises:
+        InputError: An address or a password is missing or wrong.
+    """
+    if profile == "local":
+        return Sqlite(folder / DATABASE), Folder(folder / ARTIFACTS)
+    database = database_of(_needed(environment, STORE, "postgresql://user@host/database"), environment)
+    if not isinstance(database, Postgresql):
+        raise InputError(STORE, f"{database.uri} is not PostgreSQL", "write postgresql://, or use --profile local")
+    destination = _needed(environment, DESTINATION, "s3://bucket")
+    if not destination.startswith("s3://"):
+        raise InputError(DESTINATION, f"{destination!r} is no bucket", "write s3://bucket or s3://bucket/prefix")
+    return database, Bucket(destination, environment)
+
+
+def server_settings(
+    profile: str,
+    folder: Path,
+    environment: Mapping[str, str],
+    *,
+    host: str = "127.0.0.1",
+    port: int = 5000,
+    workers: int | None = None,
+) -> Settings:
+    """All that a server is started with, checked as far as can be without starting it.
+
+    Raises:
+        InputError: Something is missing or cannot be.
+    """
+    if not 1 <= port <= 65535:
+        raise InputError("--port", f"{port} is no port", "give 1 to 65535")
+    if workers is not None and workers < 1:
+        raise InputError("--workers", f"{workers} is not positive", "give at least 1")
+    database, artifacts = stores(profile, folder, environment)
+    if profile == "local":
+        if host not in LOOPBACK:
+            problem = f"profile local asks nobody for a password, so it does not listen on {host}"
+            raise InputError("--host", problem, "use --profile team")
+        return Settings(profile, database, artifacts, host, port, workers or 1)
+    secrets = {name: _needed(environment, name) for name in (ADMIN_PASSWORD, SECRET_KEY)}
+    for name, value in secrets.items():
+        if len(value) < MINIMUM_PASSWORD:
+            raise InputError(name, f"is shorter than {MINIMUM_PASSWORD} characters", "`secrets FILE` makes good ones")
+    secrets |= database.environment
+    secrets |= {key: text for key, text in environment.items() if key.startswith("AWS_") or key == ENDPOINT}
+    hosts = tuple(each.strip() for each in environment.get(ALLOWED_HOSTS, "").split(",") if each.strip())
+    if "*" in hosts:
+        raise InputError(ALLOWED_HOSTS, "* lets every web page act with its reader's password", "name the hosts")
+    if not hosts and host not in LOOPBACK:
+        problem = f"is not set, and the server listens on {host}"
+        raise InputError(ALLOWED_HOSTS, problem, "name the hosts by which it is addressed: mlflow.example.com")
+    return Settings(profile, database, artifacts, host, port, workers or fitting_workers(), hosts, secrets)
+
+
+def _needed(environment: Mapping[str, str], name: str, example: str = "") -> str:
+    if value := environment.get(name):
+        return value
+    raise InputError(
+        name, "is not set", f"set it in the environment ({example})" if example else "set it in the environment"
+    )
+
+
+def fitting_workers() -> int:
+    """As many workers as this machine has use for.
+
+    uvicorn hands its workers a socket on which asyncio does not turn Nagle's algorithm off, and every answer then waits
+    40 ms for an acknowledgement. uvloop does turn it off; where it is missing, one worker is faster than many.
+    """
+    if find_spec("uvloop") is None:
+        return 1
+    return max(1, min(MAX_WORKERS, int(_processors()), int(_memory() // WORKER_MEMORY)))
+
+
+def _processors() -> float:
+    """Processors that this process may use, in a container those that it was given."""
+    here = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    quota, _, period = _control_group("cpu.max").partition(" ")
+    return min(here, int(quota) / int(period)) if quota.isdigit() and period.isdigit() else here
+
+
+def _memory() -> int:
+    """Bytes of memory that this process may use."""
+    limit = _control_group("memory.max")
+    here = int(psutil.virtual_memory().total)
+    return min(here, int(limit)) if limit.isdigit() else here
+
+
+def _control_group(name: str) -> str:
+    try:
+        return Path("/sys/fs/cgroup", name).read_text().strip()
+    except OSError:
+        return ""
+
+
+def read_environment(path: Path) -> dict[str, str]:
+    """The variables of a file of ``NAME=value`` lines, as compose reads it: no quoting, ``#`` begins a comment line.
+
+    Raises:
+        InputError: There is no such file, or a line is something else.
+    """
+    try:
+        lines = path.read_text().splitlines()
+    except OSError as error:
+        raise InputError("--env", f"{path} cannot be read ({error.strerror})", "correct it") from None
+    found: dict[str, str] = {}
+    for number, line in enumerate(lines, 1):
+        if not line.strip() or line.startswith("#"):
+            continue
+        name, separator, value = line.removeprefix("export ").partition("=")
+        if not separator or not name.isidentifier():
+            raise InputError("--env", f"line {number} of {path} is not NAME=value", "correct it")
+        found[name] = value
+    return found

