@@ -32,6 +32,7 @@ from typing import Any, Self
 from hpo_core.configuration import Scalar, config_from_json, config_to_json
 from hpo_core.errors import InputError, StudyUnknown, TrackingError, TrackingRefusal
 from hpo_core.history import History
+from hpo_core.hypergradient import hypergradient_of
 from hpo_core.prior import Source
 from hpo_core.runs import KnownRuns, number_of, whole
 from hpo_core.snapshot import Snapshot, pack, unpack
@@ -597,6 +598,7 @@ def trial_of(run: Run, spec: StudySpec) -> Trial:
         run_id=run.id,
         asked=asked,
         metrics={key: value for key, value in run.metrics.items() if not key.startswith(RUNG)},
+        hypergradient=hypergradient_of(run.metrics, spec.sign),
         rungs=_rungs_of(run, spec),
         start=run.start,
         end=run.end,

@@ -258,7 +258,9 @@ class StudySpec(_Section):
         self._check_fidelity()
         # Settings that only the space can judge (a parameter's name) show at the first proposal, which costs nothing.
         try:
-            self.strategy.make(fidelity=self.scale).propose(space, History(), 1, seed=self.seed)
+            strategy = self.strategy.make(fidelity=self.scale)
+            getattr(strategy, "check", lambda space: None)(space)
+            strategy.propose(space, History(), 1, seed=self.seed)
         except InputError:
             raise
         except ValueError as error:
@@ -309,6 +311,11 @@ class StudySpec(_Section):
     def promotes(self) -> bool:
         """Whether trials may go on from others, so that checkpoints are worth keeping."""
         return has_fidelity(self.strategy.name)
+
+    @property
+    def needs_hypergradient(self) -> bool:
+        """Whether the strategy goes nowhere unless trials log hypergradients."""
+        return getattr(STRATEGIES[self.strategy.name], "needs_hypergradient", False)
 
     @cached_property
     def search_space(self) -> SearchSpace:

@@ -59,6 +59,7 @@ class Trial:
         run_id: Its MLflow run.
         asked: Where a rule stopped it: the fidelity that was asked for, infinite in a study that has none.
         metrics: Latest values of everything the objective logged, under its own names and in its own direction.
+        hypergradient: The derivative of the loss by parameters, as far as the objective logged it; finite.
         rungs: Its losses at milestones, by the number of steps; for rules of early stopping alone.
         start, end: Milliseconds since 1970, as MLflow keeps them. For people: no strategy may look at a clock.
     """
@@ -74,6 +75,7 @@ class Trial:
     run_id: str = ""
     asked: float | None = None
     metrics: Mapping[str, float] = field(default_factory=dict)
+    hypergradient: Mapping[str, float] = field(default_factory=dict)
     rungs: Mapping[int, float] = field(default_factory=dict)
     start: int = 0
     end: int | None = None
@@ -100,4 +102,5 @@ class Trial:
         """64 bits over all that a strategy may depend on."""
         facts = [self.number, self.identity, self.state.value, self.loss, self.fidelity, self.parent]
         facts += [] if self.asked is None else [self.asked]
+        facts += [sorted(self.hypergradient.items())] if self.hypergradient else []
         return int.from_bytes(hashlib.blake2b(repr(tuple(facts)).encode(), digest_size=8).digest(), "big")
