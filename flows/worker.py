@@ -379,7 +379,10 @@ def _train(job: Job, function: Callable[..., Any], parent: _Parent) -> dict[str,
     finally:
         parent.send(context.use)
     try:
-        return {"kind": "done", "metrics": as_result(returned, job.metric)}
+        metrics = as_result(returned, job.metric)
+        if job.objective.needs_hypergradient:
+            context.check_hypergradient(metrics)
+        return {"kind": "done", "metrics": metrics}
     except ValueError as error:
         misfit = "metric" if isinstance(error, MissingMetric) else ""
         return {"kind": "failed", "reason": str(error), "retry": False, "details": "", "misfit": misfit}

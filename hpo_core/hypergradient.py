@@ -291,28 +291,3 @@ def chains(history: History, rules: Rules) -> list[Chain]:
             members[trial.number] = [trial]
     starts = {id(group): group for group in members.values()}
     return [Chain.follow(group, rules) for group in starts.values()]
-
-
-# -- what a trial logs ------------------------------------------------------------------------------------------------
-
-PREFIX = "hypergradient/"
-NORM_PREFIX = "hypergradient_norm/"
-
-
-def hypergradient_of(metrics: Mapping[str, float], sign: int) -> dict[str, float]:
-    """The derivative of the loss by each parameter, as far as a trial logged a finite one.
-
-    Args:
-        metrics: Of the trial, in the study's own direction.
-        sign: -1 where the study maximises.
-
-    >>> hypergradient_of({"loss": 1.0, "hypergradient/l2": 0.5, "hypergradient/l1": math.inf}, -1)
-    {'l2': -0.5}
-    """
-    largest = 1e300  # MLflow's databases keep an infinity as the largest float
-    return {
-        name.removeprefix(PREFIX): sign * value
-        for name, value in metrics.items()
-        if name.startswith(PREFIX) and abs(value) < largest
-    }
-

@@ -32,14 +32,13 @@ from typing import Any, Self
 from hpo_core.configuration import Scalar, config_from_json, config_to_json
 from hpo_core.errors import InputError, StudyUnknown, TrackingError, TrackingRefusal
 from hpo_core.history import History
-from hpo_core.hypergradient import hypergradient_of
 from hpo_core.prior import Source
 from hpo_core.runs import KnownRuns, number_of, whole
 from hpo_core.snapshot import Snapshot, pack, unpack
 from hpo_core.space import SearchSpace
 from hpo_core.store import FAILED, FINISHED, RUNNING, Metric, Run, Store
 from hpo_core.study import StudySpec, compare, study_from, study_name
-from hpo_core.trial import Proposal, Trial, TrialState
+from hpo_core.trial import Proposal, Trial, TrialState, hypergradient_of
 
 log = logging.getLogger("hpo")
 

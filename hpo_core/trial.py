@@ -12,6 +12,14 @@ from functools import cached_property
 from hpo_core.configuration import Config, Scalar, identity
 
 
+HYPERGRADIENT = "hypergradient/"
+HYPERGRADIENT_NORM = "hypergradient_norm/"
+"""What the metrics are called that hold the derivative of the study's metric by a parameter, or the length of it."""
+
+INFINITE = 1e300
+"""Numbers beyond it are none: MLflow's databases keep an infinity as the largest float."""
+
+
 class TrialState(StrEnum):
     """The three states of a trial; MLflow calls them RUNNING, FINISHED and FAILED."""
 
@@ -104,3 +112,20 @@ class Trial:
         facts += [] if self.asked is None else [self.asked]
         facts += [sorted(self.hypergradient.items())] if self.hypergradient else []
         return int.from_bytes(hashlib.blake2b(repr(tuple(facts)).encode(), digest_size=8).digest(), "big")
+
+
+def hypergradient_of(metrics: Mapping[str, float], sign: int) -> dict[str, float]:
+    """The derivative of the loss by each parameter, as far as a trial logged a finite one.
+
+    Args:
+        metrics: Of the trial, in the study's own direction.
+        sign: -1 where the study maximises.
+
+    >>> hypergradient_of({"loss": 1.0, "hypergradient/l2": 0.5, "hypergradient/l1": math.inf}, -1)
+    {'l2': -0.5}
+    """
+    return {
+        name.removeprefix(HYPERGRADIENT): sign * value
+        for name, value in metrics.items()
+        if name.startswith(HYPERGRADIENT) and abs(value) < INFINITE
+    }
