@@ -5,7 +5,7 @@ Strategies are asked and told in this process, so nothing but trainings is measu
 counts as so many plain ones as it takes time.
 
     python -m benchmarks.gradient_layers cost
-    python -m benchmarks.gradient_layers run --seeds 5 --budget 60 --out layers.json
+    python -m benchmarks.gradient_layers run --seeds 3 --budget 40 --out layers.json
     python -m benchmarks.gradient_layers plot --out layers.json --image docs/images/gradient-layers.png
 """
 
@@ -14,8 +14,6 @@ from __future__ import annotations
 import argparse
 import json
 import resource
-import subprocess
-import sys
 import time
 from collections.abc import Mapping
 from dataclasses import replace
@@ -92,12 +90,12 @@ def trial(config: Mapping[str, Any], *, gradient: bool, seed: int = 0, width: in
     return hg.train(problem(width), config, steps=STEPS, seed=seed).loss, {}
 
 
-def study(label: str, seed: int, budget: float, ratio: float) -> list[tuple[float, float]]:
-    """Trainings' worth spent, and the best loss by then, after each trial."""
+def study(label: str, seed: int, trials: int) -> list[float]:
+    """The best loss after each trial."""
     name, settings = STRATEGIES[label]
     strategy, history, here = make_strategy(name, settings), History(), space()
-    gradient, spent, curve = name == "gradient", 0.0, []
-    while spent + (cost := ratio if gradient else 1.0) <= budget:
+    gradient, curve = name == "gradient", []
+    for _ in range(trials):
         proposals = strategy.propose(here, history, 1, seed=seed)
         loss, slopes = trial(proposals[0].config, gradient=gradient, seed=seed)
         pending = history.with_pending(proposals).trials[-1]
@@ -107,89 +105,79 @@ def study(label: str, seed: int, budget: float, ratio: float) -> list[tuple[floa
             history = History((*history, replace(done, hypergradient=finite)))
         else:
             history = History((*history, replace(pending, state=TrialState.FAILED)))
-        spent += cost
         best = history.incumbent
-        curve.append((spent, float("nan") if best is None or best.loss is None else best.loss))
+        curve.append(float("nan") if best is None or best.loss is None else best.loss)
     return curve
 
 
 # -- what a hypergradient costs -----------------------------------------------------------------------------------
 
 
-MODES = {
-    "plain": {},
+MODES: dict[str, dict[str, int]] = {
+    "none": {},
     "last quarter": {"last": STEPS // 4},
     "last half": {"last": LAST},
-    "all steps": {},
-    "all steps, every 10th state": {"stride": 10},
+    "all, from every 10th state": {"stride": 10},
+    "all": {},
 }
 
 
-def one_mode(mode: str, width: int) -> dict[str, float]:
-    """Processor time and memory of one mode, in a process that has run no other."""
+def cost(widths: tuple[int, ...] = (WIDTH, 256), times: int = 3) -> str:
+    """Processor time and memory of each mode, cheapest first, so that the peak of a process is that of its mode."""
     from flows import hypergradient as hg
 
-    middle = space().decode(np.full(2 * LAYERS, 0.5))
+    middle, rows = space().decode(np.full(2 * LAYERS, 0.5)), []
 
-    def run() -> Any:
-        if mode == "plain":
+    def run(mode: str, width: int) -> Any:
+        if mode == "none":
             return hg.train(problem(width), middle, steps=STEPS)
         return hg.reverse(problem(width), middle, steps=STEPS, **MODES[mode])
 
-    started = time.process_time()
-    held = run().held
-    first = time.process_time() - started
-    times = []
-    for _ in range(3):
+    def timed(mode: str, width: int) -> tuple[float, Any]:
         started = time.process_time()
-        run()
-        times.append(time.process_time() - started)
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
-    return {"seconds": median(times), "first": first, "held": held / 2**20, "peak": peak}
+        found = run(mode, width)
+        return time.process_time() - started, found
 
-
-def cost(widths: tuple[int, ...] = (WIDTH, 256)) -> str:
-    rows = []
     for width in widths:
-        base = None
+        plain = 0.0
         for mode in MODES:
-            command = [sys.executable, "-m", "benchmarks.gradient_layers", "mode", mode, "--width", str(width)]
-            output = subprocess.run(command, capture_output=True, text=True, check=True).stdout
-            facts = json.loads(output.splitlines()[-1])
-            base = base or facts
-            ratio = facts["seconds"] / base["seconds"]
-            rows.append([width, mode, facts["seconds"], ratio, facts["first"], facts["held"], facts["peak"]])
-    head = ["width", "walked back", "s a training", "/ plain", "first, s", "states held, MiB", "peak memory, MiB"]
+            first, found = timed(mode, width)
+            seconds = median(timed(mode, width)[0] for _ in range(times))
+            plain = plain or seconds
+            peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+            rows.append([width, mode, seconds, seconds / plain, first, found.held / 2**20, peak])
+    head = ["width", "steps walked back", "s", "/ plain", "first, s", "states held, MiB", "peak of process, MiB"]
     return table(head, rows)
 
 
 # -- the rest -----------------------------------------------------------------------------------------------------
 
 
-def report(runs: Mapping[str, Any], at: tuple[float, ...] = (10, 20, 40, 60)) -> str:
+def report(runs: Mapping[str, Any], ratio: float, at: tuple[float, ...] = (10, 20, 40)) -> str:
     rows = []
-    for label, curves in runs["curves"].items():
-        values = [[_at(curve, spent) for curve in curves] for spent in at]
+    for label, curves in runs.items():
+        values = [[_at(label, curve, spent, ratio) for curve in curves] for spent in at]
         ends = values[-1]
         rows.append([label, *(float(np.mean(v)) for v in values), float(np.std(ends) / np.sqrt(len(ends)))])
     return table(["strategy", *(f"at {spent:g}" for spent in at), "error at the end"], rows)
 
 
-def _at(curve: list[tuple[float, float]], spent: float) -> float:
-    reached = [loss for when, loss in curve if when <= spent + 1e-9]
-    return reached[-1] if reached else float("nan")
+def _at(label: str, curve: list[float], spent: float, ratio: float) -> float:
+    """The best loss once so many plain trainings' worth is spent."""
+    trials = int(spent / (ratio if label.startswith("gradient") else 1.0) + 1e-9)
+    return curve[min(trials, len(curve)) - 1] if trials else float("nan")
 
 
-def plot(runs: Mapping[str, Any], image: Path) -> None:
+def plot(runs: Mapping[str, Any], ratio: float, budget: float, image: Path) -> None:
     import matplotlib
 
     matplotlib.use("Agg")
     from matplotlib import pyplot
 
     figure, axes = pyplot.subplots(figsize=(6.4, 3.8))
-    grid = np.arange(3.0, runs["budget"] + 0.5, 0.5)
-    for label, curves in runs["curves"].items():
-        values = np.array([[_at(curve, spent) for spent in grid] for curve in curves])
+    grid = np.arange(4.0, budget + 0.5, 0.5)
+    for label, curves in runs.items():
+        values = np.array([[_at(label, curve, spent, ratio) for spent in grid] for curve in curves])
         middle, error = values.mean(axis=0), values.std(axis=0) / np.sqrt(len(values))
         (line,) = axes.plot(grid, middle, label=label)
         axes.fill_between(grid, middle - error, middle + error, alpha=0.2, color=line.get_color(), linewidth=0)
@@ -203,14 +191,11 @@ def parse() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__)
     commands = parser.add_subparsers(dest="command", required=True)
     commands.add_parser("cost")
-    mode = commands.add_parser("mode")
-    mode.add_argument("mode", choices=MODES)
-    mode.add_argument("--width", type=int, default=WIDTH)
     for name in ("run", "plot"):
         command = commands.add_parser(name)
         command.add_argument("--out", type=Path, required=True)
-        command.add_argument("--seeds", type=int, default=5)
-        command.add_argument("--budget", type=float, default=60)
+        command.add_argument("--seeds", type=int, default=3)
+        command.add_argument("--budget", type=float, default=40)
         command.add_argument("--ratio", type=float, default=2.5, help="What a trial with hypergradient costs.")
         command.add_argument("--image", type=Path)
     return parser.parse_args()
@@ -220,16 +205,14 @@ if __name__ == "__main__":
     given = parse()
     if given.command == "cost":
         print(cost())
-    elif given.command == "mode":
-        print(json.dumps(one_mode(given.mode, given.width)))
     else:
+        runs = json.loads(given.out.read_text()) if given.out.exists() else {}
         if given.command == "run":
-            curves = {
-                label: [study(label, seed, given.budget, given.ratio) for seed in range(given.seeds)]
-                for label in STRATEGIES
-            }
-            given.out.write_text(json.dumps({"budget": given.budget, "ratio": given.ratio, "curves": curves}))
-        runs = json.loads(given.out.read_text())
-        print(report(runs))
+            for seed in range(given.seeds):
+                for label, (name, _) in STRATEGIES.items():
+                    trials = round(given.budget / (given.ratio if name == "gradient" else 1.0))
+                    runs.setdefault(label, []).append(study(label, seed, trials))
+                    given.out.write_text(json.dumps(runs))
+        print(report(runs, given.ratio))
         if given.image:
-            plot(runs, given.image)
+            plot(runs, given.ratio, given.budget, given.image)

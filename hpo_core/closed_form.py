@@ -149,7 +149,8 @@ def logistic_regression(
         P, D = np.exp(log_softmax(X @ flat.reshape(shape), axis=1)), direction.reshape(shape)
         Z = X @ D
         curved = P * (Z - (P * Z).sum(axis=1, keepdims=True))
-        return (X.T @ (weights[:, None] * curved) + penalties * D).ravel()
+        flat_product: Array = (X.T @ (weights[:, None] * curved) + penalties * D).ravel()
+        return flat_product
 
     W = _minimum(objective, product, np.zeros(shape).ravel() if start is None else start.ravel())
     log_p = log_softmax(X_val @ W.reshape(shape), axis=1)
@@ -175,7 +176,7 @@ def _minimum(
         slope = objective(x)[1]
         if float(np.linalg.norm(slope)) <= 1e-11 * size:
             return x
-        operator = LinearOperator((x.size, x.size), matvec=lambda v, x=x: product(x, v), dtype=float)  # type: ignore[misc]
+        operator = LinearOperator((x.size, x.size), matvec=lambda v, x=x: product(x, v), dtype=float)
         step, _ = cg(operator, slope, rtol=1e-8, maxiter=10 * x.size)
         x = x - step
     if not float(np.linalg.norm(objective(x)[1])) <= 1e-7 * size:  # also where it is NaN

@@ -77,12 +77,10 @@ class Coordinates:
     def decode(self, z: Array) -> dict[str, Scalar]:
         """The values at a point, within their bounds and as any other proposal rounds them."""
         pairs = zip(self.parameters.items(), z.tolist(), strict=True)
-        return {
-            name: p.decode(min(max(x / WIDTH, 0.0), 1.0) if p.log else _sigmoid(x)) for (name, p), x in pairs
-        }
+        return {name: p.decode(min(max(x / WIDTH, 0.0), 1.0) if p.log else _sigmoid(x)) for (name, p), x in pairs}
 
     def gradient(self, trial: Trial) -> Array:
-        """``dL/dz`` from the trial's ``dL/dx``, shape ``(k,)``, finite; 0 where the trial says nothing of a parameter."""
+        """``dL/dz`` from the trial's ``dL/dx``, shape ``(k,)``; 0 where a trial says nothing of a parameter."""
         slopes = []
         for name, p in self.parameters.items():
             if name not in trial.config:

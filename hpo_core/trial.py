@@ -11,7 +11,6 @@ from functools import cached_property
 
 from hpo_core.configuration import Config, Scalar, identity
 
-
 HYPERGRADIENT = "hypergradient/"
 HYPERGRADIENT_NORM = "hypergradient_norm/"
 """What the metrics are called that hold the derivative of the study's metric by a parameter, or the length of it."""

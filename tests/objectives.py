@@ -31,7 +31,9 @@ def hill(trial: TrialContext) -> dict[str, float]:
     x = float(trial.config["x"])  # type: ignore[arg-type]
     trial.report_hypergradient({"x": 1e6})  # the last one counts
     trial.report_hypergradient({"x": -2 * (x - 0.3), "weights": [3.0, 4.0]})
-    return {"score": 1 - (x - 0.3) ** 2}
+    depth = 0 if trial.resume_from is None else int((trial.resume_from / "depth").read_text()) + 1
+    (trial.checkpoint / "depth").write_text(str(depth))
+    return {"score": 1 - (x - 0.3) ** 2, "depth": depth, "seed": trial.seed}
 
 
 def slow(trial: TrialContext) -> dict[str, float]:

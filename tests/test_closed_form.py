@@ -72,9 +72,7 @@ def test_leaving_one_out_of_kernel_ridge(seed: int) -> None:
         for i in range(len(y))
     ]
     assert fit.loss == pytest.approx(np.mean(np.square(errors)), rel=1e-9)
-    slopes = central(
-        lambda v: kernel_ridge_leave_one_out(X, y, v[0], v[1:]).loss, np.concatenate([[0.3], lengths])
-    )
+    slopes = central(lambda v: kernel_ridge_leave_one_out(X, y, v[0], v[1:]).loss, np.concatenate([[0.3], lengths]))
     np.testing.assert_allclose(fit.gradient["l2"], slopes[0], rtol=1e-6)
     np.testing.assert_allclose(fit.gradient["lengths"], slopes[1:], rtol=1e-6, atol=1e-9)
 

@@ -56,6 +56,9 @@ def test_a_study_climbs_and_goes_on_where_it_was_ended(tmp_path: Path) -> None:
     steps = [trial for trial in result.history if trial.parent is not None]
     assert len(steps) >= 10
     assert any(trial.number >= 7 and (trial.parent or 99) < 7 for trial in steps), "no chain was left behind"
+    for trial in steps:  # from the checkpoint of where the chain stood, however often it had to start from there
+        assert trial.metrics["depth"] == result.history.trials[trial.parent or 0].metrics["depth"] + 1
+        assert trial.metrics["seed"] == result.history.trials[trial.parent or 0].metrics["seed"]
     client = MlflowClient(result.tracking_uri)
     logged = client.get_run(steps[0].run_id)
     x = float(logged.data.params["x"])
@@ -69,7 +72,7 @@ def test_a_study_climbs_and_goes_on_where_it_was_ended(tmp_path: Path) -> None:
 @pytest.mark.usefixtures("prefect_server")
 def test_an_objective_that_is_not_declared_ends_the_study_before_any_trial() -> None:
     ledger = open_ledger(make_spec("quick"))
-    with pytest.raises(InputError, match="'tests.objectives:quick' is not declared to give hypergradients"):
+    with pytest.raises(InputError, match="quick' is not declared to give hypergradients"):
         run(ledger, Objective("tests.objectives:quick", (str(ROOT),)))
     assert len(ledger.load()) == 0
 
@@ -100,7 +103,7 @@ def test_a_hypergradient_that_is_no_number(tmp_path: Path) -> None:
     trial = TrialContext(
         config={}, number=0, seed=0, fidelity=None, scratch=tmp_path, outbox=tmp_path / "out", send=lambda message: None
     )
-    with pytest.raises(ValueError, match="could not convert string to float|has the value 'steep'"):
+    with pytest.raises(ValueError, match="has the value 'steep'"):
         trial.report_hypergradient({"x": "steep"})
     with pytest.raises(ValueError, match="the objective gave none"):
         trial.check_hypergradient({"loss": 1.0})

@@ -153,7 +153,12 @@ def test_a_truncated_walk_takes_the_state_that_it_begins_at_for_given() -> None:
 
 @pytest.mark.parametrize("optimizer", ["sgd", "adam"])
 def test_forward_mode_is_reverse_mode(optimizer: str) -> None:
-    places = {"learning_rate": hg.learning_rate(), "momentum": hg.momentum(), "l2": hg.l2(), "groups": hg.class_weights()}
+    places = {
+        "learning_rate": hg.learning_rate(),
+        "momentum": hg.momentum(),
+        "l2": hg.l2(),
+        "groups": hg.class_weights(),
+    }
     values = {"learning_rate": 0.2, "momentum": 0.5, "l2": 0.03, "groups": np.array([1.0, 0.8, 1.2])}
     small = hg.Bilevel(
         network,

@@ -37,24 +37,45 @@ if TYPE_CHECKING:
     from flows.hypergradient.optimizers import SGD, Adam
     from flows.hypergradient.vectors import VectorAdam
 
-_HOMES = {
-    "bilevel": ("Bilevel", "State", "cross_entropy", "squared_error"),
-    "hyperparameters": (
-        "Hyperparameter", "class_weights", "contrast", "dropout", "example_weights", "input_noise", "inputs", "l1",
-        "l2", "label_smoothing", "learning_rate", "learning_rate_knots", "loss_weight", "momentum", "penalty", "shift",
-        "targets", "variable",
-    ),
-    "layers": ("RelaxedDropout",),
-    "modes": ("Result", "forward", "implicit", "reverse", "train"),
-    "optimizers": ("SGD", "Adam"),
-    "vectors": ("VectorAdam",),
-}  # fmt: skip
-_HOME = {name: module for module, names in _HOMES.items() for name in names}
+_MODULES = ("bilevel", "hyperparameters", "layers", "modes", "optimizers", "vectors")
 
-__all__ = sorted(_HOME)  # noqa: PLE0605
+__all__ = [
+    "Adam",
+    "Bilevel",
+    "class_weights",
+    "contrast",
+    "cross_entropy",
+    "dropout",
+    "example_weights",
+    "forward",
+    "Hyperparameter",
+    "implicit",
+    "input_noise",
+    "inputs",
+    "l1",
+    "l2",
+    "label_smoothing",
+    "learning_rate",
+    "learning_rate_knots",
+    "loss_weight",
+    "momentum",
+    "penalty",
+    "RelaxedDropout",
+    "Result",
+    "reverse",
+    "SGD",
+    "shift",
+    "squared_error",
+    "State",
+    "targets",
+    "train",
+    "variable",
+    "VectorAdam",
+]
 
 
 def __getattr__(name: str) -> Any:
-    if name in _HOME:
-        return getattr(import_module(f"{__name__}.{_HOME[name]}"), name)
+    for module in _MODULES if name in __all__ else ():
+        if hasattr(loaded := import_module(f"{__name__}.{module}"), name):
+            return getattr(loaded, name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

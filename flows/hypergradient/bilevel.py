@@ -38,7 +38,9 @@ def exact_moments() -> Iterator[None]:
         tf.nn.moments = theirs
 
 
-def _moments(x: Tensor, axes: Any, shift: Any = None, keepdims: bool = False, name: Any = None) -> tuple[Tensor, Tensor]:
+def _moments(
+    x: Tensor, axes: Any, shift: Any = None, keepdims: bool = False, name: Any = None
+) -> tuple[Tensor, Tensor]:
     mean = tf.reduce_mean(x, axes, keepdims=True)
     variance = tf.reduce_mean(tf.square(x - mean), axes, keepdims=keepdims)
     return (mean if keepdims else tf.squeeze(mean, axes)), variance
@@ -309,7 +311,7 @@ class Bilevel:
 
     @cached_property
     def step_jvp(self) -> Callable[..., tuple[Tensors, Tensors]]:
-        """``step_jvp(flat state, values, state tangent, value tangent, index, ...)``: the state after, and its tangent."""
+        """``step_jvp(flat state, values, state tangent, value tangent, .., ...)``: the state after and its tangent."""
 
         def push(
             flat: Tensors, values: Tensors, tangent: Tensors, direction: Tensors, *place: Tensor

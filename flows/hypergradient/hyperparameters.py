@@ -139,7 +139,9 @@ def l2(layers: Sequence[str] | None = None) -> Hyperparameter:
 
 def l1(layers: Sequence[str] | None = None) -> Hyperparameter:
     """``value * sum(|w|)`` over the kernels of the named layers, or of all."""
-    return penalty(lambda weights, value: value * tf.add_n([tf.reduce_sum(tf.abs(w)) for w in _chosen(weights, layers)]))
+    return penalty(
+        lambda weights, value: value * tf.add_n([tf.reduce_sum(tf.abs(w)) for w in _chosen(weights, layers)])
+    )
 
 
 def label_smoothing() -> Hyperparameter:
@@ -174,7 +176,9 @@ def class_weights(which: int | None = None) -> Hyperparameter:
 def input_noise() -> Hyperparameter:
     """Normal noise of standard deviation ``value`` on the inputs."""
     return inputs(
-        lambda batch, value: batch.x + value * tf.random.stateless_normal(tf.shape(batch.x), batch.seed, dtype=batch.x.dtype)
+        lambda batch, value: (
+            batch.x + value * tf.random.stateless_normal(tf.shape(batch.x), batch.seed, dtype=batch.x.dtype)
+        )
     )
 
 

@@ -8,7 +8,7 @@ import keras
 from keras import ops
 
 
-class RelaxedDropout(keras.layers.Layer):
+class RelaxedDropout(keras.layers.Layer):  # type: ignore[misc]
     """Dropout whose mask is a smooth function of its rate.
 
     Gal, Hron and Kendall (2017), arXiv:1705.07832, eq. 5: with ``u`` uniform, a unit is dropped to the share
@@ -37,7 +37,7 @@ class RelaxedDropout(keras.layers.Layer):
         return inputs * (1 - z) / (1 - rate)
 
     def get_config(self) -> dict[str, Any]:
-        return super().get_config() | {"rate": self.initial, "temperature": self.temperature}
+        return dict(super().get_config()) | {"rate": self.initial, "temperature": self.temperature}
 
 
 def _logit(p: Any) -> Any:

@@ -243,7 +243,9 @@ def _axpy(factor: float, x: Tensors, y: Tensors) -> Tensors:
     return [factor * a + b for a, b in zip(x, y, strict=True)]
 
 
-def _conjugate_gradients(product: Any, target: Tensors, iterations: int, tolerance: float) -> tuple[Tensors, float, int]:
+def _conjugate_gradients(
+    product: Any, target: Tensors, iterations: int, tolerance: float
+) -> tuple[Tensors, float, int]:
     """``q`` with ``H q = target``; ends early where ``H`` turns out not to be positive (Steihaug 1983)."""
     q = [tf.zeros_like(part) for part in target]
     residual, direction = target, target

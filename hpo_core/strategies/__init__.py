@@ -61,8 +61,8 @@ def make_strategy(
 
     Args:
         name: One of :data:`STRATEGIES`.
-        settings: Its settings. One that is a strategy itself (``sampler``, ``outer``) is given as a name, or as a mapping with
-            ``name`` and settings.
+        settings: Its settings. One that is a strategy itself (``sampler``, ``outer``) is given as a name, or as a
+            mapping with ``name`` and settings.
         fidelity: The study's, for a strategy that has use for it.
         field: Where the strategy stands in the study file, for messages.
 
@@ -113,4 +113,6 @@ def _sampler(value: Any, field: str) -> Strategy:
         raise InputError(field, f"{value!r} names no strategy", "write it as tpe, or as {name: tpe, start: 5}")
     if has_fidelity(name):
         raise InputError(field, f"{name!r} chooses fidelities itself", "give a strategy that does not, such as tpe")
+    if issubclass(STRATEGIES.get(name, object), Promoting):
+        raise InputError(field, f"{name!r} goes on from trials itself", "give a strategy that does not, such as tpe")
     return make_strategy(name, settings, field=field)

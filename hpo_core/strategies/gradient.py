@@ -113,7 +113,9 @@ class Gradient:
     def _next(self, space: SearchSpace, history: History, seed: int) -> Proposal | None:
         found = chains(history, self._rules)
         alive = [chain for chain in found if chain.alive(space, self._rules)]
-        waiting = sorted((chain for chain in alive if not chain.busy), key=lambda chain: (chain.tip.loss, chain.start.number))
+        waiting = sorted(
+            (chain for chain in alive if not chain.busy), key=lambda chain: (chain.tip.loss, chain.start.number)
+        )
         steps = (self._step(space, chain, history.identities) for chain in waiting)
         if len(alive) >= self.chains and (step := next((step for step in steps if step is not None), None)):
             return step
