@@ -2,9 +2,8 @@
 
 Softmax regression on Fashion-MNIST: 2,000 images to train on, of which every second has a random label, 1,000 clean
 ones to validate, 3,000 to test (Franceschi et al. 2017, arXiv:1703.01785, section 5.1). What is compared: all examples
-alike; only those that are right (the oracle); hypergradients by every weight, with no knowledge of which are right; and
-`tpe` on one weight for each of ten groups. It is told a good grouping: by the loss under the network that was trained on
-all.
+alike; only those that are right (the oracle); hypergradients by every weight, not knowing which are right; and `tpe` on
+one weight for each of ten groups. It is told a good grouping: by the loss under the network that was trained on all.
 
     HPO_BENCH_DATA=... python -m benchmarks.gradient_cleaning --image docs/images/gradient-cleaning.png
 """
