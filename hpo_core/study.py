@@ -310,7 +310,7 @@ class StudySpec(_Section):
     @property
     def promotes(self) -> bool:
         """Whether trials may go on from others, so that checkpoints are worth keeping."""
-        return isinstance(self.strategy.make(self.scale), Promoting)
+        return isinstance(self.strategy.make(fidelity=self.scale), Promoting)
 
     @property
     def needs_hypergradient(self) -> bool:
