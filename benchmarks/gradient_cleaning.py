@@ -26,7 +26,7 @@ from hpo_core.strategies import make_strategy
 from hpo_core.trial import TrialState
 
 TRAIN, VALIDATION = 2000, 1000
-STEPS = 100
+STEPS = 40
 GROUPS = 10
 
 
@@ -154,7 +154,7 @@ def plot(curves: list[Any], ratio: float, image: Path) -> None:
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--seeds", type=int, default=3)
-    parser.add_argument("--steps", type=int, default=60)
+    parser.add_argument("--steps", type=int, default=30)
     parser.add_argument("--ratio", type=float, default=2.0, help="What a trial with hypergradient costs.")
     parser.add_argument("--image", type=Path)
     given = parser.parse_args()
