@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import resource
 import time
 from collections.abc import Mapping
 from dataclasses import replace
@@ -144,8 +143,7 @@ def cost(widths: tuple[int, ...] = (WIDTH, 256), times: int = 3) -> str:
             first, found = timed(mode, width)
             seconds = median(timed(mode, width)[0] for _ in range(times))
             plain = plain or seconds
-            peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
-            rows.append([width, mode, seconds, seconds / plain, first, found.held / 2**20, peak])
+            rows.append([width, mode, seconds, seconds / plain, first, found.held / 2**20, found.peak / 2**20])
     head = ["width", "steps walked back", "s", "/ plain", "first, s", "states held, MiB", "peak of process, MiB"]
     return table(head, rows)
 

@@ -60,4 +60,4 @@ def train(trial: TrialContext) -> dict[str, float]:
     """The validation loss of a configuration, and its derivative by all eight of them."""
     found = hg.reverse(problem(), trial.config, steps=STEPS, last=LAST, seed=SEED)
     trial.report_hypergradient(found.hypergradient)
-    return {"val_loss": found.loss, "held_mib": found.held / 2**20}
+    return {"val_loss": found.loss, "peak_memory_mib": found.peak / 2**20}

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -16,6 +19,7 @@ from hpo_core.closed_form import (
     ridge,
     ridge_leave_one_out,
 )
+from hpo_core.study import load_study
 
 
 def regression(seed: int, n: int = 30, d: int = 4) -> tuple[Array, Array]:
@@ -103,3 +107,23 @@ def test_a_regression_that_does_not_converge_is_told() -> None:
     X, y = np.array([[np.nan], [1.0]]), np.array([0, 1])
     with pytest.raises(ArithmeticError, match="does not converge"):
         logistic_regression(X, y, 1.0, X, y)
+
+
+def test_the_example_reports_the_derivative_of_its_loss() -> None:
+    from examples.kernel_ridge import evaluate
+
+    space = load_study(Path(__file__).parents[1] / "examples" / "kernel_ridge.yaml").search_space
+    config: dict[str, Any] = space.decode(np.full(11, 0.5))
+    reported: dict[str, float] = {}
+
+    def error(name: str, factor: float) -> float:
+        trial: Any = SimpleNamespace(
+            config={**config, name: config[name] * factor}, report_hypergradient=reported.update
+        )
+        return evaluate(trial)["loo_error"]
+
+    for name in ("l2", "length_bmi"):
+        numeric = (error(name, 1 + 1e-5) - error(name, 1 - 1e-5)) / (2e-5 * config[name])
+        error("l2", 1.0)
+        assert set(reported) == set(config)
+        assert reported[name] == pytest.approx(numeric, rel=1e-5)

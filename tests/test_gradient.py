@@ -62,8 +62,8 @@ def best(history: History) -> float:
 @pytest.mark.parametrize("optimizer", ["adam", "sgd"])
 def test_it_finds_the_minimum_that_other_strategies_only_come_near(optimizer: str, seed: int) -> None:
     found = run(SPACE, bowl, 60, optimizer=optimizer, seed=seed)
-    assert best(found) < 1.02
-    assert best(run(SPACE, bowl, 60, optimizer=optimizer, seed=seed, gain=0.0, patience=20, chains=1)) < 1.002
+    assert best(found) < 1.001
+    assert best(run(SPACE, bowl, 60, optimizer=optimizer, seed=seed, gain=0.0, patience=20, chains=1)) < 1.00001
 
 
 def test_coordinates_go_there_and_back_and_gradients_are_derivatives_in_them() -> None:
@@ -258,9 +258,8 @@ def test_an_outer_strategy_holds_what_has_no_gradient(outer: Any, seed: int) -> 
             }
     starts = [trial for trial in found if trial.parent is None]
     assert 3 <= len(starts) < 40
-    reached = found.incumbent
-    assert reached is not None and reached.loss is not None
-    assert reached.loss - mixed({**reached.config, "x": 1.0, "extra": 1.0})[0] < 0.1, "not at the bottom"
+    above = [trial.loss - mixed({**trial.config, "x": 1.0, "extra": 1.0})[0] for trial in found.complete if trial.loss]
+    assert min(above) < 0.1, "no chain came to the bottom"
 
 
 def test_the_outer_strategy_sees_a_chain_as_its_start_with_what_was_reached() -> None:
@@ -324,6 +323,8 @@ X = {"x": {"type": "float", "low": 0, "high": 1}}
         (X, {"outer": "tpee"}, "strategy.outer.name: 'tpee' is no strategy; did you mean 'tpe'?"),
         (X, {"outer": {"name": "tpe", "gama": 0.1}}, "strategy.outer.gama"),
         (X, {"outer": 3}, "names no strategy"),
+        (X, {"outer": "asha"}, "'asha' chooses fidelities itself"),
+        (X, {"outer": "gradient"}, "'gradient' goes on from trials itself"),
         (X, {"optimizer": "lbfgs"}, "optimizer: 'lbfgs' is none of adam, sgd"),
         (X, {"rate": 0}, "rate: 0 is not a finite number above 0"),
         (X, {"momentum": 1.0}, "momentum: 1.0 is not a number from 0 to below 1"),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from functools import cache
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -12,6 +13,7 @@ import pytest
 from flows import hypergradient as hg
 from hpo_core.closed_form import ridge
 from hpo_core.errors import InputError
+from hpo_core.study import load_study
 
 STEPS = 6
 RELATIVE = 1e-5
@@ -318,3 +320,41 @@ def test_what_a_mode_cannot_do_is_told_before_it_trains() -> None:
     model, _ = linear()
     with pytest.raises(InputError, match="solver: 'gmres' is none; choose cg or neumann"):
         hg.implicit(model, {"l2": L2}, model.initial(0), solver="gmres")
+
+
+def test_a_vector_is_carried_on_with_its_moments(tmp_path: Path, seed: int) -> None:
+    target = np.random.default_rng(seed).uniform(0.1, 1.9, 50)
+    vector = hg.VectorAdam.start(50, value=1.0, scale=2.0)
+    np.testing.assert_allclose(vector.value, 1.0)
+    for _ in range(150):
+        vector.save(tmp_path)
+        np.testing.assert_array_equal(hg.VectorAdam.load(tmp_path).m, vector.m)
+        vector = hg.VectorAdam.load(tmp_path).step(2 * (vector.value - target), rate=0.2)
+    assert vector.count == 150
+    np.testing.assert_allclose(vector.value, target, atol=0.05)
+
+
+def test_a_wrong_label_loses_its_weight() -> None:
+    x = np.linspace(-1.0, 1.0, 20)[:, None, None, None] * np.ones((1, 4, 4, 1))
+    y = np.eye(3)[(x[:, 0, 0, 0] > 0).astype(int)]
+    wrong = y.copy()
+    wrong[[2, 17]] = y[[17, 2]]
+    cleaning = hg.Bilevel(
+        softmax,
+        loss=hg.cross_entropy,
+        train=(x, wrong),
+        validation=(x, y),
+        hyperparameters={"example_weights": hg.example_weights()},
+        optimizer=hg.SGD(0.1),
+    )
+    slopes = hg.reverse(cleaning, {"example_weights": np.ones(20)}, steps=20).hypergradient["example_weights"]
+    assert set(np.argsort(slopes)[-2:]) == {2, 17}
+    assert (slopes[[2, 17]] > 0).all()
+
+
+def test_the_example_tunes_what_its_study_file_names() -> None:
+    spec = load_study(Path(__file__).parents[1] / "examples" / "digits_gradient.yaml")
+    from examples.digits_gradient import problem
+
+    assert list(problem().hyperparameters) == list(spec.search_space.parameters)
+    assert hg.train(problem(), spec.search_space.decode(np.full(8, 0.5)), steps=1).peak > 2**20

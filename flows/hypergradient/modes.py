@@ -14,6 +14,8 @@ and ``m`` hyperparameters, beside a plain training:
 
 from __future__ import annotations
 
+import resource
+import sys
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -30,6 +32,12 @@ PATH_ONLY = (Place.LEARNING_RATE, Place.MOMENTUM)
 """Places that the implicit mode cannot see."""
 
 
+def peak_memory() -> int:
+    """The most bytes that this process has held at any time."""
+    most = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return most if sys.platform == "darwin" else 1024 * most  # there in bytes, elsewhere in KiB
+
+
 @dataclass(frozen=True)
 class Result:
     """A training and the derivative of its validation loss.
@@ -39,6 +47,7 @@ class Result:
         hypergradient: ``dV/dh`` by name: a float, or an array of the value's shape.
         state: Where the training ended.
         held: Bytes of the states, or tangents, that were held at one time.
+        peak: Bytes of memory that this process has held at most, since it was started.
         facts: What a mode says of itself, such as the implicit one's residual.
     """
 
@@ -47,6 +56,7 @@ class Result:
     state: State
     held: int
     facts: dict[str, float] = field(default_factory=dict)
+    peak: int = field(default_factory=peak_memory)
 
 
 def train(
