@@ -48,7 +48,7 @@ def ridge(X: Array, y: Array, l2: Array | float, X_val: Array, y_val: Array) -> 
 
     >>> X, y = np.eye(2), np.array([2.0, 4.0])
     >>> fit = ridge(X, y, 1.0, X, y)
-    >>> fit.coefficients, fit.loss, float(fit.gradient["l2"])
+    >>> fit.coefficients, round(fit.loss, 9), round(float(fit.gradient["l2"]), 9)
     (array([1., 2.]), 2.5, 2.5)
     """
     penalties = np.broadcast_to(np.asarray(l2, dtype=float), X.shape[1:])
