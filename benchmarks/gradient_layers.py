@@ -194,7 +194,7 @@ def parse() -> argparse.Namespace:
         command.add_argument("--out", type=Path, required=True)
         command.add_argument("--seeds", type=int, default=3)
         command.add_argument("--budget", type=float, default=40)
-        command.add_argument("--ratio", type=float, default=2.5, help="What a trial with hypergradient costs.")
+        command.add_argument("--ratio", type=float, default=3.0, help="What a trial with hypergradient costs.")
         command.add_argument("--image", type=Path)
     return parser.parse_args()
 
@@ -208,6 +208,8 @@ if __name__ == "__main__":
         if given.command == "run":
             for seed in range(given.seeds):
                 for label, (name, _) in STRATEGIES.items():
+                    if len(runs.get(label, [])) > seed:
+                        continue
                     trials = round(given.budget / (given.ratio if name == "gradient" else 1.0))
                     runs.setdefault(label, []).append(study(label, seed, trials))
                     given.out.write_text(json.dumps(runs))

@@ -190,13 +190,17 @@ class Rules:
     """When a step counts, and when a chain is given up.
 
     Args:
+        memory: A step counts if its loss is below the highest of the last so many that counted; Grippo, Lampariello and
+            Lucidi (1986), doi:10.1137/0723046. With 1 every step has to lower the loss, which that of a training, never
+            quite smooth in its hyperparameters, does not allow for long.
         patience: After so many trials without a gain, a chain ends.
         gain: What counts as one, as a share of the loss.
-        shrink: What the step size is multiplied by when a step did not lower the loss, or failed.
-        grow: And when it did.
+        shrink: What the step size is multiplied by when a step did not count, or failed.
+        grow: And when it lowered the loss.
         most: The step size never grows above so many times what it was at first.
     """
 
+    memory: int = 3
     patience: int = 6
     gain: float = 1e-3
     shrink: float = 0.4
@@ -210,7 +214,8 @@ class Chain:
 
     Attributes:
         trials: In order of number; the first is the start.
-        path: The start, and each trial that lowered the loss of the one before; the last is where the chain stands.
+        path: The start, and each step that counted; the last is where the chain stands. A step that does not count
+            takes it back to its best.
         scale: What the step size is multiplied by now.
         since: From which point of the path on momentum has been gathered.
         idle: How many of its trials have ended since the last gain.
@@ -228,8 +233,13 @@ class Chain:
 
     @property
     def tip(self) -> Trial:
-        """Where the chain stands: its best trial."""
+        """Where the chain stands."""
         return self.path[-1]
+
+    @property
+    def best(self) -> Trial:
+        """Its best trial; the start while that is all there is."""
+        return min(self.path, key=_loss)
 
     @property
     def busy(self) -> bool:
@@ -246,12 +256,14 @@ class Chain:
         for trial in rest:
             if trial.state is TrialState.RUNNING:
                 continue
-            if trial.loss is not None and trial.loss < cast(float, path[-1].loss):
+            if trial.loss is not None and trial.loss < max(map(_loss, path[-rules.memory :])):
+                lower = trial.loss < _loss(path[-1])
                 path.append(trial)
-                scale = min(scale * rules.grow, rules.most)
+                scale = min(scale * rules.grow, rules.most) if lower else scale
                 gained = reference - trial.loss > rules.gain * abs(reference)
                 reference, idle = (trial.loss, 0) if gained else (reference, idle + 1)
             else:
+                del path[path.index(min(path, key=_loss)) + 1 :]
                 scale, since, idle = scale * rules.shrink, len(path) - 1, idle + 1
         return cls(tuple(trials), tuple(path), scale, since, idle)
 
@@ -272,6 +284,10 @@ class Chain:
         gradients = [coordinates.gradient(trial) for trial in self.path]
         move = rate * self.scale * descent.direction(gradients, self.since)
         return coordinates, coordinates.encode(self.tip.config), -np.clip(move, -LONGEST, LONGEST)
+
+
+def _loss(trial: Trial) -> float:
+    return math.inf if trial.loss is None else trial.loss
 
 
 def chains(history: History, rules: Rules) -> list[Chain]:

@@ -44,10 +44,10 @@ class Gradient:
             floats with a step. To it, a chain is one trial: its start, with the best loss that was reached from there.
             None for a scrambled Sobol sequence.
 
-    The step is safe by three rules. No coordinate moves by more than an eighth of its range. A step counts only if it
-    lowers the loss; if not, or if it failed, the next one is tried from the same point, along the gradient alone and
-    ``0.4`` times as far. And steps that count grow by ``1.3``, up to three times the rate. Trials without a
-    hypergradient are starts that lead nowhere.
+    The step is safe by three rules. No coordinate moves by more than an eighth of its range. A step counts only if its
+    loss is below the highest of the last three that did; if not, or if it failed, the next one is tried from the best
+    point of the chain, along the gradient alone and ``0.4`` times as far. And steps grow by ``1.3`` with each that lowers
+    the loss, up to three times the rate. Trials without a hypergradient are starts that lead nowhere.
     """
 
     name: ClassVar[str] = "gradient"
@@ -97,9 +97,12 @@ class Gradient:
         return proposals
 
     def promotable(self, history: History) -> frozenset[int]:
-        """The numbers of the trials that others may yet go on from: where each chain stands that is not given up."""
+        """The numbers of the trials that others may yet go on from: where each chain stands, and its best."""
         return frozenset(
-            chain.tip.number for chain in chains(history, self._rules) if chain.idle < self.patience or chain.busy
+            trial.number
+            for chain in chains(history, self._rules)
+            if chain.idle < self.patience or chain.busy
+            for trial in (chain.tip, chain.best)
         )
 
     @cached_property
@@ -114,7 +117,7 @@ class Gradient:
         found = chains(history, self._rules)
         alive = [chain for chain in found if chain.alive(space, self._rules)]
         waiting = sorted(
-            (chain for chain in alive if not chain.busy), key=lambda chain: (chain.tip.loss, chain.start.number)
+            (chain for chain in alive if not chain.busy), key=lambda chain: (chain.best.loss, chain.start.number)
         )
         steps = (self._step(space, chain, history.identities) for chain in waiting)
         if len(alive) >= self.chains and (step := next((step for step in steps if step is not None), None)):
@@ -167,4 +170,4 @@ def _as_one(chain: Chain) -> Trial:
     start = chain.start
     if start.state is not TrialState.COMPLETE:
         return start
-    return replace(start, loss=chain.tip.loss)
+    return replace(start, loss=chain.best.loss)
