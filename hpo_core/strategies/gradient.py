@@ -56,7 +56,7 @@ class Gradient:
     rate: float = 0.4
     momentum: float = 0.9
     beta2: float = 0.99
-    chains: int = 2
+    chains: int = 3
     patience: int = 6
     gain: float = 1e-3
     outer: Strategy | None = None
