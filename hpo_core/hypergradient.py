@@ -88,7 +88,8 @@ class Coordinates:
                 continue
             x = float(cast(float, trial.config[name]))
             if p.log:
-                scale = x * math.log(p.high / p.low) / WIDTH
+                mirrored = p.low + p.high - x if p.reverse else x
+                scale = mirrored * math.log(p.high / p.low) / WIDTH
             else:
                 u = _inside(p, x)
                 scale = (p.high - p.low) * u * (1.0 - u)
@@ -103,7 +104,7 @@ def _inside(p: Float, x: float) -> float:
 
 def _to_real(p: Float, x: float) -> float:
     if p.log:
-        return WIDTH * math.log(x / p.low) / math.log(p.high / p.low)
+        return WIDTH * p.encode(x)
     u = _inside(p, x)
     return math.log(u) - math.log1p(-u)
 

@@ -79,6 +79,15 @@ def test_coordinates_go_there_and_back_and_gradients_are_derivatives_in_them() -
         assert coordinates.gradient(trial)[i] == pytest.approx(numeric, rel=1e-5)
 
 
+def test_a_reversed_log_scale_has_its_own_derivative() -> None:
+    space = SearchSpace({"momentum": Float(low=0.1, high=0.999, log=True, reverse=True)})
+    trial = Trial(0, {"momentum": 0.95}, TrialState.COMPLETE, 1.0, hypergradient={"momentum": 2.0})
+    coordinates = Coordinates.of(space, trial)
+    z = coordinates.encode(trial.config)
+    there, back = (float(coordinates.decode(z + step)["momentum"]) for step in (1e-5, -1e-5))  # type: ignore[arg-type]
+    assert coordinates.gradient(trial)[0] == pytest.approx(2.0 * (there - back) / 2e-5, rel=1e-4)
+
+
 def test_no_point_leaves_the_space() -> None:
     trial = Trial(0, {"rate": 1e-6, "drop": 0.0, "x": 5.0}, TrialState.COMPLETE, 1.0)
     coordinates = Coordinates.of(SPACE, replace(trial, hypergradient=dict.fromkeys(SPACE.parameters, 1.0)))

@@ -46,8 +46,8 @@ class Gradient:
 
     The step is safe by three rules. No coordinate moves by more than an eighth of its range. A step counts only if its
     loss is below the highest of the last three that did; if not, or if it failed, the next one is tried from the best
-    point of the chain, along the gradient alone and ``0.4`` times as far. And steps grow by ``1.3`` with each that lowers
-    the loss, up to three times the rate. Trials without a hypergradient are starts that lead nowhere.
+    point of the chain, along the gradient alone and ``0.4`` times as far. And steps grow by ``1.3`` with each that
+    lowers the loss, up to three times the rate. Trials without a hypergradient are starts that lead nowhere.
     """
 
     name: ClassVar[str] = "gradient"
