@@ -5,11 +5,12 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from flows.context import TrialContext
+from flows.objective import gives_hypergradient
 
 if TYPE_CHECKING:
     from flows.api import StudyResult, run_study
 
-__all__ = ["StudyResult", "TrialContext", "run_study"]
+__all__ = ["StudyResult", "TrialContext", "gives_hypergradient", "run_study"]
 
 
 def __getattr__(name: str) -> Any:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import os
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -164,6 +164,7 @@ def run(ledger: Ledger, objective: Objective, observe: Observer | None = None) -
     spec = ledger.spec
     if delivered := Spool(home() / "spool" / ledger.study_run.id).deliver(ledger):
         log.warning("%d results of %s had waited on disk and are now in MLflow", delivered, spec.name)
+    objective = replace(objective, needs_hypergradient=spec.needs_hypergradient)
     history = ledger.load()
     if ledger.skipped:
         log.warning("%s: %s", spec.name, skipped_line(ledger.skipped))

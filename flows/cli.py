@@ -213,7 +213,7 @@ def validate(study: StudyArgument, set_: SetOption = None) -> None:
     from flows.objective import Objective
 
     spec = _load_spec(study, list(set_ or []))
-    Objective(spec.objective, _search_path(study)).load()
+    Objective(spec.objective, _search_path(study), needs_hypergradient=spec.needs_hypergradient).load()
     size = spec.search_space.size
     configurations = "endless" if size == float("inf") else f"up to {size:,.0f}"
     typer.echo(

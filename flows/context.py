@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from hpo_core.configuration import Scalar
 from hpo_core.milestones import Milestones
-from hpo_core.trial import Fold, Phase
+from hpo_core.trial import HYPERGRADIENT, HYPERGRADIENT_NORM, Fold, Phase
 
 if TYPE_CHECKING:
     from flows.splits import Rows
@@ -58,6 +58,7 @@ class TrialContext:
         self._scratch_reason = ""
         self._phase, self._fold = phase, fold
         self._on_best: list[Callable[[], object]] = []
+        self._hypergradients = 0
 
     def __repr__(self) -> str:
         return f"TrialContext(number={self.number}, config={dict(self.config)}, seed={self.seed})"
@@ -261,6 +262,45 @@ class TrialContext:
         else:
             shutil.copy2(source, target)
         self._send({"kind": "artifact", "path": str(target), "folder": folder})
+
+    def report_hypergradient(self, gradient: Mapping[str, Any]) -> None:
+        """Log the derivative of the study's metric by parameters, for the strategy ``gradient``; the last one counts.
+
+        Args:
+            gradient: By the parameter's name, on its raw scale. A number becomes the metric ``hypergradient/NAME``. An
+                array, of what is no parameter of the space, becomes the artifact ``hypergradient/NAME.npy``, and its
+                length the metric ``hypergradient_norm/NAME``.
+
+        Raises:
+            ValueError: A value is neither a number nor an array of numbers.
+        """
+        import numpy as np
+
+        metrics: dict[str, Any] = {}
+        for name, value in gradient.items():
+            if np.ndim(value) == 0:
+                metrics[HYPERGRADIENT + name] = value
+                continue
+            vector = np.asarray(value, dtype=float)
+            metrics[HYPERGRADIENT_NORM + name] = np.linalg.norm(vector)
+            file = self.scratch / f"{name.replace('/', '_')}.npy"
+            np.save(file, vector)
+            self.log_artifact(file, HYPERGRADIENT.rstrip("/"))
+        # Of two values at one step MLflow keeps the larger, where a millisecond does not tell them apart.
+        self._send({"kind": "report", "step": self._hypergradients, "metrics": as_metrics(metrics)})
+        self._hypergradients += 1
+
+    def check_hypergradient(self, returned: Mapping[str, float]) -> None:
+        """See that one was logged, by :meth:`report_hypergradient` or among the metrics that the objective returned.
+
+        Raises:
+            MissingMetric: None was.
+        """
+        if not self._hypergradients and not any(name.startswith(HYPERGRADIENT) for name in returned):
+            raise MissingMetric(
+                "the strategy goes by hypergradients, and the objective gave none; call trial.report_hypergradient, or "
+                "choose another strategy"
+            )
 
     def _endless(self, folder: str, names: list[str]) -> list[str]:
         """What a copy of a folder must not enter: links to a folder around them, and the outbox that it goes to."""

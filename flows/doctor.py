@@ -141,7 +141,9 @@ def examine(
 
 def _study_checks(spec: StudySpec, path: Sequence[str]) -> Iterator[Finding]:
     yield from _guarded("limits", limits(spec.search_space))
-    yield from _guarded("objective", objective(Objective(spec.objective, path)))
+    yield from _guarded(
+        "objective", objective(Objective(spec.objective, path, needs_hypergradient=spec.needs_hypergradient))
+    )
 
 
 _STORE = "make it reachable and writable, or correct MLFLOW_TRACKING_URI"

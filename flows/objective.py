@@ -14,6 +14,19 @@ from hpo_core.errors import InputError
 Function = Callable[..., Any]
 
 
+def gives_hypergradient(function: Function) -> Function:
+    """Declares, as a decorator, that an objective calls ``trial.report_hypergradient``.
+
+    Without it no study begins whose strategy needs them, so a mistake shows before anything is trained.
+
+    >>> @gives_hypergradient
+    ... def train(trial):
+    ...     trial.report_hypergradient({"l2": 0.1})
+    """
+    function.gives_hypergradient = True  # type: ignore[attr-defined]
+    return function
+
+
 @dataclass(frozen=True)
 class Objective:
     """Where a worker process finds the objective.
@@ -23,11 +36,13 @@ class Objective:
         path: Folders that go to the front of ``sys.path``.
         pickled: The function itself, by cloudpickle, if it was given as an object; it goes by value, so it may live
             in a notebook or a script without ``if __name__ == "__main__"``.
+        needs_hypergradient: Whether the study's strategy goes nowhere without hypergradients.
     """
 
     reference: str
     path: Sequence[str] = ()
     pickled: bytes | None = None
+    needs_hypergradient: bool = False
 
     @classmethod
     def of(cls, function: Function) -> Objective:
@@ -70,8 +85,19 @@ class Objective:
         """The function itself.
 
         Raises:
-            InputError: It cannot be imported, or is no function.
+            InputError: It cannot be imported, is no function, or does not do what the study's strategy needs.
         """
+        function = self._find()
+        if self.needs_hypergradient and not getattr(function, "gives_hypergradient", False):
+            raise InputError(
+                "objective",
+                f"{self.reference!r} is not declared to give hypergradients, which the study's strategy needs",
+                "decorate it with flows.gives_hypergradient and call trial.report_hypergradient, or choose another "
+                "strategy",
+            )
+        return function
+
+    def _find(self) -> Function:
         self._extend_path()
         if self.pickled is not None:
             import cloudpickle

@@ -391,6 +391,8 @@ def _train(job: Job, function: Callable[..., Any], parent: _Parent) -> dict[str,
         parent.send(context.use)
     try:
         metrics = as_result(returned, job.metric)
+        if job.objective.needs_hypergradient:
+            context.check_hypergradient(metrics)
     except ValueError as error:
         misfit = "metric" if isinstance(error, MissingMetric) else ""
         return {"kind": "failed", "reason": str(error), "retry": False, "details": "", "misfit": misfit}

@@ -103,12 +103,12 @@ class History:
         return sum(trial.fidelity == best.fidelity or trial.asked is not None for trial in later)
 
     def origin(self, trial: Trial) -> int:
-        """The number of the trial that this one's training began as: itself, unless it was promoted."""
+        """The number of the trial that this one's training, or chain of steps, began as; its own without a parent."""
         by_number = {each.number: each for each in self.trials}
         number, parent = trial.number, trial.parent
         while parent is not None and parent < number:
             above = by_number.get(parent)
-            if above is None or above.identity != trial.identity:
+            if above is None:
                 break
             number, parent = above.number, above.parent
         return number

@@ -38,7 +38,7 @@ from hpo_core.snapshot import Snapshot, pack, unpack
 from hpo_core.space import SearchSpace
 from hpo_core.store import FAILED, FINISHED, RUNNING, Metric, Run, Store
 from hpo_core.study import StudySpec, compare, study_from, study_name
-from hpo_core.trial import Proposal, Trial, TrialState
+from hpo_core.trial import Proposal, Trial, TrialState, hypergradient_of
 
 log = logging.getLogger("hpo")
 
@@ -613,6 +613,7 @@ def trial_of(run: Run, spec: StudySpec) -> Trial:
         run_id=run.id,
         asked=asked,
         metrics={key: value for key, value in run.metrics.items() if not key.startswith(RUNG)},
+        hypergradient=hypergradient_of(run.metrics, spec.sign),
         rungs=_rungs_of(run, spec),
         start=run.start,
         end=run.end,

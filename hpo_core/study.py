@@ -274,7 +274,9 @@ class StudySpec(_Section):
             _check_order(self.final, space)
         # Settings that only the space can judge (a parameter's name) show at the first proposal, which costs nothing.
         try:
-            self.strategy.make(fidelity=self.scale).propose(space, History(), 1, seed=self.seed)
+            strategy = self.strategy.make(fidelity=self.scale)
+            getattr(strategy, "check", lambda space: None)(space)
+            strategy.propose(space, History(), 1, seed=self.seed)
         except InputError:
             raise
         except ValueError as error:
@@ -294,7 +296,7 @@ class StudySpec(_Section):
                 raise ValueError(f"fidelity.{error}") from None
         else:
             example = "add fidelity: {name: epochs, min: 1, max: 27, eta: 3}, say"
-            if self.promotes:
+            if has_fidelity(self.strategy.name):
                 raise ValueError(
                     f"fidelity: it is missing, and the strategy {self.strategy.name!r} needs it; {example}"
                 )
@@ -324,7 +326,12 @@ class StudySpec(_Section):
     @property
     def promotes(self) -> bool:
         """Whether trials may go on from others, so that checkpoints are worth keeping."""
-        return has_fidelity(self.strategy.name)
+        return isinstance(self.strategy.make(fidelity=self.scale), Promoting)
+
+    @property
+    def needs_hypergradient(self) -> bool:
+        """Whether the strategy goes nowhere unless trials log hypergradients."""
+        return getattr(STRATEGIES[self.strategy.name], "needs_hypergradient", False)
 
     @cached_property
     def search_space(self) -> SearchSpace:
@@ -353,7 +360,9 @@ class StudySpec(_Section):
         taken = set(history.identities)
         for config in self.first:
             proposal = Proposal(
-                self.search_space.validated(config), lowest if self.promotes else full, notes={"strategy": "first"}
+                self.search_space.validated(config),
+                lowest if has_fidelity(self.strategy.name) else full,
+                notes={"strategy": "first"},
             )
             if proposal.identity not in taken and len(proposals) < n:
                 proposals.append(proposal)
@@ -386,8 +395,10 @@ class StudySpec(_Section):
         strategy = self.strategy.make(fidelity=self.scale)
         parents = {trial.parent for trial in history}
         candidates = strategy.promotable(history) if isinstance(strategy, Promoting) else frozenset()
+        if has_fidelity(self.strategy.name):
+            candidates -= parents
         now = [trial.parent for trial in history.running] + [proposal.parent for proposal in self._again(history)]
-        needed = {number for number in now if number is not None} | (candidates - parents)
+        needed = {number for number in now if number is not None} | candidates
         return frozenset(needed | ({history.incumbent.number} if history.incumbent is not None else set()))
 
     def stop_reason(self, history: History, minutes: float) -> str | None:

@@ -12,6 +12,13 @@ from typing import Literal
 
 from hpo_core.configuration import Config, Scalar, identity
 
+HYPERGRADIENT = "hypergradient/"
+HYPERGRADIENT_NORM = "hypergradient_norm/"
+"""What the metrics are called that hold the derivative of the study's metric by a parameter, or the length of it."""
+
+INFINITE = 1e300
+"""Numbers beyond it are none: MLflow's databases keep an infinity as the largest float."""
+
 
 class TrialState(StrEnum):
     """The three states of a trial; MLflow calls them RUNNING, FINISHED and FAILED."""
@@ -75,6 +82,7 @@ class Trial:
         run_id: Its MLflow run.
         asked: Where a rule stopped it: the fidelity that was asked for, infinite in a study that has none.
         metrics: Latest values of everything the objective logged, under its own names and in its own direction.
+        hypergradient: The derivative of the loss by parameters, as far as the objective logged it; finite.
         rungs: Its losses at milestones, by the number of steps; for rules of early stopping alone.
         start, end: Milliseconds since 1970, as MLflow keeps them. For people: no strategy may look at a clock.
     """
@@ -90,6 +98,7 @@ class Trial:
     run_id: str = ""
     asked: float | None = None
     metrics: Mapping[str, float] = field(default_factory=dict)
+    hypergradient: Mapping[str, float] = field(default_factory=dict)
     rungs: Mapping[int, float] = field(default_factory=dict)
     start: int = 0
     end: int | None = None
@@ -116,4 +125,22 @@ class Trial:
         """64 bits over all that a strategy may depend on."""
         facts = [self.number, self.identity, self.state.value, self.loss, self.fidelity, self.parent]
         facts += [] if self.asked is None else [self.asked]
+        facts += [sorted(self.hypergradient.items())] if self.hypergradient else []
         return int.from_bytes(hashlib.blake2b(repr(tuple(facts)).encode(), digest_size=8).digest(), "big")
+
+
+def hypergradient_of(metrics: Mapping[str, float], sign: int) -> dict[str, float]:
+    """The derivative of the loss by each parameter, as far as a trial logged a finite one.
+
+    Args:
+        metrics: Of the trial, in the study's own direction.
+        sign: -1 where the study maximises.
+
+    >>> hypergradient_of({"loss": 1.0, "hypergradient/l2": 0.5, "hypergradient/l1": math.inf}, -1)
+    {'l2': -0.5}
+    """
+    return {
+        name.removeprefix(HYPERGRADIENT): sign * value
+        for name, value in metrics.items()
+        if name.startswith(HYPERGRADIENT) and abs(value) < INFINITE
+    }

@@ -12,12 +12,28 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from flows import TrialContext
+from flows import TrialContext, gives_hypergradient
 from hpo_core.errors import InputError
 
 
 def quick(trial: TrialContext) -> float:
     return (float(trial.config["x"]) - 0.3) ** 2  # type: ignore[arg-type]
+
+
+@gives_hypergradient
+def forgetful(trial: TrialContext) -> float:
+    return quick(trial)
+
+
+@gives_hypergradient
+def hill(trial: TrialContext) -> dict[str, float]:
+    """Something to be maximised, with its derivative by ``x``, and by a long vector that is no parameter."""
+    x = float(trial.config["x"])  # type: ignore[arg-type]
+    trial.report_hypergradient({"x": 1e6})  # the last one counts
+    trial.report_hypergradient({"x": -2 * (x - 0.3), "weights": [3.0, 4.0]})
+    depth = 0 if trial.resume_from is None else int((trial.resume_from / "depth").read_text()) + 1
+    (trial.checkpoint / "depth").write_text(str(depth))
+    return {"score": 1 - (x - 0.3) ** 2, "depth": depth, "seed": trial.seed}
 
 
 def slow(trial: TrialContext) -> dict[str, float]:

@@ -109,6 +109,7 @@ def test_the_digest_does_not_depend_on_order() -> None:
         {"state": TrialState.FAILED, "loss": None},
         {"fidelity": 3.0},
         {"parent": 0},
+        {"hypergradient": {"x": 0.5}},
     ],
 )
 def test_the_digest_changes_with_all_that_a_strategy_may_depend_on(changes: dict[str, Any]) -> None:

@@ -48,13 +48,17 @@ def loaded_by(code: str) -> set[str]:
         ("import flows", HEAVY | {"numpy", "scipy", "pydantic"}),
         ("import flows.context, flows.objective, flows.worker", HEAVY | {"scipy", "pydantic"}),
         ("import hpo_core.ledger, hpo_core.strategies, hpo_core.study", HEAVY - {"sklearn"}),
+        ("import flows.hypergradient", HEAVY | {"numpy", "scipy", "pydantic"}),
         ("import mlflow_server", HEAVY),
         ("import flows.keras", HEAVY | {"numpy", "scipy", "pydantic"}),
         ("from flows.keras import HyperModel, Hyperband, Tuner, callbacks, keras_objective", HEAVY),
         (HELP.format(arguments=["--help"]), HEAVY | {"numpy", "scipy", "pydantic"}),
         (HELP.format(arguments=["tune", "--help"]), HEAVY | {"numpy", "scipy"}),
     ],
-    ids=["hpo_core", "flows", "worker", "ledger", "mlflow_server", "keras", "keras_names", "help", "tune_help"],
+    ids=[
+        *("hpo_core", "flows", "worker", "ledger", "hypergradient", "mlflow_server", "keras", "keras_names", "help"),
+        "tune_help",
+    ],
 )
 def test_nothing_heavy_is_imported(code: str, forbidden: set[str]) -> None:
     modules = loaded_by(code)

@@ -115,6 +115,13 @@ def loss(config: Config) -> float:
     return total
 
 
+def slopes(config: Config) -> dict[str, float]:
+    """Its derivative by each number, for strategies that can make use of it."""
+    numbers = {name: value for name, value in config.items() if isinstance(value, float)}
+    tangents = {name: math.tanh(value / 10 - 1 / 3) for name, value in numbers.items()}
+    return {name: 0.2 * tangent * (1 - tangent**2) for name, tangent in tangents.items()}
+
+
 def foreign(space: SearchSpace, seed: int, count: int = LENGTH) -> list[Config]:
     """Up to ``count`` different feasible configurations that no strategy proposed; floats lie off every grid."""
     rng = random.Random(seed)
@@ -134,7 +141,10 @@ def everything(space: SearchSpace) -> list[Config]:
 
 
 def completed(configs: Sequence[Config], value: Callable[[Config], float] = loss) -> list[Trial]:
-    return [Trial(i, config, TrialState.COMPLETE, value(config)) for i, config in enumerate(configs)]
+    return [
+        Trial(i, config, TrialState.COMPLETE, value(config), hypergradient=slopes(config))
+        for i, config in enumerate(configs)
+    ]
 
 
 @cache
@@ -158,11 +168,14 @@ def two(strategy: str, space: str, seed: int) -> tuple[Proposal, ...]:
 
 def through_json(space: SearchSpace, history: History) -> History:
     """A history that has been on disk."""
-    rows = [json.dumps([t.number, config_to_json(t.config), t.state, t.loss, t.fidelity, t.parent]) for t in history]
+    rows = [
+        json.dumps([t.number, config_to_json(t.config), t.state, t.loss, t.fidelity, t.parent, dict(t.hypergradient)])
+        for t in history
+    ]
     trials = []
-    for number, config, state, value, fidelity, parent in map(json.loads, rows):
+    for number, config, state, value, fidelity, parent, slope in map(json.loads, rows):
         values = space.validated(config_from_json(config))
-        trials.append(Trial(number, values, TrialState(state), value, fidelity, parent))
+        trials.append(Trial(number, values, TrialState(state), value, fidelity, parent, hypergradient=slope))
     return History(trials, history.next_number)
 
 
@@ -173,7 +186,8 @@ def grown(strategy: str, space: SearchSpace, history: History, length: int, seed
         if not proposals:
             break
         pending = history.with_pending(proposals)
-        done = replace(pending.trials[-1], state=TrialState.COMPLETE, loss=loss(proposals[0].config))
+        config = proposals[0].config
+        done = replace(pending.trials[-1], state=TrialState.COMPLETE, loss=loss(config), hypergradient=slopes(config))
         history = History((*history, done))
     return history
 
@@ -331,7 +345,9 @@ def test_foreign_trials(strategy: str, space: str, seed: int) -> None:
     # What a strategy is about to say, somebody else has tried in the meantime.
     history = history_of(space, seed).with_pending(two(strategy, space, seed))
     ended = [
-        replace(t, state=TrialState.COMPLETE, loss=loss(t.config)) if t.state is TrialState.RUNNING else t
+        replace(t, state=TrialState.COMPLETE, loss=loss(t.config), hypergradient=slopes(t.config))
+        if t.state is TrialState.RUNNING
+        else t
         for t in history
     ]
     # Numbers may have gaps: a run was deleted.

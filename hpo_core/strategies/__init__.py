@@ -13,6 +13,7 @@ from hpo_core.strategies.asha import Asha
 from hpo_core.strategies.auto import Auto
 from hpo_core.strategies.base import Promoting, Strategy
 from hpo_core.strategies.bayesian import Bayesian
+from hpo_core.strategies.gradient import Gradient
 from hpo_core.strategies.grid import Grid
 from hpo_core.strategies.hyperband import Hyperband
 from hpo_core.strategies.quasi_random import QuasiRandom
@@ -24,6 +25,7 @@ STRATEGIES: dict[str, type[Strategy]] = {
     "asha": Asha,
     "auto": Auto,
     "bayesian": Bayesian,
+    "gradient": Gradient,
     "grid": Grid,
     "hyperband": Hyperband,
     "random": Random,
@@ -32,7 +34,7 @@ STRATEGIES: dict[str, type[Strategy]] = {
     "tpe": Tpe,
 }
 
-SAMPLER, FIDELITY = "sampler", "fidelity"
+SAMPLER, OUTER, FIDELITY = "sampler", "outer", "fidelity"
 """Settings that a strategy is handed ready made: another strategy, by its name, and the study's fidelity."""
 
 __all__ = ["STRATEGIES", "Promoting", "Strategy", "has_fidelity", "has_setting", "make_strategy"]
@@ -59,8 +61,8 @@ def make_strategy(
 
     Args:
         name: One of :data:`STRATEGIES`.
-        settings: Its settings. One that is a strategy itself (``sampler``) is given as a name, or as a mapping with
-            ``name`` and settings.
+        settings: Its settings. One that is a strategy itself (``sampler``, ``outer``) is given as a name, or as a
+            mapping with ``name`` and settings.
         fidelity: The study's, for a strategy that has use for it.
         field: Where the strategy stands in the study file, for messages.
 
@@ -88,6 +90,8 @@ def make_strategy(
             raise InputError(f"{field}.{key}", f"{name!r} has no setting {key!r}", remedy)
     if SAMPLER in known:
         given[SAMPLER] = _sampler(given.get(SAMPLER, "random"), f"{field}.{SAMPLER}")
+    if given.get(OUTER) is not None:
+        given[OUTER] = _sampler(given[OUTER], f"{field}.{OUTER}")
     if has_fidelity(name) and fidelity is not None:
         given[FIDELITY] = fidelity
     try:
@@ -109,4 +113,6 @@ def _sampler(value: Any, field: str) -> Strategy:
         raise InputError(field, f"{value!r} names no strategy", "write it as tpe, or as {name: tpe, start: 5}")
     if has_fidelity(name):
         raise InputError(field, f"{name!r} chooses fidelities itself", "give a strategy that does not, such as tpe")
+    if issubclass(STRATEGIES.get(name, object), Promoting):
+        raise InputError(field, f"{name!r} goes on from trials itself", "give a strategy that does not, such as tpe")
     return make_strategy(name, settings, field=field)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from typing import ClassVar, Protocol, runtime_checkable
 
-from hpo_core.fidelity import Fidelity
 from hpo_core.history import History
 from hpo_core.space import SearchSpace
 from hpo_core.trial import Proposal
@@ -43,12 +42,13 @@ def uses_prior(strategy: Strategy) -> bool:
 
 @runtime_checkable
 class Promoting(Protocol):
-    """A strategy that has trials go on at a higher fidelity."""
-
-    fidelity: Fidelity
+    """A strategy that has trials go on from others: at a higher fidelity, or a step further down a slope."""
 
     def promotable(self, history: History) -> frozenset[int]:
-        """The numbers of the trials that have been promoted or may yet be: what they left must be kept till then."""
+        """The numbers of the trials that others may yet go on from: what they left must be kept till then.
+
+        A trial that is promoted, to a fidelity, is so once, and may be named even after that.
+        """
         ...
 
 
