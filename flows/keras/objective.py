@@ -135,7 +135,11 @@ class KerasObjective:
     def _resumed(self, trial: TrialContext, execution: int, network: Any) -> checkpoint.State | None:
         if trial.resume_from is None:
             return None
-        return checkpoint.load(trial.resume_from / str(execution), network)
+        try:
+            return checkpoint.load(trial.resume_from / str(execution), network)
+        except checkpoint.Damaged as error:
+            trial.scratch_instead(str(error))
+            return None
 
     def _own(self, folder: Path) -> Any:
         import cloudpickle
