@@ -14,6 +14,7 @@ from prefect import flow
 from prefect.task_runners import ThreadPoolTaskRunner
 
 from flows.checkpoints import discard_superfluous
+from flows.context import CHECKPOINT
 from flows.final import FinalStage, choice_of, task_name
 from flows.report import study_description
 from flows.trial import SESSIONS, Progress, Session, run_trial
@@ -243,8 +244,10 @@ class Loop:
         fatal = self._session.fatal
         if fatal is None or self._session.pool.cancelled.is_set():
             return
-        if isinstance(fatal, InputError) and self._ledger.load().complete:
-            self._session.fatal = None  # it has returned the study's metric before, so this is the trial's own affair
+        # Where others have returned the study's metric, it is the trial's own affair; but where a checkpoint does not
+        # fit, the code has changed, and no other will fit.
+        if isinstance(fatal, InputError) and fatal.field != CHECKPOINT and self._ledger.load().complete:
+            self._session.fatal = None
             return
         raise fatal
 

@@ -89,6 +89,13 @@ def picky(trial: TrialContext) -> dict[str, float]:
     return {"loss": 1.0, "file": (trial.checkpoint / "weights").write_text("w")}
 
 
+def outgrown(trial: TrialContext) -> dict[str, float]:
+    """Its code has changed since the checkpoints were written, and it says so as :mod:`flows.keras` does."""
+    if trial.resume_from is not None:
+        raise InputError("checkpoint", "the parent trial's checkpoint does not fit: it has 3 layers")
+    return picky(trial)
+
+
 def misbehave(trial: TrialContext) -> Any:
     return MISBEHAVIOUR[str(trial.config["how"])](trial)
 

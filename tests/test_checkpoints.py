@@ -13,6 +13,7 @@ from flows.api import StudyResult, open_ledger, run
 from flows.checkpoints import inherited, pack, packed, unpack
 from flows.objective import Objective
 from flows.worker import Job, WorkerPool
+from hpo_core.errors import InputError
 from hpo_core.history import History
 from hpo_core.ledger import CHECKPOINT
 from hpo_core.study import StudySpec, study_from
@@ -117,6 +118,15 @@ def test_a_checkpoint_that_does_not_fit_is_told(somewhere_else: str) -> None:
     )
     tuned = tune(study("tests.objectives:picky", name="other", space={"x": {"type": "fixed", "value": 0.9}})).history
     assert [trial.notes.get("continued") for trial in tuned] == [None, *["no: the checkpoint has 3 layers"] * 2]
+
+
+def test_a_checkpoint_of_other_code_ends_the_study(somewhere_else: str) -> None:
+    spec = study("tests.objectives:outgrown", strategy="successive_halving")
+    with pytest.raises(InputError, match=r"checkpoint: the parent trial's checkpoint does not fit: it has 3 layers"):
+        tune(spec)
+    history = open_ledger(spec).load()
+    assert [trial.parent is not None for trial in history.failed] == [True]
+    assert history.complete and not history.running
 
 
 def test_an_objective_that_ignores_the_fidelity_is_told_of(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import sys
 import threading
 import warnings
 from collections.abc import Callable, Mapping
@@ -19,9 +20,11 @@ from flows.keras.exploration import explore
 from flows.keras.model import built, declare_all, hyper_model
 from flows.keras.named import schedule
 from flows.keras.objective import KerasObjective
+from flows.splits import split
 from hpo_core.callbacks import SCHEDULES, SETTINGS, checked_callback
 from hpo_core.errors import InputError
 from hpo_core.study import StudySpec, study_from
+from hpo_core.trial import Fold
 
 # Keras 3.15 over numpy 2 warns of its own conversions.
 pytestmark = [
@@ -34,7 +37,12 @@ pytestmark = [
 def keras() -> Any:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        return pytest.importorskip("keras")
+        found = pytest.importorskip("keras")
+        # absl, which Keras imports, closes the stream that was sys.stderr then, once Prefect configures logging and
+        # something else is sys.stderr: under capsys that ends pytest's own capture. The interpreter's own it spares.
+        absl_logging = pytest.importorskip("absl.logging")
+        absl_logging.get_absl_handler().python_handler.stream = sys.__stderr__
+        return found
 
 
 class Trial:
@@ -54,12 +62,15 @@ class Trial:
 
     @property
     def artifacts(self) -> dict[str, str]:
-        """What was logged: the path below the run's artifacts, and where it lies."""
-        return {
-            f"{message['folder']}/{Path(message['path']).name}".lstrip("/"): message["path"]
-            for message in self.sent
-            if message["kind"] == "artifact"
-        }
+        """What was logged, as MLflow shows it: the path below the run's artifacts, and where it lies."""
+        found = {}
+        for message in self.sent:
+            if message["kind"] == "artifact":
+                path = Path(message["path"])
+                base = path if path.is_dir() else path.parent  # of a folder MLflow keeps the content
+                files = [each for each in path.rglob("*") if each.is_file()] if path.is_dir() else [path]
+                found |= {f"{message['folder']}/{each.relative_to(base)}".lstrip("/"): str(each) for each in files}
+        return found
 
 
 def examples(n: int = 96) -> tuple[Any, Any]:
@@ -202,10 +213,17 @@ def test_a_checkpoint_that_does_not_fit(keras: Any, tmp_path: Path) -> None:
     other = Trial(tmp_path / "other", {"units": 4}, fidelity=2, resume_from=folder)
     with pytest.raises(InputError, match=r"checkpoint does not fit: it has the shape \(2, 8\) where .* has \(2, 4\)"):
         objective(other.context)
-    (folder / "0" / "variables.npz").write_bytes(b"damaged")
-    damaged = Trial(tmp_path / "damaged", {"units": 8}, fidelity=2, resume_from=folder)
-    with pytest.raises(InputError, match="does not fit: it cannot be read"):
-        objective(damaged.context)
+
+
+def test_a_damaged_checkpoint_means_training_from_scratch(keras: Any, tmp_path: Path) -> None:
+    objective = keras_objective(build_model, FIT, epochs=99)
+    (tmp_path / "0").mkdir()
+    (tmp_path / "0" / "variables.npz").write_bytes(b"damaged")
+    (tmp_path / "0" / "state.json").write_text("{}")
+    trial = Trial(tmp_path / "trial", {"units": 8}, fidelity=2, resume_from=tmp_path)
+    objective(trial.context)
+    assert len(trial.curve("loss")) == 2
+    assert trial.context.use["scratch_instead"].startswith("the checkpoint cannot be read: ")
 
 
 # -- callbacks -------------------------------------------------------------------------------------------------------
@@ -230,8 +248,8 @@ def test_callbacks_of_a_study_file_write_into_the_trial_and_are_kept(keras: Any,
         assert trial.curve("stopped_epoch") == [1.0]
         assert result["val_loss"] == losses[0]
         assert trial.curve("learning_rate") == pytest.approx([0.1, 0.05])
-        names = sorted(trial.artifacts)
-        assert names == ["checkpoints/best.keras", "tensorboard/train", "tensorboard/validation", "training.csv"]
+        folders = sorted(str(Path(name).parent) for name in trial.artifacts)
+        assert folders == [".", "checkpoints", "tensorboard/train", "tensorboard/validation"]
         assert len(Path(trial.artifacts["training.csv"]).read_text().splitlines()) == 3
         assert keras.models.load_model(trial.artifacts["checkpoints/best.keras"]).count_params() == 17
         assert all(str(trial.outbox) in path for path in trial.artifacts.values())
@@ -527,7 +545,14 @@ def test_a_tuner_that_cannot_be_meant(
         make(kt)
 
 
-@pytest.mark.timeout(400)
+def plane_tuner(folder: Path, **settings: Any) -> Tuner:
+    from flows.keras import Hyperband
+
+    return Hyperband(
+        build_model, "val_loss", max_epochs=3, directory=folder, project_name="plane", progress=False, **settings
+    )
+
+
 def test_a_script_from_end_to_end(
     keras: Any,
     tmp_path: Path,
@@ -535,34 +560,20 @@ def test_a_script_from_end_to_end(
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    from flows.keras import Hyperband
-
     monkeypatch.setenv("HPO_HOME", str(tmp_path / "home"))
     stop = keras.callbacks.EarlyStopping("val_loss", patience=5)
-
-    def tuner(**settings: Any) -> Tuner:
-        return Hyperband(
-            build_model, "val_loss", max_epochs=3, directory=tmp_path / "store", project_name="plane", progress=False,
-            **settings,
-        )  # fmt: skip
-
-    first = tuner(max_trials=2)
-    first.search_space_summary()
+    tuner = plane_tuner(tmp_path, max_trials=4)
+    tuner.search_space_summary()
     assert "units (Int)" in capsys.readouterr().out
-    first.search(X, Y, validation_data=FIT["validation_data"], callbacks=[stop], batch_size=16)
-    assert first.result is not None and len(first.result.history.complete) == 2
+    tuner.search(X, Y, validation_data=FIT["validation_data"], callbacks=[stop], batch_size=16)
+    assert tuner.result is not None
+    history = tuner.result.history
+    assert [trial.fidelity for trial in history.complete] == [1.0, 1.0, 1.0, 3.0]
+    promoted = history.trials[3]
+    (parent,) = [trial for trial in history if trial.number == promoted.parent]
+    assert parent.config == promoted.config
 
-    again = tuner()  # a new process would find the same
-    again.search(X, Y, validation_data=FIT["validation_data"], callbacks=[stop], batch_size=16)
-    assert again.result is not None
-    history = again.result.history
-    assert len(history.complete) == 6
-    assert [trial.config for trial in history][:2] == [trial.config for trial in first.result.history]
-    promoted = [trial for trial in history if trial.parent is not None]
-    assert [trial.fidelity for trial in promoted] == [3.0]
-    (parent,) = [trial for trial in history if trial.number == promoted[0].parent]
-    assert parent.config == promoted[0].config
-
+    again = plane_tuner(tmp_path, max_trials=4)  # a new process would find the same
     best = again.get_best_trials(3)
     assert [trial.score for trial in best] == sorted(trial.score for trial in best)
     (hp,) = again.get_best_hyperparameters()
@@ -574,5 +585,119 @@ def test_a_script_from_end_to_end(
     assert f"Score: {best[0].score}" in capsys.readouterr().out
     assert not list((tmp_path / "home" / "data").iterdir())
 
-    new = tuner(max_trials=1, overwrite=True)
+    new = plane_tuner(tmp_path, max_trials=1, overwrite=True)
     assert new.get_best_trials() == []
+
+
+@pytest.mark.slow
+def test_a_search_goes_on_where_it_ended(
+    keras: Any, tmp_path: Path, prefect_server: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HPO_HOME", str(tmp_path / "home"))
+    histories = []
+    for trials in (2, None):
+        tuner = plane_tuner(tmp_path, max_trials=trials)
+        tuner.search(X, Y, validation_data=FIT["validation_data"], batch_size=16)
+        assert tuner.result is not None
+        histories.append(tuner.result.history)
+    assert [len(history.complete) for history in histories] == [2, 6]
+    assert [trial.run_id for trial in histories[1]][:2] == [trial.run_id for trial in histories[0]]
+
+
+# -- a study file ----------------------------------------------------------------------------------------------------
+
+MODULE = """
+from tests.test_keras import FIT, build_model, uncompiled
+from flows.keras import keras_objective
+
+objective = keras_objective(build_model, FIT, epochs=3)
+no_model = keras_objective(lambda hp: None, FIT, epochs=1)
+not_compiled = keras_objective(uncompiled, FIT, epochs=1)
+"""
+
+
+def hpo_tune(folder: Path, monkeypatch: pytest.MonkeyPatch, **settings: Any) -> int:
+    """Write a study file and run it as the command line does; answers the exit code."""
+    import yaml
+
+    from flows.cli import main
+
+    monkeypatch.chdir(folder)
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{folder}/mlflow.db")
+    monkeypatch.syspath_prepend(str(Path(__file__).parents[1]))
+    (folder / "plane.py").write_text(MODULE)
+    space = {"units": {"type": "int", "low": 2, "high": 16}}
+    study = {"name": "plane", "objective": "plane:objective", "metric": "val_loss", "direction": "minimize"}
+    study |= {"space": space, "stop": {"trials": 1}} | settings
+    (folder / "plane.yaml").write_text(yaml.safe_dump(study))
+    monkeypatch.setattr(sys, "argv", ["hpo", "tune", "plane.yaml"])
+    with pytest.raises(SystemExit) as ended:
+        main()
+    return int(ended.value.code or 0)
+
+
+def test_callbacks_of_a_study_file_are_seen_in_mlflow(
+    tmp_path: Path, prefect_server: None, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from mlflow import MlflowClient
+
+    plateau = {"ReduceLROnPlateau": {"factor": 0.1, "patience": 1, "min_delta": 10}}
+    named = [{"EarlyStopping": {"mode": "max", "patience": 1, "restore_best_weights": True}}, *ALL[1:], plateau]
+    assert hpo_tune(tmp_path, monkeypatch, callbacks=named) == 0, capsys.readouterr()
+    client = MlflowClient(f"sqlite:///{tmp_path}/mlflow.db")
+    experiment = client.get_experiment_by_name("plane")
+    (run,) = client.search_runs([experiment.experiment_id], "tags.`hpo.role` = 'trial'")
+
+    def curve(name: str) -> list[float]:
+        found = client.get_metric_history(run.info.run_id, name)
+        return [metric.value for metric in sorted(found, key=lambda metric: (metric.step, metric.timestamp))]
+
+    assert curve("learning_rate")[:2] == pytest.approx([0.05, 0.025])
+    assert run.data.metrics["restored_epoch"] == run.data.metrics["best_epoch"] == 0.0
+    assert run.data.metrics["stopped_epoch"] == 1.0
+    assert run.data.metrics["val_loss"] == curve("val_loss")[0]
+    root = Path(run.info.artifact_uri.removeprefix("file://"))
+    files = [path.relative_to(root) for path in root.rglob("*") if path.is_file()]
+    assert {str(path) for path in files} >= {"training.csv", "checkpoints/best.keras"}
+    assert {str(path.parent) for path in files} >= {"tensorboard/train", "tensorboard/validation"}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"callbacks": ["EarlyStoping"]}, "callbacks.0: 'EarlyStoping' is no callback; did you mean 'EarlyStopping'?"),
+        (
+            {"callbacks": [{"EarlyStopping": {"monitor": "auc"}}]},
+            "callbacks.0.EarlyStopping.monitor: 'auc' is no metric",
+        ),
+        ({"objective": "plane:no_model"}, "build_model: it returned NoneType instead of a Keras model"),
+        ({"objective": "plane:not_compiled"}, "build_model: the model that it returned is not compiled"),
+    ],
+)
+def test_mistakes_in_a_study_are_one_line_and_exit_code_2(
+    tmp_path: Path,
+    prefect_server: None,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    settings: dict[str, Any],
+    message: str,
+) -> None:
+    assert hpo_tune(tmp_path, monkeypatch, **settings) == 2
+    errors = capsys.readouterr().err
+    assert errors.count("error: ") == 1 and f"error: {message}" in errors and "Traceback" not in errors
+
+
+@pytest.mark.parametrize(("phase", "fold"), [("search", None), ("fold", Fold(1, 3)), ("test", None)])
+def test_data_of_the_trial_has_the_rows_of_its_phase(keras: Any, tmp_path: Path, phase: Any, fold: Any) -> None:
+    seen: list[tuple[Any, Any]] = []
+
+    def rows(trial: TrialContext) -> dict[str, Any]:
+        train, held_out = trial.split(Y, stratify=Y)
+        seen.append((train, held_out))
+        return {"x": X[train], "y": Y[train], "validation_data": (X[held_out], Y[held_out]), "batch_size": 32}
+
+    trial = Trial(tmp_path, {"units": 2, "rate": 0.1}, phase=phase, fold=fold)
+    assert "val_loss" in keras_objective(build_model, rows, epochs=1)(trial.context)
+    expected = split(Y, phase=phase, fold=fold, stratify=Y)
+    assert [each.tolist() for each in seen[0]] == [each.tolist() for each in expected]

@@ -25,6 +25,10 @@ ARRAYS, STATE = "variables.npz", "state.json"
 Arrays = list[np.ndarray[Any, Any]]
 
 
+class Damaged(ValueError):
+    """There is no checkpoint, or none that can be read; that is nobody's mistake in the study."""
+
+
 @dataclass
 class State:
     """What is kept beside the variables.
@@ -65,7 +69,8 @@ def load(folder: Path, model: Any) -> State:
     """Set the model's variables to what :func:`save` has written; answers the state.
 
     Raises:
-        InputError: There is no checkpoint in the folder, or one of another model.
+        Damaged: There is no checkpoint in the folder, or it cannot be read; the model is as it was.
+        InputError: It is one of another model.
     """
     try:
         data = json.loads((folder / STATE).read_text(encoding="utf-8"))
@@ -75,7 +80,7 @@ def load(folder: Path, model: Any) -> State:
                 groups.setdefault(name.rpartition("/")[0], []).append(file[name])
         state = State(int(data["epoch"]), int(data["seed"]), data["best"], groups.get("best", []), data["callbacks"])
     except Exception as error:  # whatever zipfile, numpy or json think of a damaged file
-        raise _misfit(f"cannot be read ({type(error).__name__}: {error})") from None
+        raise Damaged(f"the checkpoint cannot be read: {type(error).__name__}: {error}") from None
     for name, arrays in groups.items():
         if name.startswith("callback."):
             _, i, attribute = name.split(".", 2)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -24,7 +25,7 @@ WEIGHTS, BUILD_CONFIG, MODEL_FOLDER = "model.weights.h5", "build.json", "model"
 
 def keras_objective(
     build_model: Any,
-    data: Mapping[str, Any] | Callable[[], Mapping[str, Any]],
+    data: Mapping[str, Any] | Callable[..., Mapping[str, Any]],
     *,
     epochs: int,
     objective: str | Objective | None = None,
@@ -40,7 +41,8 @@ def keras_objective(
     Args:
         build_model: A function of ``hp`` that returns a compiled model, or a :class:`flows.keras.HyperModel`.
         data: The arguments of ``model.fit`` (``x``, ``y``, ``validation_data``, ``batch_size``, ...), or a function
-            that answers them; it is called once a worker process.
+            that answers them; it is called once a worker process. One that takes an argument is called for each trial
+            with the trial, whose :meth:`~flows.TrialContext.split` says which rows the final choice wants.
         epochs: How long to train where the study has no fidelity.
         objective: The metric that decides which epoch's metrics are the result; None for the last epoch, or for the one
             whose weights were restored.
@@ -74,10 +76,13 @@ class KerasObjective:
     def _arguments(self) -> FitArguments:
         if isinstance(self.data, Path):
             return data.read(self.data)
-        given = self.data() if callable(self.data) else self.data
-        if not isinstance(given, Mapping):
-            raise InputError("data", f"{type(given).__name__} are no arguments of fit", "give {'x': ..., 'y': ...}")
-        return FitArguments((), given)
+        return _fit_arguments(self.data() if callable(self.data) else self.data)
+
+    def _arguments_of(self, trial: TrialContext) -> FitArguments:
+        """The data that a trial trains on and is scored on."""
+        if callable(self.data) and inspect.signature(self.data).parameters:
+            return _fit_arguments(self.data(trial))
+        return self._arguments
 
     def __call__(self, trial: TrialContext) -> dict[str, float]:
         results = [self._execute(trial, execution) for execution in range(self.executions)]
@@ -113,7 +118,7 @@ class KerasObjective:
         if state is not None:
             keras.utils.set_random_seed((state.seed + execution) % 2**31)  # the order of the examples, too
         epochs = self.epochs if trial.fidelity is None else round(trial.fidelity)
-        arguments = self._arguments
+        arguments = self._arguments_of(trial)
         watch = Watch(
             trial,
             named_callbacks(trial.callbacks, folder) if not self.callbacks else self._own(folder),
@@ -135,7 +140,11 @@ class KerasObjective:
     def _resumed(self, trial: TrialContext, execution: int, network: Any) -> checkpoint.State | None:
         if trial.resume_from is None:
             return None
-        return checkpoint.load(trial.resume_from / str(execution), network)
+        try:
+            return checkpoint.load(trial.resume_from / str(execution), network)
+        except checkpoint.Damaged as error:
+            trial.scratch_instead(str(error))
+            return None
 
     def _own(self, folder: Path) -> Any:
         import cloudpickle
@@ -166,6 +175,12 @@ class KerasObjective:
         network.save_weights(folder / WEIGHTS)
         (folder / BUILD_CONFIG).write_text(json.dumps(network.get_build_config()), encoding="utf-8")
         return [folder / WEIGHTS, folder / BUILD_CONFIG]
+
+
+def _fit_arguments(given: Any) -> FitArguments:
+    if not isinstance(given, Mapping):
+        raise InputError("data", f"{type(given).__name__} are no arguments of fit", "give {'x': ..., 'y': ...}")
+    return FitArguments((), given)
 
 
 @dataclass(frozen=True)

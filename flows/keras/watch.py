@@ -173,7 +173,8 @@ class Watch:
         several = sum(type(other.callback) is type(placed.callback) for other in self._placed) > 1
         folder = f"{placed.folder}/{placed.output.name}".lstrip("/") if several else placed.folder
         for path in sorted(placed.output.iterdir()):
-            self._trial.log_artifact(path, self._prefix + folder)
+            inside = f"{folder}/{path.name}" if path.is_dir() else folder  # of a folder the content is kept
+            self._trial.log_artifact(path, self._prefix + inside)
 
 
 def _is_number(value: Any) -> bool:
