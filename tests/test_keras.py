@@ -144,6 +144,21 @@ def test_the_graph_is_traced_once_a_training_not_once_an_epoch(keras: Any, tmp_p
     assert counts[0] == counts[1] > 0
 
 
+def test_no_function_of_a_training_stays(keras: Any, tmp_path: Path) -> None:
+    import gc
+
+    def functions() -> int:
+        gc.collect()
+        return sum(type(each).__name__ == "AtomicFunction" for each in gc.get_objects())  # as TensorFlow calls it
+
+    objective = keras_objective(build_model, FIT, epochs=1)
+    counts = []
+    for i in range(3):
+        objective(Trial(tmp_path / str(i), {"units": 4}).context)
+        counts.append(functions())
+    assert counts[1] == counts[2]
+
+
 def test_the_same_seed_makes_the_same_curve(keras: Any, tmp_path: Path) -> None:
     objective = keras_objective(build_model, FIT, epochs=2)
     trials = [Trial(tmp_path / str(i), {"units": 8}, seed=seed) for i, seed in enumerate((1, 1, 2))]

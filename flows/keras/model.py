@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import logging
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from flows.keras.hyperparameters import HyperParameters
 from hpo_core.errors import InputError
+
+log = logging.getLogger("hpo")
 
 
 class HyperModel:
@@ -81,6 +84,33 @@ def built(model: Any, hp: HyperParameters, compile_: dict[str, Any] | None = Non
     if not getattr(network, "compiled", False):
         raise InputError("build_model", "the model that it returned is not compiled", "call model.compile in it")
     return network
+
+
+def build_state(network: Any, args: Sequence[Any], kwargs: Mapping[str, Any]) -> None:
+    """Create the variables of optimizer and metrics now, rather than as the first batch is traced.
+
+    TensorFlow never lets go of the functions by which a graph initialises variables that were created in it, and they
+    keep the graph: several MiB a training of a small network.
+
+    Args:
+        network: A compiled model.
+        args, kwargs: Those of ``fit``; the metrics are built where they begin with arrays ``x`` and ``y``.
+    """
+    import keras
+
+    if not network.built:
+        return
+    network.optimizer.build(network.trainable_variables)
+    x, y = (args[i] if len(args) > i else kwargs.get(name) for i, name in enumerate(("x", "y")))
+    try:
+        one = keras.tree.map_structure(lambda each: keras.ops.zeros((1, *each.shape[1:]), str(each.dtype)), (x, y))
+        inputs = keras.tree.map_structure(lambda each: keras.KerasTensor(each.shape, each.dtype), one[0])
+        outputs = network.compute_output_spec(inputs)
+        predicted = keras.tree.map_structure(lambda each: keras.ops.zeros(each.shape, each.dtype), outputs)
+        network.compute_metrics(one[0], one[1], predicted)
+    except Exception:  # what is wrong with the data, the training says better; and a data set is no array
+        log.debug("metrics are built by the training", exc_info=True)
+    network.reset_metrics()
 
 
 class _WouldTrain(BaseException):

@@ -14,7 +14,7 @@ from flows.keras import checkpoint, data
 from flows.keras.data import FitArguments
 from flows.keras.goal import Objective
 from flows.keras.hyperparameters import HyperParameters
-from flows.keras.model import built, hyper_model
+from flows.keras.model import build_state, built, hyper_model
 from flows.keras.named import named_callbacks, own_callbacks
 from flows.keras.watch import Watch
 from hpo_core.errors import InputError
@@ -132,6 +132,7 @@ class KerasObjective:
         given = {"verbose": 0} | dict(arguments.kwargs) | {"epochs": epochs, "callbacks": watch.callbacks}
         if watch.state.epoch:
             given["initial_epoch"] = watch.state.epoch
+        build_state(network, arguments.args, arguments.kwargs)
         answer = self.model.fit(hp, network, *arguments.args, **given)
         result = self._result(answer, watch)
         files = self._kept(network, watch, folder) if self.keep_model else []
