@@ -14,6 +14,7 @@ from prefect import runtime, task
 from prefect.cache_policies import NO_CACHE
 
 from flows.objective import Objective
+from flows.study_report import Publisher
 from flows.worker import Job, TrialCancelled, TrialFailed, WorkerPool
 from hpo_core.errors import InputError, TrackingError, TrackingRefusal
 from hpo_core.history import History
@@ -51,6 +52,7 @@ class Session:
         pool: The worker processes.
         objective: What they train.
         folder: Where files of trials stand until they are in MLflow.
+        publisher: Writes the report.
         observe: Called after each load and about once a second.
         fatal: What went wrong in a task that the whole flow cannot go on from.
     """
@@ -59,6 +61,7 @@ class Session:
     pool: WorkerPool
     objective: Objective
     folder: Path
+    publisher: Publisher
     observe: Observer
     fatal: Exception | None = None
 
@@ -193,11 +196,12 @@ def run_trial(name: str, trial: Trial, study_run: str) -> dict[str, float]:
         TrialCancelled: The flow is being stopped; its run says so.
     """
     attempt = int(runtime.task_run.run_count or 1)
-    return evaluate(SESSIONS[study_run], trial, attempt, str(runtime.task_run.id or ""))
+    tags = {"hpo.task_run": runtime.task_run.id, "hpo.task_run_url": runtime.task_run.ui_url}
+    return evaluate(SESSIONS[study_run], trial, attempt, {key: str(value) for key, value in tags.items() if value})
 
 
-def evaluate(session: Session, trial: Trial, attempt: int, task_run: str) -> dict[str, float]:
-    """One attempt at a trial; the body of :func:`run_trial`."""
+def evaluate(session: Session, trial: Trial, attempt: int, tags: Mapping[str, str]) -> dict[str, float]:
+    """One attempt at a trial; the body of :func:`run_trial`. The tags say where Prefect shows it."""
     spec = session.ledger.spec
     folder = session.folder / "trials" / f"{trial.number:04d}-{trial.run_id[:8]}-{attempt}"
     job = Job(
@@ -209,7 +213,7 @@ def evaluate(session: Session, trial: Trial, attempt: int, task_run: str) -> dic
         trial.fidelity,
         folder,
     )
-    record = TrialLog(session, trial, {"hpo.task_run": task_run} if task_run else {})
+    record = TrialLog(session, trial, tags)
     try:
         with session.pool.worker() as worker:
             metrics = worker.run(

@@ -10,9 +10,10 @@ from collections.abc import Iterator
 from queue import Empty, SimpleQueue
 from typing import Any
 
-from prefect import flow
+from prefect import flow, runtime
 from prefect.task_runners import ThreadPoolTaskRunner
 
+from flows.prefect_view import PrefectView
 from flows.report import study_description
 from flows.trial import SESSIONS, Progress, Session, run_trial
 from hpo_core.errors import InputError
@@ -89,6 +90,7 @@ class Loop:
         self._started = self._asked = time.monotonic()
         self._stop_requested = False
         self._described: tuple[float, Trial | None] = (self._started, None)
+        self._view = PrefectView(session.ledger)
         self._task = run_trial.with_options(retries=self._spec.retries)
 
     def run(self) -> str:
@@ -120,6 +122,7 @@ class Loop:
                 signal.signal(number, handler)
 
     def _run(self) -> str:
+        self._link()
         try:
             self._session.pool.check()
             while True:
@@ -130,6 +133,7 @@ class Loop:
                 if contested:
                     continue
                 if reason is not None and not self._running:
+                    self._view.show(history, time.monotonic() - self._started, last=True)
                     return reason
                 self._wait()
         except BaseException:
@@ -138,6 +142,11 @@ class Loop:
             while self._running:
                 self._take(self._ended.get())
             raise
+
+    def _link(self) -> None:
+        """Let the study's run say where Prefect shows this flow run, if Prefect has a UI."""
+        if (url := runtime.flow_run.ui_url) is not None:
+            self._ledger.store.log(self._ledger.study_run.id, [], {}, {"hpo.flow_run_url": str(url)})
 
     def _load(self) -> History:
         history = self._ledger.load()
@@ -161,6 +170,8 @@ class Loop:
             seconds = time.monotonic() - self._started
             reason = self._stop_reason(history, seconds)
             self._session.observe(Progress(history, seconds))
+            self._view.show(history, seconds)
+            self._session.publisher.tick(history)
             free = self._spec.parallel - len(self._running)
             if reason is not None or free <= 0:
                 return reason, False
@@ -200,6 +211,7 @@ class Loop:
                 self._take(self._ended.get(timeout=TICK_SECONDS))
             except Empty:
                 self._session.observe(Progress(self._ledger.history(), time.monotonic() - self._started))
+                self._session.publisher.tick(self._ledger.history())
                 if not self._running:
                     return
             else:

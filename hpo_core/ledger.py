@@ -72,7 +72,7 @@ INFINITE = sys.float_info.max
 
 _TRIAL_TAGS = {
     "hpo.role", "hpo.schema", "hpo.study", "hpo.number", "hpo.fidelity", "hpo.parent", "hpo.seed", "hpo.history",
-    "hpo.lease", "hpo.owner", "hpo.reason", "hpo.task_run", RESULT,
+    "hpo.lease", "hpo.owner", "hpo.reason", "hpo.task_run", "hpo.task_run_url", RESULT,
 }  # fmt: skip
 
 
@@ -558,6 +558,7 @@ def trial_of(run: Run, spec: StudySpec) -> Trial:
         metrics=run.metrics,
         start=run.start,
         end=run.end,
+        owner=run.tags.get("hpo.owner", ""),
     )
 
 

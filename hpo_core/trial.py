@@ -57,6 +57,7 @@ class Trial:
         run_id: Its MLflow run.
         metrics: Latest values of everything the objective logged, under its own names and in its own direction.
         start, end: Milliseconds since 1970, as MLflow keeps them. For people: no strategy may look at a clock.
+        owner: The process that answered for it, as :class:`hpo_core.ledger.Owner` writes it; for people, too.
     """
 
     number: int
@@ -71,6 +72,7 @@ class Trial:
     metrics: Mapping[str, float] = field(default_factory=dict)
     start: int = 0
     end: int | None = None
+    owner: str = ""
 
     @cached_property
     def identity(self) -> str:
