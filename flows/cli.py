@@ -204,7 +204,9 @@ def write_study_report(
     try:
         path = write_report(ledger.spec, ledger.load(), folder)
     except OSError as error:
-        raise InputError("--out", f"the report cannot be written to {folder} ({error})", "name another folder") from None
+        raise InputError(
+            "--out", f"the report cannot be written to {folder} ({error})", "name another folder"
+        ) from None
     typer.echo(f"The report is {path}")
     if open_ and not webbrowser.open(path.absolute().as_uri()):
         typer.echo("no browser could be started", err=True)

@@ -295,10 +295,15 @@ def timeline(past: Past) -> Plot | None:
         if here:
             traces.append(
                 go.Scatter(
-                    x=x, y=y, mode="lines+markers", name=state.value, line={"color": color, "width": 9},
-                    marker={"color": color, "symbol": "line-ns-open", "size": 12}, text=text,
+                    x=x,
+                    y=y,
+                    mode="lines+markers",
+                    name=state.value,
+                    line={"color": color, "width": 9},
+                    marker={"color": color, "symbol": "line-ns-open", "size": 12},
+                    text=text,
                     hovertemplate="%{text}<br>%{x}<extra></extra>",
-                )  # fmt: skip
+                )
             )
     figure = _figure(*traces, height=max(280, 60 + 34 * len(order)))
     figure.update_layout(xaxis={"title": {"text": "time (UTC)"}, "type": "date"})

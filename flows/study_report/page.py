@@ -32,8 +32,10 @@ p { color: var(--dim); margin: 0.3rem 0 0.8rem; }
 .facts b { display: block; font-size: 1.2rem; } .facts span { color: var(--dim); font-size: 0.85rem; }
 section { background: var(--card); border: 1px solid var(--line); border-radius: 8px; padding: 0.9rem;
   margin: 0 0 1rem; min-width: 0; }
-.grid { display: grid; gap: 0 1rem; grid-template-columns: repeat(2, minmax(0, 1fr)); }
-.wide { grid-column: 1 / -1; } .scroll { overflow-x: auto; } .plot { width: 100%; min-height: 280px; }
+.grid { display: grid; gap: 0 1rem; grid-template-columns: repeat(2, minmax(0, 1fr));
+  grid-auto-flow: dense; }
+.wide { grid-column: 1 / -1; overflow-x: auto; } #parallel, #slices { min-width: 620px; }
+ .scroll { overflow-x: auto; } .plot { width: 100%; min-height: 280px; }
 table { border-collapse: collapse; width: 100%; font-size: 0.9rem; }
 th, td { text-align: left; padding: 0.25rem 0.6rem; border-bottom: 1px solid var(--line); white-space: nowrap; }
 @media (max-width: 760px) { .grid { grid-template-columns: minmax(0, 1fr); } body { padding: 0.5rem; } }
@@ -116,7 +118,9 @@ def plot_page(plot: Plot, still: bytes) -> str:
 
     MLflow's viewer shows a page without its folder: there, the picture inside is what is seen.
     """
-    picture = f'<img class="still" style="width:100%" alt="{escape(plot.title)}" src="data:image/png;base64,{_b64(still)}">'
+    picture = (
+        f'<img class="still" style="width:100%" alt="{escape(plot.title)}" src="data:image/png;base64,{_b64(still)}">'
+    )
     return "\n".join(
         [
             _head(plot.title),
@@ -166,7 +170,11 @@ def _facts(spec: StudySpec, history: History) -> str:
         (f"best {spec.metric}", number(metric_value(spec, best))),
         ("incumbent", "-" if best is None else f"trial {best.number}"),
     ]
-    return '<div class="facts">' + "".join(f"<div><b>{escape(b)}</b><span>{escape(a)}</span></div>" for a, b in facts) + "</div>"
+    return (
+        '<div class="facts">'
+        + "".join(f"<div><b>{escape(b)}</b><span>{escape(a)}</span></div>" for a, b in facts)
+        + "</div>"
+    )
 
 
 def _table(spec: StudySpec, history: History) -> str:
@@ -177,4 +185,5 @@ def _table(spec: StudySpec, history: History) -> str:
         cells = [str(trial.number), number(metric_value(spec, trial))]
         cells += [show(trial.config[name]) if name in trial.config else "" for name in names]
         rows.append("<tr>" + "".join(f"<td>{escape(cell)}</td>" for cell in cells) + "</tr>")
-    return f'<section><h2>Best trials</h2><div class="scroll"><table><tr>{head}</tr>{"".join(rows)}</table></div></section>'
+    table = f"<table><tr>{head}</tr>{''.join(rows)}</table>"
+    return f'<section><h2>Best trials</h2><div class="scroll">{table}</div></section>'
