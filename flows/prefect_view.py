@@ -8,6 +8,7 @@ from __future__ import annotations
 import logging
 import re
 import time
+from typing import cast
 from uuid import UUID
 
 from prefect.artifacts import create_markdown_artifact, create_progress_artifact, update_progress_artifact
@@ -88,7 +89,7 @@ class PrefectView:
             share = 100.0 if last else share_done(self._ledger, history, seconds)
             text = status_line(self._ledger.spec, history, seconds)
             if self._progress is None:
-                self._progress = create_progress_artifact(share, f"{self._key}-progress", text)
+                self._progress = cast(UUID, create_progress_artifact(share, f"{self._key}-progress", text))
             else:
                 update_progress_artifact(self._progress, share, text)
             if history.complete:

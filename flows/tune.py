@@ -12,6 +12,7 @@ from typing import Any
 
 from prefect import flow, runtime
 from prefect.task_runners import ThreadPoolTaskRunner
+from prefect.utilities.urls import url_for
 
 from flows.prefect_view import PrefectView
 from flows.report import study_description
@@ -145,8 +146,8 @@ class Loop:
 
     def _link(self) -> None:
         """Let the study's run say where Prefect shows this flow run, if Prefect has a UI."""
-        if (url := runtime.flow_run.ui_url) is not None:
-            self._ledger.store.log(self._ledger.study_run.id, [], {}, {"hpo.flow_run_url": str(url)})
+        if (url := url_for("flow-run", obj_id=runtime.flow_run.id)) is not None:
+            self._ledger.store.log(self._ledger.study_run.id, [], {}, {"hpo.flow_run_url": url})
 
     def _load(self) -> History:
         history = self._ledger.load()

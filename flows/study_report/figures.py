@@ -341,7 +341,7 @@ def predictions(past: Past) -> Plot | None:
     points: list[tuple[float, float, float, str]] = []
     for trial in past.history.complete:
         try:
-            mean, std = float(trial.notes["predicted_mean"]), float(trial.notes.get("predicted_std", "nan"))
+            mean, std = float(str(trial.notes["predicted_mean"])), float(str(trial.notes.get("predicted_std", "nan")))
         except (KeyError, ValueError):  # tags are anybody's to write
             continue
         if math.isfinite(mean):
@@ -354,7 +354,7 @@ def predictions(past: Past) -> Plot | None:
         error_x={"type": "data", "array": spread, "color": GREY, "thickness": 0.8, "width": 0},
         hovertemplate="%{text}<br>expected %{x:.6g}<br>observed <b>%{y:.6g}</b><extra></extra>",
     )  # fmt: skip
-    ends = [min(expected + observed), max(expected + observed)]  # type: ignore[type-var]
+    ends = [min(expected + observed), max(expected + observed)]
     same = go.Scatter(x=ends, y=ends, mode="lines", line={"color": GREY, "dash": "dot"}, name="as expected")
     figure = _figure(dots, same, xaxis_title=f"expected {past.spec.metric}", yaxis_title=f"observed {past.spec.metric}")
     caption = "What the surrogate expected before each trial, with its standard deviation, and what came."
