@@ -17,6 +17,7 @@ from hpo_core.study import StudySpec, study_from
 from hpo_core.trial import Trial
 
 if TYPE_CHECKING:
+    from flows.study_report import Publisher
     from flows.trial import Observer
     from hpo_core.ledger import Ledger
 
@@ -158,19 +159,21 @@ def run(ledger: Ledger, objective: Objective, observe: Observer | None = None) -
     """Run trials of an opened study until a stop rule holds."""
     from flows.final import choice_of, name_winner
     from flows.report import skipped_line, study_description
+    from flows.study_report import Publisher
     from hpo_core.spool import Spool
     from hpo_core.store import FINISHED
 
     spec = ledger.spec
     if delivered := Spool(home() / "spool" / ledger.study_run.id).deliver(ledger):
         log.warning("%d results of %s had waited on disk and are now in MLflow", delivered, spec.name)
+    publisher = Publisher(ledger)
     objective = replace(objective, needs_hypergradient=spec.needs_hypergradient)
     history = ledger.load()
     if ledger.skipped:
         log.warning("%s: %s", spec.name, skipped_line(ledger.skipped))
     reason, choice = spec.stop_reason(history, 0.0), choice_of(ledger, history)
     if reason is None or history.running or (choice is not None and choice.standings and not choice.done):
-        reason = _run_flow(ledger, objective, observe or (lambda progress: None))
+        reason = _run_flow(ledger, objective, publisher, observe or (lambda progress: None))
         history = ledger.load()
         choice = choice_of(ledger, history)
     ledger.describe(study_description(spec, history, choice))
@@ -178,6 +181,7 @@ def run(ledger: Ledger, objective: Objective, observe: Observer | None = None) -
         name_winner(ledger, choice)
     if not history.running:  # else another flow still works on it
         ledger.set_study_status(FINISHED)
+    publisher.finish(history)
     ledger.save_snapshot(news=100)
     return StudyResult(spec, history, reason, ledger.store.uri, ledger.study_run.id, choice)
 
@@ -187,7 +191,7 @@ def home() -> Path:
     return Path(os.environ.get("HPO_HOME", ".hpo")).absolute()
 
 
-def _run_flow(ledger: Ledger, objective: Objective, observe: Observer) -> str:
+def _run_flow(ledger: Ledger, objective: Objective, publisher: Publisher, observe: Observer) -> str:
     from flows.worker import WorkerPool
     from hpo_core.store import KILLED, RUNNING
 
@@ -200,7 +204,7 @@ def _run_flow(ledger: Ledger, objective: Objective, observe: Observer) -> str:
         from flows.trial import SESSIONS, Session
         from flows.tune import make_flow
 
-        SESSIONS[ledger.study_run.id] = Session(ledger, pool, objective, home(), observe)
+        SESSIONS[ledger.study_run.id] = Session(ledger, pool, objective, home(), publisher, observe)
         try:
             reason: str = make_flow(ledger.spec.parallel)(ledger.spec.name, ledger.study_run.id)
         except KeyboardInterrupt:

@@ -198,6 +198,31 @@ def explain_trial(
         typer.echo(line)
 
 
+@app.command("report")
+def write_study_report(
+    study: StudyArgument,
+    out: Annotated[Path | None, typer.Option(help="The folder to write to; report-NAME by default.")] = None,
+    open_: Annotated[bool, typer.Option("--open", help="Open the report in a browser.")] = False,
+) -> None:
+    """Write the study's report and plots to a folder."""
+    import webbrowser
+
+    from flows.study_report import write_report
+    from hpo_core.errors import InputError
+
+    ledger = _open(study)
+    folder = out or Path(f"report-{ledger.spec.name}")
+    try:
+        path = write_report(ledger.spec, ledger.load(), folder)
+    except OSError as error:
+        raise InputError(
+            "--out", f"the report cannot be written to {folder} ({error})", "name another folder"
+        ) from None
+    typer.echo(f"The report is {path}")
+    if open_ and not webbrowser.open(path.absolute().as_uri()):
+        typer.echo("no browser could be started", err=True)
+
+
 @app.command()
 def stop(study: StudyArgument) -> None:
     """End a study in order: running trials finish, nothing new starts."""

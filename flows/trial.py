@@ -18,6 +18,7 @@ from flows.checkpoints import inherited, packed, worth_keeping
 from flows.context import CHECKPOINT as OUTBOX_CHECKPOINT
 from flows.early_stop import Judge, Rungs
 from flows.objective import Objective
+from flows.study_report import Publisher
 from flows.worker import Job, TrialCancelled, TrialFailed, WorkerPool
 from hpo_core.errors import InputError, TrackingError, TrackingRefusal
 from hpo_core.history import History
@@ -70,6 +71,7 @@ class Session:
         pool: The worker processes.
         objective: What they train.
         folder: Where files of trials stand until they are in MLflow.
+        publisher: Writes the report.
         observe: Called after each load and about once a second.
         fatal: What went wrong in a task that the whole flow cannot go on from.
         rungs: What is known of all trials, for the rule of early stopping.
@@ -81,6 +83,7 @@ class Session:
     pool: WorkerPool
     objective: Objective
     folder: Path
+    publisher: Publisher
     observe: Observer
     fatal: Exception | None = None
     rungs: Rungs = field(default_factory=Rungs)
@@ -268,7 +271,9 @@ def run_trial(name: str, trial: Trial, study_run: str, evaluation: Evaluation | 
         TrialCancelled: The flow is being stopped; its run says so.
     """
     attempt = int(runtime.task_run.run_count or 1)
-    return evaluate(SESSIONS[study_run], trial, attempt, str(runtime.task_run.id or ""), evaluation)
+    tags = {"hpo.task_run": runtime.task_run.id, "hpo.task_run_url": runtime.task_run.ui_url}
+    tags = {key: str(value) for key, value in tags.items() if value}
+    return evaluate(SESSIONS[study_run], trial, attempt, tags, evaluation)
 
 
 def _to_beat(session: Session, trial: Trial, phase: Phase) -> float:
@@ -292,14 +297,14 @@ def _seed(session: Session, trial: Trial, phase: Phase, fold: Fold | None) -> in
 
 
 def evaluate(
-    session: Session, trial: Trial, attempt: int, task_run: str, evaluation: Evaluation | None = None
+    session: Session, trial: Trial, attempt: int, tags: Mapping[str, str], evaluation: Evaluation | None = None
 ) -> dict[str, float]:
-    """One attempt at a trial; the body of :func:`run_trial`."""
+    """One attempt at a trial; the body of :func:`run_trial`. The tags say where Prefect shows it."""
     spec = session.ledger.spec
     folder = session.folder / "trials" / f"{trial.number:04d}-{trial.run_id[:8]}-{attempt}"
     fold = None if evaluation is None else evaluation.fold
     phase: Phase = "search" if evaluation is None else "test" if fold is None else "fold"
-    record = TrialLog(session, trial, {"hpo.task_run": task_run} if task_run else {})
+    record = TrialLog(session, trial, tags)
     try:
         resume, obstacle = None, ""
         if trial.parent is not None and spec.promotes:

@@ -10,12 +10,14 @@ from collections.abc import Iterator
 from queue import Empty, SimpleQueue
 from typing import Any
 
-from prefect import flow
+from prefect import flow, runtime
 from prefect.task_runners import ThreadPoolTaskRunner
+from prefect.utilities.urls import url_for
 
 from flows.checkpoints import discard_superfluous
 from flows.context import CHECKPOINT
 from flows.final import FinalStage, choice_of, task_name
+from flows.prefect_view import PrefectView
 from flows.report import study_description
 from flows.trial import SESSIONS, Progress, Session, run_trial
 from hpo_core.errors import InputError
@@ -94,6 +96,7 @@ class Loop:
         self._started = self._asked = time.monotonic()
         self._stop_requested = False
         self._described: tuple[float, Trial | None] = (self._started, None)
+        self._view = PrefectView(session.ledger)
         self._task = run_trial.with_options(retries=self._spec.retries)
         self._final = FinalStage(self._ledger) if self._spec.final is not None else None
 
@@ -126,6 +129,7 @@ class Loop:
                 signal.signal(number, handler)
 
     def _run(self) -> str:
+        self._link()
         try:
             self._session.pool.check()
             while True:
@@ -139,6 +143,7 @@ class Loop:
                 if contested:
                     continue
                 if over and reason is not None and not self._running:
+                    self._view.show(history, time.monotonic() - self._started, last=True)
                     return reason
                 self._wait()
         except BaseException:
@@ -147,6 +152,11 @@ class Loop:
             while self._running:
                 self._take(self._ended.get())
             raise
+
+    def _link(self) -> None:
+        """Let the study's run say where Prefect shows this flow run, if Prefect has a UI."""
+        if (url := url_for("flow-run", obj_id=runtime.flow_run.id)) is not None:
+            self._ledger.store.log(self._ledger.study_run.id, [], {}, {"hpo.flow_run_url": url})
 
     def _load(self) -> History:
         history = self._ledger.load()
@@ -172,6 +182,8 @@ class Loop:
             seconds = time.monotonic() - self._started
             reason = self._stop_reason(history, seconds)
             self._session.observe(Progress(history, seconds))
+            self._view.show(history, seconds)
+            self._session.publisher.tick(history)
             free = self._spec.parallel - len(self._running)
             if reason is not None or free <= 0:
                 return reason, False
@@ -229,6 +241,7 @@ class Loop:
                 self._take(self._ended.get(timeout=TICK_SECONDS))
             except Empty:
                 self._session.observe(Progress(self._ledger.history(), time.monotonic() - self._started))
+                self._session.publisher.tick(self._ledger.history())
                 if not self._running:
                     return
             else:

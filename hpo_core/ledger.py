@@ -82,7 +82,7 @@ INFINITE = sys.float_info.max
 
 _TRIAL_TAGS = {
     "hpo.role", "hpo.schema", "hpo.study", "hpo.number", "hpo.fidelity", "hpo.reached", "hpo.parent", "hpo.seed",
-    "hpo.history", "hpo.lease", "hpo.owner", "hpo.reason", "hpo.task_run", RESULT,
+    "hpo.history", "hpo.lease", "hpo.owner", "hpo.reason", "hpo.task_run", "hpo.task_run_url", RESULT,
 }  # fmt: skip
 
 
@@ -617,6 +617,7 @@ def trial_of(run: Run, spec: StudySpec) -> Trial:
         rungs=_rungs_of(run, spec),
         start=run.start,
         end=run.end,
+        owner=run.tags.get("hpo.owner", ""),
     )
 
 

@@ -85,6 +85,7 @@ class Trial:
         hypergradient: The derivative of the loss by parameters, as far as the objective logged it; finite.
         rungs: Its losses at milestones, by the number of steps; for rules of early stopping alone.
         start, end: Milliseconds since 1970, as MLflow keeps them. For people: no strategy may look at a clock.
+        owner: The process that answered for it, as :class:`hpo_core.ledger.Owner` writes it; for people, too.
     """
 
     number: int
@@ -102,6 +103,7 @@ class Trial:
     rungs: Mapping[int, float] = field(default_factory=dict)
     start: int = 0
     end: int | None = None
+    owner: str = ""
 
     @cached_property
     def identity(self) -> str:

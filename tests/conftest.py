@@ -25,6 +25,8 @@ from mlflow_server.postgres import PostgresServer
 # Nothing here may reach out; set before anything imports mlflow or prefect.
 os.environ["MLFLOW_DISABLE_TELEMETRY"] = "true"
 os.environ["DO_NOT_TRACK"] = "1"
+# A report costs a second a study; the tests of the report turn it on.
+os.environ["HPO_REPORT"] = "off"
 os.environ["PREFECT_SERVER_ANALYTICS_ENABLED"] = "false"
 os.environ["PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL"] = "CRITICAL"
 os.environ["PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS"] = "120"
