@@ -9,7 +9,7 @@ import random
 import re
 import shutil
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import pytest
@@ -204,7 +204,7 @@ def test_a_study_leaves_its_report_in_mlflow_and_its_view_in_prefect(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     from mlflow import MlflowClient
-    from prefect.client.orchestration import get_client
+    from prefect.artifacts import Artifact
     from prefect.settings import PREFECT_UI_URL, temporary_settings
 
     monkeypatch.chdir(tmp_path)
@@ -233,10 +233,9 @@ def test_a_study_leaves_its_report_in_mlflow_and_its_view_in_prefect(
     study, trial = client.get_run(result.run_id), client.get_run(result.history.trials[0].run_id)
     assert study.data.tags["hpo.flow_run_url"].startswith("http://prefect.test/runs/flow-run/")
     assert trial.data.tags["hpo.task_run_url"] == f"http://prefect.test/runs/task-run/{trial.data.tags['hpo.task_run']}"
-    with get_client(sync_client=True) as prefect:
-        artifacts = {artifact.key: artifact for artifact in prefect.read_artifacts()}
-    assert artifacts["shown-1-progress"].data == 100.0
-    table = str(artifacts["shown-1-best"].data)
+    progress, best = (cast(Any, Artifact.get(key)) for key in ("shown-1-progress", "shown-1-best"))
+    assert float(progress.data) == 100.0
+    table = str(best.data)
     assert result.best is not None and result.best.run_id[:8] in table
 
     out = CliRunner().invoke(app, ["report", "Shown_1", "--out", str(tmp_path / "here")])
