@@ -11,15 +11,14 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from hpo_core.errors import InputError, TrackingError
+from hpo_core.ledger import CHECKPOINT
 from mlflow_server.artifacts import Artifacts
 from mlflow_server.database import Database
 
 if TYPE_CHECKING:
     from hpo_core.store import Store
 
-CHECKPOINT = "checkpoint"
-"""The folder among a trial's artifacts from which other trials may go on."""
-_CHECKPOINT_KEY = re.compile(rf"(?:^|/)([0-9a-f]{{32}})/artifacts/{CHECKPOINT}/")
+_CHECKPOINT_KEY = re.compile(rf"(?:^|/)([0-9a-f]{{32}})/artifacts/{re.escape(CHECKPOINT)}$")
 _UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86400}
 
 # What `mlflow gc --older-than` removes, by its own rules; it has no dry run.

@@ -28,6 +28,7 @@ from sqlalchemy import text
 from flows.api import StudyResult, open_ledger, run
 from flows.objective import Objective
 from hpo_core.errors import InputError, TrackingError
+from hpo_core.ledger import CHECKPOINT, CHECKPOINT_NAME, SNAPSHOT_FOLDER
 from hpo_core.store import FINISHED, Metric
 from hpo_core.study import study_from
 from mlflow_server import settings as server_settings_module
@@ -176,13 +177,13 @@ def collect_garbage(team: Team, result: StudyResult, capfd: pytest.CaptureFixtur
     """Checkpoints of an ended study go, and deleted runs; what else there is stays."""
     store = connect()
     kept, deleted = result.history.trials[0].run_id, result.history.trials[7].run_id
-    checkpoint = Path("weights")
+    checkpoint = Path(CHECKPOINT_NAME)
     checkpoint.write_text("w" * 100)
     for run_id in (kept, deleted):
-        store.upload(run_id, checkpoint, "checkpoint/epoch-3")
+        store.upload(run_id, checkpoint, SNAPSHOT_FOLDER)
     store.delete_run(deleted)
     before = contents(team)
-    gone = {key for key in before if deleted in key or (kept in key and "/checkpoint/" in key)}
+    gone = {key for key in before if deleted in key or (kept in key and key.endswith(CHECKPOINT))}
     assert len(gone) == 3  # a checkpoint each, and the note of the deleted run
 
     def gc(*more: str) -> str:
