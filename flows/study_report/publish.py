@@ -27,6 +27,8 @@ PAUSES = 20
 METRICS_A_REQUEST = 1_000
 BEST_SO_FAR = "best_so_far"
 FOLDER = "plots"
+WRITTEN = "hpo.report"
+"""The tag that says of which history the report is, so that a finished study does not get the same one again."""
 SWITCH = "HPO_REPORT"
 """The environment variable that turns reports off where it is ``off``."""
 
@@ -87,7 +89,7 @@ class Publisher:
     def __init__(self, ledger: Ledger) -> None:
         self._ledger, self._store = ledger, ledger.store.with_patience(5.0)
         self._due = time.monotonic() + EVERY_SECONDS
-        self._digest = ""
+        self._digest = ledger.study_run.tags.get(WRITTEN, "")
         self._sent = 0  # points of best_so_far
         self._library_sent = False
         self._warned = False
@@ -135,3 +137,4 @@ class Publisher:
             self._store.upload(run, report, "")
             self._store.upload(run, report.parent / FOLDER, FOLDER)
         self._library_sent = True
+        self._store.log(run, [], {}, {WRITTEN: history.digest})
