@@ -249,7 +249,10 @@ class MlflowStore:
             profile=json.dumps(dict(dataset.profile)),
         )
         used = entities.DatasetInput(entity, [entities.InputTag("mlflow.data.context", "training")])
-        self._call(lambda: self._client.log_inputs(run, [used]))
+        try:
+            self._call(lambda: self._client.log_inputs(run, [used]))
+        except TrackingRefusal:  # two that log one data set for the first time collide; the second time it is there
+            self._call(lambda: self._client.log_inputs(run, [used]))
 
     def set_status(self, run: str, status: str) -> None:
         if status in (FINISHED, FAILED, KILLED):

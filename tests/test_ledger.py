@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import math
+import threading
 import uuid
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 import pytest
+from mlflow import MlflowClient
 
 from hpo_core import ledger as ledger_module
 from hpo_core.errors import InputError, StudyConflict
 from hpo_core.ledger import RESULT, Ledger, Report, find_study, open_study
-from hpo_core.store import FAILED, FINISHED, Metric, Store
+from hpo_core.store import FAILED, FINISHED, Dataset, Metric, Store
 from hpo_core.study import StudySpec, study_from
 from hpo_core.trial import Proposal, Trial, TrialState
 from mlflow_server.embedded import connect
@@ -329,3 +332,22 @@ def test_many_flows_create_one_study(store: Store) -> None:
     opener: Callable[[Store], str] = lambda each: open_study(each, spec).study_run.id  # noqa: E731
     with ThreadPoolExecutor(4) as threads:
         assert len(set(threads.map(opener, stores))) == 1
+
+
+def test_trials_that_log_one_data_set_at_the_same_moment_all_have_it(tmp_path: Path) -> None:
+    store = connect(f"sqlite:///{tmp_path}/mlflow.db")
+    experiment = store.experiment("data", create=True)
+    assert experiment is not None
+    for digest in ("a", "b", "c", "d"):
+        dataset = Dataset("wine", digest, {"x": ("float64", (-1, 13))}, {})
+        runs = [store.create_run(experiment, "trial", {}).id for _ in range(4)]
+        start = threading.Barrier(len(runs))
+
+        def note(run: str, dataset: Dataset = dataset, start: threading.Barrier = start) -> None:
+            start.wait()
+            store.log_dataset(run, dataset, "module:function")
+
+        with ThreadPoolExecutor(len(runs)) as pool:
+            list(pool.map(note, runs))
+        client = MlflowClient(store.uri)
+        assert [len(client.get_run(run).inputs.dataset_inputs) for run in runs] == [1] * len(runs)
