@@ -19,7 +19,7 @@ from flows.api import open_ledger, run
 from flows.cli import app
 from flows.objective import Objective
 from flows.study_report import Publisher, write_report
-from flows.study_report.figures import DRAWN, Past, incumbents, lanes
+from flows.study_report.figures import DRAWN, Past, fidelity_spent, incumbents, lanes, rungs
 from flows.study_report.importance import importance
 from flows.study_report.publish import best_so_far
 from hpo_core.history import History
@@ -134,6 +134,23 @@ def test_importance_finds_what_matters_and_says_its_spread() -> None:
     assert found.names[0] == "rate"
     assert found.mean[0] > 3 * abs(found.mean[1]) and (found.spread >= 0).all() and found.spread[0] > 0
     assert importance(spec.search_space, drawn_history(spec, 8)) is None
+
+
+def test_the_learning_curves_hold_rungs_and_what_a_promotion_added() -> None:
+    def trial(number: int, config: dict[str, float], **rest: Any) -> Trial:
+        return Trial(number, config, TrialState.COMPLETE, -0.5 - number / 10, start=1, end=number + 2, **rest)
+
+    trials = [
+        trial(0, {"rate": 0.1}, fidelity=3.0, rungs={1: -0.2}),
+        trial(1, {"rate": 0.1}, fidelity=9.0, parent=0, notes={"continued": "yes"}),
+        trial(2, {"rate": 0.2}, fidelity=3.0),
+    ]
+    past = Past(spec_of(), History(trials), None)
+    curves, spent = rungs(past), fidelity_spent(past)
+    assert curves is not None and spent is not None
+    assert curves.figure.data[0].x == (1.0, 3.0, 9.0, None, 3.0, None)
+    assert curves.figure.data[0].y == (0.2, 0.5, 0.6, None, 0.7, None)
+    assert list(spent.figure.data[0].y) == [3.0, 9.0, 12.0]
 
 
 def test_a_trial_stands_in_the_slot_that_was_free() -> None:

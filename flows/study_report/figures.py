@@ -12,10 +12,10 @@ import numpy as np
 import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 
-from flows.report import number, show
+from flows.report import fidelity_name, number, show
 from flows.study_report.axes import ParameterAxis
 from flows.study_report.importance import METHOD, Importance, features, forest, importance
-from hpo_core.history import History
+from hpo_core.history import History, continues
 from hpo_core.study import StudySpec
 from hpo_core.trial import Trial, TrialState
 
@@ -68,17 +68,12 @@ class Past:
         return ParameterAxis(name, self.spec.search_space.parameters[name])
 
 
-def extent(trial: Trial) -> float:
-    """The fidelity of a trial as something to compare by; infinite where it was trained to the end."""
-    return math.inf if trial.fidelity is None else trial.fidelity
-
-
 def incumbents(history: History) -> list[Trial]:
     """The incumbent after each complete trial, in the order of their numbers: higher fidelity first, then loss."""
     best: list[Trial] = []
     for trial in history.complete:
-        rank = (-extent(trial), trial.loss)
-        best.append(trial if not best or rank < (-extent(best[-1]), best[-1].loss) else best[-1])
+        rank = (-trial.extent, trial.loss)
+        best.append(trial if not best or rank < (-best[-1].extent, best[-1].loss) else best[-1])
     return best
 
 
@@ -311,27 +306,34 @@ def timeline(past: Past) -> Plot | None:
     return Plot("timeline", "Timeline of workers", "A row a slot of a flow; gaps are time without training.", figure)
 
 
+def _curve(trials: Sequence[Trial]) -> dict[float, float]:
+    """Losses of one configuration by the fidelity at which they were seen: at milestones, and at its trials' ends."""
+    seen = {float(step): loss for trial in trials for step, loss in trial.rungs.items()}
+    return seen | {
+        trial.extent: trial.loss for trial in trials if trial.fidelity is not None and trial.loss is not None
+    }
+
+
 def rungs(past: Past) -> Plot | None:
-    """The values of each configuration at the fidelities that it was trained to."""
+    """The values of each configuration at the fidelities that it was trained to, and at milestones on the way."""
     by_identity: dict[str, list[Trial]] = {}
-    for trial in past.history.complete:
-        if trial.fidelity is not None:
-            by_identity.setdefault(trial.identity, []).append(trial)
-    if len({trial.fidelity for trials in by_identity.values() for trial in trials}) < 2:
+    for trial in (*past.history.complete, *past.history.running):
+        by_identity.setdefault(trial.identity, []).append(trial)
+    curves = [(trials[-1], curve) for trials in by_identity.values() if (curve := _curve(trials))]
+    if len({fidelity for _, curve in curves for fidelity in curve}) < 2:
         return None
     x: list[float | None] = []
     y: list[float | None] = []
     text: list[str] = []
-    for trials in by_identity.values():
-        climbed = sorted(trials, key=extent)
-        x += [*(trial.fidelity for trial in climbed), None]
-        y += [*(past.value(trial) for trial in climbed), None]
-        text += [*(_hover(past, trial) for trial in climbed), ""]
+    for trial, curve in curves:
+        x += [*sorted(curve), None]
+        y += [*(past.spec.sign * curve[fidelity] for fidelity in sorted(curve)), None]
+        text += [_hover(past, trial)] * (len(curve) + 1)
     line = go.Scatter(
         x=x, y=y, mode="lines+markers", line={"color": BLUE, "width": 1.2}, marker={"size": 5}, text=text,
         hovertemplate="%{text}<br><b>%{y:.6g}</b> at %{x:g}<extra></extra>", opacity=0.7,
     )  # fmt: skip
-    figure = _figure(line, xaxis_title="fidelity", yaxis_title=past.spec.metric)
+    figure = _figure(line, xaxis_title=fidelity_name(past.spec), yaxis_title=past.spec.metric)
     figure.update_xaxes(type="log")
     return Plot("rungs", "Learning curves by rung", "A line a configuration, a dot a rung that it reached.", figure)
 
@@ -363,19 +365,17 @@ def predictions(past: Past) -> Plot | None:
 
 def fidelity_spent(past: Past) -> Plot | None:
     """The fidelity spent by all trials together; of a trial that goes on from another, what it added."""
-    known = {trial.number: trial.fidelity for trial in past.history}
+    reached = {trial.number: trial.fidelity or 0.0 for trial in past.history}
     ended = sorted((t for t in past.history if t.end is not None and t.fidelity is not None), key=lambda t: t.end or 0)
     if not ended:
         return None
-    added = [
-        max((trial.fidelity or 0.0) - ((known.get(trial.parent) or 0.0) if trial.parent is not None else 0.0), 0.0)
-        for trial in ended
-    ]
+    had = [reached.get(t.parent, 0.0) if t.parent is not None and continues(t) else 0.0 for t in ended]
+    added = [max(reached[trial.number] - before, 0.0) for trial, before in zip(ended, had, strict=True)]
     line = go.Scatter(
         x=[_moment(trial.end or 0) for trial in ended], y=np.cumsum(added).tolist(), mode="lines",
         line={"color": BLUE, "width": 2.5, "shape": "hv"},
     )  # fmt: skip
-    figure = _figure(line, xaxis_title="time (UTC)", yaxis_title="fidelity spent")
+    figure = _figure(line, xaxis_title="time (UTC)", yaxis_title=f"{fidelity_name(past.spec)} spent")
     return Plot("fidelity", "Fidelity spent", "By all ended trials together; promotions count what they added.", figure)
 
 
