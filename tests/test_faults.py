@@ -49,7 +49,7 @@ def check_whole(history: History, trials: int) -> None:
     assert len(set(fresh)) == len(fresh), "a configuration was proposed twice"
 
 
-@pytest.mark.parametrize("backend", ["server", "postgres"])
+@pytest.mark.parametrize("backend", ["server", pytest.param("postgres", marks=pytest.mark.slow)])
 def test_four_processes_tune_one_study(
     backend: str, request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -290,7 +290,7 @@ def test_a_flow_killed_while_it_creates_the_database_leaves_none_behind(tmp_path
     assert sorted(path.name for path in tmp_path.glob("fresh.db*")) == ["fresh.db"]
 
 
-@pytest.mark.parametrize("backend", ["sqlite", "postgres"])
+@pytest.mark.parametrize("backend", ["sqlite", pytest.param("postgres", marks=pytest.mark.slow)])
 def test_processes_that_find_an_empty_database_create_it_once(backend: str, tmp_path: Path) -> None:
     """MLflow itself lets each of them create the tables, and all but one fail."""
     import subprocess

@@ -142,6 +142,7 @@ def check_doors(team: Team) -> None:
         assert not [each for each in [*lines, *logs] if secret in each], name
 
 
+@pytest.mark.slow
 @pytest.mark.timeout(400)
 @pytest.mark.usefixtures("prefect_server")
 def test_a_study_survives_the_loss_of_all_servers(at_team: Team, capfd: pytest.CaptureFixture[str]) -> None:

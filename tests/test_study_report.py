@@ -198,7 +198,7 @@ def test_the_report_is_published_once_for_each_state_of_the_study() -> None:
     history = ledger.load()
     before = len(store.requests)
     publisher.finish(history)
-    assert store.requests[before:] == ["log", "upload", "upload"]
+    assert store.requests[before:] == ["log", "upload", "upload", "log"]
 
 
 def test_a_report_that_cannot_be_written_is_one_warning(caplog: pytest.LogCaptureFixture) -> None:
