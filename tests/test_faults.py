@@ -97,6 +97,7 @@ def test_the_mlflow_server_goes_away_and_comes_back(own_server: MlflowServer, tm
     assert list((tmp_path / ".hpo" / "spool").rglob("*.json")) == []
 
 
+@pytest.mark.slow
 def test_prefects_server_restarts_under_the_flow(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "prefect").mkdir()
     server = PrefectServer(tmp_path / "prefect")
@@ -117,6 +118,7 @@ def test_prefects_server_restarts_under_the_flow(tmp_path: Path, monkeypatch: py
     assert len(history.complete) == 20, output
 
 
+@pytest.mark.slow
 def test_postgresql_restarts_under_the_flow(
     postgres: Postgres, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -290,6 +292,7 @@ def test_a_flow_killed_while_it_creates_the_database_leaves_none_behind(tmp_path
     assert sorted(path.name for path in tmp_path.glob("fresh.db*")) == ["fresh.db"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("backend", ["sqlite", pytest.param("postgres", marks=pytest.mark.slow)])
 def test_processes_that_find_an_empty_database_create_it_once(backend: str, tmp_path: Path) -> None:
     """MLflow itself lets each of them create the tables, and all but one fail."""

@@ -157,6 +157,7 @@ def check_once(path: Path, spec: StudySpec, finished: set[str]) -> None:
 FOLDED = {"stop": {"trials": 3}, "final": {"top": 2, "folds": 3}}
 
 
+@pytest.mark.slow
 def test_a_flow_killed_among_the_folds_goes_on_and_repeats_none(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

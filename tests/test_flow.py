@@ -186,6 +186,7 @@ def test_a_mistake_in_the_study_that_only_the_worker_sees_ends_it_at_once() -> N
     assert trial.state is TrialState.FAILED
 
 
+@pytest.mark.slow
 def test_an_objective_that_uses_mlflow_itself_disturbs_nothing() -> None:
     hows = ["own run", "autolog"]
     space = {"how": {"type": "choice", "choices": hows}}

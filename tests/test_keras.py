@@ -144,6 +144,7 @@ def test_the_graph_is_traced_once_a_training_not_once_an_epoch(keras: Any, tmp_p
     assert counts[0] == counts[1] > 0
 
 
+@pytest.mark.slow
 def test_no_function_of_a_training_stays(keras: Any, tmp_path: Path) -> None:
     import gc
 

@@ -245,6 +245,7 @@ def test_all_servers_start_with_one_command_and_end_together(tmp_path: Path) -> 
 # -- one machine ------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_the_local_server_answers_and_ends_in_order(tmp_path: Path) -> None:
     port = free_port()
     command = [sys.executable, "-m", "mlflow_server", "up", "--folder", str(tmp_path), "--port", str(port)]
