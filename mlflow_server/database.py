@@ -7,6 +7,7 @@ import os
 import re
 import sqlite3
 import subprocess
+import sys
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from importlib.util import find_spec
@@ -246,3 +247,16 @@ def database_of(uri: str, environment: Mapping[str, str]) -> Database:
         raise InputError(STORE, "holds a password in its query", "set PGPASSWORD instead")
     password = url.password if isinstance(url.password, str) else environment.get("PGPASSWORD")
     return Postgresql(url, password)
+
+
+def run_mlflow(database: Database, *arguments: str, **environment: str) -> str:
+    """Run a command of mlflow on a database; answers why it failed, and nothing if it did not."""
+    done = subprocess.run(
+        [sys.executable, "-m", "mlflow", *arguments],
+        env=os.environ | dict(database.environment) | environment,
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    return (done.stderr.strip().splitlines() or ["no reason given"])[-1] if done.returncode else ""

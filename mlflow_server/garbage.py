@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import os
 import re
-import subprocess
-import sys
 import time
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
@@ -13,7 +10,7 @@ from typing import TYPE_CHECKING
 from hpo_core.errors import InputError, TrackingError
 from hpo_core.ledger import CHECKPOINT
 from mlflow_server.artifacts import Artifacts
-from mlflow_server.database import Database
+from mlflow_server.database import Database, run_mlflow
 
 if TYPE_CHECKING:
     from hpo_core.store import Store
@@ -99,15 +96,6 @@ def remove(garbage: Garbage, database: Database, artifacts: Artifacts, tracking_
     artifacts.delete(garbage.checkpoints)
     if not any(garbage.deleted.values()):
         return
-    command = [sys.executable, "-m", "mlflow", "gc", "--backend-store-uri", database.uri, "--older-than", f"{age:.3f}s"]
-    done = subprocess.run(
-        command,
-        env=os.environ | dict(database.environment) | {"MLFLOW_TRACKING_URI": tracking_uri},
-        stdin=subprocess.DEVNULL,
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    if done.returncode:
-        reason = (done.stderr.strip().splitlines() or ["no reason given"])[-1]
+    arguments = ["gc", "--backend-store-uri", database.uri, "--older-than", f"{age:.3f}s"]
+    if reason := run_mlflow(database, *arguments, MLFLOW_TRACKING_URI=tracking_uri):
         raise TrackingError(f"mlflow gc failed ({reason})")

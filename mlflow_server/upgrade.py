@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-import os
-import subprocess
-import sys
 from pathlib import Path
 
 from hpo_core.errors import InputError, TrackingError
 from mlflow_server.artifacts import Artifacts
 from mlflow_server.backup import back_up
-from mlflow_server.database import Database
+from mlflow_server.database import Database, run_mlflow
 
 
 def upgrade(database: Database, artifacts: Artifacts, archive: Path) -> tuple[str, str]:
@@ -23,15 +20,6 @@ def upgrade(database: Database, artifacts: Artifacts, archive: Path) -> tuple[st
     if database.in_use():
         raise InputError("database", f"{database.uri} is in use", "stop the server and all that works with it")
     before = back_up(database, artifacts, archive).revision
-    done = subprocess.run(
-        [sys.executable, "-m", "mlflow", "db", "upgrade", database.uri],
-        env=os.environ | dict(database.environment),
-        stdin=subprocess.DEVNULL,
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    if done.returncode:
-        reason = (done.stderr.strip().splitlines() or ["no reason given"])[-1]
+    if reason := run_mlflow(database, "db", "upgrade", database.uri):
         raise TrackingError(f"mlflow db upgrade failed ({reason}); {archive} holds what was there before")
     return before, database.revision
