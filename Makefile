@@ -33,8 +33,8 @@ ui: $(STAMP) ## Browse the studies in MLflow's UI
 team: $(STAMP) ## Start a team's servers here: PostgreSQL, S3, MLflow, Prefect (docs/team.md)
 	$(BIN)/python -m mlflow_server team $(ARGS)
 
-test: $(STAMP) ## Run the tests
-	$(BIN)/python -m pytest
+test: $(STAMP) ## Run the tests, as many files at a time as there are processors, up to 4
+	$(BIN)/python -m pytest -n logical --maxprocesses 4 --dist loadfile
 
 slow: $(STAMP) ## Run the tests that take minutes
 	$(BIN)/python -m pytest -m slow --timeout 1800

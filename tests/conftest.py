@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import atexit
 import os
 import secrets
 import shutil
@@ -30,6 +31,9 @@ os.environ["HPO_REPORT"] = "off"
 os.environ["PREFECT_SERVER_ANALYTICS_ENABLED"] = "false"
 os.environ["PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL"] = "CRITICAL"
 os.environ["PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS"] = "120"
+# A database for each of the processes that run tests side by side: two that create one at once can fail.
+os.environ["PREFECT_HOME"] = tempfile.mkdtemp(prefix="hpo-prefect-")
+atexit.register(shutil.rmtree, os.environ["PREFECT_HOME"], ignore_errors=True)
 
 # Whatever fails by chance can be replayed. In the environment, so that processes which the tests start draw the same.
 SEED = int(os.environ.setdefault("HPO_TEST_SEED", str(secrets.randbelow(2**32))))

@@ -49,23 +49,30 @@ def check_whole(history: History, trials: int) -> None:
     assert len(set(fresh)) == len(fresh), "a configuration was proposed twice"
 
 
-@pytest.mark.parametrize("backend", ["server", pytest.param("postgres", marks=pytest.mark.slow)])
+@pytest.mark.parametrize(
+    ("server", "trials"),
+    [
+        ("mlflow_server", 60),
+        pytest.param("mlflow_server", 200, marks=pytest.mark.slow),
+        pytest.param("postgres", 200, marks=pytest.mark.slow),
+    ],
+)
 def test_four_processes_tune_one_study(
-    backend: str, request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    server: str, trials: int, request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    uri = request.getfixturevalue("mlflow_server" if backend == "server" else "postgres").uri
+    uri = request.getfixturevalue(server).uri
     monkeypatch.setenv("MLFLOW_TRACKING_URI", uri)
-    path = write_study(tmp_path, objective="quick", stop={"trials": 200}, parallel=1, strategy="random")
+    path = write_study(tmp_path, objective="quick", stop={"trials": trials}, parallel=1, strategy="random")
     flows = [start(path) for _ in range(4)]
     outputs = [flow.communicate(timeout=170)[0] for flow in flows]
     assert [flow.returncode for flow in flows] == [0] * 4, outputs
     ledger = find_study(connect(), "study")
     history = ledger.load()
-    check_whole(history, 200)
-    assert len(history.complete) == 200
+    check_whole(history, trials)
+    assert len(history.complete) == trials
     store = ledger.store
     runs = store.search([ledger.study_run.experiment], {"mlflow.parentRunId": ledger.study_run.id})
-    assert len(runs) == 200, "runs of losers are left"
+    assert len(runs) == trials, "runs of losers are left"
     owners = {run.tags["hpo.owner"] for run in runs}
     assert len(owners) >= 2, "one flow did it all, so nothing was shown"
 

@@ -239,7 +239,7 @@ def test_a_plain_function_from_a_script_without_a_main_guard(tmp_path: Path) -> 
         "print(len(result.history.complete), result.best_value >= 0, sorted(result.best_config))\n"
     )
     done = subprocess.run(
-        [sys.executable, str(script)], env=environment(), capture_output=True, text=True, timeout=100, check=False
+        [sys.executable, str(script)], env=environment(), capture_output=True, text=True, timeout=120, check=False
     )
     assert done.stdout.splitlines()[-1:] == ["4 True ['x']"], done.stderr
 
@@ -319,7 +319,7 @@ def test_the_command_line_answers_scripts(tmp_path: Path) -> None:
 
     def hpo(*arguments: str) -> subprocess.CompletedProcess[str]:
         command = [sys.executable, "-m", "flows.cli", *arguments]
-        return subprocess.run(command, env=environment(), capture_output=True, text=True, timeout=100, check=False)
+        return subprocess.run(command, env=environment(), capture_output=True, text=True, timeout=120, check=False)
 
     assert hpo("validate", str(path)).returncode == 0
     missing = hpo("status", str(path))

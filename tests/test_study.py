@@ -291,10 +291,10 @@ def test_an_absent_file_and_a_folder(tmp_path: Path) -> None:
 
 def test_a_file_that_would_fill_the_memory_is_refused_at_once(tmp_path: Path) -> None:
     bomb = "b0: &b0 [x]\n" + "".join(f"b{i}: &b{i} [{f'*b{i - 1}, ' * 9}]\n" for i in range(1, 20))
-    start = time.perf_counter()
+    start = time.process_time()
     with pytest.raises(InputError, match="aliases"):
         load_study(written(tmp_path, bomb))
-    assert time.perf_counter() - start < 1
+    assert time.process_time() - start < 1
 
 
 @pytest.mark.parametrize(
