@@ -145,18 +145,18 @@ def test_the_graph_is_traced_once_a_training_not_once_an_epoch(keras: Any, tmp_p
 
 
 @pytest.mark.slow
-def test_no_function_of_a_training_stays(keras: Any, tmp_path: Path) -> None:
+def test_no_function_and_no_graph_of_a_training_stay(keras: Any, tmp_path: Path) -> None:
     import gc
 
-    def functions() -> int:
+    def held() -> int:
         gc.collect()
-        return sum(type(each).__name__ == "AtomicFunction" for each in gc.get_objects())  # as TensorFlow calls it
+        return sum(type(each).__name__ in ("AtomicFunction", "FuncGraph") for each in gc.get_objects())
 
     objective = keras_objective(build_model, FIT, epochs=1)
     counts = []
     for i in range(3):
         objective(Trial(tmp_path / str(i), {"units": 4}).context)
-        counts.append(functions())
+        counts.append(held())
     assert counts[1] == counts[2]
 
 
