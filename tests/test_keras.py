@@ -23,6 +23,7 @@ from flows.keras.objective import KerasObjective
 from flows.splits import split
 from hpo_core.callbacks import SCHEDULES, SETTINGS, checked_callback
 from hpo_core.errors import InputError
+from hpo_core.history import History
 from hpo_core.study import StudySpec, study_from
 from hpo_core.trial import Fold
 
@@ -527,11 +528,44 @@ def test_a_tuner_s_study(keras: Any, tmp_path: Path) -> None:
     assert (found["strategy"], found["stop"]["trials"]) == ({"name": "bayesian", "start": 3}, 10)
     found = spec(GridSearch(build_model, "val_loss"))
     assert found["strategy"] == {"name": "grid", "steps": 10, "steps_by_name": {"units": 15}}
-    assert found["stop"]["trials"] == 150
+    assert found["stop"]["trials"] == 151  # the defaults lie beside the grid
     found = spec(Hyperband(build_model, "val_loss", max_epochs=9, factor=3, hyperband_iterations=2))
     assert found["strategy"] == {"name": "hyperband", "sampler": "random"}
     assert found["fidelity"] == {"name": "epochs", "min": 1, "max": 9, "eta": 3}
     assert found["stop"]["trials"] == 2 * (9 + 3 + 1 + 5 + 1 + 3)
+
+
+@pytest.mark.filterwarnings("ignore")  # KerasTuner's own
+@pytest.mark.parametrize("name", ["RandomSearch", "GridSearch", "BayesianOptimization", "Hyperband"])
+def test_the_first_trial_is_the_defaults_where_keras_tuner_begins_with_them(
+    keras: Any, tmp_path: Path, name: str
+) -> None:
+    keras_tuner = pytest.importorskip("keras_tuner")
+    import flows.keras as kt
+
+    def build(hp: Any) -> Any:
+        model = keras.Sequential([keras.Input((2,)), keras.layers.Dense(hp.Int("units", 1, 900, default=7))])
+        model.compile(hp.Choice("optimizer", ["sgd", "adam", "nadam"], default="adam"), "mse")
+        return model
+
+    theirs = getattr(keras_tuner, name)(build, "val_loss", directory=tmp_path, seed=3)
+    begins = theirs.oracle.create_trial("tuner0").hyperparameters.values
+    defaults = {"units": 7, "optimizer": "adam"}
+    ours = getattr(kt, name)(build, "val_loss", seed=3).spec
+    first = ours.propose(History(), 1)[0].config
+    assert (first == defaults) is ({key: begins[key] for key in defaults} == defaults) is (name == "GridSearch")
+
+
+def test_a_default_between_two_steps_is_not_tried_first(keras: Any) -> None:
+    from flows.keras import GridSearch
+
+    def build(hp: Any) -> Any:
+        model = keras.Sequential([keras.Input((2,)), keras.layers.Dense(hp.Int("units", 2, 8, step=2, default=5))])
+        model.compile("sgd", "mse")
+        return model
+
+    spec = GridSearch(build, "val_loss").spec
+    assert (spec.first, spec.stop.trials) == ([], 4)
 
 
 @pytest.mark.parametrize(
