@@ -658,11 +658,14 @@ def test_a_search_goes_on_where_it_ended(
 
 MODULE = """
 from tests.test_keras import FIT, build_model, uncompiled
-from flows.keras import keras_objective
+from flows.keras import HyperParameters, keras_objective
 
 objective = keras_objective(build_model, FIT, epochs=3)
 no_model = keras_objective(lambda hp: None, FIT, epochs=1)
 not_compiled = keras_objective(uncompiled, FIT, epochs=1)
+
+widths = iter(range(2, 100))
+changing = keras_objective(lambda hp: build_model(HyperParameters({"units": next(widths)})), FIT, epochs=3)
 """
 
 
@@ -723,6 +726,15 @@ def test_callbacks_of_a_study_file_are_seen_in_mlflow(
         ),
         ({"objective": "plane:no_model"}, "build_model: it returned NoneType instead of a Keras model"),
         ({"objective": "plane:not_compiled"}, "build_model: the model that it returned is not compiled"),
+        (
+            {
+                "objective": "plane:changing",
+                "strategy": "successive_halving",
+                "fidelity": {"name": "epochs", "min": 1, "max": 3, "eta": 3},
+                "stop": {"trials": 8},
+            },
+            "checkpoint: the parent trial's checkpoint does not fit: it has the shape (2, ",
+        ),
     ],
 )
 def test_mistakes_in_a_study_are_one_line_and_exit_code_2(
