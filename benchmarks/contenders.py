@@ -43,9 +43,13 @@ class Contender(Protocol):
 
 def make(name: str, fidelity: Fidelity | None = None) -> Strategy:
     """A strategy of the registry; its name may carry settings: ``bayesian:start=8,transform=log``."""
+    return make_strategy(*settings_of(name), fidelity)
+
+
+def settings_of(name: str) -> tuple[str, dict[str, Any]]:
+    """A strategy's name and the settings that follow it."""
     label, _, text = name.partition(":")
-    settings = {key: _value(value) for key, value in (pair.split("=") for pair in text.split(",") if pair)}
-    return make_strategy(label, settings, fidelity)
+    return label, {key: _value(value) for key, value in (pair.split("=") for pair in text.split(",") if pair)}
 
 
 def _value(text: str) -> Any:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from functools import cache
 from typing import Any
 
+from flows import TrialContext
 from flows.keras import HyperParameters, keras_objective
 
 
@@ -34,6 +35,16 @@ def build_model(hp: HyperParameters) -> Any:
     )
     model.compile("adam", "sparse_categorical_crossentropy", metrics=["accuracy"])
     return model
+
+
+def bare(trial: TrialContext, epochs: int = 2) -> float:
+    """The training of a trial without anything around it; answers its last validation accuracy."""
+    import keras
+
+    keras.utils.set_random_seed(trial.seed)
+    history = build_model(HyperParameters(trial.config)).fit(**digits(), epochs=epochs, verbose=0)
+    keras.backend.clear_session()
+    return float(history.history["val_accuracy"][-1])
 
 
 objective = keras_objective(build_model, digits, epochs=2, objective="val_accuracy", keep_model=True)

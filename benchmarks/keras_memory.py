@@ -1,9 +1,10 @@
 """What a worker process holds after each of 200 Keras trials, if it is not replaced.
 
-    python -m benchmarks.keras_memory [--trials 200]
+    python -m benchmarks.keras_memory [--trials 200] [--bare]
 
 Each trial builds a network of another size, trains it for two epochs with all that :mod:`flows.keras` does for a trial,
-and keeps its weights. A flow replaces its workers after ``flows.worker.MAX_TRIALS`` trials; here it is not done.
+and keeps its weights. A flow replaces its workers after ``flows.worker.MAX_TRIALS`` trials; here it is not done. With
+``--bare`` a trial is ``model.fit`` and ``clear_session`` alone.
 """
 
 from __future__ import annotations
@@ -20,18 +21,18 @@ from flows.objective import Objective
 from flows.worker import Job, Worker
 
 
-def sizes(trials: int) -> list[float]:
-    """MiB held by one worker after each trial."""
+def sizes(trials: int, objective: str) -> list[float]:
+    """MiB held by one worker after each trial of an objective of :mod:`benchmarks.keras_digits`."""
     import sys
 
     found: list[float] = []
     worker = Worker([*sys.path])
-    objective = Objective("benchmarks.keras_digits:objective", (".",))
+    reference = Objective(f"benchmarks.keras_digits:{objective}", (".",))
     folder = Path(tempfile.mkdtemp())
     try:
         for number in range(trials):
             job = Job(
-                objective, "val_accuracy", {"filters": 8 + number % 8}, number, number, None, folder / str(number)
+                reference, "val_accuracy", {"filters": 8 + number % 8}, number, number, None, folder / str(number)
             )
             worker.run(job, timeout=None, on_message=lambda message: None)
             shutil.rmtree(folder / str(number), ignore_errors=True)
@@ -45,7 +46,9 @@ def sizes(trials: int) -> list[float]:
 def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("--trials", type=int, default=200)
-    found = sizes(parser.parse_args().trials)
+    parser.add_argument("--bare", action="store_true")
+    given = parser.parse_args()
+    found = sizes(given.trials, "bare" if given.bare else "objective")
     marks = [n for n in (1, 10, 25, 50, 100, 150, 200, 300, 400) if n <= len(found)]
     print(table(["trials", "MiB held"], [[n, found[n - 1]] for n in marks]))
     half = len(found) // 2

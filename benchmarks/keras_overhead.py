@@ -18,19 +18,10 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
-from benchmarks.keras_digits import build_model, digits
+from benchmarks.keras_digits import bare, build_model, digits
 from flows import TrialContext, run_study
-from flows.keras import HyperParameters, keras_objective
+from flows.keras import keras_objective
 from hpo_core import Boolean, Fixed, Int
-
-
-def bare(trial: TrialContext, epochs: int) -> None:
-    """The training without anything around it."""
-    import keras
-
-    keras.utils.set_random_seed(trial.seed)
-    build_model(HyperParameters({"filters": 16})).fit(**digits(), epochs=epochs, verbose=0)
-    keras.backend.clear_session()
 
 
 def timed(trial: TrialContext) -> dict[str, float]:
@@ -53,8 +44,11 @@ def main() -> None:
         os.environ["HPO_HOME"] = f"{folder}/home"
         began = time.process_time()
         space: dict[str, Any] = {
-            "repeat": Int(low=0, high=given.repeats), "logged": Boolean(), "epochs": Fixed(value=given.epochs)
-        }  # fmt: skip
+            "repeat": Int(low=0, high=given.repeats),
+            "logged": Boolean(),
+            "epochs": Fixed(value=given.epochs),
+            "filters": Fixed(value=16),
+        }
         result = run_study(
             timed,
             name="overhead",

@@ -21,6 +21,7 @@ from flows.objective import Objective
 from flows.report import one_line, skipped_line
 from hpo_core.configuration import Scalar, config_to_json
 from hpo_core.errors import InputError, StudyUnknown
+from hpo_core.folds import FoldLedger, part_name
 from hpo_core.ledger import CLAIMS, SCHEMA, Ledger, find_study, now_ms, split_tag
 from hpo_core.space import SearchSpace
 from hpo_core.spool import Spool
@@ -109,7 +110,7 @@ def examine(
         name: The study's name, if one was given.
         path: Folders in which the objective is looked for.
         home: Where results wait for MLflow.
-        repair: End the trials whose flow is dead.
+        repair: End the trials and folds whose flow is dead.
 
     Raises:
         StudyUnknown: Only a name was given, and no such study is stored.
@@ -407,6 +408,7 @@ def trials(ledger: Ledger, *, repair: bool) -> Iterator[Finding]:
     history = ledger.load()
     yield from parallel_flows(ledger)
     yield from stale(ledger, repair=repair)
+    yield from stale_folds(ledger, repair=repair)
     if ledger.skipped:
         yield Finding(
             "other runs",
@@ -435,22 +437,35 @@ def parallel_flows(ledger: Ledger) -> Iterator[Finding]:
 
 def stale(ledger: Ledger, *, repair: bool) -> Iterator[Finding]:
     """Trials that run for MLflow only; ``repair`` ends them as failed."""
-    dead = ledger.stale()
+    dead = [(run, f"trial {number}", why) for run, number, why in ledger.stale()]
+    return _dead(ledger, "stale trials", dead, ledger.reap if repair else None)
+
+
+def stale_folds(ledger: Ledger, *, repair: bool) -> Iterator[Finding]:
+    """The same of the final choice: folds, and the winner's test."""
+    folds = FoldLedger(ledger)
+    dead = [(run, f"{part_name(part)} of trial {part.number}", why) for run, part, why in folds.stale()]
+    return _dead(ledger, "stale folds", dead, folds.load if repair else None)
+
+
+def _dead(
+    ledger: Ledger, check: str, dead: Sequence[tuple[Run, str, str]], end: Callable[[], object] | None
+) -> Iterator[Finding]:
+    """What runs for MLflow only, each with its name and why it is thought dead, and what ``end`` made of it."""
     if not dead:
-        yield Finding("stale trials", Level.OK, "none")
-    elif not repair:
-        for _, number, why in dead:
-            yield Finding("stale trials", Level.PROBLEM, f"trial {number} does not run: {why}", "hpo doctor --repair")
+        yield Finding(check, Level.OK, "none")
+    elif end is None:
+        for _, name, why in dead:
+            yield Finding(check, Level.PROBLEM, f"{name} does not run: {why}", "hpo doctor --repair")
     else:
-        reaped = {trial.run_id for trial in ledger.reap()}
-        for run, number, why in dead:
-            status = FAILED if run.id in reaped else ledger.store.get(run.id).status
+        end()
+        for run, name, why in dead:
             became = {
                 FAILED: f"is ended as failed: {why}",
                 FINISHED: "had ended in this very moment; its result stands",
                 RUNNING: f"had a second run, {run.id}, which is deleted: {why}",
-            }[status]
-            yield Finding("stale trials", Level.OK, f"trial {number} {became}")
+            }[ledger.store.get(run.id).status]
+            yield Finding(check, Level.OK, f"{name} {became}")
 
 
 def waiting(ledger: Ledger, home: Path) -> Iterator[Finding]:

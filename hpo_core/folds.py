@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import logging
 import re
+from collections.abc import Iterator
 
 from hpo_core.configuration import config_from_json, config_to_json
 from hpo_core.ledger import RESULT, SCHEMA, Ledger, finite, join_tag, lost_because, split_tag
@@ -36,17 +37,31 @@ class FoldLedger:
     def load(self) -> list[Evaluation]:
         """All evaluations as they stand now; those whose flow is dead are ended as lost. One search."""
         ledger, found = self._ledger, []
-        for run in ledger.store.search([ledger.study_run.experiment], {"hpo.final": ledger.study_run.id}):
-            evaluation = evaluation_of(run, ledger)
-            if evaluation is None or not self._holds(run, evaluation):
+        for run, evaluation in self._search():
+            if not self._holds(run, evaluation):
                 continue
-            if evaluation.state is TrialState.RUNNING and run.id not in self._running and (why := lost_because(run)):
+            known: Evaluation | None = evaluation
+            if why := self._dead(run):
                 if ledger.end_lost(run, why, self._params_of(run)):
                     log.warning("%s of trial %d is lost: %s", part_name(evaluation), evaluation.number, why)
-                evaluation = evaluation_of(ledger.store.get(run.id), ledger)
-            if evaluation is not None:
-                found.append(evaluation)
+                known = evaluation_of(ledger.store.get(run.id), ledger)
+            if known is not None:
+                found.append(known)
         return found
+
+    def stale(self) -> list[tuple[Run, Evaluation, str]]:
+        """What runs for MLflow only, and why its flow is thought dead: all that :meth:`load` ends or deletes."""
+        return [(run, evaluation, why) for run, evaluation in self._search() if (why := self._dead(run))]
+
+    def _search(self) -> Iterator[tuple[Run, Evaluation]]:
+        ledger = self._ledger
+        for run in ledger.store.search([ledger.study_run.experiment], {"hpo.final": ledger.study_run.id}):
+            if (evaluation := evaluation_of(run, ledger)) is not None:
+                yield run, evaluation
+
+    def _dead(self, run: Run) -> str:
+        """Why the flow of a running run is thought dead; empty if it is not, or the run has ended."""
+        return "" if run.status != RUNNING or run.id in self._running else lost_because(run)
 
     def _holds(self, run: Run, evaluation: Evaluation) -> bool:
         """Whether the run is the evaluation that it says it is. Only the holder of a claim trains, or ends a run."""

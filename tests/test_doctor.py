@@ -22,6 +22,7 @@ from flows.objective import Objective
 from flows.report import skipped_line
 from hpo_core import ledger as ledger_module
 from hpo_core.errors import StudyUnknown
+from hpo_core.folds import FoldLedger
 from hpo_core.ledger import Ledger, Report, open_study
 from hpo_core.space import SearchSpace
 from hpo_core.spool import Spool
@@ -30,6 +31,7 @@ from hpo_core.study import StudySpec
 from hpo_core.tracking import MlflowStore
 from mlflow_server.embedded import connect
 from tests.conftest import MlflowServer
+from tests.test_folds import studied, wanted
 from tests.test_ledger import finish, make_spec, reserve
 
 ROOT = Path(__file__).parents[1]
@@ -66,7 +68,7 @@ def test_a_healthy_study_has_no_problem_and_nothing_is_left_behind(ledger: Ledge
         assert {finding.level for finding in findings} == {Level.OK}, findings
         assert {finding.check for finding in findings} == {
             "packages", "limits", "objective", "tracking store", "clock", "study", "artifact store", "schema", "claims",
-            "flows", "stale trials", "other runs", "spool",
+            "flows", "stale trials", "stale folds", "other runs", "spool",
         }  # fmt: skip
     assert runs_of(ledger.store, ledger.study_run.experiment) == before
 
@@ -316,6 +318,26 @@ def test_repair_says_what_became_of_the_other_cases(ledger: Ledger, monkeypatch:
         f"trial {trial.number} had ended in this very moment; its result stands",
     }
     assert ledger.store.get(damaged.id).status == FAILED
+
+
+def test_dead_folds_of_the_final_choice_are_told_and_ended(store: MlflowStore) -> None:
+    ledger = studied(store)
+    (first, trial), (second, other), *_ = wanted(ledger, [])
+    gone = open_study(store, ledger.spec)
+    gone.owner = f"{ledger_module._host()}/999999999/1"
+    held = FoldLedger(gone).reserve(first, trial)
+    alive = FoldLedger(open_study(store, ledger.spec)).reserve(second, other)
+    assert held is not None and alive is not None
+    name = f"fold {first.fold.index + 1} of 2 of trial {trial.number}"  # type: ignore[union-attr]
+    for repair, level, found in (
+        (False, Level.PROBLEM, f"{name} does not run: its process is gone"),
+        (True, Level.OK, f"{name} is ended as failed: its process is gone"),
+        (True, Level.OK, "none"),
+    ):
+        finding = only(doctor.stale_folds(ledger, repair=repair))
+        assert (finding.level, finding.found) == (level, found)
+        assert store.get(held.run_id).status == (FAILED if repair else RUNNING)
+    assert store.get(alive.run_id).status == RUNNING
 
 
 def test_other_runs_are_counted_by_reason(ledger: Ledger) -> None:

@@ -4,6 +4,10 @@ from __future__ import annotations
 
 import gzip
 import importlib
+import json
+import os
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -60,6 +64,36 @@ def write_clothes(folder: Path, rows: int) -> None:
             image[: 2 * label + 4, : 2 * label + 4] += 200
         for kind, head, array in (("images-idx3", 16, images), ("labels-idx1", 8, labels)):
             (folder / f"{part}-{kind}-ubyte.gz").write_bytes(gzip.compress(bytes(head) + array.tobytes()))
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(900)
+@pytest.mark.parametrize("example", FILES)
+def test_a_study_of_a_few_trials(example: str, tmp_path: Path) -> None:
+    study = ROOT / "examples" / f"{example}.yaml"
+    spec = load_study(study)
+    few = {"stop.trials": 3, "parallel": 1, "trial_timeout": 600}
+    if spec.final is not None:
+        few |= {"final.top": 2, "final.folds": 2}
+    (tmp_path / "clothes").mkdir()
+    write_clothes(tmp_path / "clothes", 600)
+    environment = os.environ | {
+        "MLFLOW_TRACKING_URI": f"sqlite:///{tmp_path}/mlflow.db",
+        "FASHION_MNIST": str(tmp_path / "clothes"),
+        "PYTHONPATH": str(ROOT),
+    }
+
+    def hpo(*arguments: str) -> str:
+        command = [sys.executable, "-m", "flows.cli", *arguments]
+        ended = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=850)
+        assert ended.returncode == 0 and "Traceback" not in ended.stderr, ended.stdout + ended.stderr
+        return ended.stdout
+
+    hpo("tune", str(study), *(f"--set={key}={value}" for key, value in few.items()))
+    status, best = (json.loads(hpo(command, spec.name, "--json")) for command in ("status", "best"))
+    assert (status["complete"], status["failed"], status["running"]) == (3, 0, 0)
+    assert np.isfinite(best["value"])
+    assert (best["final"] is not None) is (spec.final is not None)
 
 
 @pytest.mark.slow

@@ -23,6 +23,7 @@ from flows.keras.objective import KerasObjective
 from flows.splits import split
 from hpo_core.callbacks import SCHEDULES, SETTINGS, checked_callback
 from hpo_core.errors import InputError
+from hpo_core.history import History
 from hpo_core.study import StudySpec, study_from
 from hpo_core.trial import Fold
 
@@ -145,18 +146,18 @@ def test_the_graph_is_traced_once_a_training_not_once_an_epoch(keras: Any, tmp_p
 
 
 @pytest.mark.slow
-def test_no_function_of_a_training_stays(keras: Any, tmp_path: Path) -> None:
+def test_no_function_and_no_graph_of_a_training_stay(keras: Any, tmp_path: Path) -> None:
     import gc
 
-    def functions() -> int:
+    def held() -> int:
         gc.collect()
-        return sum(type(each).__name__ == "AtomicFunction" for each in gc.get_objects())  # as TensorFlow calls it
+        return sum(type(each).__name__ in ("AtomicFunction", "FuncGraph") for each in gc.get_objects())
 
     objective = keras_objective(build_model, FIT, epochs=1)
     counts = []
     for i in range(3):
         objective(Trial(tmp_path / str(i), {"units": 4}).context)
-        counts.append(functions())
+        counts.append(held())
     assert counts[1] == counts[2]
 
 
@@ -527,11 +528,44 @@ def test_a_tuner_s_study(keras: Any, tmp_path: Path) -> None:
     assert (found["strategy"], found["stop"]["trials"]) == ({"name": "bayesian", "start": 3}, 10)
     found = spec(GridSearch(build_model, "val_loss"))
     assert found["strategy"] == {"name": "grid", "steps": 10, "steps_by_name": {"units": 15}}
-    assert found["stop"]["trials"] == 150
+    assert found["stop"]["trials"] == 151  # the defaults lie beside the grid
     found = spec(Hyperband(build_model, "val_loss", max_epochs=9, factor=3, hyperband_iterations=2))
     assert found["strategy"] == {"name": "hyperband", "sampler": "random"}
     assert found["fidelity"] == {"name": "epochs", "min": 1, "max": 9, "eta": 3}
     assert found["stop"]["trials"] == 2 * (9 + 3 + 1 + 5 + 1 + 3)
+
+
+@pytest.mark.filterwarnings("ignore")  # KerasTuner's own
+@pytest.mark.parametrize("name", ["RandomSearch", "GridSearch", "BayesianOptimization", "Hyperband"])
+def test_the_first_trial_is_the_defaults_where_keras_tuner_begins_with_them(
+    keras: Any, tmp_path: Path, name: str
+) -> None:
+    keras_tuner = pytest.importorskip("keras_tuner")
+    import flows.keras as kt
+
+    def build(hp: Any) -> Any:
+        model = keras.Sequential([keras.Input((2,)), keras.layers.Dense(hp.Int("units", 1, 900, default=7))])
+        model.compile(hp.Choice("optimizer", ["sgd", "adam", "nadam"], default="adam"), "mse")
+        return model
+
+    theirs = getattr(keras_tuner, name)(build, "val_loss", directory=tmp_path, seed=3)
+    begins = theirs.oracle.create_trial("tuner0").hyperparameters.values
+    defaults = {"units": 7, "optimizer": "adam"}
+    ours = getattr(kt, name)(build, "val_loss", seed=3).spec
+    first = ours.propose(History(), 1)[0].config
+    assert (first == defaults) is ({key: begins[key] for key in defaults} == defaults) is (name == "GridSearch")
+
+
+def test_a_default_between_two_steps_is_not_tried_first(keras: Any) -> None:
+    from flows.keras import GridSearch
+
+    def build(hp: Any) -> Any:
+        model = keras.Sequential([keras.Input((2,)), keras.layers.Dense(hp.Int("units", 2, 8, step=2, default=5))])
+        model.compile("sgd", "mse")
+        return model
+
+    spec = GridSearch(build, "val_loss").spec
+    assert (spec.first, spec.stop.trials) == ([], 4)
 
 
 @pytest.mark.parametrize(
@@ -624,11 +658,14 @@ def test_a_search_goes_on_where_it_ended(
 
 MODULE = """
 from tests.test_keras import FIT, build_model, uncompiled
-from flows.keras import keras_objective
+from flows.keras import HyperParameters, keras_objective
 
 objective = keras_objective(build_model, FIT, epochs=3)
 no_model = keras_objective(lambda hp: None, FIT, epochs=1)
 not_compiled = keras_objective(uncompiled, FIT, epochs=1)
+
+widths = iter(range(2, 100))
+changing = keras_objective(lambda hp: build_model(HyperParameters({"units": next(widths)})), FIT, epochs=3)
 """
 
 
@@ -689,6 +726,15 @@ def test_callbacks_of_a_study_file_are_seen_in_mlflow(
         ),
         ({"objective": "plane:no_model"}, "build_model: it returned NoneType instead of a Keras model"),
         ({"objective": "plane:not_compiled"}, "build_model: the model that it returned is not compiled"),
+        (
+            {
+                "objective": "plane:changing",
+                "strategy": "successive_halving",
+                "fidelity": {"name": "epochs", "min": 1, "max": 3, "eta": 3},
+                "stop": {"trials": 8},
+            },
+            "checkpoint: the parent trial's checkpoint does not fit: it has the shape (2, ",
+        ),
     ],
 )
 def test_mistakes_in_a_study_are_one_line_and_exit_code_2(

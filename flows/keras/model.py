@@ -113,6 +113,23 @@ def build_state(network: Any, args: Sequence[Any], kwargs: Mapping[str, Any]) ->
     network.reset_metrics()
 
 
+def leave_no_graph(optimizer: Any) -> None:
+    """Let the optimizer of a single replica apply its gradients without summing them over replicas first.
+
+    Keras asks TensorFlow for that sum while it traces the training, and TensorFlow registers its derivative for as long
+    as the process lives, with the graph of the training: 2 MiB a training of a small network. Of one replica the sum is
+    the gradient itself.
+    """
+    inner = getattr(optimizer, "inner_optimizer", optimizer)  # below one that scales the loss
+    strategy = getattr(inner, "_distribution_strategy", None)  # with TensorFlow only
+    if strategy is not None and strategy.num_replicas_in_sync == 1:
+        inner._all_reduce_sum_gradients = _unchanged
+
+
+def _unchanged(gradients: Any) -> Any:
+    return gradients
+
+
 class _WouldTrain(BaseException):
     """A training begins; not an Exception, so that nobody's ``except`` takes it for theirs."""
 

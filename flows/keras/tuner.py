@@ -22,7 +22,7 @@ from flows.keras.model import built, declare_all, hyper_model, overrides_fit
 from flows.keras.objective import BUILD_CONFIG, MODEL_FOLDER, WEIGHTS, KerasObjective
 from hpo_core.errors import InputError
 from hpo_core.fidelity import Fidelity
-from hpo_core.trial import Trial, TrialState
+from hpo_core.trial import Proposal, Trial, TrialState
 
 if TYPE_CHECKING:
     from flows.api import StudyResult
@@ -268,7 +268,20 @@ class Tuner:
         }
         if self._halves:
             data["fidelity"] = self._fidelity
+        if self._strategy["name"] == "grid":
+            data["first"] = self._defaults()  # where KerasTuner's grid begins; its other tuners do not
         return study_from(data | self._study)
+
+    def _defaults(self) -> list[dict[str, Any]]:
+        """The configuration of the parameters' defaults; none if one of them lies between two steps."""
+        space, config = self.exploration.space, dict[str, Any]()
+        for declared in self.exploration.declared:
+            if space.active(declared.name, config):
+                config[declared.name] = declared.default
+        try:
+            return [space.validated(config)]
+        except ValueError:
+            return []
 
     @property
     def _halves(self) -> bool:
@@ -292,7 +305,9 @@ class Tuner:
             steps, by_name = settings.get("steps", GRID_STEPS), settings.get("steps_by_name", {})
             space = self.exploration.space
             levels = {name: by_name.get(name, steps) for name in space.parameters}
-            return max(1, sum(1 for _ in space.enumerate(levels)))
+            first = {Proposal(config).identity for config in self._defaults()}  # which may lie beside the grid
+            grid = (Proposal(config).identity for config in space.enumerate(levels))
+            return max(1, len(first) + sum(identity not in first for identity in grid))
         if self._strategy["name"] == "hyperband":
             try:
                 scale = Fidelity(**self._fidelity)

@@ -10,6 +10,7 @@ from typing import Any
 from flows.context import TrialContext
 from flows.keras import checkpoint
 from flows.keras.goal import Objective
+from flows.keras.model import leave_no_graph
 from flows.keras.named import Placed, named_callbacks
 from hpo_core.errors import InputError
 
@@ -120,6 +121,7 @@ class Watch:
     # -- the curve --------------------------------------------------------------------------------------------------
 
     def _begin(self, logs: Mapping[str, Any] | None = None) -> None:
+        leave_no_graph(self._reporter.model.optimizer)
         for each, state in zip(self._placed, self.state.callbacks, strict=False):
             vars(each.callback).update(state)  # after they have set themselves to zero
 
