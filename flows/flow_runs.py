@@ -26,6 +26,7 @@ from prefect.client.schemas.filters import (
     FlowRunFilterStateType,
 )
 from prefect.client.schemas.objects import FlowRun, StateType
+from prefect.client.schemas.sorting import FlowRunSort
 from prefect.states import Crashed
 
 from hpo_core.ledger import LEASE_SECONDS, RENEW_SECONDS, Owner, dead_because, now_ms
@@ -85,6 +86,8 @@ def end_dead() -> list[FlowRun]:
             for run in client.read_flow_runs(
                 flow_filter=FlowFilter(name=FlowFilterName(any_=FLOWS)),
                 flow_run_filter=FlowRunFilter(state=running),
+                limit=200,  # without limit and order this client is refused
+                sort=FlowRunSort.START_TIME_ASC,
             ):
                 labels = {key: str(value) for key, value in run.labels.items()}
                 if "hpo.owner" not in labels or not (why := dead_because(labels)):
