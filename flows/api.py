@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -125,10 +125,10 @@ def run_study(
     )
     from flows.report import LiveProgress
 
-    ledger = open_ledger(spec, tracking_uri)
+    ledger = open_ledger(spec, tracking_uri, path=function.path)
     if not progress:
         return run(ledger, function)
-    with LiveProgress(spec) as observe:
+    with LiveProgress(ledger.spec) as observe:
         return run(ledger, function, observe)
 
 
@@ -137,20 +137,31 @@ def open_ledger(
     tracking_uri: str | None = None,
     announce: Callable[[str], Any] = log.info,
     tell: Callable[[str], Any] = log.info,
+    path: Sequence[str] = (),
 ) -> Ledger:
     """The study in MLflow, created if it is new, with the past that it learns from.
+
+    Where the specification declares its data, it is the current study of these data, which may have another name.
 
     Args:
         spec: The study.
         tracking_uri: As for :func:`run_study`.
         announce: Told each key that a resumed study takes over from ``spec``.
         tell: Told what was imported.
+        path: Folders in which the function that returns the data is looked for first.
     """
     from hpo_core.ledger import open_study
+    from hpo_core.series import open_current
     from hpo_core.warm_start import warm_start
     from mlflow_server.embedded import connect
 
-    ledger = open_study(connect(tracking_uri), spec, announce=announce)
+    store = connect(tracking_uri)
+    if spec.data:
+        from flows.data import declared
+
+        ledger = open_current(store, spec, declared(spec.data, path), announce=announce)
+    else:
+        ledger = open_study(store, spec, announce=announce)
     warm_start(ledger, tell)
     return ledger
 

@@ -1,4 +1,4 @@
-"""The command line, ``hpo``. Exit codes: 0 done, 1 no trial gave a value, 2 bad input, 3 MLflow does not answer,
+"""The command line, ``hpo``. Exit codes: 0 done, 1 no trial gave a value, 2 bad input, 3 a server does not answer,
 130 or 143 interrupted.
 
 Everything but typer is imported inside the commands: ``hpo --help`` answers at once.
@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 if TYPE_CHECKING:
+    from flows.deploy import Deployed
     from hpo_core.ledger import Ledger
     from hpo_core.study import StudySpec
 
@@ -27,6 +28,7 @@ app = typer.Typer(
 )
 
 StudyArgument = Annotated[str, typer.Argument(metavar="STUDY", help="A study file (YAML), or the name of a study.")]
+StudyFileArgument = Annotated[str, typer.Argument(metavar="STUDY.yaml", help="A study file.")]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print one JSON object instead of a table.")]
 SetOption = Annotated[
     list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Override a key: stop.minutes=5")
@@ -51,28 +53,32 @@ def _load_spec(study: str, overrides: list[str]) -> StudySpec:
 def _open(study: str) -> Ledger:
     """The stored study that a file or a name stands for; nothing is created."""
     from hpo_core.ledger import find_study
+    from hpo_core.series import newest
     from hpo_core.study import study_name
     from mlflow_server.embedded import connect
 
     if _is_file(study):
         spec = _load_spec(study, [])
-        return find_study(connect(), spec.name, spec.experiment)
+        store = connect()
+        current = newest(store, spec) if spec.data else None
+        return find_study(store, spec.name if current is None else current.tags["hpo.study"], spec.experiment)
     name = study_name(study)
     return find_study(connect(), name)
 
 
 def _search_path(study: str) -> tuple[str, ...]:
     """Where an objective is looked for: the working folder, then the study file's."""
-    folders = [os.getcwd()]
-    if _is_file(study):
-        folders.append(str(Path(study).absolute().parent))
-    return tuple(folders)
+    from flows.objective import search_path
+
+    return search_path(study) if _is_file(study) else (os.getcwd(),)
 
 
 @app.command()
 def tune(
     study: StudyArgument,
-    trials: Annotated[int | None, typer.Option(help="Total number of trials of the study.")] = None,
+    trials: Annotated[
+        str | None, typer.Option(metavar="N", help="Total number of trials of the study; +N for N more.")
+    ] = None,
     parallel: Annotated[int | None, typer.Option(help="Trials at a time.")] = None,
     strategy: Annotated[str | None, typer.Option(help="Name of a strategy.")] = None,
     set_: SetOption = None,
@@ -97,7 +103,9 @@ def tune(
         spec,
         announce=lambda line: typer.echo(f"taken over: {line}", err=True),
         tell=lambda line: typer.echo(line, err=True),
+        path=objective.path,
     )
+    spec = ledger.spec
     try:
         with LiveProgress(spec) as observe:
             result = run(ledger, objective, observe)
@@ -107,6 +115,57 @@ def tune(
     print_summary(spec, result.history, result.reason, _ui_hint(ledger), choice=result.choice)
     if result.best is None:
         raise typer.Exit(1)
+
+
+CronOption = Annotated[str | None, typer.Option(metavar="LINE", help='When: "0 2 * * *" is two at night.')]
+EveryOption = Annotated[float | None, typer.Option(metavar="SECONDS", help="How often, instead of --cron.")]
+TimezoneOption = Annotated[str, typer.Option(metavar="ZONE", help="The timezone of --cron, such as Europe/Berlin.")]
+
+
+@app.command()
+def deploy(
+    study: StudyFileArgument,
+    cron: CronOption = None,
+    every: EveryOption = None,
+    timezone: TimezoneOption = "UTC",
+    work_pool: Annotated[str, typer.Option(help="The work pool, of type process, whose workers run it.")] = "hpo",
+    set_: SetOption = None,
+) -> None:
+    """Have Prefect's workers run a study on a schedule."""
+    from flows.deploy import deploy
+
+    deployed = _deployed(study, cron, every, timezone, set_)
+    name = deploy(deployed, work_pool)
+    typer.echo(f"{name} runs {deployed.plan} in {deployed.folder}, once a worker is there:")
+    typer.echo(f"  prefect worker start --pool {work_pool} --type process")
+
+
+@app.command()
+def serve(
+    study: StudyFileArgument,
+    cron: CronOption = None,
+    every: EveryOption = None,
+    timezone: TimezoneOption = "UTC",
+    set_: SetOption = None,
+) -> None:
+    """Run a study on a schedule from this process, until Ctrl-C."""
+    from flows.deploy import serve
+
+    deployed = _deployed(study, cron, every, timezone, set_)
+    typer.echo(f"{deployed.name} runs {deployed.plan} (Ctrl-C ends it)")
+    serve(deployed)
+
+
+def _deployed(study: str, cron: str | None, every: float | None, timezone: str, set_: list[str] | None) -> Deployed:
+    """The study of a file with its plan; the file and its objective are checked now, not at night."""
+    from flows.deploy import Deployed, Plan
+    from flows.objective import Objective
+
+    plan = Plan(cron, every, timezone)
+    overrides = list(set_ or [])
+    spec = _load_spec(study, overrides)
+    Objective(spec.objective, _search_path(study)).precheck()
+    return Deployed(study, Path.cwd(), spec.name, plan, overrides)
 
 
 @app.command()
@@ -334,12 +393,12 @@ def main() -> None:
 
 
 def _explain(error: Exception) -> int:
-    from hpo_core.errors import InputError, TrackingError, TrackingRefusal
+    from hpo_core.errors import InputError, TrackingRefusal, Unreachable
 
     if isinstance(error, InputError):
         print(f"error: {error}", file=sys.stderr)
         return 2
-    if isinstance(error, TrackingError | TrackingRefusal):
+    if isinstance(error, Unreachable | TrackingRefusal):
         print(f"error: {error}", file=sys.stderr)
         return 3
     raise error

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import importlib
 import importlib.util
+import os
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from hpo_core.errors import InputError
@@ -25,6 +27,11 @@ def gives_hypergradient(function: Function) -> Function:
     """
     function.gives_hypergradient = True  # type: ignore[attr-defined]
     return function
+
+
+def search_path(study: str) -> tuple[str, ...]:
+    """Where the functions of a study file are looked for: the working folder, then the file's."""
+    return os.getcwd(), str(Path(study).absolute().parent)
 
 
 @dataclass(frozen=True)

@@ -17,6 +17,7 @@ from prefect.utilities.urls import url_for
 from flows.checkpoints import discard_superfluous
 from flows.context import CHECKPOINT
 from flows.final import FinalStage, choice_of, task_name
+from flows.flow_runs import Renewal, end_dead, held
 from flows.prefect_view import PrefectView
 from flows.report import study_description
 from flows.trial import SESSIONS, Progress, Session, run_trial
@@ -96,6 +97,7 @@ class Loop:
         self._started = self._asked = time.monotonic()
         self._stop_requested = False
         self._described: tuple[float, Trial | None] = (self._started, None)
+        self._renewal = Renewal()
         self._view = PrefectView(session.ledger)
         self._task = run_trial.with_options(retries=self._spec.retries)
         self._final = FinalStage(self._ledger) if self._spec.final is not None else None
@@ -106,7 +108,8 @@ class Loop:
         Raises:
             Stopped: SIGINT or SIGTERM came; this flow's trials are ended and say so in their runs.
         """
-        with self._signals():
+        with self._signals(), held():
+            end_dead()
             return self._run()
 
     @contextlib.contextmanager
@@ -129,8 +132,8 @@ class Loop:
                 signal.signal(number, handler)
 
     def _run(self) -> str:
-        self._link()
         try:
+            self._link()
             self._session.pool.check()
             while True:
                 if self._signal is not None:
@@ -183,6 +186,7 @@ class Loop:
             reason = self._stop_reason(history, seconds)
             self._session.observe(Progress(history, seconds))
             self._view.show(history, seconds)
+            self._renewal.tick()
             self._session.publisher.tick(history)
             free = self._spec.parallel - len(self._running)
             if reason is not None or free <= 0:

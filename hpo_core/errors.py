@@ -30,7 +30,11 @@ class StudyUnknown(InputError):
     """No study of this name is stored."""
 
 
-class TrackingError(RuntimeError):
+class Unreachable(RuntimeError):
+    """A server that is needed does not answer."""
+
+
+class TrackingError(Unreachable):
     """The MLflow store does not answer; nothing is wrong with the study itself."""
 
 

@@ -538,16 +538,20 @@ class Ledger:
             self.study_run = Run(**{**self.study_run.__dict__, "status": status})
 
 
-def _lease(run: Run) -> int:
-    """When a run's lease runs out; 0 where it has none that can be read, since nobody will renew that."""
-    return whole(run.tags.get("hpo.lease", ""), 15) or 0
-
-
 def lost_because(run: Run) -> str:
     """Why the flow that answers for a running run is thought dead; empty if it is not."""
-    if Owner.surely_gone(run.tags.get("hpo.owner", "")):
+    return dead_because(run.tags)
+
+
+def dead_because(tags: Mapping[str, str]) -> str:
+    """Why the process is thought dead that is named by an owner and a lease; empty if it is not.
+
+    Where no lease can be read there is none, since nobody will renew that.
+    """
+    if Owner.surely_gone(tags.get("hpo.owner", "")):
         return "its process is gone"
-    return "its lease ran out" if _lease(run) <= now_ms() else ""
+    lease = whole(tags.get("hpo.lease", ""), 15) or 0
+    return "its lease ran out" if lease <= now_ms() else ""
 
 
 def finite(value: float | None) -> TypeGuard[float]:
@@ -677,10 +681,22 @@ def stored_spec(run: Run) -> StudySpec:
         ) from None
 
 
-def open_study(store: Store, spec: StudySpec, *, announce: Callable[[str], Any] = log.info) -> Ledger:
+def open_study(
+    store: Store,
+    spec: StudySpec,
+    *,
+    announce: Callable[[str], Any] = log.info,
+    tags: Mapping[str, str] | None = None,
+) -> Ledger:
     """The study of this specification: created if it is new, compared and resumed if it is not.
 
     Several flows may call this at the same moment; see :func:`_elect` for why they end up with one study.
+
+    Args:
+        store: MLflow.
+        spec: The study.
+        announce: Told each key that a resumed study takes over from ``spec``, and up to which total it goes.
+        tags: Tags of the study's run, which it has from its first moment.
 
     Raises:
         StudyConflict: The stored space, metric or direction is another.
@@ -688,16 +704,28 @@ def open_study(store: Store, spec: StudySpec, *, announce: Callable[[str], Any] 
     """
     experiment = store.experiment(spec.experiment, create=True)
     assert experiment is not None
-    run = _elect(store, experiment, spec)
+    run = _elect(store, experiment, spec, tags or {})
+    changes = {key: value for key, value in (tags or {}).items() if run.tags.get(key) != value}
+    stored = stored_spec(run)
+    if spec.stop.more:
+        spec, why = spec.settled(stored, *_progress(store, stored, run))
+        announce(f"{spec.name}: {why}")
+        changes["hpo.target"] = why
     if join_tag("hpo.spec", run.tags) != spec.to_json():
-        for line in compare(stored_spec(run), spec):
+        for line in compare(stored, spec):
             announce(f"{spec.name}: {line}")
-        tags = split_tag("hpo.spec", spec.to_json())
-        store.log(run.id, [], {}, tags)
+        changes |= split_tag("hpo.spec", spec.to_json())
+    if changes:
+        store.log(run.id, [], {}, changes)
     return Ledger(store, spec, run)
 
 
-def _elect(store: Store, experiment: str, spec: StudySpec, patience: float = 10.0) -> Run:
+def _progress(store: Store, stored: StudySpec, run: Run) -> tuple[int, bool]:
+    """How many trials a stored study has, and whether its last run came to its end: a killed one leaves it RUNNING."""
+    return Ledger(store, stored, run).load().next_number, run.status == FINISHED
+
+
+def _elect(store: Store, experiment: str, spec: StudySpec, tags: Mapping[str, str], patience: float = 10.0) -> Run:
     """The one run that is the study, whoever else is creating it now.
 
     A candidate becomes the study by the write-once param ``study``, and is withdrawn by the same param with another
@@ -715,7 +743,7 @@ def _elect(store: Store, experiment: str, spec: StudySpec, patience: float = 10.
             return elected
         waiting = [run for run in runs if "study" not in run.params]
         if mine is None or all(run.id != mine.id for run in waiting):
-            mine = _create_study(store, experiment, spec)
+            mine = _create_study(store, experiment, spec, tags)
             continue
         first = min(waiting, key=lambda run: (run.start, run.id))
         if first.id != mine.id and time.monotonic() < deadline:
@@ -729,7 +757,7 @@ def _elect(store: Store, experiment: str, spec: StudySpec, patience: float = 10.
                 return mine
 
 
-def _create_study(store: Store, experiment: str, spec: StudySpec) -> Run:
+def _create_study(store: Store, experiment: str, spec: StudySpec, extra: Mapping[str, str]) -> Run:
     claims_experiment = store.experiment(CLAIMS, create=True)
     assert claims_experiment is not None
     note = f"The trial numbers that flows have claimed in study {spec.name!r}. Do not delete it while the study lives."
@@ -743,7 +771,8 @@ def _create_study(store: Store, experiment: str, spec: StudySpec) -> Run:
         "hpo.study": spec.name,
         "hpo.claims": claims.id,
         "mlflow.source.name": spec.objective,
-        **split_tag("hpo.spec", spec.to_json()),
+        **split_tag("hpo.spec", spec.begun.to_json()),
+        **extra,
     }
     return store.create_run(experiment, spec.name, tags)
 

@@ -16,7 +16,16 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import yaml
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    ValidationError,
+    ValidationInfo,
+    field_validator,
+    model_validator,
+)
 
 from hpo_core.callbacks import checked_callback
 from hpo_core.configuration import Scalar
@@ -34,7 +43,7 @@ MAX_NAME_LENGTH = 200
 
 MAY_CHANGE = {
     "objective", "strategy", "stop", "early_stop", "parallel", "retries", "trial_timeout", "memory_limit", "seed",
-    "first", "warm_start", "final",
+    "first", "warm_start", "final", "data",
 }  # fmt: skip
 """The keys that a resumed study takes from the new file. All others decide what the stored losses mean."""
 
@@ -60,8 +69,9 @@ class _Section(BaseModel):
 
     @field_validator("*", mode="before")
     @classmethod
-    def _no_boolean(cls, value: Any) -> Any:
-        if isinstance(value, bool):  # pydantic would take True for 1
+    def _no_boolean(cls, value: Any, info: ValidationInfo) -> Any:
+        wanted = cls.model_fields[str(info.field_name)].annotation
+        if isinstance(value, bool) and wanted is not bool:  # pydantic would take True for 1
             raise ValueError(f"{value} is neither a text nor a number")
         return value
 
@@ -69,18 +79,35 @@ class _Section(BaseModel):
 class StopRules(_Section):
     """When to start no further trial; trials that run are waited for. The first rule that holds ends the study."""
 
-    trials: int | None = Field(None, ge=1, description="Total number of trials of the study, failed ones included.")
+    trials: int | None = Field(
+        None, ge=1, description="Total number of trials of the study, failed ones included; +20 is 20 more a run."
+    )
+    more: bool = Field(False, description="Whether trials counts from what the study has; written as trials: +20.")
     minutes: float | None = Field(None, gt=0, description="Minutes since this run of the study started.")
     target: float | None = Field(None, description="Value of the metric that is good enough.")
     no_improvement: int | None = Field(None, ge=1, description="Complete trials since the incumbent was found.")
     full_trainings: float | None = Field(None, gt=0, description="Total fidelity spent, in units of fidelity.max.")
 
+    @model_validator(mode="before")
+    @classmethod
+    def _signed(cls, data: Any) -> Any:
+        if isinstance(data, Mapping) and isinstance(text := data.get("trials"), str) and _MORE.fullmatch(text.strip()):
+            return {**data, "trials": int(text), "more": True}
+        return data
+
     @model_validator(mode="after")
     def _any(self) -> StopRules:
-        if all(value is None for _, value in self):
-            *some, last = type(self).model_fields
+        rules = [name for name in type(self).model_fields if name != "more"]
+        if self.more and self.trials is None:
+            raise ValueError("it says more, but not how many trials; write trials: +20, say")
+        if all(getattr(self, name) is None for name in rules):
+            *some, last = rules
             raise ValueError(f"no rule is given, so the study would never end; give {', '.join(some)} or {last}")
         return self
+
+
+_MORE = re.compile(r"\+[0-9]{1,9}")
+"""A number of trials that counts from what the study has. To YAML the sign would be nothing."""
 
 
 def _number(value: Any) -> Any:
@@ -221,6 +248,7 @@ class StudySpec(_Section):
         None, description="The rule that stops running trials."
     )
     stop: StopRules
+    data: str = Field("", description="module:function that returns the data; once they change, a dated study begins.")
     parallel: int = Field(1, ge=1, le=1000, description="Trials at a time.")
     retries: int = Field(0, ge=0, le=100, description="Further attempts at a trial that raised or whose process died.")
     trial_timeout: float | None = Field(None, gt=0, description="Seconds after which a trial is ended as failed.")
@@ -251,9 +279,11 @@ class StudySpec(_Section):
             raise ValueError("the name is empty")
         return value
 
-    @field_validator("objective")
+    @field_validator("objective", "data")
     @classmethod
-    def _reference(cls, value: str) -> str:
+    def _reference(cls, value: str, info: ValidationInfo) -> str:
+        if info.field_name == "data" and not value:
+            return value
         module, _, function = value.partition(":")
         if not all(part.isidentifier() for part in (*module.split("."), *function.split("."))):
             raise ValueError("write it as module:function, such as examples.digits_cnn:train")
@@ -348,6 +378,38 @@ class StudySpec(_Section):
 
     def to_json(self) -> str:
         return json.dumps(self.model_dump(mode="json"))
+
+    def settled(self, stored: StudySpec, started: int, ended: bool) -> tuple[StudySpec, str]:
+        """The specification with a total number of trials, where it says only how many more there are to be.
+
+        A run of the study that was killed, or stopped before its total, is made up for first.
+
+        Args:
+            stored: What stands with the study; the total of its last run is in it.
+            started: How many trials the study has.
+            ended: Whether its last run came to its end.
+
+        Returns:
+            The specification, and why it has this total; empty where it says itself.
+        """
+        more, last = self.stop.trials, stored.stop.trials
+        if not self.stop.more or more is None:
+            return self, ""
+        if not started:
+            total, why = more, f"begins with {more} trials"
+        elif last is not None and (started < last or not ended):
+            total, why = last, f"goes on to {last} trials: its last run did not get there ({started} are started)"
+        else:
+            total, why = started + more, f"goes on to {started + more} trials: {more} more than it has"
+        return self._with_total(total), why
+
+    def _with_total(self, trials: int | None) -> StudySpec:
+        return self.model_copy(update={"stop": self.stop.model_copy(update={"trials": trials, "more": False})})
+
+    @property
+    def begun(self) -> StudySpec:
+        """The specification as a new study stores it: +20 trials are its first 20."""
+        return self._with_total(self.stop.trials)
 
     def propose(self, history: History, n: int) -> list[Proposal]:
         """Up to ``n`` proposals: lost trials again, the rest of ``first``, then the strategy's. Pure, as those are.
@@ -500,6 +562,21 @@ class _Loader(yaml.SafeLoader):
             seen.add(key)
         return super().construct_mapping(node, deep)
 
+    def compose_document(self) -> Any:
+        """The document, in which ``stop: {trials: +20}`` keeps its sign: there, and only there, it says something."""
+        node = super().compose_document()
+        for stop in _values(node, "stop"):
+            for trials in _values(stop, "trials"):
+                if isinstance(trials, yaml.ScalarNode) and _MORE.fullmatch(trials.value):
+                    trials.tag = "tag:yaml.org,2002:str"
+        return node
+
+
+def _values(node: Any, key: str) -> list[Any]:
+    """What stands in a mapping under a key."""
+    pairs = node.value if isinstance(node, yaml.MappingNode) else []
+    return [value for name, value in pairs if name.value == key]
+
 
 _Loader.add_implicit_resolver(
     "tag:yaml.org,2002:float", re.compile(r"[-+]?(\d+\.?\d*|\.\d+)[eE][-+]?\d+\Z"), list("-+.0123456789")
@@ -567,7 +644,7 @@ def _override(data: dict[str, Any], override: str) -> None:
     if not separator or not path:
         raise InputError("--set", f"{override!r} is not key=value", "write it as --set stop.minutes=5")
     try:
-        value = parse_yaml(text)
+        value = text.strip() if path == "stop.trials" and _MORE.fullmatch(text.strip()) else parse_yaml(text)
     except yaml.YAMLError as error:
         raise InputError("--set", f"the value in {override!r} is not YAML ({error})", "quote it") from None
     *parents, last = path.split(".")
@@ -631,7 +708,7 @@ def _explain(detail: Any) -> InputError:
 def _known_keys(loc: Sequence[Any]) -> list[str]:
     """The keys that may stand where a superfluous one was found."""
     if loc[0] in _SECTIONS and len(loc) == 2:
-        return list(_SECTIONS[loc[0]].model_fields)
+        return [key for key in _SECTIONS[loc[0]].model_fields if key != "more"]  # which is written as a sign
     if loc[0] == "warm_start" and len(loc) == 3:
         return list(WarmStart.model_fields)
     if loc[0] == "space" and len(loc) == 4:

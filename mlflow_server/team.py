@@ -164,7 +164,11 @@ class Team:
             http_answers(f"{self.prefect_api}/health"),
             environment=self._prefect_environment
             | self._prefect_database
-            | {"PREFECT_SERVER_API_AUTH_STRING": f"hpo:{self.secrets['PREFECT_PASSWORD']}"},
+            | {
+                "PREFECT_SERVER_API_AUTH_STRING": f"hpo:{self.secrets['PREFECT_PASSWORD']}",
+                # In memory, as is the default, a restart forgets them and ends every scheduled run within minutes.
+                "PREFECT_SERVER_CONCURRENCY_LEASE_STORAGE": "prefect.server.concurrency.lease_storage.filesystem",
+            },
             log=self.folder / "prefect.log",
         )
 

@@ -155,6 +155,11 @@ BAD: list[tuple[str, Any, str, str, str]] = [
     ("stop", 3, "stop", "3", "correct it"),
     ("stop/trials", 0, "stop.trials", "0", "greater than or equal to 1"),
     ("stop/trials", "many", "stop.trials", "'many'", "valid integer"),
+    ("stop/trials", "+0", "stop.trials", "0", "greater than or equal to 1"),
+    ("stop/trials", "+x", "stop.trials", "'+x'", "valid integer"),
+    ("stop", {"minutes": 3, "more": True}, "stop", "it says more, but not how many trials", "write trials: +20, say"),
+    ("data", "rows", "data", "'rows'", "write it as module:function"),
+    ("data", 3, "data", "3", "valid string"),
     ("stop/trials", True, "stop.trials", "True", "neither a text nor a number"),
     ("stop/minutes", 0, "stop.minutes", "0", "greater than 0"),
     ("stop/target", float("nan"), "stop.target", "nan", "finite"),
@@ -199,6 +204,47 @@ def test_a_bad_study_names_field_value_and_remedy(path: str, value: Any, field: 
     assert shown in message
     assert remedy in message
     assert "\n" not in message
+
+
+@pytest.mark.parametrize("text", ["stop: {trials: +20}", "stop:\n  trials: +20", 'stop: {trials: "+20", minutes: 3}'])
+def test_more_trials_keep_their_sign_from_the_file(text: str, tmp_path: Path) -> None:
+    path = tmp_path / "study.yaml"
+    data = {key: value for key, value in STUDY.items() if key != "stop"}
+    path.write_text(yaml.safe_dump(data) + text + "\n")
+    stop = load_study(path).stop
+    assert (stop.trials, stop.more) == (20, True)
+    for override in ("stop.trials=+7", "stop.trials=7"):
+        stop = load_study(path, [override]).stop
+        assert (stop.trials, stop.more) == (7, "+" in override)
+    assert override_spec(spec(), ["stop.trials=+5"]).stop.more
+
+
+def test_a_sign_says_nothing_elsewhere() -> None:
+    assert parse_yaml("{low: +1, stop: {minutes: +5}, trials: +3, first: [{trials: +3}]}") == {
+        "low": 1, "stop": {"minutes": 5}, "trials": 3, "first": [{"trials": 3}],
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("stored", "started", "ended", "total"),
+    [
+        (20, 0, True, 5),
+        (20, 7, False, 20),
+        (20, 7, True, 20),
+        (20, 20, False, 20),
+        (20, 20, True, 25),
+        (None, 7, True, 12),
+    ],
+)
+def test_more_trials_are_added_once_the_last_total_is_reached(
+    stored: int | None, started: int, ended: bool, total: int
+) -> None:
+    given, last = spec(stop={"trials": "+5"}), spec(stop={"trials": stored, "minutes": 1})
+    settled, why = given.settled(last, started, ended)
+    assert (settled.stop.trials, settled.stop.more) == (total, False)
+    assert str(total) in why
+    assert last.settled(given, started, ended) == (last, "")
+    assert given.begun.stop.trials == 5 and not given.begun.stop.more
 
 
 def test_everything_wrong_is_said_at_once() -> None:

@@ -1,0 +1,263 @@
+"""A study on a schedule: its Prefect deployment, for a worker of a work pool or for ``hpo serve``."""
+
+from __future__ import annotations
+
+import datetime
+import os
+import re
+import zoneinfo
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from hpo_core.errors import InputError, Unreachable
+
+if TYPE_CHECKING:
+    from prefect.client.orchestration import SyncPrefectClient
+    from prefect.client.schemas.schedules import SCHEDULE_TYPES
+
+ENTRYPOINT = "flows.scheduled.run_scheduled"
+TAG = "hpo"
+"""The tag of all deployments made here, and so of their flow runs."""
+
+HEARTBEAT_SECONDS = 30
+SILENCE_SECONDS = 120
+"""Prefect takes a run for dead that misses its heartbeats for so long."""
+
+AUTOMATION = "hpo: end flow runs whose heartbeat stopped"
+
+
+@dataclass(frozen=True)
+class Plan:
+    """When a study is run: by a cron line or every so many seconds.
+
+    Raises:
+        InputError: Neither or both are given, or one cannot be used.
+    """
+
+    cron: str | None = None
+    every: float | None = None
+    timezone: str = "UTC"
+
+    def __post_init__(self) -> None:
+        if (self.cron is None) == (self.every is None):
+            given = "neither --cron nor --every" if self.cron is None else "both --cron and --every"
+            raise InputError("--cron", f"{given} is given", 'give one of them, such as --cron "0 2 * * *"')
+        if self.every is not None and self.every < 1:
+            raise InputError("--every", f"{self.every:g} seconds are too few", "give 1 or more")
+        try:
+            zoneinfo.ZoneInfo(self.timezone)
+        except (zoneinfo.ZoneInfoNotFoundError, ValueError, OSError):
+            raise InputError(
+                "--timezone", f"there is no timezone {self.timezone!r}", "name one such as Europe/Berlin"
+            ) from None
+
+    def schedule(self) -> SCHEDULE_TYPES:
+        """The plan as Prefect takes it.
+
+        Raises:
+            InputError: The cron line is none.
+        """
+        from prefect.client.schemas.schedules import CronSchedule, IntervalSchedule
+        from pydantic import ValidationError
+
+        if self.every is not None:
+            start = datetime.datetime.now(datetime.UTC)
+            return IntervalSchedule(
+                interval=datetime.timedelta(seconds=self.every), anchor_date=start, timezone=self.timezone
+            )
+        try:
+            return CronSchedule(cron=str(self.cron), timezone=self.timezone)
+        except ValidationError:
+            raise InputError(
+                "--cron",
+                f"{self.cron!r} is no cron line",
+                'write minute, hour, day, month and weekday, such as "0 2 * * *" for two at night',
+            ) from None
+
+    def __str__(self) -> str:
+        return f"every {self.every:g} s" if self.every is not None else f"{self.cron} {self.timezone}"
+
+
+@dataclass(frozen=True)
+class Deployed:
+    """A study as it is deployed.
+
+    Args:
+        study: Its file, from the folder.
+        folder: The folder in which its runs are started.
+        name: The study's name, which is the deployment's.
+        plan: When it is run.
+        overrides: ``key=value`` each.
+    """
+
+    study: str
+    folder: Path
+    name: str
+    plan: Plan
+    overrides: Sequence[str] = ()
+
+    @property
+    def parameters(self) -> dict[str, Any]:
+        return {"study": self.study, "overrides": list(self.overrides)}
+
+    @property
+    def description(self) -> str:
+        return f"Study `{self.name}` ({self.study}), run {self.plan} by hpo-flows."
+
+
+def deploy(deployed: Deployed, work_pool: str) -> str:
+    """Make or renew the deployment of a study; answers its full name.
+
+    Raises:
+        InputError: There is no such work pool, or no server is named.
+        Unreachable: Prefect's server does not answer.
+    """
+    from prefect.client.schemas.actions import DeploymentScheduleCreate
+    from prefect.exceptions import ObjectNotFound
+    from prefect.utilities.callables import parameter_schema
+
+    from flows.flow_runs import end_dead
+    from flows.scheduled import run_scheduled
+
+    schedule = DeploymentScheduleCreate(schedule=deployed.plan.schedule())
+    with _server() as client:
+        try:
+            client.read_work_pool(work_pool)
+        except ObjectNotFound:
+            raise InputError(
+                "--work-pool",
+                f"Prefect's server has no work pool {work_pool!r}",
+                f"make it (prefect work-pool create {work_pool} --type process), or name another",
+            ) from None
+        end_dead()
+        _watch_heartbeats(client)
+        limit, options = _one_at_a_time()
+        client.create_deployment(
+            flow_id=client.create_flow_from_name(run_scheduled.name),
+            name=deployed.name,
+            description=deployed.description,
+            entrypoint=ENTRYPOINT,
+            pull_steps=[{"prefect.deployments.steps.set_working_directory": {"directory": str(deployed.folder)}}],
+            parameters=deployed.parameters,
+            parameter_openapi_schema=parameter_schema(run_scheduled).model_dump_for_openapi(),
+            work_pool_name=work_pool,
+            job_variables={"env": _environment()},
+            schedules=[schedule],
+            concurrency_limit=limit,
+            concurrency_options=options,
+            tags=[TAG],
+        )
+    return f"{run_scheduled.name}/{deployed.name}"
+
+
+def serve(deployed: Deployed) -> None:
+    """Run a study on its schedule from this process, until that is ended.
+
+    Raises:
+        InputError: No server is named.
+        Unreachable: Prefect's server does not answer.
+    """
+    from prefect.client.schemas.objects import ConcurrencyLimitConfig
+    from prefect.types.entrypoint import EntrypointType
+
+    from flows.flow_runs import end_dead
+    from flows.scheduled import run_scheduled
+
+    schedule = deployed.plan.schedule()
+    with _server() as client:
+        end_dead()
+        _watch_heartbeats(client)
+    os.environ |= _environment()
+    limit, options = _one_at_a_time()
+    run_scheduled.serve(
+        name=deployed.name,
+        schedules=[schedule],
+        parameters=deployed.parameters,
+        description=deployed.description,
+        global_limit=ConcurrencyLimitConfig(limit=limit, collision_strategy=options.collision_strategy),
+        tags=[TAG],
+        entrypoint_type=EntrypointType.MODULE_PATH,
+        print_starting_message=False,
+    )
+
+
+def _one_at_a_time() -> tuple[int, Any]:
+    """One run of a study at a time; what becomes due meanwhile is cancelled."""
+    from prefect.client.schemas.objects import ConcurrencyLimitStrategy, ConcurrencyOptions
+
+    return 1, ConcurrencyOptions(collision_strategy=ConcurrencyLimitStrategy.CANCEL_NEW)
+
+
+def _environment() -> dict[str, str]:
+    """What a run gets of this environment: the MLflow store, unless its address holds a password."""
+    from hpo_core.tracking import redact
+
+    uri = os.environ.get("MLFLOW_TRACKING_URI", "")
+    told = {"MLFLOW_TRACKING_URI": uri} if uri and redact(uri) == uri else {}
+    return told | {"PREFECT_FLOWS_HEARTBEAT_FREQUENCY": str(HEARTBEAT_SECONDS)}
+
+
+@contextmanager
+def _server() -> Iterator[SyncPrefectClient]:
+    """Prefect's server, which must be one that stays.
+
+    Raises:
+        InputError: None is named.
+        Unreachable: It does not answer.
+    """
+    import httpx
+    from prefect.client.orchestration import get_client
+    from prefect.exceptions import PrefectHTTPStatusError
+    from prefect.settings import PREFECT_API_URL
+
+    url = PREFECT_API_URL.value()
+    if not url:
+        raise InputError(
+            "PREFECT_API_URL",
+            "no Prefect server is named, and a schedule needs one that stays",
+            "start one (prefect server start, or make team) and export PREFECT_API_URL=http://127.0.0.1:4200/api",
+        )
+    shown = re.sub(r"//[^/@]*@", "//", url)
+    try:
+        with get_client(sync_client=True) as client:
+            client.hello().raise_for_status()
+            yield client
+    except (httpx.TransportError, httpx.InvalidURL, PrefectHTTPStatusError) as error:
+        problem = f"Prefect's server at {shown} does not answer as one ({type(error).__name__}: {error})"
+        raise Unreachable(f"{problem}; start it, or correct PREFECT_API_URL") from None
+
+
+def _watch_heartbeats(client: SyncPrefectClient) -> None:
+    """Have Prefect itself end a scheduled run that died with its worker, so that its slot is free for the next.
+
+    Else the slot would be held until the server's lease on it runs out, and for ever if the server forgot that lease,
+    which it does when it is restarted.
+    """
+    from prefect.client.schemas.objects import StateType
+    from prefect.events import AutomationCore, EventTrigger, Posture, ResourceSpecification
+    from prefect.events.actions import ChangeFlowRunState
+
+    if client.read_automations_by_name(AUTOMATION):
+        return
+    ends = [f"prefect.flow-run.{state}" for state in ("Completed", "Failed", "Cancelled", "Crashed")]
+    beat = "prefect.flow-run.heartbeat"
+    client.create_automation(
+        AutomationCore(
+            name=AUTOMATION,
+            description="Made by hpo deploy and hpo serve, for all flow runs with the tag hpo.",
+            trigger=EventTrigger(
+                match=ResourceSpecification({"prefect.resource.id": "prefect.flow-run.*"}),
+                match_related=ResourceSpecification({"prefect.resource.id": f"prefect.tag.{TAG}"}),
+                for_each={"prefect.resource.id"},
+                after={beat},
+                expect={beat, *ends},
+                posture=Posture.Proactive,
+                threshold=1,
+                within=datetime.timedelta(seconds=SILENCE_SECONDS),
+            ),
+            actions=[ChangeFlowRunState(state=StateType.CRASHED, message="Its heartbeat stopped.")],
+        )
+    )
