@@ -36,7 +36,7 @@ from hpo_core.trial import Fold, Phase
 MAX_TRIALS = 50
 MAX_GROWTH = 1 << 30
 """A worker is replaced after so many trials, or once it has grown by so many bytes since its first one: TensorFlow
-keeps 6 to 9 MB a trial."""
+keeps some 6 MiB of a training for good, unless it is one of :mod:`flows.keras`."""
 
 MEMORY_SECONDS = 0.5
 """How often a trial's memory is looked at, if it has a limit."""
