@@ -85,7 +85,7 @@ def run_study(
     space: Mapping[str, Any],
     metric: str,
     direction: str = "minimize",
-    trials: int | None = None,
+    trials: int | str | None = None,
     stop: Mapping[str, Any] | None = None,
     tracking_uri: str | None = None,
     progress: bool = True,
@@ -99,7 +99,7 @@ def run_study(
         space: Parameters by name: :class:`hpo_core.Float` and the like, or dicts as in a study file.
         metric: The name under which MLflow shows what the objective returns.
         direction: ``minimize`` or ``maximize``.
-        trials: Total number of trials; short for ``stop={"trials": trials}``.
+        trials: Total number of trials, or "+20" for 20 more; short for ``stop={"trials": trials}``.
         stop: Stop rules as in a study file.
         tracking_uri: An MLflow tracking URI; by default ``MLFLOW_TRACKING_URI``, or sqlite in the working folder.
         progress: Show live progress.
