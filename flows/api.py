@@ -147,7 +147,7 @@ def open_ledger(
         spec: The study.
         tracking_uri: As for :func:`run_study`.
         announce: Told each key that a resumed study takes over from ``spec``.
-        tell: Told what was imported.
+        tell: Told what was decided, and what was imported.
         path: Folders in which the function that returns the data is looked for first.
     """
     from hpo_core.ledger import open_study
@@ -159,9 +159,9 @@ def open_ledger(
     if spec.data:
         from flows.data import declared
 
-        ledger = open_current(store, spec, declared(spec.data, path), announce=announce)
+        ledger = open_current(store, spec, declared(spec.data, path), announce=announce, tell=tell)
     else:
-        ledger = open_study(store, spec, announce=announce)
+        ledger = open_study(store, spec, announce=announce, tell=tell)
     warm_start(ledger, tell)
     return ledger
 
