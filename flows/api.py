@@ -85,7 +85,7 @@ def run_study(
     space: Mapping[str, Any],
     metric: str,
     direction: str = "minimize",
-    trials: int | None = None,
+    trials: int | str | None = None,
     stop: Mapping[str, Any] | None = None,
     tracking_uri: str | None = None,
     progress: bool = True,
@@ -99,7 +99,7 @@ def run_study(
         space: Parameters by name: :class:`hpo_core.Float` and the like, or dicts as in a study file.
         metric: The name under which MLflow shows what the objective returns.
         direction: ``minimize`` or ``maximize``.
-        trials: Total number of trials; short for ``stop={"trials": trials}``.
+        trials: Total number of trials, or "+20" for 20 more; short for ``stop={"trials": trials}``.
         stop: Stop rules as in a study file.
         tracking_uri: An MLflow tracking URI; by default ``MLFLOW_TRACKING_URI``, or sqlite in the working folder.
         progress: Show live progress.
@@ -147,7 +147,7 @@ def open_ledger(
         spec: The study.
         tracking_uri: As for :func:`run_study`.
         announce: Told each key that a resumed study takes over from ``spec``.
-        tell: Told what was imported.
+        tell: Told what was decided, and what was imported.
         path: Folders in which the function that returns the data is looked for first.
     """
     from hpo_core.ledger import open_study
@@ -159,9 +159,9 @@ def open_ledger(
     if spec.data:
         from flows.data import declared
 
-        ledger = open_current(store, spec, declared(spec.data, path), announce=announce)
+        ledger = open_current(store, spec, declared(spec.data, path), announce=announce, tell=tell)
     else:
-        ledger = open_study(store, spec, announce=announce)
+        ledger = open_study(store, spec, announce=announce, tell=tell)
     warm_start(ledger, tell)
     return ledger
 

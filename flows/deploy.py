@@ -172,16 +172,21 @@ def serve(deployed: Deployed) -> None:
         _watch_heartbeats(client)
     os.environ |= _environment()
     limit, options = _one_at_a_time()
-    run_scheduled.serve(
-        name=deployed.name,
-        schedules=[schedule],
-        parameters=deployed.parameters,
-        description=deployed.description,
-        global_limit=ConcurrencyLimitConfig(limit=limit, collision_strategy=options.collision_strategy),
-        tags=[TAG],
-        entrypoint_type=EntrypointType.MODULE_PATH,
-        print_starting_message=False,
-    )
+    try:
+        run_scheduled.serve(
+            name=deployed.name,
+            schedules=[schedule],
+            parameters=deployed.parameters,
+            description=deployed.description,
+            global_limit=ConcurrencyLimitConfig(limit=limit, collision_strategy=options.collision_strategy),
+            tags=[TAG],
+            entrypoint_type=EntrypointType.MODULE_PATH,
+            print_starting_message=False,
+        )
+    finally:
+        # Prefect pauses it at Ctrl-C, but not at SIGTERM; then runs would become due that nobody starts.
+        with _server() as client:
+            client.pause_deployment(client.read_deployment_by_name(f"{run_scheduled.name}/{deployed.name}").id)
 
 
 def _one_at_a_time() -> tuple[int, Any]:

@@ -28,6 +28,7 @@ from prefect.client.schemas.filters import (
 from prefect.client.schemas.objects import FlowRun, StateType
 from prefect.client.schemas.sorting import FlowRunSort
 from prefect.states import Crashed
+from prefect.types import KeyValueLabels
 
 from hpo_core.ledger import LEASE_SECONDS, RENEW_SECONDS, Owner, dead_because, now_ms
 
@@ -37,6 +38,7 @@ FLOWS = ["tune", "scheduled-study"]
 """The names of this project's flows; a flow of somebody else's that has such a name bears no labels."""
 
 _held: set[UUID] = set()
+_refused: set[UUID] = set()  # those of which the user has been told that Prefect does not keep their owner
 
 
 @contextlib.contextmanager
@@ -53,16 +55,18 @@ def held() -> Iterator[None]:
 
 def renew() -> None:
     """Renew the leases of all flow runs that this process holds; a request each."""
-    labels = {
+    labels: KeyValueLabels = {
         "hpo.owner": str(Owner.of_this_process()),
         "hpo.lease": str(now_ms() + int(LEASE_SECONDS * 1000)),
     }
     try:
         with get_client(sync_client=True) as client:
             for id in _held:
-                client.update_flow_run_labels(id, dict(labels))
+                client.update_flow_run_labels(id, labels)
     except Exception as error:  # Prefect's client has many
-        log.warning("Prefect does not keep who answers for this flow run: %s: %s", type(error).__name__, error)
+        if not _held <= _refused:
+            log.warning("Prefect does not keep who answers for this flow run: %s: %s", type(error).__name__, error)
+        _refused.update(_held)
 
 
 class Renewal:

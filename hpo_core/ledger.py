@@ -686,6 +686,7 @@ def open_study(
     spec: StudySpec,
     *,
     announce: Callable[[str], Any] = log.info,
+    tell: Callable[[str], Any] = log.info,
     tags: Mapping[str, str] | None = None,
 ) -> Ledger:
     """The study of this specification: created if it is new, compared and resumed if it is not.
@@ -695,7 +696,8 @@ def open_study(
     Args:
         store: MLflow.
         spec: The study.
-        announce: Told each key that a resumed study takes over from ``spec``, and up to which total it goes.
+        announce: Told each key that a resumed study takes over from ``spec``.
+        tell: Told to which total a study goes on that is to have more trials.
         tags: Tags of the study's run, which it has from its first moment.
 
     Raises:
@@ -709,7 +711,7 @@ def open_study(
     stored = stored_spec(run)
     if spec.stop.more:
         spec, why = spec.settled(stored, *_progress(store, stored, run))
-        announce(f"{spec.name}: {why}")
+        tell(f"{spec.name}: {why}")
         changes["hpo.target"] = why
     if join_tag("hpo.spec", run.tags) != spec.to_json():
         for line in compare(stored, spec):

@@ -67,6 +67,7 @@ def open_current(
     data: Dataset,
     *,
     announce: Callable[[str], Any] = log.info,
+    tell: Callable[[str], Any] = log.info,
     today: datetime.date | None = None,
 ) -> Ledger:
     """The study of a file that is of these data: the current one, or a new one if the data have changed.
@@ -75,7 +76,8 @@ def open_current(
         store: MLflow.
         spec: The specification of the file, by whose name the series goes.
         data: What the file's data are now.
-        announce: Told what was decided and why, and what a resumed study takes over.
+        announce: Told each key that a resumed study takes over from ``spec``.
+        tell: Told what was decided and why.
         today: The date in the name of a new study.
 
     Raises:
@@ -84,10 +86,10 @@ def open_current(
     """
     for _ in range(ROUNDS):
         member = _choose(store, spec, data, today or datetime.date.today())
-        ledger = open_study(store, member.spec, announce=announce, tags=member.tags)
+        ledger = open_study(store, member.spec, announce=announce, tell=tell, tags=member.tags)
         if store.claim(ledger.claims_run, DATA, data.digest):
             _note(ledger, spec, data, member.why)
-            announce(f"{member.spec.name}: {member.why}")
+            tell(f"{member.spec.name}: {member.why}")
             return ledger
     raise InputError(
         "data", f"flows of {spec.name!r} find other data at the same moment", "let all of them read the same data"

@@ -32,7 +32,7 @@ def study(**changes: Any) -> StudySpec:
 
 
 def opened(store: MemoryStore, version: int, told: Callable[[str], Any] = print, **changes: Any) -> Ledger:
-    return open_current(store, study(**changes), data(version), announce=told, today=TODAY)
+    return open_current(store, study(**changes), data(version), tell=told, today=TODAY)
 
 
 def run(ledger: Ledger, trials: int) -> None:
