@@ -19,6 +19,7 @@ from hpo_core.trial import Trial
 if TYPE_CHECKING:
     from flows.study_report import Publisher
     from flows.trial import Observer
+    from hpo_core.challenge import Challenge
     from hpo_core.ledger import Ledger
 
 log = logging.getLogger("hpo")
@@ -35,6 +36,7 @@ class StudyResult:
         tracking_uri: Where it stands in MLflow.
         run_id: Its run there.
         choice: How its final choice stands; None if the study asks for none.
+        challenge: How the comparison with the champion stands; None if the study asks for none, or has no winner.
     """
 
     spec: StudySpec
@@ -43,6 +45,7 @@ class StudyResult:
     tracking_uri: str = field(repr=False)  # it may hold a password
     run_id: str
     choice: Choice | None = None
+    challenge: Challenge | None = None
 
     @property
     def best(self) -> Trial | None:
@@ -150,24 +153,36 @@ def open_ledger(
         tell: Told what was decided, and what was imported.
         path: Folders in which the function that returns the data is looked for first.
     """
+    from flows.notify import Notifier, failures_told
     from hpo_core.ledger import open_study
     from hpo_core.series import open_current
     from hpo_core.warm_start import warm_start
     from mlflow_server.embedded import connect
 
-    store = connect(tracking_uri)
-    if spec.data:
-        from flows.data import declared
+    with failures_told(Notifier(spec)):
+        store = connect(tracking_uri)
+        if spec.data:
+            from flows.data import declared
 
-        ledger = open_current(store, spec, declared(spec.data, path), announce=announce, tell=tell)
-    else:
-        ledger = open_study(store, spec, announce=announce, tell=tell)
-    warm_start(ledger, tell)
+            ledger = open_current(store, spec, declared(spec.data, path), announce=announce, tell=tell)
+        else:
+            ledger = open_study(store, spec, announce=announce, tell=tell)
+        warm_start(ledger, tell)
     return ledger
 
 
 def run(ledger: Ledger, objective: Objective, observe: Observer | None = None) -> StudyResult:
-    """Run trials of an opened study until a stop rule holds."""
+    """Run trials of an opened study until a stop rule holds, and tell whom the study says."""
+    from flows.notify import both, failures_told, notifier_of, tell_end
+
+    with failures_told(notifier_of(ledger)) as notifier:
+        result = _run(ledger, objective, both(observe or (lambda progress: None), notifier.observe))
+        tell_end(notifier, ledger, result)
+    return result
+
+
+def _run(ledger: Ledger, objective: Objective, observe: Observer) -> StudyResult:
+    from flows.champion import challenge_in, name_verdict
     from flows.final import choice_of, name_winner
     from flows.report import skipped_line, study_description
     from flows.study_report import Publisher
@@ -183,18 +198,23 @@ def run(ledger: Ledger, objective: Objective, observe: Observer | None = None) -
     if ledger.skipped:
         log.warning("%s: %s", spec.name, skipped_line(ledger.skipped))
     reason, choice = spec.stop_reason(history, 0.0), choice_of(ledger, history)
-    if reason is None or history.running or (choice is not None and choice.standings and not choice.done):
-        reason = _run_flow(ledger, objective, publisher, observe or (lambda progress: None))
+    challenge = challenge_in(ledger, history, choice)
+    open_ends = (choice is not None and choice.standings and not choice.done) or (challenge and not challenge.done)
+    if reason is None or history.running or open_ends:
+        reason = _run_flow(ledger, objective, publisher, observe)
         history = ledger.load()
         choice = choice_of(ledger, history)
+        challenge = challenge_in(ledger, history, choice)
     ledger.describe(study_description(spec, history, choice))
     if choice is not None:
         name_winner(ledger, choice)
+    if challenge is not None:
+        name_verdict(ledger, challenge)
     if not history.running:  # else another flow still works on it
         ledger.set_study_status(FINISHED)
     publisher.finish(history)
     ledger.save_snapshot(news=100)
-    return StudyResult(spec, history, reason, ledger.store.uri, ledger.study_run.id, choice)
+    return StudyResult(spec, history, reason, ledger.store.uri, ledger.study_run.id, choice, challenge)
 
 
 def home() -> Path:

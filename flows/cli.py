@@ -113,6 +113,10 @@ def tune(
         typer.echo("stopped; run the same command to go on", err=True)
         raise typer.Exit(128 + getattr(stopped, "number", 2)) from None
     print_summary(spec, result.history, result.reason, _ui_hint(ledger), choice=result.choice)
+    if result.challenge is not None and spec.champion is not None:
+        from flows.champion import challenge_line
+
+        typer.echo(challenge_line(result.challenge, spec.champion.model))
     if result.best is None:
         raise typer.Exit(1)
 
@@ -289,6 +293,32 @@ def stop(study: StudyArgument) -> None:
     running = len(ledger.load().running)
     ledger.request_stop()
     typer.echo(f"{ledger.spec.name}: no further trial starts; {running} running ones finish")
+
+
+@app.command()
+def promote(
+    study: StudyArgument,
+    force: Annotated[bool, typer.Option("--force", help="Against the verdict, or after a rollback.")] = False,
+    reason: Annotated[str, typer.Option(help="Why; kept in the registry.")] = "",
+) -> None:
+    """Make the study's registered model the champion of its registered model."""
+    from flows import champion
+
+    typer.echo(champion.promote(_open(study), force=force, reason=reason))
+
+
+@app.command()
+def rollback(
+    model: Annotated[str, typer.Argument(metavar="MODEL", help="A model in MLflow's registry.")],
+    reason: Annotated[str, typer.Option(help="Why; kept in the registry.")] = "",
+) -> None:
+    """Make the champion before the present one the champion again."""
+    from hpo_core import registry
+    from hpo_core.study import model_name
+    from mlflow_server.embedded import connect
+
+    undone, champion = registry.rollback(connect(), model_name(model), reason)
+    typer.echo(f"{model}: version {champion} is the champion again; version {undone} is rolled back")
 
 
 @app.command()

@@ -7,6 +7,7 @@ import os
 import shutil
 import traceback
 from collections.abc import Callable, Mapping, Sequence, Sized
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -18,6 +19,7 @@ if TYPE_CHECKING:
     from flows.splits import Rows
 
 CHECKPOINT = "checkpoint"
+MODEL, ON_BEST = "model", "on_best.txt"
 
 
 class TrialContext:
@@ -48,6 +50,7 @@ class TrialContext:
         callbacks: Sequence[Mapping[str, Mapping[str, Any]]] = (),
         phase: Phase = "search",
         fold: Fold | None = None,
+        champion: Path | None = None,
     ) -> None:
         self.config, self.number, self.seed, self.scratch = config, number, seed, scratch
         self.callbacks = callbacks
@@ -57,6 +60,7 @@ class TrialContext:
         self._read: set[str] = set()
         self._scratch_reason = ""
         self._phase, self._fold = phase, fold
+        self._champion_folder = champion
         self._on_best: list[Callable[[], object]] = []
         self._hypergradients = 0
 
@@ -96,6 +100,7 @@ class TrialContext:
         """What the objective is called for; who takes the rows from :meth:`split` need not look.
 
         ``search``: a trial. ``fold``: one fold of the final choice. ``test``: the winner's score on the test set.
+        ``seed``: the winner, trained for comparison with the champion. ``champion``: :attr:`champion` is to be scored.
         """
         self._read.add("phase")
         return self._phase
@@ -105,6 +110,25 @@ class TrialContext:
         """The fold; None in the other phases."""
         self._read.add("phase")
         return self._fold
+
+    @property
+    def for_champion(self) -> bool:
+        """Whether this is one of the re-trainings that are held against the champion: phase ``seed``."""
+        return self._phase == "seed"
+
+    @cached_property
+    def champion(self) -> Any:
+        """A model to be scored in place of a trained one, on the same rows by the same metric; None: train one.
+
+        It is given in phase ``champion`` alone: the model that bears this alias in MLflow's registry, a scikit-learn
+        estimator or a Keras model as itself, any other as MLflow's pyfunc.
+        """
+        self._read.add("champion")
+        if self._champion_folder is None:
+            return None
+        from hpo_core.tracking import load_model
+
+        return load_model(self._champion_folder)
 
     def split(
         self,
@@ -119,8 +143,9 @@ class TrialContext:
     ) -> tuple[Rows, Rows]:
         """The rows to train on and the rows to be scored on, as the phase wants them.
 
-        In the search, one fixed split of the development data; in the final choice, a fold of it; at last, all of it
-        and the test data, which no other phase gets to see. The same for every trial of every study.
+        In the search, one fixed split of the development data; in the final choice, a fold of it; at last, and beside
+        the champion, all of it and the test data, which no other phase gets to see. The same for every trial of every
+        study.
 
         Args:
             data: The number of rows, or anything with that length.
@@ -154,8 +179,9 @@ class TrialContext:
     def on_best(self, action: Callable[[], object]) -> None:
         """Do something once the objective has returned, if its trial is the best so far: pictures, say, or the model.
 
-        In a study with a final choice only the winner is the best, and in phase ``test``. An action that raises leaves
-        its traceback with the run and does not fail the trial; its time counts towards ``trial_timeout``.
+        In a study with a final choice only the winner is the best, and in phase ``test``; in phase ``seed`` each is. An
+        action that raises leaves its traceback with the run and does not fail the trial; its time counts towards
+        ``trial_timeout``.
         """
         self._on_best.append(action)
 
@@ -175,7 +201,7 @@ class TrialContext:
 
         path = self.scratch / "hpo-model"
         save_model(model, path, example)
-        self.log_artifact(path, "model")
+        self.log_artifact(path, MODEL)
 
     def log_dataset(self, name: str, features: Any, targets: Any = None) -> None:
         """Let MLflow show which data the trial used; name it once a trial, however often it is split.
@@ -197,7 +223,7 @@ class TrialContext:
             try:
                 action()
             except Exception:
-                note = self.scratch / "on_best.txt"
+                note = self.scratch / ON_BEST
                 note.write_text(traceback.format_exc(), encoding="utf-8")
                 self.log_artifact(note)
 

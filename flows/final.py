@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import replace
 
 from hpo_core.folds import FoldLedger, part_name
@@ -18,13 +19,13 @@ class FinalStage:
 
     Args:
         ledger: The study; its specification asks for a final choice.
+        folds: Its evaluations.
     """
 
-    def __init__(self, ledger: Ledger) -> None:
+    def __init__(self, ledger: Ledger, folds: FoldLedger) -> None:
         assert ledger.spec.final is not None
-        self._ledger, self._space = ledger, ledger.spec.search_space
+        self._space, self._folds = ledger.spec.search_space, folds
         self._selection: Selection = ledger.spec.final.selection()
-        self._folds = FoldLedger(ledger)
         self._evaluations: list[Evaluation] = []
 
     def load(self, history: History) -> Choice:
@@ -32,31 +33,32 @@ class FinalStage:
         self._evaluations = [] if history.running else self._folds.load()
         return self._selection.choice(history, self._evaluations, self._space)
 
-    def start(self, history: History, free: int) -> tuple[list[tuple[Trial, Evaluation]], bool]:
-        """Reserve as many evaluations as there are free slots, by what the last load has shown.
+    def start(self, history: History, free: int) -> Started:
+        """Reserve as many evaluations as there are free slots, by what the last load has shown."""
+        wanted = self._selection.wanted(history, self._evaluations, self._space)
+        return reserve(self._folds, history, wanted[: max(free, 0)])
 
-        Returns:
-            The evaluations, each with its trial as it is to be trained: at the evaluation's fidelity, in its run. And
-            whether another flow was faster at one, so that this one has to load again.
-        """
-        trials = {trial.number: trial for trial in history}
-        started: list[tuple[Trial, Evaluation]] = []
-        for wanted in self._selection.wanted(history, self._evaluations, self._space)[: max(free, 0)]:
-            trial = trials[wanted.number]
-            evaluation = self._folds.reserve(wanted, trial)
-            if evaluation is None:
-                return started, True
-            self._evaluations.append(evaluation)
-            # From scratch, whatever the trial went on from or was stopped at.
-            again = replace(
-                trial, run_id=evaluation.run_id, fidelity=evaluation.fidelity, parent=None, asked=None, rungs={}
-            )
-            started.append((again, evaluation))
-        return started, False
 
-    def release(self, run_id: str) -> None:
-        """This flow no longer trains the evaluation."""
-        self._folds.release(run_id)
+Started = tuple[list[tuple[Trial, Evaluation]], bool]
+"""Evaluations, each with its trial as it is to be trained: at the evaluation's fidelity, in its run. And whether
+another flow was faster at one, so that this one has to load again."""
+
+
+def reserve(folds: FoldLedger, history: History, wanted: Iterable[Evaluation]) -> Started:
+    """Make evaluations this flow's, until another flow was faster at one."""
+    trials = {trial.number: trial for trial in history}
+    started: list[tuple[Trial, Evaluation]] = []
+    for each in wanted:
+        trial = trials[each.number]
+        evaluation = folds.reserve(each, trial)
+        if evaluation is None:
+            return started, True
+        # From scratch, whatever the trial went on from or was stopped at.
+        again = replace(
+            trial, run_id=evaluation.run_id, fidelity=evaluation.fidelity, parent=None, asked=None, rungs={}
+        )
+        started.append((again, evaluation))
+    return started, False
 
 
 def task_name(spec: StudySpec, evaluation: Evaluation) -> str:
@@ -66,7 +68,7 @@ def task_name(spec: StudySpec, evaluation: Evaluation) -> str:
 
 def choice_of(ledger: Ledger, history: History) -> Choice | None:
     """How the study's final choice stands; None if it asks for none."""
-    return None if ledger.spec.final is None else FinalStage(ledger).load(history)
+    return None if ledger.spec.final is None else FinalStage(ledger, FoldLedger(ledger)).load(history)
 
 
 def name_winner(ledger: Ledger, choice: Choice) -> None:

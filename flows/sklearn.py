@@ -51,15 +51,17 @@ def sklearn_objective(
     """
 
     def objective(trial: TrialContext) -> dict[str, float]:
-        estimator = _seeded(build(dict(trial.config)), trial.seed)
-        if fidelity is not None and trial.fidelity is not None:
+        given = trial.champion
+        estimator = _seeded(build(dict(trial.config)), trial.seed) if given is None else given
+        if given is None and fidelity is not None and trial.fidelity is not None:
             estimator.set_params(**{fidelity: round(trial.fidelity)})
         classifies = _is_classifier(estimator)
         strata = y if (classifies and shuffle if stratify is None else stratify) else None
         rows, held_out = trial.split(
             len(y), stratify=strata, groups=groups, test=test, validation=validation, shuffle=shuffle
         )
-        estimator.fit(_rows(X, rows), _rows(y, rows))
+        if given is None:
+            estimator.fit(_rows(X, rows), _rows(y, rows))
         features, truth = _rows(X, held_out), np.asarray(_rows(y, held_out))
         trial.log_dataset(name, X, y)
         trial.log_model(estimator, features[:EXAMPLE_ROWS])

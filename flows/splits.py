@@ -2,8 +2,8 @@
 
 The rows fall into test data and development data, once for all. The search sees development data alone, in one fixed
 split; fold ``k`` of the final choice is scored on the ``k``-th part of the development data and trained on the others;
-the winner is at last trained on all development data and scored on the test data. The search's validation rows are
-development data, too: the folds average the luck of that split away.
+the winner is at last trained on all development data and scored on the test data, and so is the champion that it is
+compared with. The search's validation rows are development data, too: the folds average the luck of that split away.
 """
 
 from __future__ import annotations
@@ -59,7 +59,7 @@ def split(
         if held_out.size and not (0 <= held_out.min() and held_out.max() < count):
             raise ValueError(f"test: there are {count} rows, and it names row {held_out.max()}")
         development = np.setdiff1d(np.arange(count), held_out)
-    if phase == "test":
+    if phase in ("test", "seed", "champion"):
         return development, held_out
     if fold is not None:
         return _fold(development, labels, members, fold, shuffle, seed)

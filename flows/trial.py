@@ -16,6 +16,7 @@ from prefect.cache_policies import NO_CACHE
 
 from flows.checkpoints import inherited, packed, worth_keeping
 from flows.context import CHECKPOINT as OUTBOX_CHECKPOINT
+from flows.context import MODEL, ON_BEST
 from flows.early_stop import Judge, Rungs
 from flows.objective import Objective
 from flows.study_report import Publisher
@@ -33,13 +34,16 @@ from hpo_core.ledger import (
     Report,
     now_ms,
 )
-from hpo_core.seeding import fold_seed, trial_seed
+from hpo_core.seeding import fold_seed, repeat_seed, trial_seed
 from hpo_core.selection import Choice, Evaluation
 from hpo_core.spool import Spool
 from hpo_core.store import FAILED, FINISHED, RUNNING, Dataset, Metric
-from hpo_core.trial import Fold, Phase, Trial
+from hpo_core.trial import Fold, Part, Phase, Reigning, Repeat, Trial, phase_of
 
 log = logging.getLogger("hpo")
+
+CHAMPION_FIELD = "champion"
+"""The field of errors that are the objective's, as far as it is called for the champion's sake."""
 
 FIRST_WRITE_SECONDS = 2.0
 WRITE_SECONDS = 10.0
@@ -244,6 +248,21 @@ class TrialLog:
         except TrackingRefusal as error:
             log.warning("MLflow refuses the data set %r of trial %d: %s", dataset.name, self._trial.number, error)
 
+    def check(self, phase: Phase) -> None:
+        """See that an evaluation for the champion's sake has done what it was for.
+
+        Raises:
+            TrialFailed: It has logged no model, or has not scored the one that it was given.
+        """
+        if phase == "seed" and all(folder != MODEL for _, folder in self._artifacts):
+            why = "the objective logged no model; call trial.log_model(model, example)"
+            if any(path.name == ON_BEST for path, _ in self._artifacts):
+                why = f"trial.log_model raised; correct what {ON_BEST} in the run says"
+            raise TrialFailed(why, retry=False, misfit=CHAMPION_FIELD)
+        if phase == "champion" and "champion" not in (self.use or {"read": []})["read"]:
+            why = "the objective did not read trial.champion; where that is not None, score it, and train nothing"
+            raise TrialFailed(why, retry=False, misfit=CHAMPION_FIELD)
+
     def give_up(self, reason: str) -> None:
         """End the trial as failed although something it logged cannot be written: that is dropped."""
         self._metrics, self._params, self._artifacts, self._datasets, self.checkpoint = [], {}, [], [], None
@@ -278,9 +297,9 @@ def run_trial(name: str, trial: Trial, study_run: str, evaluation: Evaluation | 
 
 def _to_beat(session: Session, trial: Trial, phase: Phase) -> float:
     """The loss below which a trial is the best so far. Where a final choice follows, only its winner ever is."""
-    if phase == "test":
+    if phase in ("test", "seed"):
         return math.inf
-    if phase == "fold" or session.ledger.spec.final is not None:
+    if phase in ("fold", "champion") or session.ledger.spec.final is not None:
         return -math.inf
     best = session.rungs.history.incumbent
     if best is None or best.loss is None or trial.extent > best.extent:
@@ -288,12 +307,31 @@ def _to_beat(session: Session, trial: Trial, phase: Phase) -> float:
     return best.loss if trial.extent == best.extent else -math.inf
 
 
-def _seed(session: Session, trial: Trial, phase: Phase, fold: Fold | None) -> int:
-    """A promoted trial has the seed of the one that its training began as; each fold and the test have their own."""
+def _seed(session: Session, trial: Trial, phase: Phase, part: Part | None) -> int:
+    """A promoted trial has the seed of the one that its training began as; each evaluation beyond has its own."""
     seed = session.ledger.spec.seed
     if phase == "search":
         return trial_seed(seed, session.rungs.history.origin(trial))
-    return fold_seed(seed, trial.number, -1 if fold is None else fold.index)
+    if isinstance(part, Repeat):
+        return repeat_seed(seed, trial.number, part.index)
+    return fold_seed(seed, trial.number, part.index if isinstance(part, Fold) else -1)
+
+
+def _champion(session: Session, part: Part | None, folder: Path) -> Path | None:
+    """The champion's model, where it is to be scored.
+
+    Raises:
+        TrialFailed: It cannot be had.
+    """
+    spec = session.ledger.spec.champion
+    if spec is None or not isinstance(part, Reigning):
+        return None
+    target = folder / "champion"
+    target.mkdir(parents=True, exist_ok=True)
+    found = session.ledger.store.fetch_version(spec.model, part.version, target)
+    if found is None:
+        raise TrialFailed(f"the files of version {part.version} of {spec.model!r} cannot be fetched", retry=False)
+    return found
 
 
 def evaluate(
@@ -302,8 +340,8 @@ def evaluate(
     """One attempt at a trial; the body of :func:`run_trial`. The tags say where Prefect shows it."""
     spec = session.ledger.spec
     folder = session.folder / "trials" / f"{trial.number:04d}-{trial.run_id[:8]}-{attempt}"
-    fold = None if evaluation is None else evaluation.fold
-    phase: Phase = "search" if evaluation is None else "test" if fold is None else "fold"
+    part = None if evaluation is None else evaluation.part
+    phase: Phase = "search" if evaluation is None else phase_of(part)
     record = TrialLog(session, trial, tags)
     try:
         resume, obstacle = None, ""
@@ -314,14 +352,15 @@ def evaluate(
             spec.metric,
             trial.config,
             trial.number,
-            _seed(session, trial, phase, fold),
+            _seed(session, trial, phase, part),
             trial.fidelity,
             folder,
             resume,
             spec.stop_rule.milestones if spec.stop_rule is not None and phase == "search" else None,
             spec.callbacks,
             phase=phase,
-            fold=fold,
+            fold=part if isinstance(part, Fold) else None,
+            champion=_champion(session, part, folder),
             sign=spec.sign,
             to_beat=_to_beat(session, trial, phase),
         )
@@ -334,9 +373,10 @@ def evaluate(
                 on_tick=record.tick,
                 cancelled=session.pool.cancelled,
             )
+        record.check(phase)
         if phase == "search" and worth_keeping(spec, session.rungs.history, trial, spec.loss(metrics[spec.metric])):
             record.checkpoint = packed(folder / "outbox" / OUTBOX_CHECKPOINT, folder / CHECKPOINT_NAME)
-        record.finish(FINISHED, metrics, **_use_tags(session, trial, record, resume, obstacle, fold))
+        record.finish(FINISHED, metrics, **_use_tags(session, trial, record, resume, obstacle, phase))
         return metrics
     except TrialCancelled:
         record.finish(FAILED, reason="interrupted: the flow was stopped", lost="interrupted")
@@ -350,6 +390,10 @@ def evaluate(
             details.write_text(error.details, encoding="utf-8")
             record.receive({"kind": "artifact", "path": str(details), "folder": ""})
         reason = f"{error.reason} (going on from trial {trial.parent})" if resume is not None else error.reason
+        if error.misfit and phase in ("seed", "champion"):  # once it is mended, this is evaluated once more
+            record.finish(FAILED, reason=reason, lost="interrupted")
+            session.fatal = InputError(CHAMPION_FIELD, f"in phase {phase!r}, {error.reason}")
+            raise
         record.finish(FAILED, reason=reason)
         if error.misfit:
             session.fatal = InputError(error.misfit, error.reason.removeprefix(f"{error.misfit}: "))
@@ -369,7 +413,7 @@ def evaluate(
 
 
 def _use_tags(
-    session: Session, trial: Trial, record: TrialLog, resume: Path | None, obstacle: str, fold: Fold | None
+    session: Session, trial: Trial, record: TrialLog, resume: Path | None, obstacle: str, phase: Phase
 ) -> dict[str, str]:
     """Whether a trial went on from its parent's checkpoint, and what of the study's offer the objective ignored."""
     use, spec, tags = record.use or {"read": [], "scratch_instead": ""}, session.ledger.spec, {}
@@ -381,7 +425,7 @@ def _use_tags(
     if spec.fidelity is not None and "fidelity" not in use["read"]:
         session.warn(f"the objective did not read trial.fidelity: it trains all alike, whatever {spec.fidelity.name}")
         tags["warning"] = "the objective did not read trial.fidelity"
-    if fold is not None and "phase" not in use["read"]:
+    if phase in ("fold", "seed") and "phase" not in use["read"]:
         session.warn("the objective asked for neither split, fold nor phase: all folds are scored on the same rows")
         tags["warning"] = "the objective asked for neither split, fold nor phase"
     return tags

@@ -14,16 +14,18 @@ from prefect import flow, runtime
 from prefect.task_runners import ThreadPoolTaskRunner
 from prefect.utilities.urls import url_for
 
+from flows.champion import ChampionStage
 from flows.checkpoints import discard_superfluous
 from flows.context import CHECKPOINT
-from flows.final import FinalStage, choice_of, task_name
+from flows.final import FinalStage, task_name
 from flows.flow_runs import Renewal, end_dead, held
 from flows.prefect_view import PrefectView
 from flows.report import study_description
-from flows.trial import SESSIONS, Progress, Session, run_trial
+from flows.trial import CHAMPION_FIELD, SESSIONS, Progress, Session, run_trial
 from hpo_core.errors import InputError
+from hpo_core.folds import FoldLedger
 from hpo_core.history import History
-from hpo_core.selection import Evaluation
+from hpo_core.selection import Choice, Evaluation
 from hpo_core.trial import Proposal, Trial
 
 TICK_SECONDS = 1.0
@@ -37,6 +39,10 @@ DESCRIBE_SECONDS = 60.0
 
 RELOAD_SECONDS = 15.0
 """How often it looks for what other flows did while none of its own trials ends."""
+
+
+UNCURABLE = (CHECKPOINT, CHAMPION_FIELD)
+"""The fields of errors that end the study although other trials went well."""
 
 
 def reap_after(flow: Any, flow_run: Any, state: Any) -> None:
@@ -54,7 +60,8 @@ def reap_after(flow: Any, flow_run: Any, state: Any) -> None:
     ledger = Ledger(store, stored_spec(run), run)
     ledger.load()
     ledger.reap()
-    choice_of(ledger, ledger.load())  # which ends the folds whose flow is gone
+    if not ledger.load().running:
+        FoldLedger(ledger).load()  # which ends the folds whose flow is gone
 
 
 @flow(
@@ -100,7 +107,10 @@ class Loop:
         self._renewal = Renewal()
         self._view = PrefectView(session.ledger)
         self._task = run_trial.with_options(retries=self._spec.retries)
-        self._final = FinalStage(self._ledger) if self._spec.final is not None else None
+        self._folds = FoldLedger(self._ledger)
+        self._final = FinalStage(self._ledger, self._folds) if self._spec.final is not None else None
+        self._champion = ChampionStage(self._ledger, self._folds) if self._spec.champion is not None else None
+        self._choice: Choice | None = None
 
     def run(self) -> str:
         """Loop until nothing runs and nothing is to be started.
@@ -143,6 +153,8 @@ class Loop:
                 over = reason is not None
                 if over and self._final is not None and not self._stop_requested and not contested:
                     over, contested = self._choose(self._final, history)
+                if over and self._champion is not None and not self._stop_requested and not contested:
+                    over, contested = self._challenge(self._champion, history)
                 if contested:
                     continue
                 if over and reason is not None and not self._running:
@@ -221,7 +233,7 @@ class Loop:
         Returns:
             Whether the choice is made; and whether another flow was faster, so that this one has to load again.
         """
-        choice = final.load(history)
+        choice = self._choice = final.load(history)
         if history.running:
             return not choice.standings, False
         self._session.observe(Progress(history, time.monotonic() - self._started, choice))
@@ -229,6 +241,26 @@ class Loop:
         for trial, evaluation in started:
             self._submit(trial, evaluation)
         return not choice.standings or choice.done, contested
+
+    def _challenge(self, champion: ChampionStage, history: History) -> tuple[bool, bool]:
+        """Start as many evaluations for the champion's sake as there are free slots, and come to the verdict.
+
+        Returns:
+            Whether the verdict stands, or none is due; and whether something has changed, so that this flow has to load
+            again.
+        """
+        if history.running:  # elsewhere
+            return history.incumbent is None, False
+        challenge = champion.load(history, self._choice)
+        if challenge is None or challenge.done:
+            return True, False
+        if challenge.pending == 0:
+            champion.decide(challenge)
+            return False, True
+        started, contested = champion.start(history, challenge, self._spec.parallel - len(self._running))
+        for trial, evaluation in started:
+            self._submit(trial, evaluation)
+        return False, contested
 
     def _submit(self, trial: Trial, evaluation: Evaluation | None = None) -> None:
         self._running[trial.run_id] = trial
@@ -256,14 +288,13 @@ class Loop:
             return
         del self._running[trial.run_id]
         self._ledger.release(trial)
-        if self._final is not None:
-            self._final.release(trial.run_id)
+        self._folds.release(trial.run_id)
         fatal = self._session.fatal
         if fatal is None or self._session.pool.cancelled.is_set():
             return
         # Where others have returned the study's metric, it is the trial's own affair; but where a checkpoint does not
-        # fit, the code has changed, and no other will fit.
-        if isinstance(fatal, InputError) and fatal.field != CHECKPOINT and self._ledger.load().complete:
+        # fit, the code has changed, and no other will fit; and what an objective does for the champion is of no trial.
+        if isinstance(fatal, InputError) and fatal.field not in UNCURABLE and self._ledger.load().complete:
             self._session.fatal = None
             return
         raise fatal

@@ -58,6 +58,7 @@ class Job:
         milestones: At how many steps the trial asks whether to go on; None: never.
         callbacks: The study's callbacks, as plain data.
         phase, fold: What it is trained for.
+        champion: The folder of the model that is to be scored instead, in phase ``champion``.
         sign: +1 if the metric is minimised, -1 if it is maximised.
         to_beat: The trial is the best so far if its loss is lower.
     """
@@ -74,6 +75,7 @@ class Job:
     callbacks: Sequence[Mapping[str, Mapping[str, Any]]] = ()
     phase: Phase = "search"
     fold: Fold | None = None
+    champion: Path | None = None
     sign: int = 1
     to_beat: float = -math.inf
 
@@ -366,6 +368,7 @@ def _train(job: Job, function: Callable[..., Any], parent: _Parent) -> dict[str,
         callbacks=job.callbacks,
         phase=job.phase,
         fold=job.fold,
+        champion=job.champion,
     )
     try:
         returned = function(context)

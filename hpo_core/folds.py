@@ -1,22 +1,22 @@
-"""The evaluations of the final choice in MLflow, shared by flows as trials are: first the run, then the claim.
+"""The evaluations outside the search in MLflow, shared by flows as trials are: first the run, then the claim.
 
-An evaluation is a run nested below its trial's run, with the tag ``hpo.role`` = ``fold`` or ``test`` and the study's
-run in ``hpo.final``. It is one only if the param ``fold.<trial>...`` of the study's claims (:mod:`hpo_core.ledger`)
-holds its id; a running run whose claim nobody has seen is settled by claiming on its behalf.
+An evaluation is a run nested below its trial's run, with the tag ``hpo.role`` = ``fold``, ``test``, ``seed`` or
+``champion`` and the study's run in ``hpo.final``. It is one only if the param ``fold.<trial>...`` of the study's claims
+(:mod:`hpo_core.ledger`) holds its id; a running run whose claim nobody has seen is settled by claiming on its behalf.
 """
 
 from __future__ import annotations
 
 import logging
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 
 from hpo_core.configuration import config_from_json, config_to_json
 from hpo_core.ledger import RESULT, SCHEMA, Ledger, finite, join_tag, lost_because, split_tag
 from hpo_core.runs import whole
 from hpo_core.selection import Evaluation
 from hpo_core.store import FINISHED, RUNNING, Run
-from hpo_core.trial import Fold, Trial, TrialState
+from hpo_core.trial import Fold, Part, Reigning, Repeat, Trial, TrialState, phase_of
 
 log = logging.getLogger("hpo")
 
@@ -93,11 +93,11 @@ class FoldLedger:
         Returns:
             The evaluation with its run, or None if another flow was faster.
         """
-        ledger, spec, fold = self._ledger, self._ledger.spec, wanted.fold
+        ledger, spec, part = self._ledger, self._ledger.spec, wanted.part
         tags = {
             "mlflow.parentRunId": trial.run_id,
             "mlflow.source.name": spec.objective,
-            "hpo.role": "test" if fold is None else "fold",
+            "hpo.role": phase_of(part),
             "hpo.schema": SCHEMA,
             "hpo.study": spec.name,
             "hpo.final": ledger.study_run.id,
@@ -106,13 +106,12 @@ class FoldLedger:
             "hpo.seed": str(spec.seed),
             "hpo.owner": ledger.owner,
             "hpo.lease": ledger.lease(),
+            **_part_tags(part),
             **split_tag("hpo.config", config_to_json(trial.config)),
         }
-        if fold is not None:
-            tags |= {"hpo.fold": str(fold.index), "hpo.folds": str(fold.of)}
         if wanted.fidelity is not None:
             tags["hpo.fidelity"] = repr(wanted.fidelity)
-        name = f"{spec.name}-{trial.number:04d}-{'test' if fold is None else f'fold-{fold.index + 1}'}"
+        name = f"{spec.name}-{trial.number:04d}-{_part_name(part)}"
         run = ledger.store.create_run(ledger.study_run.experiment, name, tags)
         if not ledger.store.claim(ledger.claims_run, _claim(wanted), run.id):
             ledger.store.delete_run(run.id)
@@ -128,28 +127,71 @@ class FoldLedger:
 
 def part_name(evaluation: Evaluation) -> str:
     """What an evaluation is scored on, for people."""
-    return "test" if evaluation.fold is None else str(evaluation.fold)
+    return "test" if evaluation.part is None else str(evaluation.part)
+
+
+def _part_tags(part: Part | None) -> dict[str, str]:
+    match part:
+        case Fold(index, of):
+            return {"hpo.fold": str(index), "hpo.folds": str(of)}
+        case Repeat(index):
+            return {"hpo.repeat": str(index)}
+        case Reigning(version):
+            return {"hpo.version": str(version)}
+    return {}
+
+
+def _part_of(tags: Mapping[str, str]) -> Part | None:
+    """The inverse of :func:`_part_tags`.
+
+    Raises:
+        ValueError: The tags name no part.
+    """
+
+    def counted(key: str) -> int:
+        if (found := whole(tags.get(key, ""), 9)) is None:
+            raise ValueError(f"its tag {key} is {tags.get(key)!r}")
+        return found
+
+    match tags.get("hpo.role"):
+        case "test":
+            return None
+        case "fold":
+            return Fold(counted("hpo.fold"), counted("hpo.folds"))
+        case "seed":
+            return Repeat(counted("hpo.repeat"))
+        case "champion":
+            return Reigning(counted("hpo.version"))
+    raise ValueError("it is no evaluation")
+
+
+def _part_name(part: Part | None) -> str:
+    """A part in the name of its run."""
+    match part:
+        case Fold(index, _):
+            return f"fold-{index + 1}"
+        case Repeat(index):
+            return f"seed-{index + 1}"
+        case Reigning(version):
+            return f"champion-{version}"
+    return "test"
 
 
 def _claim(evaluation: Evaluation) -> str:
     """The param that stands for an attempt at an evaluation."""
-    fold = evaluation.fold
-    part = "test" if fold is None else f"{fold.index}of{fold.of}"
+    part = evaluation.part
+    name = f"{part.index}of{part.of}" if isinstance(part, Fold) else _part_name(part)
     fidelity = "" if evaluation.fidelity is None else f".{evaluation.fidelity!r}"
-    return f"fold.{evaluation.number}.{part}.{evaluation.attempt}{fidelity}"
+    return f"fold.{evaluation.number}.{name}.{evaluation.attempt}{fidelity}"
 
 
 def evaluation_of(run: Run, ledger: Ledger) -> Evaluation | None:
     """A run as an evaluation of the study; None if its tags do not make one."""
     tags, spec = run.tags, ledger.spec
     number, attempt = whole(tags.get("hpo.trial", ""), 6), whole(tags.get("hpo.attempt", ""), 6)
-    fold: Fold | None = None
-    if tags.get("hpo.role") == "fold":
-        index, of = whole(tags.get("hpo.fold", ""), 3), whole(tags.get("hpo.folds", ""), 3)
-        if index is None or of is None:
-            return None
-        fold = Fold(index, of)
-    elif tags.get("hpo.role") != "test":
+    try:
+        part = _part_of(tags)
+    except ValueError:
         return None
     fidelity = tags.get("hpo.fidelity")
     readable = fidelity is None or re.fullmatch(r"\d+(\.\d+)?(e[-+]?\d+)?", fidelity)
@@ -165,7 +207,7 @@ def evaluation_of(run: Run, ledger: Ledger) -> Evaluation | None:
         state, reason = TrialState.FAILED, reason or f"{run.status.lower()} without a finite {spec.metric}"
     return Evaluation(
         number=number,
-        fold=fold,
+        part=part,
         fidelity=None if fidelity is None else float(fidelity),
         attempt=attempt,
         state=state,

@@ -20,7 +20,7 @@ from typing import Literal
 
 from hpo_core.history import History
 from hpo_core.space import SearchSpace
-from hpo_core.trial import Fold, Trial, TrialState
+from hpo_core.trial import Fold, Part, Trial, TrialState
 
 Rule = Literal["mean", "one_standard_error"]
 
@@ -34,7 +34,8 @@ class Evaluation:
 
     Args:
         number: The number of the trial whose configuration it is.
-        fold: The fold that it is scored on; None for the test set.
+        part: The fold that it is scored on, or which re-training of the winner it is, or which champion is scored for
+            comparison; None for the winner's test.
         fidelity: The fidelity it is trained at; None where the study has none.
         attempt: From 0; a further one follows only on an evaluation whose flow died.
         state: Running, complete or failed.
@@ -47,7 +48,7 @@ class Evaluation:
     """
 
     number: int
-    fold: Fold | None
+    part: Part | None
     fidelity: float | None
     attempt: int
     state: TrialState
@@ -60,9 +61,9 @@ class Evaluation:
     end: int | None = None
 
     @property
-    def task(self) -> tuple[int, Fold | None, float | None]:
+    def task(self) -> tuple[int, Part | None, float | None]:
         """What is evaluated, whatever the attempt."""
-        return self.number, self.fold, self.fidelity
+        return self.number, self.part, self.fidelity
 
     @property
     def seconds(self) -> float:
@@ -181,22 +182,22 @@ class Selection:
 
     def choice(self, history: History, evaluations: Iterable[Evaluation], space: SearchSpace) -> Choice:
         """How the choice stands: a function of its arguments, whatever their order."""
-        latest = _latest(evaluations)
+        latest = latest_of(evaluations)
         fidelity = history.max_fidelity
         standings = [self._standing(trial, fidelity, latest) for trial in finalists(history, self.top)]
         choice = Choice(standings)
         if not choice.decided or (winner := self._winner(standings, space)) is None:
             return choice
         test = latest.get((winner.trial.number, None, fidelity))
-        ended = test is not None and test.state is not TrialState.RUNNING and not _again(test)
+        ended = test is not None and test.state is not TrialState.RUNNING and not due_again(test)
         return Choice(standings, winner, test if ended else None)
 
     def wanted(self, history: History, evaluations: Iterable[Evaluation], space: SearchSpace) -> list[Evaluation]:
         """What may be started now, most urgent first; as running evaluations without a run."""
         evaluations = list(evaluations)
-        choice, latest = self.choice(history, evaluations, space), _latest(evaluations)
+        choice, latest = self.choice(history, evaluations, space), latest_of(evaluations)
         fidelity = history.max_fidelity
-        tasks: list[tuple[int, Fold | None]]
+        tasks: list[tuple[int, Part | None]]
         if choice.decided:
             tasks = [] if choice.done or choice.winner is None else [(choice.winner.trial.number, None)]
         else:
@@ -206,15 +207,9 @@ class Selection:
                 if not standing.reason
                 for i in range(self.folds)
             ]
-        wanted = []
-        for number, fold in tasks:
-            last = latest.get((number, fold, fidelity))
-            if last is None or _again(last):
-                attempt = 0 if last is None else last.attempt + 1
-                wanted.append(Evaluation(number, fold, fidelity, attempt, TrialState.RUNNING))
-        return wanted
+        return due(tasks, fidelity, latest)
 
-    def _standing(self, trial: Trial, fidelity: float | None, latest: _Latest) -> Standing:
+    def _standing(self, trial: Trial, fidelity: float | None, latest: Latest) -> Standing:
         complete: dict[int, Evaluation] = {}
         reason = ""
         for i in range(self.folds):
@@ -224,7 +219,7 @@ class Selection:
                 continue
             if found.state is TrialState.COMPLETE:
                 complete[i] = found
-            elif not _again(found):
+            elif not due_again(found):
                 reason = reason or f"{fold} failed: {found.reason}"
         return Standing(trial, complete, self.folds, reason)
 
@@ -254,10 +249,11 @@ def best_trial(history: History, choice: Choice | None) -> Trial | None:
     return choice.winner.trial if choice is not None and choice.winner is not None else history.incumbent
 
 
-_Latest = Mapping[tuple[int, Fold | None, float | None], Evaluation]
+Latest = Mapping[tuple[int, Part | None, float | None], Evaluation]
+"""By what is evaluated, the attempt that counts."""
 
 
-def _latest(evaluations: Iterable[Evaluation]) -> _Latest:
+def latest_of(evaluations: Iterable[Evaluation]) -> Latest:
     """What counts of each evaluation: the first attempt with a result (it may come late), else the last one."""
 
     def weight(evaluation: Evaluation) -> tuple[bool, int]:
@@ -267,7 +263,18 @@ def _latest(evaluations: Iterable[Evaluation]) -> _Latest:
     return {evaluation.task: evaluation for evaluation in sorted(evaluations, key=weight)}
 
 
-def _again(evaluation: Evaluation) -> bool:
+def due(tasks: Iterable[tuple[int, Part | None]], fidelity: float | None, latest: Latest) -> list[Evaluation]:
+    """The next attempts at what is to be evaluated, as running evaluations without a run; none where one has ended."""
+    wanted = []
+    for number, part in tasks:
+        last = latest.get((number, part, fidelity))
+        if last is None or due_again(last):
+            attempt = 0 if last is None else last.attempt + 1
+            wanted.append(Evaluation(number, part, fidelity, attempt, TrialState.RUNNING))
+    return wanted
+
+
+def due_again(evaluation: Evaluation) -> bool:
     """Whether another attempt is due: its flow died or was stopped, which says nothing about the configuration."""
     if evaluation.lost == "died":
         return evaluation.attempt + 1 < MOST_LOST

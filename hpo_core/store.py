@@ -11,6 +11,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol, Self
 
+from hpo_core.registry import Registry
+
 RUNNING, FINISHED, FAILED, KILLED = "RUNNING", "FINISHED", "FAILED", "KILLED"
 
 
@@ -50,8 +52,10 @@ class Run:
     tags: Mapping[str, str] = field(default_factory=dict)
 
 
-class Store(Protocol):
-    """MLflow's tracking API as far as the ledger uses it. Every method is one request unless it says otherwise.
+class Store(Registry, Protocol):
+    """MLflow's tracking API as far as the ledger uses it, and its registry.
+
+    Every method is one request unless it says otherwise.
 
     Every method raises :class:`hpo_core.errors.TrackingError` where the server does not answer or refuses.
     """

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import math
+import os
 import re
 from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import replace
@@ -43,13 +44,16 @@ MAX_NAME_LENGTH = 200
 
 MAY_CHANGE = {
     "objective", "strategy", "stop", "early_stop", "parallel", "retries", "trial_timeout", "memory_limit", "seed",
-    "first", "warm_start", "final", "data",
+    "first", "warm_start", "final", "data", "champion", "notify",
 }  # fmt: skip
 """The keys that a resumed study takes from the new file. All others decide what the stored losses mean."""
 
 # MLflow accepts more in a run's name, but a study's name also stands in filter strings, file names and URLs.
 _BAD_NAME = "quotes, slashes, backslashes, percent signs, control characters and outer spaces cannot be used"
 _NAME = re.compile(r"[^\x00-\x1f'\"`\\%/]+")
+_BAD_MODEL = "a registered model's name has no slashes, colons, quotes or control characters, and is not empty"
+_GOOD_MODEL = "write it as digits-classifier, say"
+_MODEL = re.compile(r"(?!\.+$)[^\x00-\x1f'\"`\\%/:]+")
 
 
 def study_name(name: str) -> str:
@@ -62,6 +66,21 @@ def study_name(name: str) -> str:
         problem = f"{name!r}: {_BAD_NAME}" if len(name) <= MAX_NAME_LENGTH else f"{len(name)} characters are too many"
         raise InputError("name", problem if name else "the name is empty", "give the name of a study, or its file")
     return name
+
+
+def model_name(name: str) -> str:
+    """The name, if a registered model can have it and a search can ask for it.
+
+    Raises:
+        InputError: It cannot.
+    """
+    if not _is_model(name):
+        raise InputError("MODEL", f"{name!r}: {_BAD_MODEL}", _GOOD_MODEL)
+    return name
+
+
+def _is_model(name: str) -> bool:
+    return bool(_MODEL.fullmatch(name)) and name.strip() == name and len(name) <= MAX_NAME_LENGTH
 
 
 class _Section(BaseModel):
@@ -153,6 +172,76 @@ class FinalSpec(_Section):
 
     def selection(self) -> Selection:
         return Selection(self.top, self.folds, self.rule, self.prefer)
+
+
+class ChampionSpec(_Section):
+    """With which registered model the winner is compared, and how; see :mod:`hpo_core.challenge`."""
+
+    model: str = Field(description="Name of a model in MLflow's registry; created if there is none.")
+    seeds: int = Field(5, ge=1, le=100, description="On how many seeds the winner is re-trained.")
+    confidence: float = Field(0.95, ge=0.5, lt=1, description="That a promotion is no luck of the seeds.")
+
+    @field_validator("model")
+    @classmethod
+    def _registrable(cls, value: str) -> str:
+        if not _is_model(value):
+            raise ValueError(f"{_BAD_MODEL}; {_GOOD_MODEL}")
+        return value
+
+
+Event = Literal["finished", "failed", "new_incumbent"]
+_VARIABLE = re.compile(r"\$\{([A-Za-z_][A-Za-z0-9_]*)\}")
+
+
+class NotifySpec(_Section):
+    """Who is told of what; see :mod:`flows.notify`."""
+
+    on: list[Event] = Field(min_length=1, description="Of what to tell.")
+    url: str = Field(max_length=2000, description="Where JSON is sent; ${NAME} stands for an environment variable.")
+
+    @field_validator("url")
+    @classmethod
+    def _web(cls, value: str) -> str:
+        if not value.startswith("${"):
+            _web_address(value)
+        return value
+
+    def expanded(self) -> str:
+        """The address, with the environment's variables in it.
+
+        Raises:
+            ValueError: One is not set, or what comes out is no address; the message does not quote it.
+        """
+        if missing := [name for name in _VARIABLE.findall(self.url) if name not in os.environ]:
+            raise ValueError(f"the environment variable {missing[0]} is not set")
+        return _web_address(_VARIABLE.sub(lambda match: os.environ[match[1]], self.url), quote=False)
+
+    @property
+    def stored(self) -> bool:
+        """Whether it may stand in MLflow: only if what makes an address a secret is in the environment."""
+        return bool(_VARIABLE.search(self.url)) and "@" not in self.url
+
+    @property
+    def label(self) -> str:
+        """The receiver for people: the address without what may be a secret."""
+        scheme, _, rest = self.url.partition("://")
+        return self.url if self.stored else f"{scheme}://{rest.partition('/')[0].rpartition('@')[2]}"
+
+
+def _web_address(text: str, *, quote: bool = True) -> str:
+    """The text, if it is an address of http or https.
+
+    Raises:
+        ValueError: It is not.
+    """
+    if not re.fullmatch(r"https?://[^/\s]+(/[^\s]*)?", text):
+        shown = f"{text!r} is" if quote else "it is"
+        raise ValueError(f"{shown} no address of http or https; write it as https://host/path, or as ${{NAME}}")
+    return text
+
+
+def _entries(value: Any) -> Any:
+    return [value] if isinstance(value, dict) else value
 
 
 class StrategySpec(BaseModel):
@@ -264,6 +353,9 @@ class StudySpec(_Section):
         [], description="Keras callbacks, each {name: settings}; the objective gets them as trial.callbacks."
     )
     final: FinalSpec | None = Field(None, description="How the winner is chosen; the incumbent where absent.")
+    champion: ChampionSpec | None = Field(None, description="The registered model that the winner is held against.")
+
+    notify: Annotated[list[NotifySpec], BeforeValidator(_entries)] = Field([], description="Who is told of what.")
 
     @field_validator("name", "experiment")
     @classmethod
@@ -377,7 +469,14 @@ class StudySpec(_Section):
         return self.sign * value
 
     def to_json(self) -> str:
-        return json.dumps(self.model_dump(mode="json"))
+        """What stands in MLflow: all but addresses of receivers that may be secrets."""
+        return json.dumps(self.stored())
+
+    def stored(self) -> dict[str, Any]:
+        """As plain data, as far as it is stored in MLflow."""
+        data = self.model_dump(mode="json")
+        data["notify"] = [entry.model_dump(mode="json") for entry in self.notify if entry.stored]
+        return data
 
     def settled(self, stored: StudySpec, started: int, ended: bool) -> tuple[StudySpec, str]:
         """The specification with a total number of trials, where it says only how many more there are to be.
@@ -513,7 +612,7 @@ def compare(stored: StudySpec, given: StudySpec) -> list[str]:
     Raises:
         StudyConflict: Something differs that would make old and new trials incomparable.
     """
-    old, new = stored.model_dump(mode="json"), given.model_dump(mode="json")
+    old, new = stored.stored(), given.stored()
     changed = [key for key in old if not _same(old[key], new[key])]
     if forbidden := [key for key in changed if key not in MAY_CHANGE]:
         lines = [line for key in forbidden for line in _difference(key, old[key], new[key])]
@@ -709,6 +808,8 @@ def _known_keys(loc: Sequence[Any]) -> list[str]:
     """The keys that may stand where a superfluous one was found."""
     if loc[0] in _SECTIONS and len(loc) == 2:
         return [key for key in _SECTIONS[loc[0]].model_fields if key != "more"]  # which is written as a sign
+    if loc[0] == "notify" and len(loc) == 3:
+        return list(NotifySpec.model_fields)
     if loc[0] == "warm_start" and len(loc) == 3:
         return list(WarmStart.model_fields)
     if loc[0] == "space" and len(loc) == 4:
@@ -716,7 +817,12 @@ def _known_keys(loc: Sequence[Any]) -> list[str]:
     return list(StudySpec.model_fields)
 
 
-_SECTIONS: dict[str, type[_Section]] = {"stop": StopRules, "fidelity": FidelitySpec, "final": FinalSpec}
+_SECTIONS: dict[str, type[_Section]] = {
+    "stop": StopRules,
+    "fidelity": FidelitySpec,
+    "final": FinalSpec,
+    "champion": ChampionSpec,
+}
 _PARAMETER_FIELDS: dict[str, list[str]] = {
     "float": ["low", "high", "log", "reverse", "step", "when"],
     "int": ["low", "high", "log", "reverse", "step", "when"],

@@ -34,6 +34,7 @@ from mlflow.store.artifact.artifact_repository_registry import get_artifact_repo
 from mlflow.utils.search_utils import SearchUtils
 
 from hpo_core.errors import InputError, TrackingError, TrackingRefusal
+from hpo_core.registry import CHAMPION, Version
 from hpo_core.store import FAILED, FINISHED, KILLED, RUNNING, Dataset, Metric, Run
 
 T = TypeVar("T")
@@ -352,6 +353,71 @@ class MlflowStore:
     def discard(self, run: str, path: str) -> None:
         self._artifacts(run).delete_artifacts(path)
 
+    # -- the model registry ---------------------------------------------------------------------------------------
+
+    def champion(self, model: str) -> int | None:
+        try:
+            found = self._call(lambda: self._client.get_registered_model(model))
+        except TrackingRefusal as error:
+            if error.code == "RESOURCE_DOES_NOT_EXIST":
+                return None
+            if error.code == "INVALID_PARAMETER_VALUE":
+                raise InputError(
+                    "champion.model", f"MLflow refuses the name {model!r} ({error})", "choose another"
+                ) from None
+            raise
+        version = found.aliases.get(CHAMPION)
+        return None if version is None else int(version)
+
+    def versions(self, model: str) -> list[Version]:
+        found: list[Version] = []
+        token: str | None = None
+        while True:
+            page = self._call(
+                lambda token=token: self._client.search_model_versions(  # type: ignore[misc]
+                    f"name = '{_quotable(model)}'", max_results=PAGE, page_token=token
+                )
+            )
+            found.extend(_version(version) for version in page)
+            token = page.token
+            if not token:
+                return sorted({each.number: each for each in found}.values(), key=lambda each: each.number)
+
+    def register(self, model: str, run: str, path: str, tags: Mapping[str, str], description: str) -> Version:
+        try:
+            self._call(lambda: self._client.create_registered_model(model))
+        except TrackingRefusal as error:
+            if error.code != "RESOURCE_ALREADY_EXISTS":
+                raise
+        source = f"{self._call(lambda: self._client.get_run(run)).info.artifact_uri}/{path}"
+        return _version(
+            self._call(
+                lambda: self._client.create_model_version(
+                    model, source, run, dict(tags), description=description, await_creation_for=0
+                )
+            )
+        )
+
+    def crown(self, model: str, number: int) -> None:
+        self._call(lambda: self._client.set_registered_model_alias(model, CHAMPION, str(number)))
+
+    def tag_version(self, model: str, number: int, tags: Mapping[str, str]) -> None:
+        for key, value in tags.items():
+            self._call(
+                lambda key=key, value=value: self._client.set_model_version_tag(model, str(number), key, value)  # type: ignore[misc]
+            )
+
+    def delete_version(self, model: str, number: int) -> None:
+        self._call(lambda: self._client.delete_model_version(model, str(number)))
+
+    def fetch_version(self, model: str, number: int, folder: Path) -> Path | None:
+        uri = self._call(lambda: self._client.get_model_version_download_uri(model, str(number)))
+        try:
+            return Path(get_artifact_repository(uri, self.uri).download_artifacts("", str(folder)))
+        except Exception as error:  # each artifact store has its own
+            log.warning("version %d of the model %s cannot be fetched: %s", number, model, error)
+            return None
+
     def _artifacts(self, run: str) -> Any:
         # The client's own methods ask for the run twice, and for its models; and none of them deletes.
         return get_artifact_repository(self._client.get_run(run).info.artifact_uri, self.uri)
@@ -390,6 +456,23 @@ def save_model(model: Any, path: Path, example: Any) -> None:
         mlflow.sklearn.save_model(model, str(path), serialization_format="cloudpickle", **settings)
 
 
+def load_model(path: Path) -> Any:
+    """A model from a folder as MLflow keeps models: scikit-learn's and Keras' as themselves, others as MLflow's pyfunc.
+
+    A scikit-learn model is a pickle: loading it runs code of whoever could write it.
+    """
+    from mlflow.models import Model
+
+    flavors = Model.load(str(path)).flavors
+    if "keras" in flavors or "tensorflow" in flavors:
+        import mlflow.keras as flavor
+    elif "sklearn" in flavors:
+        import mlflow.sklearn as flavor
+    else:
+        import mlflow.pyfunc as flavor
+    return flavor.load_model(str(path))
+
+
 def _package_of(model: Any) -> str | None:
     """``keras`` or ``sklearn``, whose class the model's class descends from; without importing either."""
     packages = [base.__module__.partition(".")[0] for base in type(model).__mro__]
@@ -408,6 +491,10 @@ def _run(run: Any) -> Run:
         run.data.metrics,
         run.data.tags,
     )
+
+
+def _version(version: Any) -> Version:
+    return Version(int(version.version), version.run_id or "", dict(version.tags))
 
 
 def _terms(tags: Mapping[str, str]) -> list[str]:

@@ -28,8 +28,9 @@ class TrialState(StrEnum):
     FAILED = "failed"
 
 
-Phase = Literal["search", "fold", "test"]
-"""What an objective is called for: a trial; a fold of the final choice; the winner's score on the test set."""
+Phase = Literal["search", "fold", "test", "seed", "champion"]
+"""What an objective is called for: a trial; a fold of the final choice; the winner's score on the test set; one of the
+winner's re-trainings that are held against the champion; the champion's own score."""
 
 
 @dataclass(frozen=True)
@@ -41,6 +42,41 @@ class Fold:
 
     def __str__(self) -> str:
         return f"fold {self.index + 1} of {self.of}"
+
+
+@dataclass(frozen=True)
+class Repeat:
+    """One re-training of the winner, with a seed of its own, counted from 0."""
+
+    index: int
+
+    def __str__(self) -> str:
+        return f"seed {self.index + 1}"
+
+
+@dataclass(frozen=True)
+class Reigning:
+    """The model that is the champion, by its version in MLflow's registry; it is scored and not trained."""
+
+    version: int
+
+    def __str__(self) -> str:
+        return f"champion, version {self.version}"
+
+
+Part = Fold | Repeat | Reigning
+"""What an evaluation outside the search is of; where there is none, it is the winner's test."""
+
+
+def phase_of(part: Part | None) -> Phase:
+    """What an objective is called for where a part is evaluated.
+
+    >>> phase_of(Fold(0, 5)), phase_of(None)
+    ('fold', 'test')
+    """
+    if part is None:
+        return "test"
+    return "fold" if isinstance(part, Fold) else "seed" if isinstance(part, Repeat) else "champion"
 
 
 @dataclass(frozen=True)

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Self
 
 from hpo_core.errors import InputError
+from hpo_core.registry import Version
 from hpo_core.store import RUNNING, Dataset, Metric, Run
 
 
@@ -39,6 +40,8 @@ class MemoryStore:
         self.artifacts: dict[tuple[str, str], bytes] = {}
         self.datasets: dict[str, set[tuple[str, str]]] = {}
         self.requests: list[str] = []
+        self.version_log: dict[str, list[Version]] = {}
+        self.aliases: dict[str, int] = {}
 
     def _begin(self, operation: str) -> None:
         self.before(operation)
@@ -167,6 +170,47 @@ class MemoryStore:
     def discard(self, run: str, path: str) -> None:
         self._begin("discard")
         self.artifacts.pop((run, path), None)
+
+    def champion(self, model: str) -> int | None:
+        self._begin("champion")
+        found = self.aliases.get(model)
+        self.after("champion")
+        return found
+
+    def versions(self, model: str) -> list[Version]:
+        self._begin("versions")
+        found = list(self.version_log.get(model, []))
+        self.after("versions")
+        return found
+
+    def register(self, model: str, run: str, path: str, tags: Mapping[str, str], description: str) -> Version:
+        self._begin("register")
+        log = self.version_log.setdefault(model, [])
+        log.append(Version(max((each.number for each in log), default=0) + 1, run, dict(tags)))
+        version = log[-1]
+        self.after("register")
+        return version
+
+    def crown(self, model: str, number: int) -> None:
+        self._begin("crown")
+        self.aliases[model] = number
+        self.after("crown")
+
+    def tag_version(self, model: str, number: int, tags: Mapping[str, str]) -> None:
+        self._begin("tag_version")
+        log = self.version_log[model]
+        self.version_log[model] = [
+            replace(each, tags={**each.tags, **tags}) if each.number == number else each for each in log
+        ]
+        self.after("tag_version")
+
+    def delete_version(self, model: str, number: int) -> None:
+        self._begin("delete_version")
+        self.version_log[model] = [each for each in self.version_log[model] if each.number != number]
+
+    def fetch_version(self, model: str, number: int, folder: Path) -> Path | None:
+        self._begin("fetch_version")
+        return folder
 
     def _change(self, run: str, **fields: object) -> None:
         self.runs[run] = replace(self.runs[run], **fields)  # type: ignore[arg-type]

@@ -224,3 +224,29 @@ def folded(trial: TrialContext) -> dict[str, float]:
             marks.write(f"{trial.number} {part} ended\n")
     train, held_out = trial.split(50)
     return {"loss": quick(trial), "train": len(train), "held_out": len(held_out)}
+
+
+def constant(trial: TrialContext) -> dict[str, float]:
+    """A model whose loss is what the configuration says, with noise by its seed; or the champion's."""
+    import numpy as np
+    from sklearn.dummy import DummyRegressor
+
+    rng = np.random.default_rng(trial.seed)
+    model = trial.champion
+    if model is None:
+        value = float(trial.config["loss"]) + float(trial.config["noise"]) * rng.normal()  # type: ignore[arg-type]
+        model = DummyRegressor(strategy="constant", constant=value).fit([[0.0]], [value])
+    _, held_out = trial.split(50)
+    X = np.zeros((len(held_out), 1))
+    trial.log_model(model, X[:5])
+    return {"loss": float(np.mean(model.predict(X)))}
+
+
+def fixed_loss(trial: TrialContext) -> dict[str, float]:
+    """Neither logs a model nor scores one."""
+    return {"loss": float(trial.config["loss"])}  # type: ignore[arg-type]
+
+
+def other_metric(trial: TrialContext) -> dict[str, float]:
+    """Gives another metric of the champion than of its own models."""
+    return {"loss": 1.0} if trial.champion is None else {"mse": 1.0}

@@ -22,6 +22,7 @@ from flows.cli import best
 from hpo_core.folds import FoldLedger
 from hpo_core.ledger import find_study
 from hpo_core.study import StudySpec
+from hpo_core.trial import Fold
 from mlflow_server.embedded import connect
 from tests.conftest import free_port, wait_until_it_answers
 from tests.objectives import _wine
@@ -128,7 +129,7 @@ def complete_folds() -> set[str]:
     """``trial part`` of every evaluation that has its result in MLflow."""
     found = FoldLedger(find_study(connect(), "study")).load()
     complete = [each for each in found if each.loss is not None]
-    return {f"{each.number} {'test' if each.fold is None else each.fold.index}" for each in complete}
+    return {f"{each.number} {each.part.index if isinstance(each.part, Fold) else 'test'}" for each in complete}
 
 
 def wait_for_folds(path: Path, count: int) -> set[str]:

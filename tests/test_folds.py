@@ -56,7 +56,7 @@ def test_an_evaluation_is_one_flows_and_no_trial(store: Store) -> None:
     assert held is not None and held.state is TrialState.RUNNING
     assert two.reserve(first, trial) is None
     (seen,) = two.load()
-    assert (seen.run_id, seen.number, seen.fold) == (held.run_id, 2, first.fold)
+    assert (seen.run_id, seen.number, seen.part) == (held.run_id, 2, first.part)
     end(ledger, held, 0.9)
     (seen,) = two.load()
     assert (seen.state, seen.loss) == (TrialState.COMPLETE, -0.9)

@@ -32,7 +32,7 @@ def fold(
     state = TrialState.FAILED if loss is None else TrialState.COMPLETE
     where = None if index < 0 else Fold(index, of)
     facts = {"fidelity": None, "state": state, "end": int(1000 * seconds)} | facts
-    return Evaluation(number=number, fold=where, attempt=attempt, loss=loss, **facts)
+    return Evaluation(number=number, part=where, attempt=attempt, loss=loss, **facts)
 
 
 def folds(number: int, losses: Sequence[float], **facts: Any) -> list[Evaluation]:
@@ -52,10 +52,10 @@ def test_finalists_are_the_best_configurations_once_each_at_the_highest_fidelity
 def test_folds_come_first_then_the_winners_test_then_nothing() -> None:
     selection = Selection(top=2, folds=3)
     wanted = selection.wanted(HISTORY, [], SPACE)
-    assert [(e.number, e.fold) for e in wanted] == [(n, Fold(i, 3)) for n in (1, 3) for i in range(3)]
+    assert [(e.number, e.part) for e in wanted] == [(n, Fold(i, 3)) for n in (1, 3) for i in range(3)]
     evaluations = [*folds(1, [0.4, 0.5, 0.6]), *folds(3, [0.3, 0.4, 0.5])]
     (test,) = selection.wanted(HISTORY, evaluations, SPACE)
-    assert (test.number, test.fold) == (3, None)
+    assert (test.number, test.part) == (3, None)
     choice = selection.choice(HISTORY, evaluations, SPACE)
     assert choice.decided and not choice.done
     evaluations.append(fold(3, -1, 0.45))
@@ -120,7 +120,8 @@ def test_a_lost_fold_is_tried_again_but_not_for_ever() -> None:
 
     def after(*lost: str) -> list[tuple[int, int]]:
         evaluations = [fold(1, 0, None, attempt=i, lost=why, reason="lost") for i, why in enumerate(lost)]
-        return [(e.fold.index, e.attempt) for e in selection.wanted(HISTORY, evaluations, SPACE) if e.fold is not None]
+        wanted = selection.wanted(HISTORY, evaluations, SPACE)
+        return [(each.part.index, each.attempt) for each in wanted if isinstance(each.part, Fold)]
 
     assert after("died") == [(0, 1), (1, 0), (2, 0)]
     assert after("died", "died") == [(0, 2), (1, 0), (2, 0)]

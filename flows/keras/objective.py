@@ -22,6 +22,8 @@ from hpo_core.errors import InputError
 WEIGHTS, BUILD_CONFIG, MODEL_FOLDER = "model.weights.h5", "build.json", "model"
 """Where a trial's run keeps the weights of its best epoch, and the shapes that they are for."""
 
+EXAMPLE_ROWS = 5
+
 
 def keras_objective(
     build_model: Any,
@@ -85,12 +87,37 @@ class KerasObjective:
         return self._arguments
 
     def __call__(self, trial: TrialContext) -> dict[str, float]:
-        results = [self._execute(trial, execution) for execution in range(self.executions)]
+        if trial.champion is not None:
+            return self._scored(trial)
+        # For the champion's sake one model is wanted, and the executions are the seeds.
+        executions = 1 if trial.for_champion else self.executions
+        results = [self._execute(trial, execution) for execution in range(executions)]
         best = min(results, key=lambda each: self._rank(each.result))
         if self.keep_model:
             for path in best.files:
                 trial.log_artifact(path, MODEL_FOLDER)
         return _mean([each.result for each in results])
+
+    def _scored(self, trial: TrialContext) -> dict[str, float]:
+        """The champion on the validation data of this trial, by the loss and the metrics of the study's own model."""
+        network, champion = built(self.model, HyperParameters(trial.config), self.compile_), trial.champion
+        held_out = self._held_out(trial)
+        champion.compile_from_config(network.get_compile_config())
+        batch = self._arguments_of(trial).kwargs.get("validation_batch_size")
+        scores = champion.evaluate(*held_out, batch_size=batch, verbose=0, return_dict=True)
+        return {f"val_{name}": float(value) for name, value in scores.items()}
+
+    def _held_out(self, trial: TrialContext) -> tuple[Any, ...]:
+        """The validation data, as arguments of ``evaluate``.
+
+        Raises:
+            InputError: Keras is to take it from the training data by itself, or there is none.
+        """
+        given = self._arguments_of(trial).kwargs.get("validation_data")
+        if given is None:
+            problem = "it has no validation_data, on which a model and the champion could be compared"
+            raise InputError("data", problem, "give validation_data, such as the rows that trial.split holds out")
+        return tuple(given) if isinstance(given, tuple | list) else (given,)
 
     def _rank(self, result: Mapping[str, float]) -> float:
         if self.objective is None or self.objective.name not in result:
@@ -124,7 +151,7 @@ class KerasObjective:
             named_callbacks(trial.callbacks, folder) if not self.callbacks else self._own(folder),
             objective=self.objective,
             prefix=f"execution_{execution}/" if execution else "",
-            keep_weights=self.keep_model,
+            keep_weights=self.keep_model or trial.for_champion,
             validation=_validated(arguments),
             begun=state,
             keep_state=None if trial.fidelity is None else _made(trial.checkpoint / str(execution)),
@@ -136,6 +163,9 @@ class KerasObjective:
         answer = self.model.fit(hp, network, *arguments.args, **given)
         result = self._result(answer, watch)
         files = self._kept(network, watch, folder) if self.keep_model else []
+        if trial.for_champion:
+            _restore_best(network, watch)
+            trial.log_model(network, _first_rows(self._held_out(trial)[0]))
         return _Execution(result, files)
 
     def _resumed(self, trial: TrialContext, execution: int, network: Any) -> checkpoint.State | None:
@@ -171,11 +201,25 @@ class KerasObjective:
     def _kept(self, network: Any, watch: Watch, folder: Path) -> list[Path]:
         import json
 
-        if watch.state.best_weights and watch.state.best:
-            network.set_weights(watch.state.best_weights)
+        _restore_best(network, watch)
         network.save_weights(folder / WEIGHTS)
         (folder / BUILD_CONFIG).write_text(json.dumps(network.get_build_config()), encoding="utf-8")
         return [folder / WEIGHTS, folder / BUILD_CONFIG]
+
+
+def _restore_best(network: Any, watch: Watch) -> None:
+    if watch.state.best_weights and watch.state.best:
+        network.set_weights(watch.state.best_weights)
+
+
+def _first_rows(features: Any) -> Any:
+    """A few rows of input, as arrays."""
+    import keras
+    import numpy as np
+
+    if not hasattr(features, "shape") and not isinstance(features, dict | list | tuple):  # a tf.data.Dataset, say
+        features = next(iter(features))[0]
+    return keras.tree.map_structure(lambda each: np.asarray(each)[:EXAMPLE_ROWS], features)
 
 
 def _fit_arguments(given: Any) -> FitArguments:

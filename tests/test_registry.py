@@ -1,0 +1,189 @@
+"""How champions follow each other, over a double and MLflow; flows that promote, interleaved and killed anywhere."""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import Iterator
+
+import hypothesis.strategies as st
+import pytest
+from greenlet import GreenletExit, greenlet
+from hypothesis import HealthCheck, Phase, settings
+from hypothesis.stateful import RuleBasedStateMachine, initialize, rule, run_state_machine_as_test
+
+from hpo_core import registry as registry_module
+from hpo_core.errors import InputError
+from hpo_core.registry import DECISION, OUTRUN, REFUSED, REIGNED, Registry, promotion, rollback, settle
+from tests.memory_store import MemoryStore
+from tests.test_ledger import store as store
+
+
+def champion(registry: Registry) -> int | None:
+    return settle(registry, MODEL)[0]
+
+
+def promote(registry: Registry, run: str) -> int | None:
+    """Promote a further version over the champion; answers who is champion then."""
+    registry.register(MODEL, run, "model", promotion(*settle(registry, MODEL)), "")
+    return champion(registry)
+
+
+MODEL = "model"
+
+
+@pytest.fixture(autouse=True)
+def _model_of_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The tests share a server."""
+    monkeypatch.setattr("tests.test_registry.MODEL", f"model-{uuid.uuid4().hex[:8]}")
+
+
+@pytest.fixture
+def run(store: Registry) -> Iterator[str]:
+    yield store.create_run(store.experiment("models", create=True), "run", {}).id  # type: ignore[attr-defined]
+
+
+def test_champions_follow_each_other_and_are_rolled_back(store: Registry, run: str) -> None:
+    assert settle(store, MODEL) == (None, [])
+    assert [promote(store, run) for _ in range(3)] == [1, 2, 3] and store.champion(MODEL) == 3
+    store.register(MODEL, run, "model", {DECISION: REFUSED}, "")
+    assert champion(store) == 3
+    assert rollback(store, MODEL, "it drifts") == (3, 2)
+    assert champion(store) == 2
+    assert rollback(store, MODEL) == (2, 1)
+    with pytest.raises(InputError, match=r"MODEL: version 1 of 'model-.*' is the champion and names none before it"):
+        rollback(store, MODEL)
+    assert promote(store, run) == 5
+    assert rollback(store, MODEL) == (5, 1)
+    with pytest.raises(InputError, match=r"MODEL: 'absent' has no version with the alias 'champion'; name a model"):
+        rollback(store, "absent")
+
+
+def test_a_champion_that_was_deleted_is_not_rolled_back_to(store: Registry, run: str) -> None:
+    assert [promote(store, run) for _ in range(2)] == [1, 2]
+    store.delete_version(MODEL, 1)
+    with pytest.raises(InputError, match=r"MODEL: version 1 of 'model-.*', the champion before version 2, was deleted"):
+        rollback(store, MODEL)
+    assert store.champion(MODEL) == 2
+
+
+def test_an_alias_that_was_set_by_hand_is_obeyed(store: Registry, run: str) -> None:
+    assert [promote(store, run) for _ in range(2)] == [1, 2]
+    store.crown(MODEL, 1)
+    assert champion(store) == 1
+    assert promote(store, run) == 3
+    assert rollback(store, MODEL) == (3, 1)
+
+
+def test_of_two_that_beat_one_champion_the_first_reigns_and_the_other_is_outrun(store: Registry, run: str) -> None:
+    promote(store, run)
+    compared = promotion(*settle(store, MODEL))
+    for _ in range(2):
+        store.register(MODEL, run, "model", compared, "")
+    assert champion(store) == 2
+    first, second, third = store.versions(MODEL)
+    assert REIGNED in first.tags and REIGNED in second.tags and OUTRUN in third.tags
+    assert rollback(store, MODEL) == (2, 1)
+    assert champion(store) == 1  # what was outrun does not come up behind
+
+
+@pytest.mark.parametrize("died", ["register", "crown"])
+def test_whoever_comes_by_ends_the_promotion_of_a_flow_that_died(died: str) -> None:
+    def die(operation: str) -> None:
+        if operation == died:
+            raise InterruptedError
+
+    store = MemoryStore()
+    promote(store, "run")
+    store.after = die
+    with pytest.raises(InterruptedError):
+        promote(store, "run")
+    store.after = lambda operation: None
+    assert champion(store) == 2 == store.champion(MODEL)
+    assert all(REIGNED in each.tags for each in store.versions(MODEL))
+    assert rollback(store, MODEL) == (2, 1)
+
+
+class Successions(RuleBasedStateMachine):
+    """Three flows, each of which promotes models one over the other, interleaved at every request."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.main = greenlet.getcurrent()
+        self.flows: dict[int, greenlet] = {}
+        self.patch = pytest.MonkeyPatch()
+        self.patch.setattr(registry_module, "now", lambda: "now")
+
+    @initialize()
+    def begin(self) -> None:
+        self.store = MemoryStore(before=self._give_way, after=self._give_way)
+
+    def _give_way(self, operation: str) -> None:
+        if greenlet.getcurrent() is not self.main:
+            self.main.switch()
+
+    def _work(self) -> None:
+        for _ in range(2):
+            promote(self.store, "run")
+
+    @rule(which=st.integers(0, 2), steps=st.integers(1, 8))
+    def step(self, which: int, steps: int) -> None:
+        flow = self.flows.get(which)
+        if flow is None or flow.dead:
+            flow = self.flows[which] = greenlet(self._work)
+        for _ in range(steps):
+            if not flow.dead:
+                flow.switch()
+
+    @rule(which=st.integers(0, 2))
+    def crash(self, which: int) -> None:
+        flow = self.flows.get(which)
+        if flow is not None and not flow.dead and not self._is_behind(flow):
+            flow.throw(GreenletExit)
+
+    def _is_behind(self, flow: greenlet) -> bool:
+        """Whether the flow has set the alias back and not looked again: the one moment that no protocol covers here."""
+        chain = self._chain()
+        return (
+            bool(chain)
+            and self.store.aliases.get(MODEL, chain[-1]) != chain[-1]
+            and self.store.aliases[MODEL] in chain[:-1]
+        )
+
+    def _chain(self) -> list[int]:
+        """The champions one after the other, as the log of versions says."""
+        chain: list[int] = []
+        for version in self.store.version_log.get(MODEL, []):
+            if version.replaces == (chain[-1] if chain else None):
+                chain.append(version.number)
+        return chain
+
+    def teardown(self) -> None:
+        try:
+            for flow in self.flows.values():
+                while not flow.dead:
+                    flow.switch()
+            if MODEL not in self.store.version_log:
+                return
+            chain = self._chain()
+            assert champion(self.store) == chain[-1]
+            for each in self.store.versions(MODEL):
+                assert (each.number in chain) == (REIGNED in each.tags)
+                assert (each.number not in chain) == (OUTRUN in each.tags)
+            for over, under in zip(reversed(chain), reversed(chain[:-1]), strict=False):
+                assert rollback(self.store, MODEL) == (over, under)
+        finally:
+            self.patch.undo()
+
+
+Successions.TestCase.settings = settings(
+    max_examples=100, stateful_step_count=30, deadline=None, suppress_health_check=[HealthCheck.too_slow]
+)
+test_successions = Successions.TestCase
+
+
+def test_the_model_can_fail(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where each promoted version counts, whatever it was compared with, the model finds out."""
+    monkeypatch.setattr(registry_module, "succession", list)
+    unshrunk = settings(max_examples=100, deadline=None, database=None, phases=[Phase.generate])
+    with pytest.raises((AssertionError, ExceptionGroup)):
+        run_state_machine_as_test(Successions, settings=unshrunk)
