@@ -34,8 +34,9 @@ def main() -> None:
     server = MlflowServer(Path.cwd())
     server.start()
     os.environ["MLFLOW_TRACKING_URI"] = server.uri
-    cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 2, "object_store_memory": 100_000_000})
+    cluster = None
     try:
+        cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 2, "object_store_memory": 100_000_000})
         spec = make_spec(
             "slow",
             name="on-ray",
@@ -48,7 +49,8 @@ def main() -> None:
         threading.Thread(target=kill_one, daemon=True).start()
         history = run(ledger, Objective(spec.objective, (str(ROOT),))).history
     finally:
-        cluster.shutdown()
+        if cluster is not None:
+            cluster.shutdown()
         server.stop()
     states = [trial.state for trial in history]
     assert states.count(TrialState.COMPLETE) == 5 and states.count(TrialState.FAILED) == 1, list(history)
