@@ -154,12 +154,15 @@ def open_ledger(
         path: Folders in which the function that returns the data is looked for first.
     """
     from flows.notify import Notifier, failures_told
+    from flows.runners import check_store
     from hpo_core.ledger import open_study
     from hpo_core.series import open_current
     from hpo_core.warm_start import warm_start
     from mlflow_server.embedded import connect
+    from mlflow_server.embedded import tracking_uri as uri_in_force
 
     with failures_told(Notifier(spec)):
+        check_store(spec, uri_in_force(tracking_uri))
         store = connect(tracking_uri)
         if spec.data:
             from flows.data import declared
@@ -223,21 +226,32 @@ def home() -> Path:
 
 
 def _run_flow(ledger: Ledger, objective: Objective, publisher: Publisher, observe: Observer) -> str:
+    from flows.resources import check, devices, variables
+    from flows.runners import make_runner
     from flows.worker import WorkerPool
     from hpo_core.store import KILLED, RUNNING
 
+    spec = ledger.spec
+    present = devices() if spec.resources.gpus else []
+    if (runner := make_runner(spec)) is None:
+        check(spec.resources, spec.parallel, present)
+    else:
+        runner.check(objective)
     ledger.set_study_status(RUNNING)
     # The workers import the objective (TensorFlow: 11 s) while this process imports Prefect and starts its server.
-    with WorkerPool(ledger.spec.parallel, objective) as pool:
+    size = spec.parallel if runner is None else 0
+    with WorkerPool(size, objective, lambda slot: variables(spec.resources, present, slot)) as pool:
         # Prefect's console lines would tear the live progress; its own UI still gets every one of them.
         os.environ.setdefault("PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL", "CRITICAL")
         os.environ.setdefault("PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS", "120")
-        from flows.trial import SESSIONS, Session
+        from flows.trial import SESSIONS, FlowSession
         from flows.tune import make_flow
 
-        SESSIONS[ledger.study_run.id] = Session(ledger, pool, objective, home(), publisher, observe)
+        SESSIONS[ledger.study_run.id] = FlowSession(
+            ledger, pool, objective, home(), publisher=publisher, observe=observe, runner=runner
+        )
         try:
-            reason: str = make_flow(ledger.spec.parallel)(ledger.spec.name, ledger.study_run.id)
+            reason: str = make_flow(spec.parallel, runner)(spec.name, ledger.study_run.id)
         except KeyboardInterrupt:
             if not ledger.load().running:
                 ledger.set_study_status(KILLED)

@@ -98,7 +98,8 @@ def tune(
         overrides.append(f"strategy={json.dumps(strategy)}")
     spec = _load_spec(study, overrides) if _is_file(study) else override_spec(_open(study).spec, overrides)
     objective = Objective(spec.objective, _search_path(study))
-    objective.precheck()
+    if not spec.runner.elsewhere:  # else it need be importable there, not here
+        objective.precheck()
     ledger = open_ledger(
         spec,
         announce=lambda line: typer.echo(f"taken over: {line}", err=True),

@@ -53,12 +53,13 @@ def reserve(folds: FoldLedger, history: History, wanted: Iterable[Evaluation]) -
         evaluation = folds.reserve(each, trial)
         if evaluation is None:
             return started, True
-        # From scratch, whatever the trial went on from or was stopped at.
-        again = replace(
-            trial, run_id=evaluation.run_id, fidelity=evaluation.fidelity, parent=None, asked=None, rungs={}
-        )
-        started.append((again, evaluation))
+        started.append((again(trial, evaluation), evaluation))
     return started, False
+
+
+def again(trial: Trial, evaluation: Evaluation) -> Trial:
+    """A trial as an evaluation trains it: from scratch, whatever it went on from or was stopped at."""
+    return replace(trial, run_id=evaluation.run_id, fidelity=evaluation.fidelity, parent=None, asked=None, rungs={})
 
 
 def task_name(spec: StudySpec, evaluation: Evaluation) -> str:

@@ -19,13 +19,15 @@ from flows.context import CHECKPOINT as OUTBOX_CHECKPOINT
 from flows.context import MODEL, ON_BEST
 from flows.early_stop import Judge, Rungs
 from flows.objective import Objective
+from flows.runners import Runner
 from flows.study_report import Publisher
-from flows.worker import Job, TrialCancelled, TrialFailed, WorkerPool
+from flows.worker import Flag, Job, TrialCancelled, TrialFailed, WorkerPool
 from hpo_core.errors import InputError, TrackingError, TrackingRefusal
 from hpo_core.history import History
 from hpo_core.ledger import (
     CHECKPOINT_KEPT,
     CHECKPOINT_NAME,
+    INTERRUPTED,
     RENEW_SECONDS,
     RESULT,
     RUNG,
@@ -68,15 +70,13 @@ Observer = Callable[[Progress], None]
 
 @dataclass
 class Session:
-    """What the loop and the tasks of one flow run share.
+    """What the trials of one study share that this process trains.
 
     Args:
         ledger: The study.
         pool: The worker processes.
         objective: What they train.
         folder: Where files of trials stand until they are in MLflow.
-        publisher: Writes the report.
-        observe: Called after each load and about once a second.
         fatal: What went wrong in a task that the whole flow cannot go on from.
         rungs: What is known of all trials, for the rule of early stopping.
         warned: What the user has been told.
@@ -87,8 +87,6 @@ class Session:
     pool: WorkerPool
     objective: Objective
     folder: Path
-    publisher: Publisher
-    observe: Observer
     fatal: Exception | None = None
     rungs: Rungs = field(default_factory=Rungs)
     warned: set[str] = field(default_factory=set)
@@ -105,8 +103,30 @@ class Session:
         """Where results wait for MLflow."""
         return Spool(self.folder / "spool" / self.ledger.study_run.id)
 
+    def stopped(self, trial: Trial) -> Flag:
+        """What is set once the trial is to be killed."""
+        return self.pool.cancelled
 
-SESSIONS: dict[str, Session] = {}
+
+@dataclass(kw_only=True)
+class FlowSession(Session):
+    """What the loop and the tasks of one flow run share.
+
+    Args:
+        publisher: Writes the report.
+        observe: Called after each load and about once a second.
+        runner: Where trials are trained, if not in this process's pool.
+    """
+
+    publisher: Publisher
+    observe: Observer
+    runner: Runner | None = None
+
+
+MISFIT = "misfit"
+"""The tag that names the key of the study which is to blame for a failed trial; a flow elsewhere reads it."""
+
+SESSIONS: dict[str, FlowSession] = {}
 """The sessions of this process, by the id of the study's run: a task's parameters are data, and these are not."""
 
 
@@ -205,9 +225,9 @@ class TrialLog:
                 self._note_dataset(dataset)
             self._ledger.write(self._report(status, self._tags))
         except TrackingRefusal:
-            waiting.unlink()
+            waiting.unlink(missing_ok=True)  # another process of this machine may have delivered it
             raise
-        waiting.unlink()
+        waiting.unlink(missing_ok=True)
 
     def _report(self, status: str, tags: Mapping[str, str]) -> Report:
         return Report(self._trial.run_id, self._metrics, self._params, tags, status)
@@ -269,13 +289,15 @@ class TrialLog:
         self.finish(FAILED, reason=reason)
 
 
-def _again(task_: Any, task_run: Any, state: Any) -> bool:
+def worth_another(task_: Any, task_run: Any, state: Any) -> bool:
     """Prefect asks after a failure whether another attempt makes sense."""
     error = state.result(raise_on_failure=False)
     return isinstance(error, TrialFailed) and error.retry
 
 
-@task(name="trial", task_run_name="{name}", retry_condition_fn=_again, cache_policy=NO_CACHE, persist_result=False)
+@task(
+    name="trial", task_run_name="{name}", retry_condition_fn=worth_another, cache_policy=NO_CACHE, persist_result=False
+)
 def run_trial(name: str, trial: Trial, study_run: str, evaluation: Evaluation | None = None) -> dict[str, float]:
     """Train one trial and report it. A retry continues the same MLflow run.
 
@@ -289,10 +311,13 @@ def run_trial(name: str, trial: Trial, study_run: str, evaluation: Evaluation | 
         TrialFailed: The trial gave no value; its run says why.
         TrialCancelled: The flow is being stopped; its run says so.
     """
-    attempt = int(runtime.task_run.run_count or 1)
+    return evaluate(SESSIONS[study_run], trial, *this_task(), evaluation)
+
+
+def this_task() -> tuple[int, dict[str, str]]:
+    """Which attempt of its task this is, and the tags that say where Prefect shows it."""
     tags = {"hpo.task_run": runtime.task_run.id, "hpo.task_run_url": runtime.task_run.ui_url}
-    tags = {key: str(value) for key, value in tags.items() if value}
-    return evaluate(SESSIONS[study_run], trial, attempt, tags, evaluation)
+    return int(runtime.task_run.run_count or 1), {key: str(value) for key, value in tags.items() if value}
 
 
 def _to_beat(session: Session, trial: Trial, phase: Phase) -> float:
@@ -368,10 +393,10 @@ def evaluate(
             metrics = worker.run(
                 job,
                 timeout=spec.trial_timeout,
-                memory_limit=spec.memory_limit,
+                memory_limit=spec.memory_cap,
                 on_message=record.receive,
                 on_tick=record.tick,
-                cancelled=session.pool.cancelled,
+                cancelled=session.stopped(trial),
             )
         record.check(phase)
         if phase == "search" and worth_keeping(spec, session.rungs.history, trial, spec.loss(metrics[spec.metric])):
@@ -379,7 +404,7 @@ def evaluate(
         record.finish(FINISHED, metrics, **_use_tags(session, trial, record, resume, obstacle, phase))
         return metrics
     except TrialCancelled:
-        record.finish(FAILED, reason="interrupted: the flow was stopped", lost="interrupted")
+        record.finish(FAILED, reason=INTERRUPTED, lost="interrupted")
         raise
     except TrialFailed as error:
         if error.retry and attempt <= spec.retries:
@@ -391,10 +416,11 @@ def evaluate(
             record.receive({"kind": "artifact", "path": str(details), "folder": ""})
         reason = f"{error.reason} (going on from trial {trial.parent})" if resume is not None else error.reason
         if error.misfit and phase in ("seed", "champion"):  # once it is mended, this is evaluated once more
-            record.finish(FAILED, reason=reason, lost="interrupted")
+            record.finish(FAILED, None, reason, lost="interrupted", **{MISFIT: CHAMPION_FIELD})
             session.fatal = InputError(CHAMPION_FIELD, f"in phase {phase!r}, {error.reason}")
             raise
-        record.finish(FAILED, reason=reason)
+        tags = {MISFIT: error.misfit} if error.misfit else {}
+        record.finish(FAILED, None, reason, **tags)
         if error.misfit:
             session.fatal = InputError(error.misfit, error.reason.removeprefix(f"{error.misfit}: "))
         raise

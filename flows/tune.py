@@ -14,6 +14,7 @@ from prefect import flow, runtime
 from prefect.task_runners import ThreadPoolTaskRunner
 from prefect.utilities.urls import url_for
 
+from flows.away import Away
 from flows.champion import ChampionStage
 from flows.checkpoints import discard_superfluous
 from flows.context import CHECKPOINT
@@ -21,7 +22,8 @@ from flows.final import FinalStage, task_name
 from flows.flow_runs import Renewal, end_dead, held
 from flows.prefect_view import PrefectView
 from flows.report import study_description
-from flows.trial import CHAMPION_FIELD, SESSIONS, Progress, Session, run_trial
+from flows.runners import Runner
+from flows.trial import CHAMPION_FIELD, SESSIONS, FlowSession, Progress, run_trial
 from hpo_core.errors import InputError
 from hpo_core.folds import FoldLedger
 from hpo_core.history import History
@@ -41,7 +43,7 @@ RELOAD_SECONDS = 15.0
 """How often it looks for what other flows did while none of its own trials ends."""
 
 
-UNCURABLE = (CHECKPOINT, CHAMPION_FIELD)
+UNCURABLE = (CHECKPOINT, CHAMPION_FIELD, "objective", "resources.gpus", "resources.cpus", "resources.memory")
 """The fields of errors that end the study although other trials went well."""
 
 
@@ -78,7 +80,12 @@ def tune(name: str, study_run: str) -> str:
         name: The study, for Prefect's UI.
         study_run: The id of the study's MLflow run, which names the session.
     """
-    return Loop(SESSIONS[study_run]).run()
+    return loop_of(study_run).run()
+
+
+def loop_of(study_run: str) -> Loop:
+    """The loop of a session. The flow itself goes to other machines with its tasks, by value: it names no session."""
+    return Loop(SESSIONS[study_run])
 
 
 class Stopped(KeyboardInterrupt):
@@ -96,7 +103,7 @@ class Stopped(KeyboardInterrupt):
 class Loop:
     """The round of ``docs/architecture.md``. All that it holds can be thrown away: MLflow has the rest."""
 
-    def __init__(self, session: Session) -> None:
+    def __init__(self, session: FlowSession) -> None:
         self._session, self._ledger, self._spec = session, session.ledger, session.ledger.spec
         self._running: dict[str, Trial] = {}  # by run id
         self._ended: SimpleQueue[Trial | None] = SimpleQueue()  # None: look at the signal
@@ -107,6 +114,7 @@ class Loop:
         self._renewal = Renewal()
         self._view = PrefectView(session.ledger)
         self._task = run_trial.with_options(retries=self._spec.retries)
+        self._away = Away(session, session.runner) if session.runner is not None else None
         self._folds = FoldLedger(self._ledger)
         self._final = FinalStage(self._ledger, self._folds) if self._spec.final is not None else None
         self._champion = ChampionStage(self._ledger, self._folds) if self._spec.champion is not None else None
@@ -144,7 +152,8 @@ class Loop:
     def _run(self) -> str:
         try:
             self._link()
-            self._session.pool.check()
+            if self._away is None:
+                self._session.pool.check()
             while True:
                 if self._signal is not None:
                     raise Stopped(self._signal)
@@ -164,6 +173,9 @@ class Loop:
         except BaseException:
             # Stopped, or MLflow is out of reach: end the workers, and let their tasks say so in their runs.
             self._session.pool.cancelled.set()
+            if self._away is not None:
+                self._away.interrupt()
+                self._running.clear()
             while self._running:
                 self._take(self._ended.get())
             raise
@@ -177,6 +189,8 @@ class Loop:
         history = self._ledger.load()
         if self._ledger.reap():
             history = self._ledger.load()
+        for trial in self._away.ended() if self._away is not None else ():
+            del self._running[trial.run_id]
         self._session.rungs.history = history
         discard_superfluous(self._ledger, history)
         when, incumbent = self._described
@@ -266,7 +280,11 @@ class Loop:
         self._running[trial.run_id] = trial
         spec = self._spec
         name = f"{spec.name}-{trial.number:04d}" if evaluation is None else task_name(spec, evaluation)
-        future = self._task.submit(name, trial, self._ledger.study_run.id, evaluation)
+        if self._away is None:
+            future = self._task.submit(name, trial, self._ledger.study_run.id, evaluation)
+        else:
+            self._release(trial)  # whoever trains it answers for it
+            future = self._away.submit(name, trial)
         future.add_done_callback(lambda _: self._ended.put(trial))
 
     def _wait(self) -> None:
@@ -284,22 +302,28 @@ class Loop:
                 return
 
     def _take(self, trial: Trial | None) -> None:
-        if trial is None:
+        if trial is None or self._running.pop(trial.run_id, None) is None:
             return
-        del self._running[trial.run_id]
-        self._ledger.release(trial)
-        self._folds.release(trial.run_id)
+        self._release(trial)
+        if self._away is not None:
+            self._session.fatal = self._away.settle(trial)
         fatal = self._session.fatal
         if fatal is None or self._session.pool.cancelled.is_set():
             return
         # Where others have returned the study's metric, it is the trial's own affair; but where a checkpoint does not
-        # fit, the code has changed, and no other will fit; and what an objective does for the champion is of no trial.
+        # fit, the code has changed, and no other will fit; what an objective does for the champion is of no trial; and
+        # a machine that cannot train would fail trial upon trial.
         if isinstance(fatal, InputError) and fatal.field not in UNCURABLE and self._ledger.load().complete:
             self._session.fatal = None
             return
         raise fatal
 
+    def _release(self, trial: Trial) -> None:
+        self._ledger.release(trial)
+        self._folds.release(trial.run_id)
 
-def make_flow(parallel: int) -> Any:
-    """The flow with as many task threads as trials run at a time; each waits for a worker process."""
-    return tune.with_options(task_runner=ThreadPoolTaskRunner(max_workers=parallel))  # type: ignore[arg-type]
+
+def make_flow(parallel: int, runner: Runner | None = None) -> Any:
+    """The flow with its runner, or with as many threads as trials run at a time; each waits for a worker process."""
+    tasks: Any = ThreadPoolTaskRunner(max_workers=parallel) if runner is None else runner.task_runner(parallel)
+    return tune.with_options(task_runner=tasks)

@@ -23,8 +23,8 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from multiprocessing.connection import Connection, Pipe
 from pathlib import Path
-from queue import SimpleQueue
-from typing import Any
+from queue import Empty, SimpleQueue
+from typing import Any, Protocol
 
 from flows.context import MissingMetric, TrialContext, as_result
 from flows.objective import Objective
@@ -100,12 +100,25 @@ class TrialCancelled(Exception):
     """The flow is being stopped; the trial was killed for it."""
 
 
-class Worker:
-    """A child process that trains, seen from its parent."""
+class Flag(Protocol):
+    """What says that a trial is to be killed, such as a :class:`threading.Event`."""
 
-    def __init__(self, path: list[str]) -> None:
+    def is_set(self) -> bool: ...
+
+
+class Worker:
+    """A child process that trains, seen from its parent.
+
+    Args:
+        path: Its ``sys.path``.
+        slot: Which of the trials at a time are its own, from 0.
+        variables: What its environment has beyond this process's.
+    """
+
+    def __init__(self, path: list[str], slot: int, variables: Mapping[str, str]) -> None:
+        self.slot = slot
         self._connection, theirs = Pipe()
-        environment = os.environ | {"PYTHONPATH": os.pathsep.join(path), "PYTHONUNBUFFERED": "1"}
+        environment = os.environ | {"PYTHONPATH": os.pathsep.join(path), "PYTHONUNBUFFERED": "1"} | dict(variables)
         self.process = subprocess.Popen(
             [sys.executable, "-m", "flows.worker", str(theirs.fileno())],
             stdin=subprocess.DEVNULL,
@@ -166,7 +179,7 @@ class Worker:
         memory_limit: int | None = None,
         on_message: Callable[[Mapping[str, Any]], bool | None],
         on_tick: Callable[[], None] = lambda: None,
-        cancelled: threading.Event | None = None,
+        cancelled: Flag | None = None,
     ) -> dict[str, float]:
         """Train one trial and answer its metrics, among which the study's is finite.
 
@@ -264,27 +277,31 @@ class WorkerPool:
     """As many workers as trials run at a time.
 
     Args:
-        size: How many.
+        size: How many are started at once; a further one starts when all are taken.
         objective: Imported by the workers as soon as they start.
+        variables: What the environment of the workers of a slot has beyond this process's.
     """
 
-    def __init__(self, size: int, objective: Objective) -> None:
-        self._objective = objective
+    def __init__(
+        self, size: int, objective: Objective, variables: Callable[[int], Mapping[str, str]] = lambda slot: {}
+    ) -> None:
+        self._objective, self._variables = objective, variables
         self._path = [*objective.path, *(folder for folder in sys.path if folder not in objective.path)]
         self._path = [os.path.abspath(folder) for folder in self._path]
         self._idle: SimpleQueue[Worker] = SimpleQueue()
-        self._all: set[Worker] = set()
+        self._all: dict[int, Worker] = {}  # by slot
         self._lock = threading.Lock()
         self.cancelled = threading.Event()
         for _ in range(size):
             self._idle.put(self._start())
 
     def _start(self) -> Worker:
-        worker = Worker(self._path)
+        """A worker for the first slot that has none."""
+        with self._lock:
+            slot = next(number for number in range(len(self._all) + 1) if number not in self._all)
+            worker = self._all[slot] = Worker(self._path, slot, self._variables(slot))
         with contextlib.suppress(ConnectionError):
             worker.preload(self._objective)
-        with self._lock:
-            self._all.add(worker)
         return worker
 
     def check(self, timeout: float | None = None) -> None:
@@ -302,14 +319,17 @@ class WorkerPool:
     @contextlib.contextmanager
     def worker(self) -> Iterator[Worker]:
         """A worker for one trial; replaced behind it if it is dead or worn."""
-        worker = self._idle.get()
+        try:
+            worker = self._idle.get_nowait()
+        except Empty:
+            worker = self._start()
         try:
             yield worker
         finally:
             if worker.worn and not self.cancelled.is_set():
-                with self._lock:
-                    self._all.discard(worker)
                 worker.kill()
+                with self._lock:
+                    del self._all[worker.slot]
                 worker = self._start()
             self._idle.put(worker)
 
@@ -317,7 +337,7 @@ class WorkerPool:
         """End all workers."""
         self.cancelled.set()
         with self._lock:
-            for worker in self._all:
+            for worker in self._all.values():
                 worker.kill()
 
     def __enter__(self) -> WorkerPool:

@@ -38,6 +38,10 @@ class TrackingError(Unreachable):
     """The MLflow store does not answer; nothing is wrong with the study itself."""
 
 
+class EngineError(Unreachable):
+    """What trials are to be trained by (Dask, Ray, Prefect's workers) does not answer, or cannot begin one."""
+
+
 class TrackingRefusal(RuntimeError):
     """The MLflow store answered that it will not do what was asked, such as keeping a metric of an impossible name."""
 

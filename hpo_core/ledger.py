@@ -73,6 +73,8 @@ CHECKPOINT = f"{SNAPSHOT_FOLDER}/{CHECKPOINT_NAME}"
 
 CHECKPOINT_KEPT, CHECKPOINT_DELETED, CHECKPOINT_LEFT = "kept", "deleted", "left: it could not be deleted"
 
+INTERRUPTED = "interrupted: the flow was stopped"
+
 RUNG = "hpo.rung."
 """Before the number of steps: the name of the metric at a milestone. A search answers only the latest value of a
 metric, so each milestone needs a key of its own."""
@@ -409,9 +411,30 @@ class Ledger:
                 reaped.append(trial)
         return reaped
 
+    def take_over(self, run: Run, giver: str) -> bool:
+        """Make this process the one that answers for a reserved run; whoever looks can then tell whether it lives.
+
+        Args:
+            run: As it is now.
+            giver: The process that reserved it.
+
+        Returns:
+            False if a third process has taken it over before, which has died or still trains.
+        """
+        if run.tags.get("hpo.owner") not in (giver, self.owner):
+            return False
+        self.write(Report(run.id, tags={"hpo.owner": self.owner, "hpo.lease": self.lease()}))
+        return True
+
     def end_lost(self, run: Run, why: str, params: Mapping[str, str]) -> bool:
         """End a run whose flow is dead, as failed with the reason; False if it had a result all the same."""
-        tags = {"hpo.reason": f"lost: {why}", "hpo.lost": "died"}
+        return self._end(run, {"hpo.reason": f"lost: {why}", "hpo.lost": "died"}, params)
+
+    def interrupt(self, run: Run, params: Mapping[str, str]) -> bool:
+        """End a run because its flow is being stopped; whoever trains it sees that and stops, too."""
+        return self._end(run, {"hpo.reason": INTERRUPTED, "hpo.lost": "interrupted"}, params)
+
+    def _end(self, run: Run, tags: Mapping[str, str], params: Mapping[str, str]) -> bool:
         self.write(Report(run.id, params=params, tags=tags, status=FAILED))
         if RESULT in self.store.get(run.id).tags:
             # It was slow, not dead, and has ended in this very moment: its result stands, whoever wrote last.

@@ -44,7 +44,7 @@ MAX_NAME_LENGTH = 200
 
 MAY_CHANGE = {
     "objective", "strategy", "stop", "early_stop", "parallel", "retries", "trial_timeout", "memory_limit", "seed",
-    "first", "warm_start", "final", "data", "champion", "notify",
+    "first", "warm_start", "final", "data", "champion", "notify", "runner", "resources",
 }  # fmt: skip
 """The keys that a resumed study takes from the new file. All others decide what the stored losses mean."""
 
@@ -272,6 +272,51 @@ def _bytes(value: Any) -> Any:
     return int(float(match[1]) * _UNITS[match[2].upper()])
 
 
+_ADDRESS = re.compile(r"(?P<scheme>[a-z]+://)?(\[[0-9a-fA-F:]+\]|[\w.-]+):\d{1,5}")
+_SCHEMES = {"dask": ("tcp://", "tls://", "ws://", "wss://", "ucx://"), "ray": ("ray://",)}
+
+
+class RunnerSpec(_Section):
+    """Where trials are trained: in processes of this machine, or on machines that an engine looks after."""
+
+    type: Literal["process", "dask", "ray", "deployment"] = Field("process", description="The engine.")
+    address: str = Field("", description="Of the Dask scheduler (tcp://host:8786) or the Ray head.", max_length=500)
+    work_pool: str = Field("", description="The Prefect work pool of a deployment.", max_length=200)
+    job_variables: dict[str, Any] = Field({}, description="Of a deployment: what Prefect sets in the work pool's job.")
+    pull: list[dict[str, Any]] = Field([], description="Of a deployment: Prefect's steps that fetch the code.")
+
+    @model_validator(mode="after")
+    def _fits(self) -> RunnerSpec:
+        schemes = _SCHEMES.get(self.type, ())
+        found = _ADDRESS.fullmatch(self.address)
+        if schemes and not self.address:
+            raise ValueError(f"no address is given; add address: {schemes[0]}host:port, of what {self.type} listens on")
+        if schemes and (found is None or (found["scheme"] or schemes[0]) not in schemes):
+            raise ValueError(f"{self.address!r} is no address of {self.type}; write it as {schemes[0]}host:port")
+        if not schemes and self.address:
+            raise ValueError(f"the type {self.type} has no address; remove it, or choose dask or ray")
+        if self.type == "deployment" and not self.work_pool:
+            raise ValueError("no work_pool is given; name one of the Prefect server (prefect work-pool ls)")
+        if self.type != "deployment" and (self.work_pool or self.job_variables or self.pull):
+            raise ValueError("work_pool, job_variables and pull are of the type deployment; choose that or remove them")
+        return self
+
+    @property
+    def elsewhere(self) -> bool:
+        """Whether trials are trained by processes that the flow has not started itself."""
+        return self.type != "process"
+
+
+class Resources(_Section):
+    """What one trial at a time may use; see :mod:`flows.resources`. What is not given is not limited."""
+
+    gpus: int | None = Field(None, ge=0, le=1000, description="GPUs of a trial's own; 0 hides them all.")
+    cpus: int | None = Field(None, ge=1, le=10_000, description="Threads for TensorFlow, BLAS and OpenMP.")
+    memory: Annotated[int | None, BeforeValidator(_bytes)] = Field(
+        None, ge=1, description="Memory of a trial; also its memory_limit where that is not given."
+    )
+
+
 class WarmStart(_Section):
     """Past runs to learn from: those of an experiment, those that a query finds, or both together."""
 
@@ -356,6 +401,8 @@ class StudySpec(_Section):
     champion: ChampionSpec | None = Field(None, description="The registered model that the winner is held against.")
 
     notify: Annotated[list[NotifySpec], BeforeValidator(_entries)] = Field([], description="Who is told of what.")
+    runner: RunnerSpec = Field(RunnerSpec(), description="Where trials are trained.")
+    resources: Resources = Field(Resources(), description="What one trial at a time may use.")
 
     @field_validator("name", "experiment")
     @classmethod
@@ -467,6 +514,11 @@ class StudySpec(_Section):
     def loss(self, value: float) -> float:
         """The metric's value as something to be minimised."""
         return self.sign * value
+
+    @property
+    def memory_cap(self) -> int | None:
+        """Bytes beyond which a trial's process is ended."""
+        return self.memory_limit if self.memory_limit is not None else self.resources.memory
 
     def to_json(self) -> str:
         """What stands in MLflow: all but addresses of receivers that may be secrets."""
@@ -822,6 +874,8 @@ _SECTIONS: dict[str, type[_Section]] = {
     "fidelity": FidelitySpec,
     "final": FinalSpec,
     "champion": ChampionSpec,
+    "runner": RunnerSpec,
+    "resources": Resources,
 }
 _PARAMETER_FIELDS: dict[str, list[str]] = {
     "float": ["low", "high", "log", "reverse", "step", "when"],

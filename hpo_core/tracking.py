@@ -72,6 +72,16 @@ def redact(uri: str) -> str:
 _SECRET_SETTING = re.compile(r"([?&][^=&]*(?:password|secret|token)[^=&]*=)[^&]*", re.IGNORECASE)
 
 
+def without_credentials(uri: str) -> str:
+    """The URI as it leads to the same place without user, password and settings that are secret.
+
+    >>> without_credentials("https://me:secret@mlflow.example/api")
+    'https://mlflow.example/api'
+    """
+    plain = re.sub(r"(?s)(?<=://).*@", "", uri)
+    return re.sub(r"(?<=\?)&", "", _SECRET_SETTING.sub("", plain)).rstrip("?")
+
+
 def scrub(text: object, uri: str) -> str:
     """A message without the secrets of an address, whatever part of it the message quotes.
 

@@ -14,7 +14,6 @@ import pytest
 from flows.api import StudyResult, open_ledger, run
 from flows.early_stop import Judge, Rungs
 from flows.objective import Objective
-from flows.study_report import Publisher
 from flows.trial import Session, TrialLog
 from flows.worker import WorkerPool
 from hpo_core.curves import chance_of_beating
@@ -152,8 +151,7 @@ def study(**changes: Any) -> StudySpec:
 
 
 def session_of(ledger: Ledger, folder: Path) -> Session:
-    objective, publisher = Objective("tests.objectives:epochs"), Publisher(ledger)
-    return Session(ledger, cast(WorkerPool, None), objective, folder, publisher, lambda progress: None)
+    return Session(ledger, cast(WorkerPool, None), Objective("tests.objectives:epochs"), folder)
 
 
 def reserved(ledger: Ledger) -> Trial:

@@ -1,0 +1,62 @@
+"""A study on a Ray head of its own, whose worker process is killed in the middle; run by ``test_runners.py``."""
+
+from __future__ import annotations
+
+import os
+import signal
+import threading
+import time
+from pathlib import Path
+
+from ray.cluster_utils import Cluster
+
+from flows.api import open_ledger, run
+from flows.objective import Objective
+from hpo_core.ledger import find_study
+from hpo_core.trial import TrialState
+from mlflow_server.embedded import connect
+from tests.conftest import MlflowServer
+from tests.test_flow import ROOT, make_spec
+
+
+def kill_one() -> None:
+    ledger = find_study(connect(), "on-ray")
+    while True:
+        time.sleep(0.1)
+        for trial in ledger.load().running:
+            pid = int(trial.owner.split("/")[1])
+            if pid != os.getpid() and trial.number >= 2:
+                os.kill(pid, signal.SIGKILL)
+                return
+
+
+def main() -> None:
+    server = MlflowServer(Path.cwd())
+    server.start()
+    os.environ["MLFLOW_TRACKING_URI"] = server.uri
+    cluster = None
+    try:
+        cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 2, "object_store_memory": 100_000_000})
+        spec = make_spec(
+            "slow",
+            name="on-ray",
+            runner={"type": "ray", "address": cluster.address},
+            resources={"cpus": 1},
+            retries=1,
+            stop={"trials": 6},
+        )
+        ledger = open_ledger(spec)
+        threading.Thread(target=kill_one, daemon=True).start()
+        history = run(ledger, Objective(spec.objective, (str(ROOT),))).history
+    finally:
+        if cluster is not None:
+            cluster.shutdown()
+        server.stop()
+    states = [trial.state for trial in history]
+    assert states.count(TrialState.COMPLETE) == 5 and states.count(TrialState.FAILED) == 1, list(history)
+    assert history.failed[0].reason.startswith("lost: "), history.failed
+    assert ledger.owner not in {trial.owner for trial in history}
+
+
+if __name__ == "__main__":
+    main()
