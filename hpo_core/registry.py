@@ -15,7 +15,7 @@ the alias ``champion`` follows from the log:
 
 An alias that a person moves by hand is obeyed: what has reigned is not promoted again by itself. An alias cannot be
 written on a condition. A flow that stalls between looking and writing may set it back to a champion of before; it sees
-that at its next look, and mends it. Only if it dies between the two does that stand.
+that at its next look, and mends it. If it dies between the two, or another flow looks, that counts as set by hand.
 """
 
 from __future__ import annotations

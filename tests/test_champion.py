@@ -107,6 +107,7 @@ def test_a_winner_is_promoted_only_over_what_it_beats_by_more_than_its_spread(
     assert verdict(third)["decision"] == "promoted" and "gain" in verdict(third)["reason"]
 
 
+@pytest.mark.slow
 @needs_prefect
 def test_an_objective_that_does_not_do_its_part_is_told_so_and_goes_on_once_it_does() -> None:
     spec = estimator_spec("silent", 0.0, 1.0)
