@@ -88,7 +88,7 @@ def end_dead() -> list[FlowRun]:
     try:
         with get_client(sync_client=True) as client:
             for run, why in _dead(client):
-                with contextlib.suppress(PrefectHTTPStatusError):  # while a deleted deployment's lease lasts; a later start can
+                with contextlib.suppress(PrefectHTTPStatusError):  # of a deleted deployment: later
                     client.set_flow_run_state(run.id, Crashed(message=f"Set by a later run of hpo-flows: {why}."))
                     log.warning("the flow run %s stood as RUNNING in Prefect, but %s; it is CRASHED now", run.name, why)
                     ended.append(run)
