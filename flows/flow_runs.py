@@ -17,7 +17,7 @@ from collections.abc import Iterator
 from uuid import UUID
 
 from prefect import runtime
-from prefect.client.orchestration import get_client
+from prefect.client.orchestration import SyncPrefectClient, get_client
 from prefect.client.schemas.filters import (
     FlowFilter,
     FlowFilterName,
@@ -27,6 +27,7 @@ from prefect.client.schemas.filters import (
 )
 from prefect.client.schemas.objects import FlowRun, StateType
 from prefect.client.schemas.sorting import FlowRunSort
+from prefect.exceptions import PrefectHTTPStatusError
 from prefect.states import Crashed
 from prefect.types import KeyValueLabels
 
@@ -82,23 +83,28 @@ class Renewal:
 
 
 def end_dead() -> list[FlowRun]:
-    """Set the flow runs whose process is dead to CRASHED; answers which. Two requests if there is none."""
-    running = FlowRunFilterState(type=FlowRunFilterStateType(any_=[StateType.RUNNING, StateType.CANCELLING]))
+    """Set the flow runs whose process is dead to CRASHED; answers which. One request if there is none."""
     ended: list[FlowRun] = []
     try:
         with get_client(sync_client=True) as client:
-            for run in client.read_flow_runs(
-                flow_filter=FlowFilter(name=FlowFilterName(any_=FLOWS)),
-                flow_run_filter=FlowRunFilter(state=running),
-                limit=200,  # without limit and order this client is refused
-                sort=FlowRunSort.START_TIME_ASC,
-            ):
-                labels = {key: str(value) for key, value in run.labels.items()}
-                if "hpo.owner" not in labels or not (why := dead_because(labels)):
-                    continue
-                client.set_flow_run_state(run.id, Crashed(message=f"Set by a later run of hpo-flows: {why}."))
-                log.warning("the flow run %s was still RUNNING in Prefect, but %s; it is CRASHED now", run.name, why)
-                ended.append(run)
+            for run, why in _dead(client):
+                with contextlib.suppress(PrefectHTTPStatusError):  # of a deleted deployment: later
+                    client.set_flow_run_state(run.id, Crashed(message=f"Set by a later run of hpo-flows: {why}."))
+                    log.warning("the flow run %s stood as RUNNING in Prefect, but %s; it is CRASHED now", run.name, why)
+                    ended.append(run)
     except Exception as error:  # Prefect's client has many
         log.warning("flow runs that are dead may go on RUNNING in Prefect: %s: %s", type(error).__name__, error)
     return ended
+
+
+def _dead(client: SyncPrefectClient) -> list[tuple[FlowRun, str]]:
+    """The labelled flow runs that go on in Prefect although their process is dead, and why it is thought so."""
+    running = FlowRunFilterState(type=FlowRunFilterStateType(any_=[StateType.RUNNING, StateType.CANCELLING]))
+    found = client.read_flow_runs(
+        flow_filter=FlowFilter(name=FlowFilterName(any_=FLOWS)),
+        flow_run_filter=FlowRunFilter(state=running),
+        limit=200,  # without limit and order this client is refused
+        sort=FlowRunSort.START_TIME_ASC,
+    )
+    labels = [(run, {key: str(value) for key, value in run.labels.items()}) for run in found]
+    return [(run, why) for run, told in labels if "hpo.owner" in told and (why := dead_because(told))]
