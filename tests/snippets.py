@@ -113,9 +113,9 @@ SLOW = {
     "README.md: ... or a Keras script", "docs/keras.md: A script", "docs/keras.md: A study file (2)",
     "docs/keras.md: The final choice by cross-validation", "docs/gradient.md: Keras models",
     "docs/gradient.md: Keras models (2)", "docs/gradient.md: Thousands of hyperparameters",
-    "docs/models.md: For the best trials only",
+    "docs/models.md: For the best trials only", "docs/coming-from.md: Optuna",
 }  # fmt: skip
-"""Blocks that import TensorFlow or write a model."""
+"""Blocks that import TensorFlow, write a model, or run a study as others do already."""
 
 NOT_RUN: dict[str, str] = {
     "docs/architecture.md: Architecture": "a drawing",

@@ -18,7 +18,6 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import click
 import pytest
 import typer
 import yaml
@@ -32,6 +31,8 @@ from tests.snippets import AFTER, BEFORE, NOT_RUN, SLOW, a_trial
 
 BLOCKS = list(blocks())
 QUICKSTART = [block for block in BLOCKS if block.key.startswith("docs/index.md")]
+DELETE = next(block for block in BLOCKS if "find_study(connect()" in block.text)
+"""Needs the study of the quickstart, and is run after it."""
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
 
 
@@ -55,7 +56,7 @@ def test_every_block_is_run_or_excused() -> None:
 
 @pytest.mark.filterwarnings("ignore")  # Keras' and MLflow's own
 @pytest.mark.usefixtures("prefect_server")
-@by_key([block for block in of("python") if block not in QUICKSTART])
+@by_key([block for block in of("python") if block not in (*QUICKSTART, DELETE)])
 def test_a_python_block_runs(block: Block, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{tmp_path}/mlflow.db")
@@ -234,10 +235,9 @@ def test_commands_are_understood_by_their_programs() -> None:
     for where, line in dict.fromkeys([*LINES, *SPOKEN]):
         try:
             check(line)
-        except click.MissingParameter as error:
-            if (where, line) in LINES:
-                wrong.append(f"{where}: `{line}`: {error}")
         except BaseException as error:  # parsers end by SystemExit
+            if type(error).__name__ == "MissingParameter" and (where, line) not in LINES:
+                continue  # a sentence may speak of `hpo tune` as such
             wrong.append(f"{where}: `{line}`: {type(error).__name__} {error}")
     assert wrong == []
 
@@ -276,6 +276,5 @@ def test_the_quickstart_runs_as_it_stands(tmp_path: Path, monkeypatch: pytest.Mo
     assert "16" in outputs["hpo status forest"]
     assert "n_estimators = " in outputs["hpo best forest"]
     assert (tmp_path / "report-forest" / "report.html").exists()
-    delete = next(each for each in BLOCKS if each.key.startswith("docs/faq.md") and each.language == "python")
-    exec(delete.text, {})
+    exec(DELETE.text, {})
     assert CliRunner().invoke(app, ["status", "forest"]).exception is not None
