@@ -81,7 +81,8 @@ def save(model, folder):
 def load(folder):
     return {}, int((folder / "done").read_text())
 """,
-    "docs/gradient.md: Gradient-based tuning (2)": "",
+    "docs/schedules.md: Data that change (2)": "features, targets = [[1.0], [2.0]], [0, 1]",
+    "docs/gradient.md: Gradient-based tuning (2)": "loss_and_slope = lambda config: (config['l2'] ** 2, 2 * config['l2'])",
     "docs/gradient.md: Keras models": BILEVEL + "trial = a_trial(config=values)\n",
     "docs/gradient.md: Keras models (2)": BILEVEL + "def check(found): assert found\nfound = {\n",
     "docs/gradient.md: Thousands of hyperparameters": BILEVEL
@@ -96,6 +97,7 @@ problem = hg.Bilevel(build, loss=hg.cross_entropy, train=(x, y_one_hot), validat
 TRAIN = "assert 0 <= objective(a_trial(config={'units': 4, 'learning_rate': 0.01}))['val_accuracy'] <= 1"
 
 AFTER: dict[str, str] = {
+    "docs/schedules.md: Data that change (2)": "from flows.datasets import describe\ndescribe(*load())",
     "README.md: A study is a file ... (2)": "assert train(trial)['val_accuracy'] == 0.8",
     "README.md: ... or a function": "assert len(result.history.trials) == 20 and result.best_value < 0.1",
     "README.md: ... or a Keras script": "assert model.predict(x, verbose=0).shape == (60, 3)",
@@ -106,6 +108,7 @@ AFTER: dict[str, str] = {
     "docs/models.md: scikit-learn": "assert train(a_trial(config={'max_depth': 3}))['accuracy'] > 0.6",
     "docs/models.md: For the best trials only": "trial.finish_best()",
     "docs/multi-fidelity.md: The objective": "assert train(a_trial(fidelity=3.0)) == 0.5",
+    "docs/gradient.md: Gradient-based tuning (2)": "assert train(a_trial(config={'l2': 0.5})) == 0.25",
     "docs/gradient.md: Keras models": "assert found.loss > 0",
 }
 

@@ -172,6 +172,12 @@ def _mlflow(words: list[str]) -> None:
     _typer(cli, words)
 
 
+def _prefect(words: list[str]) -> None:
+    from prefect.cli._app import _app
+
+    _app.parse_args(words, exit_on_error=False, print_error=False)
+
+
 def _docker(words: list[str]) -> None:
     """Services and profiles are those of the compose file."""
     assert words.pop(0) == "compose"
@@ -203,7 +209,7 @@ def _shell(words: list[str]) -> None:
 
 
 PROGRAMS: dict[str, Callable[[list[str]], None]] = {
-    "hpo": _hpo, "python": _python, "make": _make, "mlflow": _mlflow, "docker": _docker, "pip": _pip,
+    "hpo": _hpo, "python": _python, "make": _make, "mlflow": _mlflow, "prefect": _prefect, "docker": _docker, "pip": _pip,
     "set": _shell, ".": _shell, "export": _shell, "printf": _shell,
 }  # fmt: skip
 
@@ -225,7 +231,9 @@ def check(command: str) -> None:
 
 
 LINES = [(block.key, line) for block in of("console") for line in commands(block)]
-SPOKEN = [(page, code) for page, code in spans() if re.match(r"(hpo|make|docker|pip|mlflow|python -m) [\w'-]", code)]
+SPOKEN = [
+    (page, code) for page, code in spans() if re.match(r"(hpo|make|docker|pip|mlflow|prefect|python -m) [\w'-]", code)
+]
 
 
 @pytest.mark.filterwarnings("ignore")  # of packages that a benchmark imports
