@@ -62,8 +62,8 @@ def test_a_python_block_runs(block: Block, tmp_path: Path, monkeypatch: pytest.M
     monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{tmp_path}/mlflow.db")
     # As a script's, so that functions go to worker processes by value.
     names: dict[str, Any] = {"__name__": "__main__", "a_trial": lambda **given: a_trial(tmp_path, **given)}
-    for part in (BEFORE.get(block.key, ""), block.text, AFTER.get(block.key, "")):
-        exec(compile(part, block.key, "exec"), names)
+    parts = (BEFORE.get(block.key, ""), block.text, AFTER.get(block.key, ""))
+    exec(compile("\n".join(filter(None, parts)), block.key, "exec"), names)
 
 
 BASE: dict[str, Any] = {
@@ -209,8 +209,8 @@ def _shell(words: list[str]) -> None:
 
 
 PROGRAMS: dict[str, Callable[[list[str]], None]] = {
-    "hpo": _hpo, "python": _python, "make": _make, "mlflow": _mlflow, "prefect": _prefect, "docker": _docker, "pip": _pip,
-    "set": _shell, ".": _shell, "export": _shell, "printf": _shell,
+    "hpo": _hpo, "python": _python, "make": _make, "mlflow": _mlflow, "prefect": _prefect, "docker": _docker,
+    "pip": _pip, "set": _shell, ".": _shell, "export": _shell, "printf": _shell,
 }  # fmt: skip
 
 
