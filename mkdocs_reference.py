@@ -1,4 +1,4 @@
-"""Writes the page ``reference.md`` of the site from the models that read study files; a hook of ``mkdocs.yml``.
+"""Writes the page ``reference.md`` of the site from the models that read study files; the hooks of ``mkdocs.yml``.
 
 A key, a parameter type, a strategy or a rule that the code gains shows up here by itself. One without a description
 ends the build.
@@ -9,10 +9,12 @@ from __future__ import annotations
 import dataclasses
 import inspect
 import json
+import posixpath
 import re
 import types
 import typing
 from collections.abc import Iterable, Iterator
+from pathlib import PurePosixPath
 from typing import TYPE_CHECKING, Any
 
 from pydantic import BaseModel
@@ -28,6 +30,7 @@ from hpo_core.study import MAY_CHANGE, StudySpec
 if TYPE_CHECKING:
     from mkdocs.config.defaults import MkDocsConfig
     from mkdocs.structure.files import Files
+    from mkdocs.structure.pages import Page
 
 PARAMETERS: tuple[type[BaseModel], ...] = (Float, Int, Choice, Ordinal, Boolean, Fixed)
 NAMED = {"StrategySpec": "strategies", "EarlyStopSpec": "early-stopping", "Parameter": "parameters"}
@@ -52,6 +55,17 @@ def on_files(files: Files, config: MkDocsConfig) -> Files:
 
     files.append(File.generated(config, "reference.md", content=page()))
     return files
+
+
+def on_page_markdown(markdown: str, page: Page, config: MkDocsConfig, files: Files) -> str:
+    """Leave the words of links to files outside of ``docs/``, which the site does not have; called by mkdocs."""
+    folder = PurePosixPath(page.file.src_uri).parent
+
+    def keep(link: re.Match[str]) -> str:
+        inside = not posixpath.normpath(folder / link[2]).startswith("..")
+        return link[0] if inside else link[1]
+
+    return re.sub(r"\[([^\]]+)\]\((\.\./[^)#]+)\)", keep, markdown)
 
 
 def page() -> str:

@@ -83,7 +83,7 @@ def load(folder):
 """,
     "docs/schedules.md: Data that change (2)": "features, targets = [[1.0], [2.0]], [0, 1]",
     "docs/gradient.md: Gradient-based tuning (2)": "loss_and_slope = lambda config: (config['l2'], 1.0)",
-    "docs/gradient.md: Keras models": BILEVEL + "trial = a_trial(config=values)\n",
+    "docs/gradient.md: Keras models": BILEVEL,
     "docs/gradient.md: Keras models (2)": BILEVEL + "found = {",
     "docs/gradient.md: Thousands of hyperparameters": BILEVEL
     + """
@@ -109,7 +109,7 @@ AFTER: dict[str, str] = {
     "docs/models.md: For the best trials only": "trial.finish_best()",
     "docs/multi-fidelity.md: The objective": "assert train(a_trial(fidelity=3.0)) == 0.5",
     "docs/gradient.md: Gradient-based tuning (2)": "assert train(a_trial(config={'l2': 0.5})) == 0.5",
-    "docs/gradient.md: Keras models": "assert found.loss > 0",
+    "docs/gradient.md: Keras models": "assert train(a_trial(config=values))['val_loss'] > 0",
     "docs/gradient.md: Keras models (2)": """
 }
 del found["width"]  # of a layer that this model lacks
