@@ -14,7 +14,7 @@ import re
 import types
 import typing
 from collections.abc import Iterable, Iterator
-from pathlib import PurePosixPath
+from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any
 
 from pydantic import BaseModel
@@ -47,6 +47,14 @@ KEY=VALUE` overrides a key by its dotted path (`--set stop.minutes=5`). In YAML,
 A study that exists takes over from a changed file the keys marked "on resume: yes"; a change of another one is an error
 that prints the difference.
 """
+
+
+def on_config(config: MkDocsConfig) -> MkDocsConfig:
+    """Put all decisions behind the last section of the navigation; called by mkdocs."""
+    folder = Path(config.docs_dir)
+    (section,) = config.nav[-1].values()
+    section += [path.relative_to(folder).as_posix() for path in sorted(folder.glob("decisions/*.md"))]
+    return config
 
 
 def on_files(files: Files, config: MkDocsConfig) -> Files:

@@ -647,7 +647,7 @@ def _difference(path: str, old: Any, new: Any) -> list[str]:
 
 
 class _Loader(yaml.SafeLoader):
-    """YAML without its two traps: a key given twice, and ``1e-4`` read as a string."""
+    """YAML without its three traps: a key given twice, ``1e-4`` read as a string, and a key ``on`` read as true."""
 
     def compose_node(self, parent: Any, index: Any) -> Any:
         if self.check_event(yaml.AliasEvent):
@@ -657,6 +657,8 @@ class _Loader(yaml.SafeLoader):
     def construct_mapping(self, node: Any, deep: bool = False) -> Any:
         seen: set[Any] = set()
         for key_node, _ in node.value:
+            if key_node.tag == "tag:yaml.org,2002:bool":
+                key_node.tag = "tag:yaml.org,2002:str"
             key = self.construct_object(key_node, deep=True)
             if not isinstance(key, Hashable):
                 continue  # refused below
@@ -692,8 +694,8 @@ def parse_yaml(text: str) -> Any:
     Raises:
         yaml.YAMLError: The text is not such YAML.
 
-    >>> parse_yaml("{low: 1e-4, name: x}")
-    {'low': 0.0001, 'name': 'x'}
+    >>> parse_yaml("{low: 1e-4, name: x, on: [finished], log: true}")
+    {'low': 0.0001, 'name': 'x', 'on': ['finished'], 'log': True}
     """
     try:
         return yaml.load(text, _Loader)  # noqa: S506  (a SafeLoader)

@@ -45,6 +45,7 @@ from sklearn.datasets import load_wine
 from sklearn.tree import DecisionTreeClassifier
 X, y = load_wine(return_X_y=True)
 """
+TREE = WINE + "data = lambda: (X, y)\nbuild = lambda config: DecisionTreeClassifier(**config)\n"
 
 BEFORE: dict[str, str] = {
     "README.md: A study is a file ... (2)": """
@@ -64,8 +65,7 @@ x, y, x_val, y_val = x[:300], y[:300], x[300:400], y[300:400]
 """,
     "docs/keras.md: A study file (2)": NETWORK,
     "docs/keras.md: The final choice by cross-validation": NETWORK + "from flows.keras import keras_objective\n",
-    "docs/final-choice.md: In the objective": WINE
-    + "data = lambda: (X, y)\nbuild = lambda config: DecisionTreeClassifier(**config)\n",
+    "docs/final-choice.md: In the objective": TREE,
     "docs/models.md: scikit-learn": WINE,
     "docs/models.md: For the best trials only": WINE
     + """
@@ -81,6 +81,9 @@ def save(model, folder):
 def load(folder):
     return {}, int((folder / "done").read_text())
 """,
+    "docs/champion.md: In the objective": TREE,
+    "docs/notifications.md: From Prefect (2)": "import os",
+    "docs/notifications.md: From Prefect (3)": "import os",
     "docs/schedules.md: Data that change (2)": "features, targets = [[1.0], [2.0]], [0, 1]",
     "docs/gradient.md: Gradient-based tuning (2)": "loss_and_slope = lambda config: (config['l2'], 1.0)",
     "docs/gradient.md: Keras models": BILEVEL,
@@ -97,6 +100,7 @@ problem = hg.Bilevel(build, loss=hg.cross_entropy, train=(x, y_one_hot), validat
 TRAIN = "assert 0 <= objective(a_trial(config={'units': 4, 'learning_rate': 0.01}))['val_accuracy'] <= 1"
 
 AFTER: dict[str, str] = {
+    "docs/champion.md: In the objective": "assert train(a_trial(config={'max_depth': 3}))['accuracy'] > 0.6",
     "docs/schedules.md: Data that change (2)": "from flows.datasets import describe\ndescribe(*load())",
     "README.md: A study is a file ... (2)": "assert train(trial)['val_accuracy'] == 0.8",
     "README.md: ... or a function": "assert len(result.history.trials) == 20 and result.best_value < 0.1",
@@ -120,6 +124,8 @@ assert all(slopes[name] != 0 for name in found)
 """,
 }
 
+ENVIRONMENT = {"HOOK": "http://127.0.0.1:9/", "SLACK_WEBHOOK": "http://127.0.0.1:9/", "SENDGRID_API_KEY": "key"}
+
 SLOW = {
     "README.md: ... or a Keras script", "docs/keras.md: A script", "docs/keras.md: A study file (2)",
     "docs/keras.md: The final choice by cross-validation", "docs/gradient.md: Keras models",
@@ -131,5 +137,6 @@ SLOW = {
 NOT_RUN: dict[str, str] = {
     "docs/architecture.md: Architecture": "a drawing",
     "docs/architecture.md: The round": "a drawing",
+    "docs/champion.md: The comparison": "a formula",
 }
 """Blocks that nothing runs, each with the reason."""

@@ -27,7 +27,7 @@ from flows.cli import app
 from hpo_core.strategies import has_fidelity
 from hpo_core.study import StudySpec, parse_yaml, study_from
 from tests.documents import ROOT, Block, blocks, commands, spans
-from tests.snippets import AFTER, BEFORE, NOT_RUN, SLOW, a_trial
+from tests.snippets import AFTER, BEFORE, ENVIRONMENT, NOT_RUN, SLOW, a_trial
 
 BLOCKS = list(blocks())
 QUICKSTART = [block for block in BLOCKS if block.key.startswith("docs/index.md")]
@@ -60,6 +60,8 @@ def test_every_block_is_run_or_excused() -> None:
 def test_a_python_block_runs(block: Block, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{tmp_path}/mlflow.db")
+    for name, value in ENVIRONMENT.items():
+        monkeypatch.setenv(name, value)
     # As a script's, so that functions go to worker processes by value.
     names: dict[str, Any] = {"__name__": "__main__", "a_trial": lambda **given: a_trial(tmp_path, **given)}
     parts = (BEFORE.get(block.key, ""), block.text, AFTER.get(block.key, ""))
