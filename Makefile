@@ -9,10 +9,10 @@ SLOW := peer:optuna_gp peer:smac peer:skopt peer:kerastuner peer:ax peer:hebo
 REGRET := $(BIN)/python -m benchmarks.regret
 
 .DEFAULT_GOAL := help
-.PHONY: help setup tune ui team test slow lint type bench peers regret lock clean
+.PHONY: help setup tune ui team test slow lint type bench peers regret docs docs-serve lock clean
 
 help: ## List the targets
-	@grep -E '^[a-z]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-8s %s\n", $$1, $$2}'
+	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-10s %s\n", $$1, $$2}'
 
 setup: $(STAMP) ## Make .venv with the pinned packages
 
@@ -68,6 +68,12 @@ regret: $(STAMP) peers ## Measure regret by trial beside peers (needs HPO_BENCH_
 	$(REGRET) run $(QUICK) $(SLOW) --group live $(ARGS)
 	$(REGRET) versus bayesian regret.jsonl
 	$(REGRET) plot regret.jsonl --strategies $(QUICK)
+
+docs: $(STAMP) ## Build the documents as a site, in site/
+	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --quiet --strict
+
+docs-serve: $(STAMP) ## Show the site at http://127.0.0.1:8000 and renew it as one writes
+	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs serve --dev-addr 127.0.0.1:8000
 
 lock: $(STAMP) ## Renew the pins (needs uv on the PATH)
 	uv pip compile --quiet --universal --python-version 3.11 --all-extras --group dev \

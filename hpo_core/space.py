@@ -141,11 +141,11 @@ class Float(_Parameter):
     """
 
     type: Literal["float"] = "float"
-    low: Number
-    high: Number
-    log: bool = False
-    reverse: bool = False
-    step: Number | None = None
+    low: Number = Field(description="The lowest value.")
+    high: Number = Field(description="The highest value.")
+    log: bool = Field(False, description="Uniform in the logarithm; low must be above 0.")
+    reverse: bool = Field(False, description="With log: fine at high instead of at low.")
+    step: Number | None = Field(None, description="From one value to the next; with log a factor.")
 
     @model_validator(mode="after")
     def _valid(self) -> Float:
@@ -230,11 +230,11 @@ class Int(_Parameter):
     """
 
     type: Literal["int"] = "int"
-    low: Whole
-    high: Whole
-    log: bool = False
-    reverse: bool = False
-    step: Whole | None = None
+    low: Whole = Field(description="The lowest value.")
+    high: Whole = Field(description="The highest value.")
+    log: bool = Field(False, description="Uniform in the logarithm; low must be above 0.")
+    reverse: bool = Field(False, description="With log: fine at high instead of at low.")
+    step: Whole | None = Field(None, description="From one value to the next; with log a factor.")
 
     @model_validator(mode="after")
     def _valid(self) -> Int:
@@ -367,7 +367,7 @@ class Choice(_Listed):
     """One of a list of JSON scalars without an order."""
 
     type: Literal["choice"] = "choice"
-    choices: list[AnyScalar]
+    choices: list[AnyScalar] = Field(description="The values.")
 
     @field_validator("choices")
     @classmethod
@@ -408,7 +408,7 @@ class Fixed(_Listed):
     """A value that every trial gets; it stands in MLflow but is no dimension of the cube."""
 
     type: Literal["fixed"] = "fixed"
-    value: AnyScalar
+    value: AnyScalar = Field(description="The value.")
 
     @property
     def options(self) -> list[Scalar]:

@@ -143,8 +143,8 @@ class FidelitySpec(_Section):
     """What trainings can be cut short in: how much a full one gets, and how little still says something."""
 
     name: str = Field(min_length=1, max_length=100, description="epochs, a share of the training set, trees, ...")
-    min: Number
-    max: Number
+    min: Number = Field(description="The least that tells something.")
+    max: Number = Field(description="A full training.")
     eta: float = Field(3, ge=2, description="The factor between two rungs.")
 
     def make(self) -> Fidelity:
@@ -373,10 +373,14 @@ class StudySpec(_Section):
     experiment: str = Field("", description="MLflow experiment; the study's name where absent.", max_length=500)
     objective: str = Field(description="module:function, importable from the working folder or the file's.")
     metric: str = Field(description="What the objective returns and MLflow shows.", min_length=1, max_length=250)
-    direction: Literal["minimize", "maximize"]
-    space: dict[str, Parameter] = Field(min_length=1)
-    constraints: list[str] = []
-    strategy: Annotated[StrategySpec, BeforeValidator(_strategy)] = StrategySpec(name="auto")
+    direction: Literal["minimize", "maximize"] = Field(description="Whether less or more of the metric is better.")
+    space: dict[str, Parameter] = Field(min_length=1, description="What is tuned: the parameters by name.")
+    constraints: list[str] = Field(
+        [], description="Expressions that hold for every configuration, such as min_units <= max_units."
+    )
+    strategy: Annotated[StrategySpec, BeforeValidator(_strategy)] = Field(
+        StrategySpec(name="auto"), description="What chooses the configurations."
+    )
     fidelity: FidelitySpec | None = Field(None, description="What trainings can be cut short in.")
     early_stop: Annotated[EarlyStopSpec | None, BeforeValidator(_rule)] = Field(
         None, description="The rule that stops running trials."
@@ -389,7 +393,7 @@ class StudySpec(_Section):
     memory_limit: Annotated[int | None, BeforeValidator(_bytes)] = Field(
         None, ge=1, description="Memory that a trial's process may hold, such as 2GiB; beyond it the trial is failed."
     )
-    seed: int = Field(0, ge=0, lt=2**32)
+    seed: int = Field(0, ge=0, lt=2**32, description="Of every proposal, and of the seeds that trials get.")
     first: list[dict[str, Any]] = Field([], description="Configurations to try before the strategy's own.")
     warm_start: list[Annotated[WarmStart, BeforeValidator(_past)]] = Field(
         [], description="Past runs to learn from, fixed when the study is created."
@@ -695,7 +699,7 @@ def _difference(path: str, old: Any, new: Any) -> list[str]:
 
 
 class _Loader(yaml.SafeLoader):
-    """YAML without its two traps: a key given twice, and ``1e-4`` read as a string."""
+    """YAML without its three traps: a key given twice, ``1e-4`` read as a string, and a key ``on`` read as true."""
 
     def compose_node(self, parent: Any, index: Any) -> Any:
         if self.check_event(yaml.AliasEvent):
@@ -705,6 +709,8 @@ class _Loader(yaml.SafeLoader):
     def construct_mapping(self, node: Any, deep: bool = False) -> Any:
         seen: set[Any] = set()
         for key_node, _ in node.value:
+            if key_node.tag == "tag:yaml.org,2002:bool":
+                key_node.tag = "tag:yaml.org,2002:str"
             key = self.construct_object(key_node, deep=True)
             if not isinstance(key, Hashable):
                 continue  # refused below
@@ -740,8 +746,8 @@ def parse_yaml(text: str) -> Any:
     Raises:
         yaml.YAMLError: The text is not such YAML.
 
-    >>> parse_yaml("{low: 1e-4, name: x}")
-    {'low': 0.0001, 'name': 'x'}
+    >>> parse_yaml("{low: 1e-4, name: x, on: [finished], log: true}")
+    {'low': 0.0001, 'name': 'x', 'on': ['finished'], 'log': True}
     """
     try:
         return yaml.load(text, _Loader)  # noqa: S506  (a SafeLoader)

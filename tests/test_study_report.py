@@ -7,7 +7,6 @@ import logging
 import math
 import random
 import re
-import shutil
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +25,7 @@ from hpo_core.history import History
 from hpo_core.ledger import open_study
 from hpo_core.study import StudySpec, study_from
 from hpo_core.trial import Trial, TrialState
+from tests.browser import browsing, needs_chromium
 from tests.memory_store import MemoryStore
 from tests.test_ledger import finish, make_spec, reserve
 
@@ -262,24 +262,15 @@ def test_a_study_leaves_its_report_in_mlflow_and_its_view_in_prefect(
     assert (out.exit_code, (tmp_path / "here" / "report.html").exists()) == (0, True), out.output
 
 
-def chromium() -> str | None:
-    return next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
-
-
 @pytest.mark.slow
-@pytest.mark.skipif(chromium() is None, reason="no Chromium on this machine")
+@needs_chromium
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 @pytest.mark.parametrize("width", [1280, 375])
 def test_the_report_opens_in_a_browser_without_a_network(scheme: str, width: int, written: Path) -> None:
-    sync_api = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
     wrong: list[str] = []
     drawn = "document.querySelectorAll('.plot[data-drawn]').length === document.querySelectorAll('.plot').length"
-    with sync_api.sync_playwright() as playwright:
-        # No sandbox: it needs rights that containers lack. WebGL by software: parallel coordinates are drawn with it.
-        arguments = ["--no-sandbox", "--enable-unsafe-swiftshader"]
-        browser = playwright.chromium.launch(executable_path=chromium(), args=arguments)
-        context = browser.new_context(viewport={"width": width, "height": 800}, color_scheme=scheme, offline=True)
-        page = context.new_page()
+    viewport = {"width": width, "height": 800}
+    with browsing(viewport=viewport, color_scheme=scheme, offline=True) as page:
         page.on("console", lambda message: wrong.append(message.text) if message.type == "error" else None)
         page.on("pageerror", lambda error: wrong.append(str(error)))
         page.on("request", lambda r: None if r.url.startswith(("file:", "data:", "blob:")) else wrong.append(r.url))
@@ -291,6 +282,5 @@ def test_the_report_opens_in_a_browser_without_a_network(scheme: str, width: int
         page.goto((written / "plots" / "history.html").as_uri())
         page.wait_for_function(drawn, timeout=60_000)
         assert page.locator("img.still").count() == 0
-        browser.close()
     assert wrong == []
     assert (sum(json.loads(back.replace("rgb(", "[").replace(")", "]"))) > 380) == (scheme == "light")

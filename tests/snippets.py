@@ -1,0 +1,142 @@
+"""What the documents' fragments take for granted, and what is done with what they define; by page and heading."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from flows.context import TrialContext
+
+
+def a_trial(folder: Path, **given: Any) -> TrialContext:
+    """A trial as a worker hands it to an objective, with what it sends thrown away."""
+    scratch = folder / "scratch"
+    scratch.mkdir(exist_ok=True)
+    context: dict[str, Any] = {"config": {}, "number": 0, "seed": 1, "fidelity": None}
+    return TrialContext(scratch=scratch, outbox=folder / "outbox", send=lambda message: None, **context | given)
+
+
+NETWORK = """
+import numpy as np, keras, tensorflow as tf
+def build_model(hp):
+    model = keras.Sequential([keras.Input((4,)), keras.layers.Dense(hp.Int("units", 2, 8), activation="relu"),
+                              keras.layers.Dense(3, activation="softmax")])
+    model.compile(keras.optimizers.Adam(hp.Float("learning_rate", 1e-3, 1e-1, sampling="log")),
+                  "sparse_categorical_crossentropy", metrics=["accuracy"])
+    return model
+rng = np.random.default_rng(0)
+x, x_val = rng.normal(size=(60, 4)).astype("float32"), rng.normal(size=(30, 4)).astype("float32")
+y, y_val = (abs(x).argmax(1) % 3), (abs(x_val).argmax(1) % 3)
+"""
+BILEVEL = """
+import numpy as np, keras, tensorflow as tf
+from flows import hypergradient as hg
+rng = np.random.default_rng(0)
+n = 60
+x, x_val = rng.normal(size=(n, 4)).astype("float32"), rng.normal(size=(30, 4)).astype("float32")
+y_one_hot, y_val = (np.eye(3, dtype="float32")[abs(each).argmax(1) % 3] for each in (x, x_val))
+def build():
+    return keras.Sequential([keras.Input((4,)), keras.layers.Dense(5, activation="tanh", name="first"),
+                             hg.RelaxedDropout(name="drop"), keras.layers.Dense(3, name="last")])
+values = {"learning_rate": 0.1, "l2_first": 1e-3, "dropout": 0.2, "label_smoothing": 0.1}
+"""
+WINE = """
+from sklearn.datasets import load_wine
+from sklearn.tree import DecisionTreeClassifier
+X, y = load_wine(return_X_y=True)
+"""
+TREE = WINE + "data = lambda: (X, y)\nbuild = lambda config: DecisionTreeClassifier(**config)\n"
+
+BEFORE: dict[str, str] = {
+    "README.md: A study is a file ... (2)": """
+loss, accuracy, test = 0.5, 0.8, 0.7
+def build(filters, momentum):
+    trial_folder.joinpath("model.keras").write_text("weights")
+trial = a_trial(config={"filters": 8})
+trial_folder = trial.scratch
+""",
+    "README.md: ... or a Keras script": NETWORK,
+    "docs/keras.md: A script": """
+import numpy as np
+from sklearn.datasets import load_digits
+x, y = load_digits(return_X_y=True)
+x = (x / 16).astype("float32")
+x, y, x_val, y_val = x[:300], y[:300], x[300:400], y[300:400]
+""",
+    "docs/keras.md: A study file (2)": NETWORK,
+    "docs/keras.md: The final choice by cross-validation": NETWORK + "from flows.keras import keras_objective\n",
+    "docs/final-choice.md: In the objective": TREE,
+    "docs/models.md: scikit-learn": WINE,
+    "docs/models.md: For the best trials only": WINE
+    + """
+from flows.evaluation import log_pictures
+model = DecisionTreeClassifier(max_depth=2).fit(X, y)
+predicted, probabilities, trial = model.predict(X), model.predict_proba(X), a_trial()
+""",
+    "docs/multi-fidelity.md: The objective": """
+accuracy = 0.5
+build = dict
+def save(model, folder):
+    (folder / "done").write_text("3")
+def load(folder):
+    return {}, int((folder / "done").read_text())
+""",
+    "docs/champion.md: In the objective": TREE,
+    "docs/notifications.md: From Prefect (2)": "import os",
+    "docs/notifications.md: From Prefect (3)": "import os",
+    "docs/schedules.md: Data that change (2)": "features, targets = [[1.0], [2.0]], [0, 1]",
+    "docs/gradient.md: Gradient-based tuning (2)": "loss_and_slope = lambda config: (config['l2'], 1.0)",
+    "docs/gradient.md: Keras models": BILEVEL,
+    "docs/gradient.md: Keras models (2)": BILEVEL + "found = {",
+    "docs/gradient.md: Thousands of hyperparameters": BILEVEL
+    + """
+trial = a_trial(config={"learning_rate": 0.1})
+problem = hg.Bilevel(build, loss=hg.cross_entropy, train=(x, y_one_hot), validation=(x_val, y_val), batch=20,
+                     hyperparameters={"learning_rate": hg.learning_rate(),
+                                      "example_weights": hg.example_weights(np.arange(n))})
+""",
+}
+
+TRAIN = "assert 0 <= objective(a_trial(config={'units': 4, 'learning_rate': 0.01}))['val_accuracy'] <= 1"
+
+AFTER: dict[str, str] = {
+    "docs/champion.md: In the objective": "assert train(a_trial(config={'max_depth': 3}))['accuracy'] > 0.6",
+    "docs/schedules.md: Data that change (2)": "from flows.datasets import describe\ndescribe(*load())",
+    "README.md: A study is a file ... (2)": "assert train(trial)['val_accuracy'] == 0.8",
+    "README.md: ... or a function": "assert len(result.history.trials) == 20 and result.best_value < 0.1",
+    "README.md: ... or a Keras script": "assert model.predict(x, verbose=0).shape == (60, 3)",
+    "docs/keras.md: A script": "assert model.predict(x, verbose=0).shape == (300, 10) and best['layers'] in (1, 2, 3)",
+    "docs/keras.md: A study file (2)": TRAIN,
+    "docs/keras.md: The final choice by cross-validation": TRAIN,
+    "docs/final-choice.md: In the objective": "assert train(a_trial(config={'max_depth': 3}))['accuracy'] > 0.6",
+    "docs/models.md: scikit-learn": "assert train(a_trial(config={'max_depth': 3}))['accuracy'] > 0.6",
+    "docs/models.md: For the best trials only": "trial.finish_best()",
+    "docs/multi-fidelity.md: The objective": "assert train(a_trial(fidelity=3.0)) == 0.5",
+    "docs/gradient.md: Gradient-based tuning (2)": "assert train(a_trial(config={'l2': 0.5})) == 0.5",
+    "docs/gradient.md: Keras models": "assert train(a_trial(config=values))['val_loss'] > 0",
+    "docs/gradient.md: Keras models (2)": """
+}
+del found["width"]  # of a layer that this model lacks
+problem = hg.Bilevel(build, loss=hg.cross_entropy, train=(x, y_one_hot), validation=(x_val, y_val), batch=20,
+                     hyperparameters={"learning_rate": hg.learning_rate(), **found})
+slopes = hg.reverse(problem, {"learning_rate": 0.1, "spread": 0.1, "flip": 0.1, "tint": 0.0}, steps=5).hypergradient
+assert all(slopes[name] != 0 for name in found)
+""",
+}
+
+ENVIRONMENT = {"HOOK": "http://127.0.0.1:9/", "SLACK_WEBHOOK": "http://127.0.0.1:9/", "SENDGRID_API_KEY": "key"}
+
+SLOW = {
+    "README.md: ... or a Keras script", "docs/keras.md: A script", "docs/keras.md: A study file (2)",
+    "docs/keras.md: The final choice by cross-validation", "docs/gradient.md: Keras models",
+    "docs/gradient.md: Keras models (2)", "docs/gradient.md: Thousands of hyperparameters",
+    "docs/models.md: For the best trials only", "docs/coming-from.md: Optuna",
+}  # fmt: skip
+"""Blocks that import TensorFlow, write a model, or run a study as others do already."""
+
+NOT_RUN: dict[str, str] = {
+    "docs/architecture.md: Architecture": "a drawing",
+    "docs/architecture.md: The round": "a drawing",
+    "docs/champion.md: The comparison": "a formula",
+}
+"""Blocks that nothing runs, each with the reason."""
