@@ -57,6 +57,9 @@ LEASE_SECONDS = 240.0
 RENEW_SECONDS = 60.0
 """A running trial renews its lease every minute, and is thought dead after four."""
 
+ELECTION_SECONDS = 10.0
+"""How long a flow that begins a study waits for another that began it earlier."""
+
 MARGIN_MS = 200
 """So far behind ours the clocks of other machines may be at first; a ledger that meets slower ones allows for more."""
 
@@ -750,16 +753,16 @@ def _progress(store: Store, stored: StudySpec, run: Run) -> tuple[int, bool]:
     return Ledger(store, stored, run).load().next_number, run.status == FINISHED
 
 
-def _elect(store: Store, experiment: str, spec: StudySpec, tags: Mapping[str, str], patience: float = 10.0) -> Run:
+def _elect(store: Store, experiment: str, spec: StudySpec, tags: Mapping[str, str]) -> Run:
     """The one run that is the study, whoever else is creating it now.
 
     A candidate becomes the study by the write-once param ``study``, and is withdrawn by the same param with another
     value. Each flow creates its candidate before it looks for others, and elects it only after withdrawing all that
     it sees; of two flows at least one sees the other's. The oldest candidate goes first, so that they do not
-    withdraw each other for ever; one that does not move (its flow died) is withdrawn after ``patience`` seconds.
+    withdraw each other for ever; one that does not move (its flow died) is withdrawn after :data:`ELECTION_SECONDS`.
     """
     mine: Run | None = None
-    deadline = time.monotonic() + patience
+    deadline = time.monotonic() + ELECTION_SECONDS
     while True:
         runs = _study_runs(store, [experiment], spec.name)
         if (elected := _elected(runs, spec.name)) is not None:

@@ -174,6 +174,19 @@ def _mlflow(words: list[str]) -> None:
     _typer(cli, words)
 
 
+def _dask(words: list[str]) -> None:
+    from distributed.cli.dask_scheduler import main as scheduler
+    from distributed.cli.dask_worker import main as worker
+
+    _typer({"scheduler": scheduler, "worker": worker}[words[0]], words[1:])
+
+
+def _ray(words: list[str]) -> None:
+    from ray.scripts.scripts import cli
+
+    _typer(cli, words)
+
+
 def _prefect(words: list[str]) -> None:
     from prefect.cli._app import _app
 
@@ -212,7 +225,7 @@ def _shell(words: list[str]) -> None:
 
 PROGRAMS: dict[str, Callable[[list[str]], None]] = {
     "hpo": _hpo, "python": _python, "make": _make, "mlflow": _mlflow, "prefect": _prefect, "docker": _docker,
-    "pip": _pip, "set": _shell, ".": _shell, "export": _shell, "printf": _shell,
+    "dask": _dask, "ray": _ray, "pip": _pip, "set": _shell, ".": _shell, "export": _shell, "printf": _shell,
 }  # fmt: skip
 
 

@@ -22,7 +22,7 @@ from flows.objective import Objective
 from flows.report import skipped_line
 from hpo_core import ledger as ledger_module
 from hpo_core.errors import StudyUnknown
-from hpo_core.folds import FoldLedger
+from hpo_core.folds import FoldLedger, part_name
 from hpo_core.ledger import Ledger, Report, open_study
 from hpo_core.space import SearchSpace
 from hpo_core.spool import Spool
@@ -328,7 +328,7 @@ def test_dead_folds_of_the_final_choice_are_told_and_ended(store: MlflowStore) -
     held = FoldLedger(gone).reserve(first, trial)
     alive = FoldLedger(open_study(store, ledger.spec)).reserve(second, other)
     assert held is not None and alive is not None
-    name = f"fold {first.fold.index + 1} of 2 of trial {trial.number}"  # type: ignore[union-attr]
+    name = f"{part_name(first)} of trial {trial.number}"
     for repair, level, found in (
         (False, Level.PROBLEM, f"{name} does not run: its process is gone"),
         (True, Level.OK, f"{name} is ended as failed: its process is gone"),

@@ -12,6 +12,7 @@ import pytest
 
 from flows.data import declared
 from flows.datasets import describe
+from hpo_core import ledger as ledger_module
 from hpo_core.errors import InputError
 from hpo_core.ledger import Ledger, Report
 from hpo_core.series import newest, open_current
@@ -110,7 +111,11 @@ def test_changed_data_may_come_with_a_changed_space() -> None:
 
 @pytest.mark.parametrize("operation", ["claim", "create_run", "log", "get", "search"])
 @pytest.mark.parametrize("when", ["before", "after"])
-def test_a_flow_that_dies_as_it_begins_a_study_leaves_one_successor(operation: str, when: str) -> None:
+def test_a_flow_that_dies_as_it_begins_a_study_leaves_one_successor(
+    operation: str, when: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(ledger_module, "ELECTION_SECONDS", 0.5)
+
     class Killed(BaseException):
         pass
 
