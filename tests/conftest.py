@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import atexit
+import json
 import os
 import secrets
 import shutil
@@ -59,7 +60,7 @@ def free_port() -> int:
         return int(listener.getsockname()[1])
 
 
-def wait_until_it_answers(url: str, process: subprocess.Popen[Any], seconds: float = 90) -> None:
+def wait_until_it_answers(url: str, process: subprocess.Popen[Any], seconds: float = 200) -> None:
     deadline = time.monotonic() + seconds
     while time.monotonic() < deadline:
         assert process.poll() is None, f"the server ended with {process.returncode}"
@@ -138,6 +139,28 @@ class PrefectServer(Server):
 
     def environment(self) -> dict[str, str]:
         return {"PREFECT_HOME": str(self.folder), "PREFECT_API_URL": f"{self.uri}/api"}
+
+
+class ModelServer(Server):
+    """``mlflow models serve`` of one model, such as ``models:/wine@champion``."""
+
+    def __init__(self, folder: Path, model: str) -> None:
+        super().__init__(folder, "/ping")
+        self.model = model
+
+    def command(self) -> list[str]:
+        command = [sys.executable, "-m", "mlflow", "models", "serve", "--env-manager", "local", "-m", self.model]
+        return [*command, "--host", "127.0.0.1", "--port", str(self.port)]
+
+    def environment(self) -> dict[str, str]:
+        return {"PATH": os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])}  # uvicorn is in it
+
+    def predictions(self, rows: list[Any]) -> list[Any]:
+        """What the served model says of rows."""
+        body = json.dumps({"inputs": rows}).encode()
+        request = urllib.request.Request(f"{self.uri}/invocations", body, {"Content-Type": "application/json"})
+        with urllib.request.urlopen(request, timeout=60) as answer:
+            return list(json.loads(answer.read())["predictions"])
 
 
 class Postgres(PostgresServer):

@@ -2,14 +2,10 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
 import os
 import signal
-import subprocess
-import sys
 import time
-import urllib.request
 from pathlib import Path
 from typing import Any
 
@@ -24,11 +20,11 @@ from hpo_core.errors import InputError
 from hpo_core.ledger import find_study
 from hpo_core.study import StudySpec
 from mlflow_server.embedded import connect
-from tests.conftest import free_port, wait_until_it_answers
+from tests.conftest import ModelServer
 from tests.objectives import _wine
 from tests.test_final import nested
 from tests.test_flow import _somewhere_else as _somewhere_else
-from tests.test_flow import environment, make_spec, start, tune, write_study
+from tests.test_flow import make_spec, start, tune, write_study
 
 needs_prefect = pytest.mark.usefixtures("prefect_server")
 CHAMPION = {"model": "shapes", "seeds": 3}
@@ -186,29 +182,13 @@ def test_a_keras_objective_logs_its_model_and_scores_the_champion(tmp_path: Path
 def test_mlflow_serves_the_champion(tmp_path: Path) -> None:
     settings = {"metric": "accuracy", "direction": "maximize", "space": {"max_depth": {"type": "fixed", "value": 4}}}
     tune(make_spec("wine", **settings, stop={"trials": 1}, champion={"model": "wine", "seeds": 2}, parallel=1))
-    port = free_port()
-    command = [sys.executable, "-m", "mlflow", "models", "serve", "--env-manager", "local", "--host", "127.0.0.1"]
-    command += ["--port", str(port), "-m", "models:/wine@champion"]
-    path = os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])  # MLflow starts uvicorn by name
-    with open(tmp_path / "serve.log", "wb") as log:
-        server = subprocess.Popen(
-            command, stdout=log, stderr=log, env=environment() | {"PATH": path}, start_new_session=True
-        )
+    server = ModelServer(tmp_path, "models:/wine@champion")
     try:
-        wait_until_it_answers(f"http://127.0.0.1:{port}/ping", server, 200)
+        server.start()
         X, y = _wine()
-        request = urllib.request.Request(
-            f"http://127.0.0.1:{port}/invocations",
-            json.dumps({"inputs": X.tolist()}).encode(),
-            {"Content-Type": "application/json"},
-        )
-        with urllib.request.urlopen(request, timeout=60) as answer:
-            predictions = json.loads(answer.read())["predictions"]
-        assert np.mean(np.array(predictions) == y) > 0.8
+        assert np.mean(np.array(server.predictions(X.tolist())) == y) > 0.8
     finally:
-        with contextlib.suppress(ProcessLookupError):
-            os.killpg(server.pid, signal.SIGKILL)
-        server.wait()
+        server.stop()
 
 
 @pytest.mark.slow

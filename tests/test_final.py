@@ -2,14 +2,10 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
 import os
 import signal
-import subprocess
-import sys
 import time
-import urllib.request
 from collections import Counter
 from pathlib import Path
 
@@ -24,10 +20,10 @@ from hpo_core.ledger import find_study
 from hpo_core.study import StudySpec
 from hpo_core.trial import Fold
 from mlflow_server.embedded import connect
-from tests.conftest import free_port, wait_until_it_answers
+from tests.conftest import ModelServer
 from tests.objectives import _wine
 from tests.test_flow import _somewhere_else as _somewhere_else
-from tests.test_flow import environment, make_spec, start, tune, write_study
+from tests.test_flow import make_spec, start, tune, write_study
 
 pytestmark = pytest.mark.usefixtures("prefect_server")
 
@@ -199,28 +195,13 @@ def test_flows_at_once_share_the_folds_and_name_one_winner(tmp_path: Path) -> No
 def test_mlflow_serves_the_winners_model(tmp_path: Path) -> None:
     result = tune(wine_spec(final={"top": 1, "folds": 2}))
     assert result.choice is not None and result.choice.test is not None
-    port = free_port()
-    command = [sys.executable, "-m", "mlflow", "models", "serve", "--env-manager", "local", "--host", "127.0.0.1"]
-    command += ["--port", str(port), "-m", f"runs:/{result.choice.test.run_id}/model"]
-    path = os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])  # MLflow starts uvicorn by name
-    with open(tmp_path / "serve.log", "wb") as log:
-        server = subprocess.Popen(
-            command, stdout=log, stderr=log, env=environment() | {"PATH": path}, start_new_session=True
-        )
+    server = ModelServer(tmp_path, f"runs:/{result.choice.test.run_id}/model")
     try:
-        wait_until_it_answers(f"http://127.0.0.1:{port}/ping", server)
+        server.start()
         X, y = _wine()
-        body = json.dumps({"inputs": X.tolist()}).encode()
-        request = urllib.request.Request(
-            f"http://127.0.0.1:{port}/invocations", body, {"Content-Type": "application/json"}
-        )
-        with urllib.request.urlopen(request, timeout=60) as answer:
-            predictions = json.loads(answer.read())["predictions"]
-        assert np.mean(np.array(predictions) == y) > 0.8
+        assert np.mean(np.array(server.predictions(X.tolist())) == y) > 0.8
     finally:
-        with contextlib.suppress(ProcessLookupError):
-            os.killpg(server.pid, signal.SIGKILL)
-        server.wait()
+        server.stop()
 
 
 @pytest.mark.slow
