@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import sys
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -113,6 +114,19 @@ def status_line(spec: StudySpec, history: History, elapsed: float) -> str:
     return "  |  ".join(parts)
 
 
+class Warnings(logging.Handler):
+    """Shows this project's warnings above the live progress. Prefect's set-up of logging would leave them unseen."""
+
+    def __init__(self, console: Console) -> None:
+        super().__init__(logging.WARNING)
+        self._console = console
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Print a record as one line."""
+        text = f"{record.levelname.lower()}: {record.getMessage()}"
+        self._console.print(text, style="yellow", highlight=False, markup=False, soft_wrap=True)
+
+
 class LiveProgress:
     """Shows a study while it runs: a moving line on a terminal, a line a trial elsewhere (a scheduler's log)."""
 
@@ -120,11 +134,13 @@ class LiveProgress:
         self._spec = spec
         self._console = console or Console(stderr=True)
         self._live = Live(console=self._console, refresh_per_second=4, transient=True)
+        self._warnings = Warnings(self._console)
         self._told: set[int] = set()
         self._first = True
         self._told_choice = ""
 
     def __enter__(self) -> LiveProgress:
+        logging.getLogger("hpo").addHandler(self._warnings)
         if self._console.is_terminal:
             self._live.start()
             self._live.update(Text(f"{self._spec.name}: opening the study ..."))
@@ -135,6 +151,7 @@ class LiveProgress:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
+        logging.getLogger("hpo").removeHandler(self._warnings)
         self._live.stop()
 
     def __call__(self, progress: Progress) -> None:
