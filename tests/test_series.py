@@ -147,31 +147,30 @@ def test_a_flow_that_dies_as_it_begins_a_study_leaves_one_successor(
     raise AssertionError("it asks too often")
 
 
-def test_of_two_flows_that_see_changed_data_at_once_both_go_on_with_one_study() -> None:
-    store = MemoryStore()
-    opened(store, 1)
+def overtaken(store: MemoryStore, version: int) -> list[Ledger]:
+    """Where the study of another flow will stand, which begins at the next claim, before that is made."""
     other: list[Ledger] = []
 
     def overtake(operation: str) -> None:
         if operation == "claim" and not other:
             store.before = lambda operation: None
-            other.append(opened(store, 2))
+            other.append(opened(store, version))
 
     store.before = overtake
+    return other
+
+
+def test_of_two_flows_that_see_changed_data_at_once_both_go_on_with_one_study() -> None:
+    store = MemoryStore()
+    opened(store, 1)
+    other = overtaken(store, 2)
     assert opened(store, 2).study_run.id == other[0].study_run.id
 
 
 def test_a_flow_of_older_data_goes_on_behind_the_one_that_overtook_it() -> None:
     store = MemoryStore()
     opened(store, 1)
-    other: list[Ledger] = []
-
-    def overtake(operation: str) -> None:
-        if operation == "claim" and not other:
-            store.before = lambda operation: None
-            other.append(opened(store, 3))
-
-    store.before = overtake
+    other = overtaken(store, 3)
     late = opened(store, 2)
     assert (other[0].spec.name, late.spec.name) == ("parabola-2026-11-24", "parabola-2026-11-24-2")
 
