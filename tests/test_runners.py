@@ -172,6 +172,23 @@ def test_promotions_early_stops_and_folds_work_at_a_distance(dask_address: str) 
     assert result.test_metrics["held_out"] > 0
 
 
+@pytest.mark.slow
+def test_a_champion_is_challenged_at_a_distance(dask_address: str) -> None:
+    shared: dict[str, Any] = {
+        "runner": {"type": "dask", "address": dask_address},
+        "parallel": 3,
+        "stop": {"trials": 1},
+        "champion": {"model": "far", "seeds": 3},
+    }
+    for name, loss, against in (("far-first", 5.0, ""), ("far-second", 4.0, "1")):
+        space = {"loss": {"type": "fixed", "value": loss}, "noise": {"type": "fixed", "value": 0.1}}
+        result = tune(make_spec("constant", name=name, space=space, **shared))
+        tags = connect().get(result.run_id).tags
+        assert (tags["hpo.champion_decision"], tags["hpo.champion_against"]) == ("promoted", against)
+    owners = {trial.owner for trial in result.history}
+    assert find_study(connect(), "far-second").owner not in owners
+
+
 # -- who answers for a trial ------------------------------------------------------------------------------------
 
 
