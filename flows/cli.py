@@ -53,15 +53,13 @@ def _load_spec(study: str, overrides: list[str]) -> StudySpec:
 def _open(study: str) -> Ledger:
     """The stored study that a file or a name stands for; nothing is created."""
     from hpo_core.ledger import find_study
-    from hpo_core.series import newest
+    from hpo_core.series import find_current
     from hpo_core.study import study_name
     from mlflow_server.embedded import connect
 
     if _is_file(study):
         spec = _load_spec(study, [])
-        store = connect()
-        current = newest(store, spec) if spec.data else None
-        return find_study(store, spec.name if current is None else current.tags["hpo.study"], spec.experiment)
+        return find_current(connect(), spec)
     name = study_name(study)
     return find_study(connect(), name)
 

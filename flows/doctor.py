@@ -23,6 +23,7 @@ from hpo_core.configuration import Scalar, config_to_json
 from hpo_core.errors import InputError, StudyUnknown
 from hpo_core.folds import FoldLedger, part_name
 from hpo_core.ledger import CLAIMS, SCHEMA, Ledger, find_study, now_ms, split_tag
+from hpo_core.series import find_current
 from hpo_core.space import SearchSpace
 from hpo_core.spool import Spool
 from hpo_core.store import FAILED, FINISHED, RUNNING, Metric, Run, Store
@@ -363,14 +364,14 @@ def clock(uri: str) -> Iterator[Finding]:
 def stored(store: Store, name: str, spec: StudySpec | None, found: list[Ledger]) -> Iterator[Finding]:
     """Whether the study is stored; if so, it is appended to ``found``."""
     try:
-        found.append(find_study(store, name) if spec is None else find_study(store, name, spec.experiment))
+        found.append(find_study(store, name) if spec is None else find_current(store, spec))
     except StudyUnknown:
         if spec is None:
             raise
         yield Finding("study", Level.OK, f"{name!r} is not started yet")
     else:
         run = found[0].study_run
-        yield Finding("study", Level.OK, f"{name!r} is run {run.id} in experiment {run.experiment}")
+        yield Finding("study", Level.OK, f"{found[0].spec.name!r} is run {run.id} in experiment {run.experiment}")
 
 
 def schema(ledger: Ledger) -> Iterator[Finding]:

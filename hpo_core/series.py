@@ -23,7 +23,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from hpo_core.errors import InputError, TrackingRefusal
-from hpo_core.ledger import Ledger, open_study
+from hpo_core.ledger import Ledger, find_study, open_study
 from hpo_core.runs import whole
 from hpo_core.store import Dataset, Run, Store
 from hpo_core.study import StudySpec, study_from
@@ -59,6 +59,16 @@ def newest(store: Store, spec: StudySpec) -> Run | None:
         store, experiment, {"hpo.study": spec.name}
     )
     return max(members, key=lambda run: (_generation(run), run.start, run.id), default=None)
+
+
+def find_current(store: Store, spec: StudySpec) -> Ledger:
+    """The stored study that a study file stands for: its own, or the current one of its series.
+
+    Raises:
+        StudyUnknown: It has not been started.
+    """
+    current = newest(store, spec) if spec.data else None
+    return find_study(store, spec.name if current is None else current.tags["hpo.study"], spec.experiment)
 
 
 def open_current(

@@ -12,11 +12,13 @@ from email.utils import formatdate
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 
+import numpy as np
 import pytest
 import yaml
 
 from flows import doctor
 from flows.cli import main
+from flows.datasets import describe
 from flows.doctor import Finding, Level, examine
 from flows.objective import Objective
 from flows.report import skipped_line
@@ -24,6 +26,7 @@ from hpo_core import ledger as ledger_module
 from hpo_core.errors import StudyUnknown
 from hpo_core.folds import FoldLedger, part_name
 from hpo_core.ledger import Ledger, Report, open_study
+from hpo_core.series import open_current
 from hpo_core.space import SearchSpace
 from hpo_core.spool import Spool
 from hpo_core.store import FAILED, FINISHED, RUNNING, Store
@@ -81,6 +84,15 @@ def test_a_study_that_is_not_started_is_checked_as_far_as_it_goes(store: MlflowS
     assert store.experiment(spec.experiment, create=False) is None
     with pytest.raises(StudyUnknown, match="no study 'absent'"):
         list(examine(lambda: store, None, "absent"))
+
+
+def test_of_a_series_its_current_study_is_checked(store: MlflowStore) -> None:
+    spec = make_spec(objective="tests.objectives:quick", data="rows:load")
+    for version in (1, 2):
+        current = open_current(store, spec, describe("rows", np.full(3, version)))
+    assert current.spec.name != spec.name
+    findings = list(examine(lambda: store, spec, spec.name, (str(ROOT),)))
+    assert current.study_run.id in next(finding.found for finding in findings if finding.check == "study")
 
 
 def test_a_server_is_checked_over_http(mlflow_server: MlflowServer) -> None:
