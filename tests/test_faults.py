@@ -62,7 +62,7 @@ def test_four_processes_tune_one_study(
 ) -> None:
     uri = request.getfixturevalue(server).uri
     monkeypatch.setenv("MLFLOW_TRACKING_URI", uri)
-    path = write_study(tmp_path, objective="quick", stop={"trials": trials}, parallel=1, strategy="random")
+    path = write_study(tmp_path, objective="slow", stop={"trials": trials}, parallel=1, strategy="random")
     flows = [start(path) for _ in range(4)]
     outputs = [flow.communicate(timeout=170)[0] for flow in flows]
     assert [flow.returncode for flow in flows] == [0] * 4, outputs
