@@ -36,8 +36,8 @@ team: $(STAMP) ## Start a team's servers here: PostgreSQL, S3, MLflow, Prefect (
 test: $(STAMP) ## Run the tests, as many files at a time as there are processors, up to 4
 	$(BIN)/python -m pytest -n logical --maxprocesses 4 --dist loadfile
 
-slow: $(STAMP) ## Run the tests that take minutes
-	$(BIN)/python -m pytest -m slow --timeout 1800
+slow: $(STAMP) ## Run the tests that take minutes, one a processor at a time, up to 4
+	$(BIN)/python -m pytest -m slow -n logical --maxprocesses 4 --dist load --timeout 1800
 
 lint: $(STAMP) ## Check style and the direction of imports
 	$(BIN)/ruff check .
