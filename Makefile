@@ -34,10 +34,10 @@ team: $(STAMP) ## Start a team's servers here: PostgreSQL, S3, MLflow, Prefect (
 	$(BIN)/python -m mlflow_server team $(ARGS)
 
 test: $(STAMP) ## Run the tests, as many files at a time as there are processors, up to 4
-	$(BIN)/python -m pytest -n logical --maxprocesses 4 --dist loadfile
+	$(BIN)/python -m pytest -n logical --maxprocesses 4 --dist loadfile --no-loadscope-reorder
 
 slow: $(STAMP) ## Run the tests that take minutes, one a processor at a time, up to 4
-	$(BIN)/python -m pytest -m slow -n logical --maxprocesses 4 --dist load --timeout 1800
+	$(BIN)/python -m pytest -m slow -n logical --maxprocesses 4 --dist load
 
 lint: $(STAMP) ## Check style and the direction of imports
 	$(BIN)/ruff check .

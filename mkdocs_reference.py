@@ -21,11 +21,12 @@ from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 from pydantic_core import PydanticUndefined
 
-from hpo_core.early_stop import RULES, make_rule
-from hpo_core.fidelity import Fidelity
-from hpo_core.space import Boolean, Choice, Fixed, Float, Int, Ordinal
-from hpo_core.strategies import FIDELITY, OUTER, SAMPLER, STRATEGIES, make_strategy
-from hpo_core.study import MAY_CHANGE, StudySpec
+from hpo_core.history.fidelity import Fidelity
+from hpo_core.selection.early_stopping import RULES, make_rule
+from hpo_core.space.parameters import Boolean, Choice, Fixed, Float, Int, Ordinal
+from hpo_core.strategies.make import FIDELITY, OUTER, SAMPLER, STRATEGIES, make_strategy
+from hpo_core.study.resume import MAY_CHANGE
+from hpo_core.study.spec import StudySpec
 
 if TYPE_CHECKING:
     from mkdocs.config.defaults import MkDocsConfig
@@ -42,7 +43,8 @@ INTRODUCTION = """# The study file
 
 Generated from the models that read study files, so what stands here is what is accepted. Keys without a default have to
 be given; an unknown key is an error that names the nearest one. `hpo validate STUDY.yaml` checks a file, and `--set
-KEY=VALUE` overrides a key by its dotted path (`--set stop.minutes=5`). In YAML, `1e-4` is a number here.
+KEY=VALUE` overrides a key by its dotted path (`--set stop.minutes=5`). Both are read as YAML 1.2: `1e-4` is a number,
+`on`, `off`, `yes`, `no` and `1:30` are texts, `010` is ten.
 
 A study that exists takes over from a changed file the keys marked "on resume: yes"; a change of another one is an error
 that prints the difference.

@@ -10,11 +10,12 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
-from hpo_core.fidelity import Fidelity
-from hpo_core.history import History
-from hpo_core.space import SearchSpace
-from hpo_core.strategies import Strategy, make_strategy
-from hpo_core.trial import Trial, TrialState
+from hpo_core.history.fidelity import Fidelity
+from hpo_core.history.history import History
+from hpo_core.history.trial import Trial, TrialState
+from hpo_core.space.search_space import SearchSpace
+from hpo_core.strategies.base import Strategy
+from hpo_core.strategies.make import make_strategy
 
 Config = Mapping[str, Any]
 ASK = Path(__file__).parent / "peers" / "ask.py"

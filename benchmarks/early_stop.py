@@ -17,13 +17,13 @@ from functools import cache
 import numpy as np
 
 from benchmarks.instances import data_folder, module, scenario
-from hpo_core.early_stop import RULES, StopRule, make_rule
-from hpo_core.history import History
-from hpo_core.trial import Trial, TrialState
+from hpo_core.history.history import History
+from hpo_core.history.trial import Trial, TrialState
+from hpo_core.selection.early_stopping import RULES, StopRule, make_rule
 
 TRIALS = 30
 SEEDS = range(10, 20)
-"""The constants of ``hpo_core/curves.py`` were chosen on seeds 0 to 3."""
+"""The constants of ``hpo_core/numerics/learning_curve.py`` were chosen on seeds 0 to 3."""
 
 EPOCHS = 52
 

@@ -66,17 +66,17 @@ def build_model(hp: Any) -> Any:
 
 def objective(trial: Any) -> dict[str, float]:
     """One training of a study of ours."""
-    from flows.keras import keras_objective
+    from hpo_flows.keras.objective import keras_objective
 
     return dict(keras_objective(build_model, images, epochs=EPOCHS, objective="val_accuracy")(trial))
 
 
 def ours(name: str, seed: int, goal: float | None) -> Curve:
     """A study of a strategy, with MLflow on sqlite and Prefect's temporary server."""
-    from flows.api import open_ledger, run
-    from flows.objective import Objective
-    from hpo_core.history import continues
-    from hpo_core.study import study_from
+    from hpo_core.history.history import continues
+    from hpo_core.study.file import study_from
+    from hpo_flows.api import open_ledger, run
+    from hpo_flows.objectives.reference import Objective
 
     label, settings = settings_of(name)
     spec = study_from(

@@ -21,9 +21,9 @@ import numpy as np
 
 from benchmarks.measure import table
 from hpo_core import Float, SearchSpace
-from hpo_core.history import History
-from hpo_core.strategies import make_strategy
-from hpo_core.trial import TrialState
+from hpo_core.history.history import History
+from hpo_core.history.trial import TrialState
+from hpo_core.strategies.make import make_strategy
 
 TRAIN, VALIDATION = 2000, 1000
 STEPS = 40
@@ -55,7 +55,7 @@ class Cleaning:
     def __init__(self, seed: int) -> None:
         import keras
 
-        from flows import hypergradient as hg
+        from hpo_flows import hypergradient as hg
 
         self.data, self.hg = images(seed), hg
 

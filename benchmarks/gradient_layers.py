@@ -25,9 +25,9 @@ import numpy as np
 
 from benchmarks.measure import table
 from hpo_core import Float, SearchSpace
-from hpo_core.history import History
-from hpo_core.strategies import make_strategy
-from hpo_core.trial import TrialState
+from hpo_core.history.history import History
+from hpo_core.history.trial import TrialState
+from hpo_core.strategies.make import make_strategy
 
 LAYERS = 6
 STEPS, LAST = 100, 50
@@ -64,7 +64,7 @@ def digits() -> dict[str, Any]:
 def problem(width: int = WIDTH) -> Any:
     import keras
 
-    from flows import hypergradient as hg
+    from hpo_flows import hypergradient as hg
 
     def build() -> Any:
         hidden = [keras.layers.Dense(width, activation="relu", name=f"layer_{i}") for i in range(LAYERS - 1)]
@@ -81,7 +81,7 @@ def problem(width: int = WIDTH) -> Any:
 
 def trial(config: Mapping[str, Any], *, gradient: bool, seed: int = 0, width: int = WIDTH) -> tuple[float, Any]:
     """Validation loss, and its hypergradient if asked for."""
-    from flows import hypergradient as hg
+    from hpo_flows import hypergradient as hg
 
     if gradient:
         found = hg.reverse(problem(width), config, steps=STEPS, last=LAST, seed=seed)
@@ -123,7 +123,7 @@ MODES: dict[str, dict[str, int]] = {
 
 def cost(widths: tuple[int, ...] = (WIDTH, 256), times: int = 3) -> str:
     """Processor time and memory of each mode, cheapest first, so that the peak of a process is that of its mode."""
-    from flows import hypergradient as hg
+    from hpo_flows import hypergradient as hg
 
     middle, rows = space().decode(np.full(2 * LAYERS, 0.5)), []
 

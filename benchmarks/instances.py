@@ -21,7 +21,8 @@ from typing import Any
 import numpy as np
 
 from benchmarks import live
-from hpo_core.space import Choice, Float, Int, Ordinal, SearchSpace
+from hpo_core.space.parameters import Choice, Float, Int, Ordinal
+from hpo_core.space.search_space import SearchSpace
 
 HALVES = ("develop", "confirm", "all")
 GROUPS = ("suite", "panel", "live")

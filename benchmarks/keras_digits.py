@@ -5,8 +5,9 @@ from __future__ import annotations
 from functools import cache
 from typing import Any
 
-from flows import TrialContext
-from flows.keras import HyperParameters, keras_objective
+from hpo_flows.keras.hyperparameters import HyperParameters
+from hpo_flows.keras.objective import keras_objective
+from hpo_flows.objectives.context import TrialContext
 
 
 @cache

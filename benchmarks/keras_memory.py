@@ -2,9 +2,9 @@
 
     python -m benchmarks.keras_memory [--trials 200] [--bare]
 
-Each trial builds a network of another size, trains it for two epochs with all that :mod:`flows.keras` does for a trial,
-and keeps its weights. A flow replaces its workers after ``flows.worker.MAX_TRIALS`` trials; here it is not done. With
-``--bare`` a trial is ``model.fit`` and ``clear_session`` alone.
+Each trial builds a network of another size, trains it for two epochs with all that :mod:`hpo_flows.keras` does for a
+trial, and keeps its weights. A flow replaces its workers after ``hpo_flows.workers.worker.MAX_TRIALS`` trials; here it
+is not done. With ``--bare`` a trial is ``model.fit`` and ``clear_session`` alone.
 """
 
 from __future__ import annotations
@@ -17,8 +17,9 @@ from pathlib import Path
 import numpy as np
 
 from benchmarks.measure import table
-from flows.objective import Objective
-from flows.worker import Job, Worker
+from hpo_flows.objectives.reference import Objective
+from hpo_flows.workers.job import Job
+from hpo_flows.workers.worker import Worker
 
 
 def sizes(trials: int, objective: str) -> list[float]:

@@ -3,9 +3,9 @@
     python -m benchmarks.keras_overhead [--epochs 100] [--repeats 5]
 
 One study over sqlite trains the same network in turns: *bare* is ``model.fit`` alone, *logged* is
-:func:`flows.keras.keras_objective` with the curve, learning rate, best epoch and weights of the best epoch. Both are
-timed in the worker, around build and training; what MLflow costs is paid by the flow's process meanwhile, and stands
-beside. The first of each is not counted, since it imports TensorFlow.
+:func:`hpo_flows.keras.keras_objective` with the curve, learning rate, best epoch and weights of the best epoch. Both
+are timed in the worker, around build and training; what MLflow costs is paid by the flow's process meanwhile, and
+stands beside. The first of each is not counted, since it imports TensorFlow.
 """
 
 from __future__ import annotations
@@ -19,9 +19,10 @@ from statistics import median
 from typing import Any
 
 from benchmarks.keras_digits import bare, build_model, digits
-from flows import TrialContext, run_study
-from flows.keras import keras_objective
 from hpo_core import Boolean, Fixed, Int
+from hpo_flows.api import run_study
+from hpo_flows.keras.objective import keras_objective
+from hpo_flows.objectives.context import TrialContext
 
 
 def timed(trial: TrialContext) -> dict[str, float]:

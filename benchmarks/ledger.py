@@ -20,7 +20,7 @@ import psutil
 
 from benchmarks.measure import counted_requests, growth, middle, milliseconds, mlflow_server, table
 from benchmarks.population import finish, populate, reserve, ten_floats
-from hpo_core.trial import Trial
+from hpo_core.history.trial import Trial
 
 SIZES = (100, 1_000, 10_000)
 ROUNDS = 10
@@ -29,8 +29,8 @@ PEER = Path(".venv-peers/optuna/bin/python")
 
 def new_process(uri: str, name: str) -> dict[str, Any]:
     """What a new process measures on a study; leaves a few more trials and a snapshot."""
-    from hpo_core.ledger import find_study, open_study
-    from mlflow_server.embedded import connect
+    from hpo_core.lineage.opening import find_study, open_study
+    from hpo_core.tracking.connection import connect
 
     open_study(connect(uri), ten_floats("warm-up"))
     ledger = find_study(connect(uri), name)
@@ -60,8 +60,8 @@ def one_trial(ledger: Any) -> float:
 
 def from_empty(uri: str, seconds: float) -> list[tuple[int, float, float]]:
     """Our trials, one after the other, in a new study: number, milliseconds and requests of a trial around it."""
-    from hpo_core.ledger import open_study
-    from mlflow_server.embedded import connect
+    from hpo_core.lineage.opening import open_study
+    from hpo_core.tracking.connection import connect
 
     ledger = open_study(connect(uri), ten_floats("from empty"))
     return growth(lambda: one_trial(ledger), seconds)
@@ -76,8 +76,8 @@ def in_process(*arguments: Any) -> Any:
 
 def scale(uri: str, database: str, sizes: Sequence[int]) -> list[list[Any]]:
     """The rows of one store."""
-    from hpo_core.ledger import open_study
-    from mlflow_server.embedded import connect
+    from hpo_core.lineage.opening import open_study
+    from hpo_core.tracking.connection import connect
 
     rows = []
     for size in sizes:

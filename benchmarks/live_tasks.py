@@ -15,7 +15,8 @@ from sklearn.decomposition import PCA
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import MinMaxScaler, StandardScaler
 
-from hpo_core.space import Boolean, Choice, Float, Int, Ordinal, SearchSpace
+from hpo_core.space.parameters import Boolean, Choice, Float, Int, Ordinal
+from hpo_core.space.search_space import SearchSpace
 
 Config = Mapping[str, Any]
 

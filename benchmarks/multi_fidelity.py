@@ -31,11 +31,11 @@ from scipy import stats
 from benchmarks import standings, trainings
 from benchmarks.contenders import Contenders, PeerEnded, Process, make
 from benchmarks.measure import table as markdown
-from hpo_core.early_stop import make_rule
-from hpo_core.fidelity import Fidelity
-from hpo_core.history import History
-from hpo_core.space import SearchSpace
-from hpo_core.trial import Trial, TrialState
+from hpo_core.history.fidelity import Fidelity
+from hpo_core.history.history import History
+from hpo_core.history.trial import Trial, TrialState
+from hpo_core.selection.early_stopping import make_rule
+from hpo_core.space.search_space import SearchSpace
 
 CHECKPOINTS = (5, 10, 20, 50)
 OUT = Path("multi_fidelity.jsonl")
@@ -105,9 +105,11 @@ class Ours:
 
     def end(self, id: int, fidelity: float, loss: float) -> None:
         trial = self.trials[id]
-        asked = None if fidelity >= (trial.fidelity or 0.0) - 1e-9 else trial.fidelity
+        stopped = fidelity < (trial.fidelity or 0.0) - 1e-9
         state, known = (TrialState.COMPLETE, loss) if np.isfinite(loss) else (TrialState.FAILED, None)
-        self.trials[id] = replace(trial, state=state, loss=known, fidelity=fidelity, asked=asked)
+        self.trials[id] = replace(
+            trial, state=state, loss=known, fidelity=fidelity, stopped_early=stopped, requested_fidelity=trial.fidelity
+        )
 
 
 class Theirs:

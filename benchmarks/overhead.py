@@ -21,10 +21,12 @@ from mlflow.entities import Metric, Param
 
 from benchmarks.measure import milliseconds, mlflow_server, table
 from benchmarks.population import METRICS, finish, reserve, ten_floats
-from flows import TrialContext, run_study
 from hpo_core import Float
-from hpo_core.ledger import Ledger, open_study
-from mlflow_server.embedded import connect
+from hpo_core.ledger.ledger import Ledger
+from hpo_core.lineage.opening import open_study
+from hpo_core.tracking.connection import connect
+from hpo_flows.api import run_study
+from hpo_flows.objectives.context import TrialContext
 
 NAMES = [f"x{i}" for i in range(10)]
 

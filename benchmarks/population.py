@@ -7,13 +7,16 @@ import uuid
 from collections.abc import Mapping
 from typing import Any
 
-from hpo_core.configuration import config_to_json
-from hpo_core.history import History
-from hpo_core.ledger import RESULT, Ledger, Report, now_ms
-from hpo_core.store import FINISHED, Metric
-from hpo_core.study import StudySpec, study_from
-from hpo_core.trial import Proposal, Trial
-from mlflow_server.embedded import database_path
+from hpo_core.history.history import History
+from hpo_core.history.trial import Proposal, Trial
+from hpo_core.ledger.ledger import Ledger, Report
+from hpo_core.ledger.ownership import now_ms
+from hpo_core.ledger.store import FINISHED, Metric
+from hpo_core.ledger.tags import Tag
+from hpo_core.space.configuration import config_to_json
+from hpo_core.study.file import study_from
+from hpo_core.study.spec import StudySpec
+from hpo_core.tracking.connection import database_path
 
 DIMENSIONS = 10
 METRICS = [f"curve_{i}" for i in range(9)]
@@ -46,7 +49,7 @@ def finish(ledger: Ledger, trial: Trial) -> None:
     now, loss = now_ms(), sum(float(x) for x in trial.config.values())  # type: ignore[arg-type]
     metrics = [Metric(key, loss + i, now) for i, key in enumerate(METRICS)] + [Metric("loss", loss, now)]
     params = ledger.spec.search_space.to_params(trial.config)
-    ledger.write(Report(trial.run_id, metrics, params, {RESULT: "loss"}, FINISHED))
+    ledger.write(Report(trial.run_id, metrics, params, {Tag.RESULT: "loss"}, FINISHED))
     ledger.release(trial)
 
 

@@ -10,8 +10,9 @@ import tempfile
 import time
 from pathlib import Path
 
-from flows import TrialContext, run_study
 from hpo_core import Float
+from hpo_flows.api import run_study
+from hpo_flows.objectives.context import TrialContext
 
 PARALLEL, TRIALS = 2, 16
 

@@ -15,9 +15,10 @@ from typing import Any
 import numpy as np
 
 from benchmarks import instances
-from hpo_core.configuration import identity
-from hpo_core.fidelity import Fidelity
-from hpo_core.space import Float, SearchSpace
+from hpo_core.history.fidelity import Fidelity
+from hpo_core.space.configuration import identity
+from hpo_core.space.parameters import Float
+from hpo_core.space.search_space import SearchSpace
 
 Config = Mapping[str, Any]
 

@@ -22,10 +22,10 @@ from typing import Any
 from benchmarks import instances
 from benchmarks.contenders import make
 from benchmarks.standings import read
-from hpo_core.history import History
-from hpo_core.prior import Observation, Source
-from hpo_core.strategies import make_strategy
-from hpo_core.trial import Trial, TrialState
+from hpo_core.history.history import History
+from hpo_core.history.prior import Observation, Source
+from hpo_core.history.trial import Trial, TrialState
+from hpo_core.strategies.make import make_strategy
 
 FAMILIES = ("lcbench", "rbv2_xgboost")
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from sklearn.datasets import load_breast_cancer
 from sklearn.ensemble import GradientBoostingClassifier
 
-from flows.sklearn import sklearn_objective
+from hpo_flows.sklearn import sklearn_objective
 
 train = sklearn_objective(
     lambda config: GradientBoostingClassifier(**config),

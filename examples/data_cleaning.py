@@ -13,8 +13,9 @@ import keras
 import numpy as np
 from sklearn.datasets import load_digits
 
-from flows import TrialContext, gives_hypergradient
-from flows import hypergradient as hg
+from hpo_flows import hypergradient as hg
+from hpo_flows.objectives.context import TrialContext
+from hpo_flows.objectives.reference import gives_hypergradient
 
 TRAIN = 600
 STEPS = 60

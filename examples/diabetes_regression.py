@@ -9,7 +9,7 @@ from sklearn.linear_model import Ridge
 from sklearn.pipeline import Pipeline, make_pipeline
 from sklearn.preprocessing import PolynomialFeatures, StandardScaler
 
-from flows.sklearn import sklearn_objective
+from hpo_flows.sklearn import sklearn_objective
 
 
 def build(config: dict[str, Any]) -> Pipeline:

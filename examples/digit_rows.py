@@ -8,8 +8,8 @@ import keras
 import numpy as np
 from sklearn.datasets import load_digits
 
-from flows import TrialContext
-from flows.evaluation import classification_metrics, log_pictures
+from hpo_flows.objectives.context import TrialContext
+from hpo_flows.objectives.metrics import classification_metrics, log_pictures
 
 EPOCHS = 15
 BATCH = 64

@@ -10,7 +10,7 @@ import tensorflow as tf
 from sklearn.datasets import load_digits
 from sklearn.model_selection import train_test_split
 
-from flows import TrialContext
+from hpo_flows.objectives.context import TrialContext
 
 EPOCHS = 8
 BATCH = 64

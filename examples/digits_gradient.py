@@ -9,8 +9,9 @@ import keras
 import numpy as np
 from sklearn.datasets import load_digits
 
-from flows import TrialContext, gives_hypergradient
-from flows import hypergradient as hg
+from hpo_flows import hypergradient as hg
+from hpo_flows.objectives.context import TrialContext
+from hpo_flows.objectives.reference import gives_hypergradient
 
 STEPS, LAST = 200, 100
 SEED = 0

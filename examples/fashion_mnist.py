@@ -10,8 +10,8 @@ from pathlib import Path
 import keras
 import numpy as np
 
-from flows import TrialContext
-from flows.evaluation import classification_metrics, log_pictures
+from hpo_flows.objectives.context import TrialContext
+from hpo_flows.objectives.metrics import classification_metrics, log_pictures
 
 FOLDERS = ("~/.keras/datasets/fashion-mnist", "/usr/share/datasets/fashion-mnist")
 """Where ``keras.datasets.fashion_mnist.load_data()`` and Debian's package ``dataset-fashion-mnist`` put it."""

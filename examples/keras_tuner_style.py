@@ -13,7 +13,7 @@ import keras
 from sklearn.datasets import load_digits
 from sklearn.model_selection import train_test_split
 
-import flows.keras as kt  # instead of: import keras_tuner as kt
+import hpo_flows.keras as kt  # instead of: import keras_tuner as kt
 
 
 def build_model(hp: kt.HyperParameters) -> keras.Model:

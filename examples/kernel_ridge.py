@@ -7,8 +7,9 @@ from functools import cache
 import numpy as np
 from sklearn.datasets import load_diabetes
 
-from flows import TrialContext, gives_hypergradient
-from hpo_core.closed_form import kernel_ridge_leave_one_out
+from hpo_flows.hypergradient.closed_form import kernel_ridge_leave_one_out
+from hpo_flows.objectives.context import TrialContext
+from hpo_flows.objectives.reference import gives_hypergradient
 
 
 @cache

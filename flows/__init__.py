@@ -1,21 +1,42 @@
-"""Prefect flows around the strategy loop. Importing this package loads neither prefect, mlflow nor tensorflow."""
+"""Hyperparameter optimization in Prefect flows, with MLflow as the only state.
+
+This package exports all that user code needs: ``run_study``, the parameters of a search space, and the type of the
+object that an objective receives. Importing it loads neither prefect, mlflow nor tensorflow.
+"""
 
 from __future__ import annotations
 
+from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
-from flows.context import TrialContext
-from flows.objective import gives_hypergradient
+from hpo_flows.objectives.context import TrialContext
+from hpo_flows.objectives.reference import gives_hypergradient
 
 if TYPE_CHECKING:
-    from flows.api import StudyResult, run_study
+    from hpo_core.space.parameters import Boolean, Choice, Fixed, Float, Int, Ordinal
+    from hpo_flows.api import run_study
+    from hpo_flows.base.progress import StudyResult
 
-__all__ = ["StudyResult", "TrialContext", "gives_hypergradient", "run_study"]
+# Loaded on demand: a worker process must not wait for pydantic or the loop.
+_HOMES = {"run_study": "hpo_flows.api", "StudyResult": "hpo_flows.base.progress"} | dict.fromkeys(
+    ("Boolean", "Choice", "Fixed", "Float", "Int", "Ordinal"), "hpo_core.space.parameters"
+)
+
+__all__ = [
+    "Boolean",
+    "Choice",
+    "Fixed",
+    "Float",
+    "Int",
+    "Ordinal",
+    "StudyResult",
+    "TrialContext",
+    "gives_hypergradient",
+    "run_study",
+]
 
 
 def __getattr__(name: str) -> Any:
-    if name in ("StudyResult", "run_study"):
-        from flows import api
-
-        return getattr(api, name)
+    if name in _HOMES:
+        return getattr(import_module(_HOMES[name]), name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

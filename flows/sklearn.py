@@ -1,4 +1,7 @@
-"""A ready objective for scikit-learn: from a function that makes an estimator, and data."""
+"""Makes an objective for scikit-learn from a function that builds an estimator, and data.
+
+scikit-learn is imported in the functions, so that importing this file stays cheap.
+"""
 
 from __future__ import annotations
 
@@ -7,8 +10,8 @@ from typing import Any
 
 import numpy as np
 
-from flows.context import TrialContext
-from flows.evaluation import classification_metrics, log_pictures, regression_metrics
+from hpo_flows.objectives.context import TrialContext
+from hpo_flows.objectives.metrics import classification_metrics, log_pictures, regression_metrics
 
 EXAMPLE_ROWS = 5
 
@@ -27,23 +30,23 @@ def sklearn_objective(
     validation: float = 0.2,
     shuffle: bool = True,
 ) -> Callable[[TrialContext], dict[str, float]]:
-    """An objective that fits an estimator and scores it on the rows that the phase of the study holds out.
+    """Make an objective that fits an estimator and scores it on the rows that the study's phase holds out.
 
-    It returns the metrics of :mod:`flows.evaluation` (a classifier's ``accuracy``, ``f1``, ``log_loss``, ...; a
-    regressor's ``mse``, ``mae``, ``r2``), of which the study file names one. With the best trials it keeps the model
-    as ``mlflow models serve`` takes it and, of classifiers, a confusion matrix and ROC curves.
+    It returns the metrics of :mod:`hpo_flows.objectives.metrics` (a classifier's ``accuracy``, ``f1``, ``log_loss``,
+    ...; a regressor's ``mse``, ``mae``, ``r2``); the study file names one of them. For the best trials it logs the
+    model, in the form that ``mlflow models serve`` needs, and for classifiers a confusion matrix and ROC curves.
 
     Args:
-        build: From a configuration to an estimator, a pipeline included. Every ``random_state`` that it leaves at None
-            gets the trial's seed.
+        build: Makes an estimator or a pipeline from a configuration. Every ``random_state`` that is None gets the
+            trial's seed.
         X: Features, an array or a DataFrame of ``n`` rows.
         y: Labels or values, shape ``(n,)``.
-        scoring: The name of one of scikit-learn's scorers, whose score stands beside the metrics under that name; or
-            a function of (estimator, X, y), whose score stands under the name ``score``. Greater is better for both.
-        name: What MLflow calls the data.
+        scoring: The name of a scikit-learn scorer, whose score is added to the metrics under that name; or a function
+            of (estimator, X, y), whose score is added under the name ``score``. Greater is better for both.
+        name: The dataset's name in MLflow.
         fidelity: The estimator's parameter that the study's fidelity sets (``n_estimators``, say).
-        stratify: Whether labels have the same shares on both sides of a split; by default those of classifiers.
-        groups, test, validation, shuffle: As for :meth:`flows.TrialContext.split`.
+        stratify: Whether labels keep the same shares on both sides of a split; by default only for classifiers.
+        groups, test, validation, shuffle: As for :meth:`hpo_flows.TrialContext.split`.
 
     >>> from sklearn.tree import DecisionTreeClassifier
     >>> X, y = np.arange(40.0).reshape(-1, 1), np.repeat([0, 1], 20)
@@ -102,9 +105,9 @@ def _is_classifier(estimator: Any) -> bool:
 
 
 def _seeded(estimator: Any, seed: int) -> Any:
-    """The estimator with the seed wherever it would draw its own."""
+    """The estimator with the seed set wherever it would draw its own."""
     if not (hasattr(estimator, "fit") and hasattr(estimator, "get_params")):
-        raise TypeError(f"build returned {estimator!r:.80}, which is no estimator of scikit-learn; return one")
+        raise TypeError(f"build returned {estimator!r:.80}, which is not a scikit-learn estimator; return one")
     settings = estimator.get_params()
     names = [name for name in settings if name.rpartition("__")[2] == "random_state" and settings[name] is None]
     return estimator.set_params(**dict.fromkeys(names, seed))

@@ -13,14 +13,16 @@ import sys
 import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import NoReturn
 
-from hpo_core.errors import InputError, TrackingError, TrackingRefusal
+from hpo_core.base.errors import InputError, TrackingError, TrackingRefusal
+from mlflow_server.credentials import read_environment
 from mlflow_server.processes import until_stopped
-from mlflow_server.settings import PROFILES, read_environment, server_settings, stores
+from mlflow_server.settings import PROFILES, server_settings, stores
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run one command; answers the exit code."""
+    """Run one command; returns the exit code."""
     given = _parser().parse_args(arguments)
     try:
         if getattr(given, "env", None) is not None:
@@ -37,14 +39,21 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return 0
 
 
+class _Parser(argparse.ArgumentParser):
+    """Tells a command line that it cannot read in one line, as all errors are told."""
+
+    def error(self, message: str) -> NoReturn:
+        self.exit(2, f"error: {message}; see {self.prog} --help\n")
+
+
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
+    parser = _Parser(
         "python -m mlflow_server",
         description="Start MLflow's tracking server and look after it. Passwords and addresses of the profile `team` "
         "come from the environment, by the names that docs/team.md lists.",
     )
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
-    profile = argparse.ArgumentParser(add_help=False)
+    profile = _Parser(add_help=False)
     profile.add_argument(
         "--profile", choices=PROFILES, default="local", help="local: sqlite and a folder; team: PostgreSQL and S3"
     )
@@ -123,7 +132,7 @@ def _restore(given: argparse.Namespace) -> None:
 
 
 def _upgrade(given: argparse.Namespace) -> None:
-    from mlflow_server.upgrade import upgrade
+    from mlflow_server.backup import upgrade
 
     archive = given.archive or _dated()
     before, after = upgrade(*stores(given.profile, given.folder, os.environ), archive)
@@ -135,7 +144,7 @@ def _upgrade(given: argparse.Namespace) -> None:
 
 
 def _gc(given: argparse.Namespace) -> None:
-    from mlflow_server.embedded import connect
+    from hpo_core.tracking.connection import connect
     from mlflow_server.garbage import find_garbage, remove, seconds_of
 
     age = seconds_of(given.older_than)

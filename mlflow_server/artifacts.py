@@ -11,7 +11,7 @@ from pathlib import Path, PurePosixPath
 from typing import IO, Any, NamedTuple
 from urllib.parse import urlsplit
 
-from hpo_core.errors import InputError, TrackingError
+from hpo_core.base.errors import InputError, TrackingError
 
 DESTINATION = "MLFLOW_ARTIFACTS_DESTINATION"
 ENDPOINT = "MLFLOW_S3_ENDPOINT_URL"

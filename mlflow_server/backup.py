@@ -22,9 +22,9 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import IO, Self
 
-from hpo_core.errors import InputError
+from hpo_core.base.errors import InputError, TrackingError
 from mlflow_server.artifacts import Artifacts, Folder, checked_key
-from mlflow_server.database import Database, Sqlite
+from mlflow_server.database import Database, Sqlite, run_mlflow
 
 FORMAT = 1
 MANIFEST, DUMP, FILES = "manifest.json", "database.dump", "artifacts/"
@@ -115,7 +115,7 @@ def _add_all(tar: tarfile.TarFile, database: Database, artifacts: Artifacts, man
 
 
 def _add(tar: tarfile.TarFile, name: str, size: int, content: IO[bytes]) -> str:
-    """Append a member; answers its SHA-256."""
+    """Append a member; returns its SHA-256."""
     member = tarfile.TarInfo(name)
     member.size, member.mtime, member.mode = size, int(time.time()), 0o600
     hashed = _Hashed(content)
@@ -231,3 +231,18 @@ def _put_back(archive: Path, database: Database, artifacts: Artifacts, written: 
                 written.append(name.removeprefix(FILES))
                 artifacts.write(written[-1], content)
         database.load(dump)
+
+
+def upgrade(database: Database, artifacts: Artifacts, archive: Path) -> tuple[str, str]:
+    """Back everything up, then run ``mlflow db upgrade``; returns the schema's version before and after.
+
+    Raises:
+        InputError: The database is in use, or the archive cannot be written.
+        TrackingError: The upgrade failed; the archive holds what was there before.
+    """
+    if database.in_use():
+        raise InputError("database", f"{database.uri} is in use", "stop the server and all that works with it")
+    before = back_up(database, artifacts, archive).revision
+    if reason := run_mlflow(database, "db", "upgrade", database.uri):
+        raise TrackingError(f"mlflow db upgrade failed ({reason}); {archive} holds what was there before")
+    return before, database.revision

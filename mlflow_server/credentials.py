@@ -7,7 +7,7 @@ import secrets
 from collections.abc import Mapping
 from pathlib import Path
 
-from hpo_core.errors import InputError
+from hpo_core.base.errors import InputError
 
 NAMES = (
     "POSTGRES_PASSWORD",
@@ -43,3 +43,24 @@ def write_private(path: Path, values: Mapping[str, str], *, replace: bool) -> No
         raise InputError(str(path), "exists", "its passwords may be in use; choose another name") from None
     except OSError as error:
         raise InputError(str(path), f"cannot be written ({error.strerror})", "choose another place") from None
+
+
+def read_environment(path: Path) -> dict[str, str]:
+    """The variables of a file of ``NAME=value`` lines, as compose reads it: no quoting, ``#`` begins a comment line.
+
+    Raises:
+        InputError: There is no such file, or a line is something else.
+    """
+    try:
+        lines = path.read_text().splitlines()
+    except OSError as error:
+        raise InputError("--env", f"{path} cannot be read ({error.strerror})", "correct it") from None
+    found: dict[str, str] = {}
+    for number, line in enumerate(lines, 1):
+        if not line.strip() or line.startswith("#"):
+            continue
+        name, separator, value = line.removeprefix("export ").partition("=")
+        if not separator or not name.isidentifier():
+            raise InputError("--env", f"line {number} of {path} is not NAME=value", "correct it")
+        found[name] = value
+    return found

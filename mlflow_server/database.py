@@ -19,8 +19,8 @@ from sqlalchemy.engine import URL
 from sqlalchemy.exc import ArgumentError, OperationalError, SQLAlchemyError
 from sqlalchemy.pool import NullPool
 
-from hpo_core.errors import InputError, TrackingError
-from mlflow_server.embedded import database_path
+from hpo_core.base.errors import InputError, TrackingError
+from hpo_core.tracking.connection import database_path, sqlite_uri
 from mlflow_server.postgres import client_program
 
 STORE = "MLFLOW_BACKEND_STORE_URI"
@@ -81,7 +81,7 @@ class Database(ABC):
         return str(self.query("SELECT version_num FROM alembic_version")[0][0])
 
     def check(self) -> None:
-        """See that it answers.
+        """Check that it answers.
 
         Raises:
             InputError: It refuses user, password or name.
@@ -113,7 +113,7 @@ class Sqlite(Database):
 
     def __init__(self, path: Path) -> None:
         self.path = path.absolute()
-        self.uri, self.environment = f"sqlite:///{self.path}", {}
+        self.uri, self.environment = sqlite_uri(self.path), {}
 
     def engine(self) -> sqlalchemy.Engine:
         if not self.path.exists():  # asking would create it
@@ -229,12 +229,12 @@ def newest_revision() -> str:
 
 
 def database_of(uri: str, environment: Mapping[str, str]) -> Database:
-    """The database behind an address; its password stands in the address or in ``PGPASSWORD``.
+    """The database behind an address; its password is in the address or in ``PGPASSWORD``.
 
     Raises:
         InputError: It is neither sqlite nor PostgreSQL.
     """
-    if (path := database_path(uri)) is not None:
+    if (path := database_path(uri, STORE)) is not None:
         return Sqlite(path)
     try:
         url = sqlalchemy.make_url(uri)
@@ -250,7 +250,7 @@ def database_of(uri: str, environment: Mapping[str, str]) -> Database:
 
 
 def run_mlflow(database: Database, *arguments: str, **environment: str) -> str:
-    """Run a command of mlflow on a database; answers why it failed, and nothing if it did not."""
+    """Run a command of mlflow on a database; returns why it failed, and nothing if it did not."""
     done = subprocess.run(
         [sys.executable, "-m", "mlflow", *arguments],
         env=os.environ | dict(database.environment) | environment,

@@ -7,13 +7,14 @@ import time
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from hpo_core.errors import InputError, TrackingError
-from hpo_core.ledger import CHECKPOINT
+from hpo_core.base.errors import InputError, TrackingError
+from hpo_core.ledger.store import RUNNING
+from hpo_core.ledger.tags import CHECKPOINT, Tag
 from mlflow_server.artifacts import Artifacts
 from mlflow_server.database import Database, run_mlflow
 
 if TYPE_CHECKING:
-    from hpo_core.store import Store
+    from hpo_core.ledger.store import Store
 
 _CHECKPOINT_KEY = re.compile(rf"(?:^|/)([0-9a-f]{{32}})/artifacts/{re.escape(CHECKPOINT)}$")
 _UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86400}
@@ -60,7 +61,7 @@ class Garbage:
 
 
 def find_garbage(store: Store, database: Database, artifacts: Artifacts, age: float) -> Garbage:
-    """Everything that ended or was deleted so many seconds ago, or earlier.
+    """Everything that ended or was deleted at least the given seconds ago.
 
     A study has ended when its run is not RUNNING. It may still be resumed: a trial that would have gone on from a
     checkpoint is then trained from scratch.
@@ -77,10 +78,9 @@ def find_garbage(store: Store, database: Database, artifacts: Artifacts, age: fl
 
 
 def _trials_of_ended_studies(store: Store, limit: int) -> set[str]:
-    from hpo_core.store import RUNNING
 
     found: set[str] = set()
-    for study in store.search(store.experiments(), {"hpo.role": "study"}):
+    for study in store.search(store.experiments(), {Tag.ROLE: "study"}):
         if study.status != RUNNING and study.end is not None and study.end <= limit:
             trials = store.search([study.experiment], {"mlflow.parentRunId": study.id})
             found |= {run.id for run in trials if run.status != RUNNING}

@@ -17,7 +17,7 @@ import subprocess
 from collections.abc import Sequence
 from pathlib import Path
 
-from hpo_core.errors import InputError, TrackingError
+from hpo_core.base.errors import InputError, TrackingError
 from mlflow_server.processes import Process
 
 USER = "hpo"

@@ -17,7 +17,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import IO, TypeAlias
 
-from hpo_core.errors import TrackingError
+from hpo_core.base.errors import TrackingError
 
 TAIL = 15
 """So many last lines of a server's output are told where it does not start."""

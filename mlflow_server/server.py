@@ -9,10 +9,10 @@ import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
-from hpo_core.errors import InputError
+from hpo_core.base.errors import InputError
+from hpo_core.tracking.connection import create
 from mlflow_server.artifacts import Bucket, Folder
 from mlflow_server.database import Sqlite, newest_revision
-from mlflow_server.embedded import create
 from mlflow_server.processes import Process, http_answers
 from mlflow_server.settings import Settings
 

@@ -6,30 +6,27 @@ server to S3-compatible storage, and a password for everybody.
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from importlib.util import find_spec
 from pathlib import Path
 
-import psutil
-
-from hpo_core.errors import InputError
+from hpo_core.base.errors import InputError
+from hpo_core.tracking.connection import ARTIFACTS, DATABASE
 from mlflow_server.artifacts import DESTINATION, ENDPOINT, Artifacts, Bucket, Folder
 from mlflow_server.database import STORE, Database, Postgresql, Sqlite, database_of
-from mlflow_server.embedded import ARTIFACTS, DATABASE
+from mlflow_server.sizing import fitting_workers
 
 PROFILES = ("local", "team")
-ADMIN_PASSWORD = "MLFLOW_AUTH_ADMIN_PASSWORD"  # noqa: S105  (a name)
-SECRET_KEY = "MLFLOW_FLASK_SERVER_SECRET_KEY"  # noqa: S105  (a name)
-ALLOWED_HOSTS = "MLFLOW_SERVER_ALLOWED_HOSTS"
-MINIMUM_PASSWORD = 12
-LOOPBACK = ("127.0.0.1", "localhost", "::1")
 
-MAX_WORKERS = 4
-"""More would use up PostgreSQL's 100 connections: a worker's ten threads open up to 20, for runs and for passwords."""
-WORKER_MEMORY = 512 * 2**20
-"""A worker holds 300 MB; uploads pass through it in pieces."""
+ADMIN_PASSWORD = "MLFLOW_AUTH_ADMIN_PASSWORD"  # noqa: S105  (a name)
+
+SECRET_KEY = "MLFLOW_FLASK_SERVER_SECRET_KEY"  # noqa: S105  (a name)
+
+ALLOWED_HOSTS = "MLFLOW_SERVER_ALLOWED_HOSTS"
+
+MINIMUM_PASSWORD = 12
+
+LOOPBACK = ("127.0.0.1", "localhost", "::1")
 
 
 @dataclass(frozen=True)
@@ -124,56 +121,3 @@ def _needed(environment: Mapping[str, str], name: str, example: str = "") -> str
     raise InputError(
         name, "is not set", f"set it in the environment ({example})" if example else "set it in the environment"
     )
-
-
-def fitting_workers() -> int:
-    """As many workers as this machine has use for.
-
-    uvicorn hands its workers a socket on which asyncio does not turn Nagle's algorithm off, and every answer then waits
-    40 ms for an acknowledgement. uvloop does turn it off; where it is missing, one worker is faster than many.
-    """
-    if find_spec("uvloop") is None:
-        return 1
-    return max(1, min(MAX_WORKERS, int(_processors()), int(_memory() // WORKER_MEMORY)))
-
-
-def _processors() -> float:
-    """Processors that this process may use, in a container those that it was given."""
-    here = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    quota, _, period = _control_group("cpu.max").partition(" ")
-    return min(here, int(quota) / int(period)) if quota.isdigit() and period.isdigit() else here
-
-
-def _memory() -> int:
-    """Bytes of memory that this process may use."""
-    limit = _control_group("memory.max")
-    here = int(psutil.virtual_memory().total)
-    return min(here, int(limit)) if limit.isdigit() else here
-
-
-def _control_group(name: str) -> str:
-    try:
-        return Path("/sys/fs/cgroup", name).read_text().strip()
-    except OSError:
-        return ""
-
-
-def read_environment(path: Path) -> dict[str, str]:
-    """The variables of a file of ``NAME=value`` lines, as compose reads it: no quoting, ``#`` begins a comment line.
-
-    Raises:
-        InputError: There is no such file, or a line is something else.
-    """
-    try:
-        lines = path.read_text().splitlines()
-    except OSError as error:
-        raise InputError("--env", f"{path} cannot be read ({error.strerror})", "correct it") from None
-    found: dict[str, str] = {}
-    for number, line in enumerate(lines, 1):
-        if not line.strip() or line.startswith("#"):
-            continue
-        name, separator, value = line.removeprefix("export ").partition("=")
-        if not separator or not name.isidentifier():
-            raise InputError("--env", f"line {number} of {path} is not NAME=value", "correct it")
-        found[name] = value
-    return found

@@ -1,6 +1,6 @@
 """The team's servers on one machine without containers: PostgreSQL, S3, MLflow, Prefect's server and a worker.
 
-What ``compose.yaml`` starts in containers, by the same names. All data stands in one folder; nothing listens on any
+What ``compose.yaml`` starts in containers, by the same names. All data is in one folder; nothing listens on any
 address but 127.0.0.1.
 """
 
@@ -14,14 +14,14 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from hpo_core.errors import InputError
+from hpo_core.base.errors import InputError
 from mlflow_server.artifacts import Bucket
-from mlflow_server.credentials import NAMES, make_secrets, write_private
+from mlflow_server.credentials import NAMES, make_secrets, read_environment, write_private
 from mlflow_server.database import Postgresql, database_of
 from mlflow_server.postgres import USER, PostgresServer
 from mlflow_server.processes import Process, http_answers
 from mlflow_server.server import running_server
-from mlflow_server.settings import ALLOWED_HOSTS, read_environment, server_settings
+from mlflow_server.settings import ALLOWED_HOSTS, server_settings
 
 SECRETS, SERVER_ENV, CLIENT_ENV = "secrets.env", "server.env", "client.env"
 BUCKET = "mlflow"

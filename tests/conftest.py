@@ -12,17 +12,26 @@ import socket
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 import urllib.request
 from abc import ABC, abstractmethod
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
+
+# Before numpy is imported: threads that wait for each other by spinning take more of a machine than they give.
+os.environ["OMP_NUM_THREADS"] = "1"
+os.environ["TF_NUM_INTRAOP_THREADS"] = os.environ["TF_NUM_INTEROP_THREADS"] = "1"
 
 import pytest
 from hypothesis import settings
 
+from hpo_core.tracking import connection as embedded
 from mlflow_server.postgres import PostgresServer
+
+T = TypeVar("T")
 
 # Nothing here may reach out; set before anything imports mlflow or prefect.
 os.environ["MLFLOW_DISABLE_TELEMETRY"] = "true"
@@ -31,10 +40,15 @@ os.environ["DO_NOT_TRACK"] = "1"
 os.environ["HPO_REPORT"] = "off"
 os.environ["PREFECT_SERVER_ANALYTICS_ENABLED"] = "false"
 os.environ["PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL"] = "CRITICAL"
-os.environ["PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS"] = "120"
+os.environ["PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS"] = "600"
 # A database for each of the processes that run tests side by side: two that create one at once can fail.
 os.environ["PREFECT_HOME"] = tempfile.mkdtemp(prefix="hpo-prefect-")
 atexit.register(shutil.rmtree, os.environ["PREFECT_HOME"], ignore_errors=True)
+# A shell that starts this in the background has it ignore Ctrl-C, and whatever it starts would inherit that.
+signal.signal(signal.SIGINT, signal.default_int_handler)
+
+PATIENCE = 600.0
+"""Seconds that a test waits for what has to happen. Never a measure: the machine may be many times overloaded."""
 
 # Whatever fails by chance can be replayed. In the environment, so that processes which the tests start draw the same.
 SEED = int(os.environ.setdefault("HPO_TEST_SEED", str(secrets.randbelow(2**32))))
@@ -42,6 +56,18 @@ SEED = int(os.environ.setdefault("HPO_TEST_SEED", str(secrets.randbelow(2**32)))
 # No deadline: the first call of a property imports and caches, and the machine may be busy.
 settings.register_profile("hpo", deadline=None, max_examples=100)
 settings.load_profile("hpo")
+
+
+# Files that take longest. They come first, or some processor has nothing to do in the end while another works on one.
+LONGEST = (
+    "flow", "faults", "keras", "runners", "hypergradient", "ledger", "snapshot", "deploy", "checkpoints", "registry",
+    "strategies", "attempts", "early_stop", "doctor", "requests",
+)  # fmt: skip
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    ranks = {f"test_{name}": rank for rank, name in enumerate(LONGEST)}
+    items.sort(key=lambda item: ranks.get(item.path.stem, len(ranks)))
 
 
 def pytest_report_header() -> str:
@@ -54,22 +80,49 @@ def seed() -> int:
     return SEED
 
 
+@contextmanager
+def in_the_background(work: Callable[[], object]) -> Iterator[None]:
+    """Another thread that does something over and over."""
+    ended = threading.Event()
+
+    def go_on() -> None:
+        while not ended.is_set():
+            work()
+
+    thread = threading.Thread(target=go_on)
+    thread.start()
+    try:
+        yield
+    finally:
+        ended.set()
+        thread.join()
+
+
+def wait_until(happened: Callable[[], T], otherwise: str | Callable[[], str] = "it did not happen") -> T:
+    """Ask over and over until the answer is true, and answer it."""
+    deadline = time.monotonic() + PATIENCE
+    while not (found := happened()):
+        assert time.monotonic() < deadline, otherwise if isinstance(otherwise, str) else otherwise()
+        time.sleep(0.1)
+    return found
+
+
 def free_port() -> int:
     with socket.socket() as listener:
         listener.bind(("127.0.0.1", 0))
         return int(listener.getsockname()[1])
 
 
-def wait_until_it_answers(url: str, process: subprocess.Popen[Any], seconds: float = 200) -> None:
-    deadline = time.monotonic() + seconds
-    while time.monotonic() < deadline:
+def wait_until_it_answers(url: str, process: subprocess.Popen[Any]) -> None:
+    def answers() -> bool:
         assert process.poll() is None, f"the server ended with {process.returncode}"
         try:
-            urllib.request.urlopen(url, timeout=5).close()
-            return
+            urllib.request.urlopen(url, timeout=30).close()
         except OSError:
-            time.sleep(0.2)
-    raise AssertionError(f"{url} does not answer")
+            return False
+        return True
+
+    wait_until(answers, f"{url} does not answer")
 
 
 class Server(ABC):
@@ -124,6 +177,10 @@ class MlflowServer(Server):
         command += ["--artifacts-destination", str(self.folder / "artifacts"), "--workers", "1"]
         return [*command, "--host", "127.0.0.1", "--port", str(self.port)]
 
+    def start(self) -> None:
+        embedded.create(self.folder / "mlflow.db")
+        super().start()
+
     def environment(self) -> dict[str, str]:
         return {"MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"}
 
@@ -159,7 +216,7 @@ class ModelServer(Server):
         """What the served model says of rows."""
         body = json.dumps({"inputs": rows}).encode()
         request = urllib.request.Request(f"{self.uri}/invocations", body, {"Content-Type": "application/json"})
-        with urllib.request.urlopen(request, timeout=60) as answer:
+        with urllib.request.urlopen(request, timeout=PATIENCE) as answer:
             return list(json.loads(answer.read())["predictions"])
 
 
@@ -173,6 +230,25 @@ class Postgres(PostgresServer):
     def remove(self) -> None:
         self.stop()
         shutil.rmtree(self.folder, ignore_errors=True)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _tables_are_made_once(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """MLflow takes two seconds of processor time for the tables of a new database; here the others copy the first."""
+    make, alone = embedded._make_tables, threading.Lock()
+    first = tmp_path_factory.mktemp("tables") / "mlflow.db"
+
+    def copy(draft: Path) -> None:
+        with alone:
+            if not first.exists():
+                make(draft)
+                shutil.copyfile(draft, first)
+            else:
+                shutil.copyfile(first, draft)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(embedded, "_make_tables", copy)
+        yield
 
 
 @pytest.fixture(scope="session")
@@ -196,5 +272,5 @@ def prefect_server() -> Iterator[None]:
     """A real Prefect server on a database of its own."""
     from prefect.testing.utilities import prefect_test_harness
 
-    with prefect_test_harness(server_startup_timeout=120):
+    with prefect_test_harness(server_startup_timeout=int(PATIENCE)):
         yield

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import itertools
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Self
 
-from hpo_core.errors import InputError
-from hpo_core.registry import Version
-from hpo_core.store import RUNNING, Dataset, Metric, Run
+from hpo_core.base.errors import InputError
+from hpo_core.ledger.store import RUNNING, Dataset, Metric, Run, Version
 
 
 class MemoryStore:
@@ -36,6 +36,7 @@ class MemoryStore:
         self.experiments_by_name: dict[str, str] = {}
         self.deleted_experiments: set[str] = set()
         self.runs: dict[str, Run] = {}
+        self._points: dict[str, dict[str, tuple[int, int, float, float]]] = {}
         self.deleted: set[str] = set()
         self.artifacts: dict[tuple[str, str], bytes] = {}
         self.datasets: dict[str, set[tuple[str, str]]] = {}
@@ -50,11 +51,16 @@ class MemoryStore:
     def with_patience(self, patience: float) -> Self:
         return self
 
+    def hurry(self, on: bool = True) -> None:
+        pass
+
     def ping(self) -> None:
         self._begin("ping")
 
-    def experiment(self, name: str, *, create: bool) -> str | None:
+    def experiment(self, name: str, *, create: bool, restore: bool = False) -> str | None:
         self._begin("experiment")
+        if restore:
+            self.deleted_experiments.discard(name)
         if name in self.deleted_experiments:
             raise InputError("experiment", f"{name!r} was deleted in MLflow", "restore it or choose another name")
         if name not in self.experiments_by_name:
@@ -88,7 +94,11 @@ class MemoryStore:
         old = self.runs[run]
         for key, value in params.items():
             assert old.params.get(key, value) == value, "a param is written once"
-        latest = {m.key: m.value for m in sorted(metrics, key=lambda m: (m.step, m.timestamp, m.value))}
+        known = self._points.setdefault(run, {})
+        for m in metrics:  # MLflow's latest value: of the highest step, then the latest time, then the larger one
+            value = -math.inf if math.isnan(m.value) else m.value
+            known[m.key] = max(known.get(m.key, (m.step, -1, value, m.value)), (m.step, m.timestamp, value, m.value))
+        latest = {key: value for key, (*_, value) in known.items()}
         self._change(run, metrics={**old.metrics, **latest}, params={**old.params, **params}, tags={**old.tags, **tags})
         self.after("log")
 
@@ -106,9 +116,13 @@ class MemoryStore:
         self.deleted.add(run)
         self.after("delete_run")
 
+    def restore_run(self, run: str) -> None:
+        self._begin("restore_run")
+        self.deleted.discard(run)
+
     def get(self, run: str) -> Run:
         self._begin("get")
-        found = self.runs[run]
+        found = replace(self.runs[run], deleted=run in self.deleted)
         self.after("get")
         return found
 
@@ -191,10 +205,10 @@ class MemoryStore:
         self.after("register")
         return version
 
-    def crown(self, model: str, number: int) -> None:
-        self._begin("crown")
+    def set_champion(self, model: str, number: int) -> None:
+        self._begin("set_champion")
         self.aliases[model] = number
-        self.after("crown")
+        self.after("set_champion")
 
     def tag_version(self, model: str, number: int, tags: Mapping[str, str]) -> None:
         self._begin("tag_version")

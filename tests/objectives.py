@@ -12,8 +12,9 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from flows import TrialContext, gives_hypergradient
-from hpo_core.errors import InputError
+from hpo_core.base.errors import InputError
+from hpo_flows.objectives.context import TrialContext
+from hpo_flows.objectives.reference import gives_hypergradient
 
 
 def quick(trial: TrialContext) -> float:
@@ -45,6 +46,24 @@ def slow(trial: TrialContext) -> dict[str, float]:
     return {"loss": quick(trial), "extra": 1.0}
 
 
+def gated(trial: TrialContext) -> dict[str, float]:
+    """As :func:`slow`; trials from number ``free`` on wait for the file ``gate``, so that no test comes too late."""
+    gate, deadline = Path(str(trial.config["gate"])), time.monotonic() + 1800
+    while trial.number >= int(trial.config["free"]) and not gate.exists():  # type: ignore[arg-type]
+        assert time.monotonic() < deadline, "nobody opens the gate"
+        time.sleep(0.05)
+    return slow(trial)
+
+
+def together(trial: TrialContext) -> dict[str, float]:
+    """As :func:`slow`, but no trial ends before as many flows as ``flows`` have begun one."""
+    here = Path(os.environ["HPO_TEST_MARKS"])
+    (here / f"flow-{os.getppid()}").touch()
+    while len(list(here.glob("flow-*"))) < int(trial.config["flows"]):  # type: ignore[arg-type]
+        time.sleep(0.05)
+    return slow(trial)
+
+
 def once_then_fine(trial: TrialContext) -> float:
     """Kills its process at the first attempt at a trial."""
     mark = Path(os.environ["HPO_TEST_MARKS"]) / str(trial.number)
@@ -52,6 +71,26 @@ def once_then_fine(trial: TrialContext) -> float:
         mark.touch()
         os.kill(os.getpid(), signal.SIGKILL)
     return quick(trial)
+
+
+def broken(trial: TrialContext) -> float:
+    """Fails alike at every trial below ``from``, after a moment as long as the configuration says."""
+    if trial.number < int(os.environ.get("HPO_TEST_FROM", "99")):
+        time.sleep(float(trial.config.get("seconds", 0)))  # type: ignore[arg-type]
+        raise FileNotFoundError(f"no {trial.scratch}/input.txt for {trial.config['x']} in trial {trial.number}")
+    return quick(trial)
+
+
+def outlasting(trial: TrialContext) -> dict[str, float]:
+    """A ``long`` trial goes on until four others have ended; with how many it saw."""
+    here = Path(os.environ["HPO_TEST_MARKS"])
+    if not trial.config["long"]:
+        (here / f"ended-{trial.number}").touch()
+        return {"loss": quick(trial)}
+    deadline = time.monotonic() + 600
+    while len(ended := list(here.glob("ended-*"))) < 4 and time.monotonic() < deadline:
+        time.sleep(0.05)
+    return {"loss": quick(trial), "outlasted": float(len(ended))}
 
 
 def facts(trial: TrialContext) -> dict[str, float]:
@@ -90,7 +129,7 @@ def picky(trial: TrialContext) -> dict[str, float]:
 
 
 def outgrown(trial: TrialContext) -> dict[str, float]:
-    """Its code has changed since the checkpoints were written, and it says so as :mod:`flows.keras` does."""
+    """Its code has changed since the checkpoints were written, and it says so as :mod:`hpo_flows.keras` does."""
     if trial.resume_from is not None:
         raise InputError("checkpoint", "the parent trial's checkpoint does not fit: it has 3 layers")
     return picky(trial)
@@ -102,6 +141,15 @@ def misbehave(trial: TrialContext) -> Any:
 
 def _raise(trial: TrialContext) -> float:
     raise RuntimeError("on purpose")
+
+
+def _print_and_raise(trial: TrialContext) -> float:
+    print(f"this is trial {trial.number}")
+    mark = Path(os.environ["HPO_TEST_MARKS"]) / f"raised-{trial.number}"
+    if not mark.exists() or trial.config["how"] == "print and raise twice":
+        mark.touch()
+        raise RuntimeError("on purpose")
+    return 1.0
 
 
 def _segfault(trial: TrialContext) -> float:
@@ -118,7 +166,7 @@ def _print_a_lot(trial: TrialContext) -> float:
 
 
 def _spawn_children(trial: TrialContext) -> float:
-    child = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(600)"])
+    child = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(1800)"])
     (Path(os.environ["HPO_TEST_MARKS"]) / "child").write_text(str(child.pid))
     return 1.0
 
@@ -132,9 +180,10 @@ def _fork(trial: TrialContext) -> float:
 
 def _leak(trial: TrialContext) -> float:
     hoard = []
-    for _ in range(400):
+    for _ in range(100):
         hoard.append(bytearray(10 << 20))
         time.sleep(0.01)
+    time.sleep(1800)  # until somebody looks
     return float(len(hoard))
 
 
@@ -157,8 +206,21 @@ def _autolog(trial: TrialContext) -> float:
     return 1.0
 
 
+def leaves_libraries_open(trial: TrialContext) -> dict[str, float]:
+    """An MLflow run that is not ended, a layer whose name Keras counts, and a policy for all layers."""
+    import keras
+    import mlflow
+
+    found = {"layer": float(keras.layers.Dense(1).name == "dense")}
+    found["policy"] = float(keras.config.dtype_policy().name == "float32")
+    keras.config.set_dtype_policy("mixed_float16")
+    mlflow.set_tracking_uri(os.environ["HPO_TEST_URI"])
+    mlflow.start_run()
+    return {"loss": 0.0} | found
+
+
 def _hang(trial: TrialContext) -> float:
-    time.sleep(600)
+    time.sleep(1800)
     return 1.0
 
 
@@ -174,6 +236,8 @@ def _bad_input(trial: TrialContext) -> float:
 MISBEHAVIOUR: dict[str, Callable[[TrialContext], Any]] = {
     "fine": lambda trial: 1.0,
     "raise": _raise,
+    "print and raise": _print_and_raise,
+    "print and raise twice": _print_and_raise,
     "nan": lambda trial: float("nan"),
     "inf": lambda trial: {"loss": float("inf")},
     "string": lambda trial: "0.5!",
@@ -206,11 +270,16 @@ def wine(trial: TrialContext) -> dict[str, float]:
     """A scikit-learn study: model, pictures and data set with the best."""
     from sklearn.tree import DecisionTreeClassifier
 
-    from flows.sklearn import sklearn_objective
+    from hpo_flows.sklearn import sklearn_objective
 
     if trial.fold is not None and trial.config["max_depth"] == 9:
         raise RuntimeError("too deep for a fold")
     return sklearn_objective(lambda config: DecisionTreeClassifier(**config), *_wine(), name="wine")(trial)
+
+
+def folded_by_two(trial: TrialContext, folds: int) -> float:
+    """Takes more than the trial, as what functools.partial is for does."""
+    return quick(trial) / folds
 
 
 def folded(trial: TrialContext) -> dict[str, float]:

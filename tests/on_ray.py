@@ -10,13 +10,13 @@ from pathlib import Path
 
 from ray.cluster_utils import Cluster
 
-from flows.api import open_ledger, run
-from flows.objective import Objective
-from hpo_core.ledger import find_study
-from hpo_core.trial import TrialState
-from mlflow_server.embedded import connect
+from hpo_core.history.trial import TrialState
+from hpo_core.lineage.opening import find_study
+from hpo_core.tracking.connection import connect
+from hpo_flows.api import open_ledger, run
+from hpo_flows.objectives.reference import Objective
 from tests.conftest import MlflowServer
-from tests.test_flow import ROOT, make_spec
+from tests.studies import ROOT, gated, let_pass, make_spec
 
 
 def kill_one() -> None:
@@ -27,6 +27,7 @@ def kill_one() -> None:
             pid = int(trial.owner.split("/")[1])
             if pid != os.getpid() and trial.number >= 2:
                 os.kill(pid, signal.SIGKILL)
+                let_pass(Path.cwd())
                 return
 
 
@@ -38,11 +39,11 @@ def main() -> None:
     try:
         cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 2, "object_store_memory": 100_000_000})
         spec = make_spec(
-            "slow",
+            "gated",
             name="on-ray",
+            space=gated(Path.cwd(), 2),
             runner={"type": "ray", "address": cluster.address},
             resources={"cpus": 1},
-            retries=1,
             stop={"trials": 6},
         )
         ledger = open_ledger(spec)
@@ -53,7 +54,7 @@ def main() -> None:
             cluster.shutdown()
         server.stop()
     states = [trial.state for trial in history]
-    assert states.count(TrialState.COMPLETE) == 5 and states.count(TrialState.FAILED) == 1, list(history)
+    assert states.count(TrialState.COMPLETE) == 6 and states.count(TrialState.FAILED) == 1, list(history)
     assert history.failed[0].reason.startswith("lost: "), history.failed
     assert ledger.owner not in {trial.owner for trial in history}
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from flows.context import TrialContext
+from hpo_flows.objectives.context import TrialContext
 
 
 def a_trial(folder: Path, **given: Any) -> TrialContext:
@@ -30,7 +30,7 @@ y, y_val = (abs(x).argmax(1) % 3), (abs(x_val).argmax(1) % 3)
 """
 BILEVEL = """
 import numpy as np, keras, tensorflow as tf
-from flows import hypergradient as hg
+from hpo_flows import hypergradient as hg
 rng = np.random.default_rng(0)
 n = 60
 x, x_val = rng.normal(size=(n, 4)).astype("float32"), rng.normal(size=(30, 4)).astype("float32")
@@ -64,12 +64,12 @@ x = (x / 16).astype("float32")
 x, y, x_val, y_val = x[:300], y[:300], x[300:400], y[300:400]
 """,
     "docs/keras.md: A study file (2)": NETWORK,
-    "docs/keras.md: The final choice by cross-validation": NETWORK + "from flows.keras import keras_objective\n",
+    "docs/keras.md: The final choice by cross-validation": NETWORK + "from hpo_flows.keras import keras_objective\n",
     "docs/final-choice.md: In the objective": TREE,
     "docs/models.md: scikit-learn": WINE,
     "docs/models.md: For the best trials only": WINE
     + """
-from flows.evaluation import log_pictures
+from hpo_flows.objectives.metrics import log_pictures
 model = DecisionTreeClassifier(max_depth=2).fit(X, y)
 predicted, probabilities, trial = model.predict(X), model.predict_proba(X), a_trial()
 """,
@@ -101,7 +101,7 @@ TRAIN = "assert 0 <= objective(a_trial(config={'units': 4, 'learning_rate': 0.01
 
 AFTER: dict[str, str] = {
     "docs/champion.md: In the objective": "assert train(a_trial(config={'max_depth': 3}))['accuracy'] > 0.6",
-    "docs/schedules.md: Data that change (2)": "from flows.datasets import describe\ndescribe(*load())",
+    "docs/schedules.md: Data that change (2)": "from hpo_flows.objectives.datasets import describe\ndescribe(*load())",
     "README.md: A study is a file ... (2)": "assert train(trial)['val_accuracy'] == 0.8",
     "README.md: ... or a function": "assert len(result.history.trials) == 20 and result.best_value < 0.1",
     "README.md: ... or a Keras script": "assert model.predict(x, verbose=0).shape == (60, 3)",

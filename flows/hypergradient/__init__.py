@@ -2,7 +2,7 @@
 
 Importing this package loads nothing; its names load TensorFlow when they are first used, and no other module of the
 project does it for them. What needs no TensorFlow (ridge, kernel ridge, logistic regression) is in
-:mod:`hpo_core.closed_form`.
+:mod:`hpo_flows.hypergradient.closed_form`.
 """
 
 from __future__ import annotations
@@ -11,8 +11,8 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from flows.hypergradient.bilevel import Bilevel, State, cross_entropy, squared_error
-    from flows.hypergradient.hyperparameters import (
+    from hpo_flows.hypergradient.bilevel import Bilevel, State, cross_entropy, squared_error
+    from hpo_flows.hypergradient.hyperparameters import (
         Hyperparameter,
         class_weights,
         contrast,
@@ -32,10 +32,11 @@ if TYPE_CHECKING:
         targets,
         variable,
     )
-    from flows.hypergradient.layers import RelaxedDropout
-    from flows.hypergradient.modes import Result, forward, implicit, reverse, train
-    from flows.hypergradient.optimizers import SGD, Adam
-    from flows.hypergradient.vectors import VectorAdam
+    from hpo_flows.hypergradient.layers import RelaxedDropout
+    from hpo_flows.hypergradient.modes import Result, forward, implicit, reverse, train
+    from hpo_flows.hypergradient.optimizers import SGD, Adam
+    from hpo_flows.hypergradient.vectors import VectorAdam
+
 
 _MODULES = ("bilevel", "hyperparameters", "layers", "modes", "optimizers", "vectors")
 

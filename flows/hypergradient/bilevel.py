@@ -1,4 +1,4 @@
-"""The two levels: an inner optimisation of weights, and the validation loss of where it ends.
+"""Defines the two-level problem: an inner optimisation of weights, and the validation loss where it ends.
 
 Notation: the *state* ``s`` is all that an inner step changes (weights, the optimiser's slots, and variables such as
 moving averages); ``h`` are the values of the hyperparameters; ``s_{t+1} = step(s_t, h, t)``. The batch and all noise of
@@ -12,30 +12,36 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
+from threading import RLock
 from typing import Any
 
 import keras
 import numpy as np
 import tensorflow as tf
 
-from flows.hypergradient.hyperparameters import Batch, Hyperparameter, Place
-from flows.hypergradient.optimizers import SGD, Optimizer, Tensor, Tensors
-from hpo_core.errors import InputError
+from hpo_core.base.errors import InputError
+from hpo_flows.hypergradient.hyperparameters import Batch, Hyperparameter, Place
+from hpo_flows.hypergradient.optimizers import SGD, Optimizer, Tensor, Tensors
+from hpo_flows.objectives.seeds import seeded
+
+_TRACING = RLock()
 
 
 @contextmanager
 def exact_moments() -> Iterator[None]:
-    """Inside it, normalisation layers have second derivatives.
+    """Within this context, normalisation layers have correct second derivatives.
 
-    ``tf.nn.moments`` keeps the derivative of the variance by the mean out of the graph, since it is zero. The second
-    derivative by the inputs goes through it all the same, and would silently be wrong by any amount.
+    ``tf.nn.moments`` leaves the derivative of the variance by the mean out of the graph, since it is zero. But the
+    second derivative by the inputs passes through it, and would silently be wrong by any amount. The lock admits one
+    thread at a time, since otherwise one could save another's replacement as the original.
     """
-    theirs = tf.nn.moments
-    tf.nn.moments = _moments
-    try:
-        yield
-    finally:
-        tf.nn.moments = theirs
+    with _TRACING:
+        theirs = tf.nn.moments
+        tf.nn.moments = _moments
+        try:
+            yield
+        finally:
+            tf.nn.moments = theirs
 
 
 def _moments(
@@ -49,7 +55,7 @@ def _moments(
 def cross_entropy(y: Tensor, logits: Tensor) -> Tensor:
     """``-sum(y log softmax(logits))``, shape ``(b,)``; ``y`` is one-hot or a distribution, shape ``(b, C)``.
 
-    TensorFlow's fused operation is left alone: the second derivative that it answers takes the targets for constants.
+    TensorFlow's fused operation is not used: its second derivative treats the targets as constants.
     """
     return -tf.reduce_sum(y * tf.nn.log_softmax(logits), axis=-1)
 
@@ -77,26 +83,26 @@ class State:
         return sum(int(np.prod(t.shape)) * t.dtype.size for t in self.flat)
 
     def like(self, flat: Sequence[Tensor]) -> State:
-        """A state of the same structure from as many tensors."""
+        """A state of the same structure from a flat sequence of tensors."""
         a, b = len(self.weights), len(self.weights) + len(self.slots)
         return State(list(flat[:a]), list(flat[a:b]), list(flat[b:]))
 
 
 class Bilevel:
-    """A network, its data and its hyperparameters; made once, used for any values of them.
+    """A network, its data and its hyperparameters; made once and used for all their values.
 
-    TensorFlow traces the step and its derivatives at their first use, which takes seconds, so an objective should keep
+    TensorFlow traces the step and its derivatives at their first use, which takes seconds. So an objective should keep
     the object from trial to trial (``functools.cache``).
 
     Args:
-        build: Makes the model, called without arguments. Its layers may differ in nothing but their initial weights.
+        build: Makes the model; called without arguments. Its results may differ only in their initial weights.
         loss: ``loss(y, prediction)`` of each example, shape ``(b,)``: :func:`cross_entropy`, :func:`squared_error` or
             one of twice differentiable operations.
-        train: Inputs, shape ``(n, ...)``, and targets, shape ``(n, C)`` or ``(n,)``, of the inner optimisation.
-        validation: The same of the outer loss, the mean over all of them.
-        hyperparameters: By name.
-        optimizer: Of the inner optimisation.
-        batch: Examples a step; None for all of them.
+        train: Inputs, shape ``(n, ...)``, and targets, shape ``(n, C)`` or ``(n,)``, for the inner optimisation.
+        validation: Inputs and targets for the outer loss, which is the mean over all of them.
+        hyperparameters: The hyperparameters by name.
+        optimizer: The inner optimiser.
+        batch: Examples per step; None for all of them.
 
     Raises:
         InputError: A hyperparameter names a layer or variable that the model does not have.
@@ -127,7 +133,7 @@ class Bilevel:
         if len(self._paths) != len(self.model.trainable_variables):
             raise InputError("build", "the model has weights outside its layers", "put them into layers")
         self._check_layers()
-        # A variable that a hyperparameter sets, or that steers noise, is an input of the step and no part of its state.
+        # A variable that a hyperparameter sets, or that controls noise, is an input of the step, not part of its state.
         self._set = {
             index: name for name, h in self.hyperparameters.items() if (index := self._index_of(h)) is not None
         }
@@ -152,11 +158,11 @@ class Bilevel:
 
     def initial(self, seed: int) -> State:
         """The state before the first step, drawn with a seed."""
-        keras.utils.set_random_seed(seed)
-        return self.state_of(self.build())
+        with seeded(seed):
+            return self.state_of(self.build())
 
     def state_of(self, model: keras.Model, slots: Sequence[Any] | None = None) -> State:
-        """The state that begins at a model's weights, with fresh slots unless given."""
+        """The state that starts at a model's weights, with fresh slots unless given."""
         weights = [tf.convert_to_tensor(v.value) for v in model.trainable_variables]
         others = [tf.convert_to_tensor(v.value) for v in model.non_trainable_variables]
         kept = [others[i] for i in self._kept]
@@ -180,9 +186,9 @@ class Bilevel:
         return [tf.constant(np.asarray(given[name]), self.dtype) for name in self.hyperparameters]
 
     def batches(self, seed: int, steps: int) -> Tensor:
-        """The examples of each step, shape ``(steps, b)``: every epoch in an order of its own, no example twice in it.
+        """The examples of each step, shape ``(steps, b)``. Every epoch has its own order and repeats no example.
 
-        Up to ``b - 1`` examples of an epoch are left out where ``b`` does not divide ``n``.
+        If ``b`` does not divide ``n``, up to ``b - 1`` examples of an epoch are left out.
         """
         rng, per_epoch = np.random.default_rng(seed), self.size // self.batch
         epochs = [rng.permutation(self.size)[: per_epoch * self.batch] for _ in range(-(-steps // per_epoch))]
@@ -198,11 +204,11 @@ class Bilevel:
         """The inner loss of one batch and the variables after it.
 
         Args:
-            weights: All of them.
-            variables: Those of the state.
-            values: Of the hyperparameters.
+            weights: All weights.
+            variables: The state's variables.
+            values: The values of the hyperparameters.
             index: The batch, shape ``(b,)``.
-            seed: Of the noise, a scalar.
+            seed: The seed of the noise, a scalar.
             t: The step.
         """
         batch = Batch(tf.gather(self.train[0], index), tf.gather(self.train[1], index), index, tf.stack([seed, t]))
@@ -227,7 +233,7 @@ class Bilevel:
         return tf.reduce_mean(self.loss(self.validation[1], prediction))
 
     def predict(self, state: State, x: Any, values: Mapping[str, Any]) -> Any:
-        """What the model answers at a state, as an array."""
+        """The model's output at a state, as an array."""
         zero = tf.constant(0)
         others = self._others(state.variables, self.values(values), zero, zero)
         return self.model.stateless_call(state.weights, others, tf.constant(x, self.dtype), training=False)[0].numpy()
@@ -237,7 +243,7 @@ class Bilevel:
         return [(h, value) for h, value in pairs if h.place is place]
 
     def _through(self, place: Place, batch: Batch, field: str, values: Tensors) -> Tensor:
-        """The inputs or targets after all hyperparameters of their place, each with noise of its own."""
+        """Apply all hyperparameters of a place to the inputs or targets, each with its own noise."""
         part = getattr(batch, field)
         for i, (h, value) in enumerate(self._at(place, values)):
             seed = batch.seed + tf.constant([1_000_003 * (i + 1), 0])
@@ -246,7 +252,7 @@ class Bilevel:
         return part
 
     def _others(self, variables: Tensors, values: Tensors, seed: Tensor, t: Tensor) -> Tensors:
-        """All variables that are not trained: those of the state, those that are set, and the seeds of noise."""
+        """All variables that are not trained: the state's, those that hyperparameters set, and the seeds of noise."""
         others = [tf.convert_to_tensor(v.value) for v in self.model.non_trainable_variables]
         for i, value in zip(self._kept, variables, strict=True):
             others[i] = value
@@ -378,12 +384,12 @@ class Bilevel:
 
 
 def _dense(tensors: Sequence[Any]) -> Tensors:
-    """Gradients of looked-up rows come as pairs of rows and positions."""
+    """Convert gradients of embeddings, which come as pairs of rows and positions, to dense tensors."""
     return [tf.convert_to_tensor(t) for t in tensors]
 
 
 def _leaves(layer: Any) -> list[Any]:
-    """The layers below a model that hold weights of their own, in the order of its variables."""
+    """A model's layers that have their own weights, in the order of its variables."""
     found = [layer] if layer._trainable_variables else []
     for child in layer._layers:
         found += _leaves(child)

@@ -1,8 +1,8 @@
-"""What a hyperparameter does to one step of the inner optimisation.
+"""Defines how hyperparameters act on one step of the inner optimisation.
 
-A hyperparameter is a function and the place where it is called; the derivative follows from that. So a new one is a
-function of a few lines, as those below are: :func:`inputs`, :func:`targets`, :func:`loss_weight`, :func:`penalty`,
-:func:`learning_rate`, :func:`momentum` and :func:`variable` are the places there are.
+A hyperparameter is a function and the place where it is called; the derivative follows from that. So a new one takes a
+few lines, like those below. The places are :func:`inputs`, :func:`targets`, :func:`loss_weight`, :func:`penalty`,
+:func:`learning_rate`, :func:`momentum` and :func:`variable`.
 
 Notation: ``b`` examples in a batch, ``n`` in the training set, ``C`` classes; ``value`` is a scalar tensor, or a vector
 where a function says so.
@@ -21,7 +21,7 @@ Tensor = Any
 
 
 class Place(StrEnum):
-    """Where a hyperparameter enters."""
+    """Where a hyperparameter acts."""
 
     INPUTS = "inputs"
     TARGETS = "targets"
@@ -40,7 +40,7 @@ class Batch:
         x: Inputs, shape ``(b, ...)``.
         y: Targets, shape ``(b, C)`` or ``(b,)``.
         index: Their positions in the training set, shape ``(b,)``.
-        seed: For ``tf.random.stateless_*``, shape ``(2,)``; another one at each step and each hyperparameter.
+        seed: For ``tf.random.stateless_*``, shape ``(2,)``; different for each step and each hyperparameter.
     """
 
     x: Tensor
@@ -54,9 +54,9 @@ class Hyperparameter:
     """A function of the value, and where it is called.
 
     Args:
-        place: Where.
-        apply: What is called there; its arguments depend on the place.
-        layers: The names of the layers that a learning rate is for; None for all. A variable's layer and name.
+        place: Where it is called.
+        apply: The function; its arguments depend on the place.
+        layers: For a learning rate, the names of its layers, or None for all. For a variable, its layer and name.
     """
 
     place: Place
@@ -65,22 +65,22 @@ class Hyperparameter:
 
 
 def inputs(function: Callable[[Batch, Tensor], Tensor]) -> Hyperparameter:
-    """A change of the inputs while training: ``function(batch, value)`` answers the new inputs."""
+    """A change of the inputs while training: ``function(batch, value)`` returns the new inputs."""
     return Hyperparameter(Place.INPUTS, function)
 
 
 def targets(function: Callable[[Batch, Tensor], Tensor]) -> Hyperparameter:
-    """A change of the targets while training: ``function(batch, value)`` answers the new targets."""
+    """A change of the targets while training: ``function(batch, value)`` returns the new targets."""
     return Hyperparameter(Place.TARGETS, function)
 
 
 def loss_weight(function: Callable[[Batch, Tensor], Tensor]) -> Hyperparameter:
-    """A factor of each example's loss: ``function(batch, value)`` answers shape ``(b,)``."""
+    """A factor of each example's loss: ``function(batch, value)`` returns shape ``(b,)``."""
     return Hyperparameter(Place.LOSS_WEIGHT, function)
 
 
 def penalty(function: Callable[[Mapping[str, Tensor], Tensor], Tensor]) -> Hyperparameter:
-    """A term of the training loss: ``function(weights, value)`` answers a scalar.
+    """A term of the training loss: ``function(weights, value)`` returns a scalar.
 
     ``weights`` maps ``layer/weight`` (``dense/kernel``) to tensors.
     """
@@ -88,25 +88,25 @@ def penalty(function: Callable[[Mapping[str, Tensor], Tensor], Tensor]) -> Hyper
 
 
 def variable(layer: str, name: str) -> Hyperparameter:
-    """The value of a variable of the model that is not trained, such as a layer of one's own keeps its settings in."""
+    """The value of an untrained variable of the model, such as a custom layer's setting."""
     return Hyperparameter(Place.VARIABLE, lambda value: value, (layer, name))
 
 
 def dropout(layer: str) -> Hyperparameter:
-    """The rate of a :class:`flows.hypergradient.RelaxedDropout` of this name."""
+    """The rate of the :class:`hpo_flows.hypergradient.RelaxedDropout` with this name."""
     return variable(layer, "rate")
 
 
 def learning_rate(layers: Sequence[str] | None = None) -> Hyperparameter:
-    """A constant learning rate, of the named layers or of all; where several apply to a weight, their product does."""
+    """A constant learning rate for the named layers or for all. If several apply to a weight, they are multiplied."""
     return Hyperparameter(Place.LEARNING_RATE, lambda value, progress: value, layers)
 
 
 def learning_rate_knots(count: int, layers: Sequence[str] | None = None) -> list[Hyperparameter]:
-    """A schedule: learning rates at ``count`` >= 2 evenly spaced times, with a straight line of logarithms between.
+    """A schedule: learning rates at ``count`` >= 2 evenly spaced times, interpolated linearly in their logarithms.
 
-    One hyperparameter a knot. Each gives the factor ``value ** hat(progress)``, where ``hat`` is 1 at its own knot and
-    0 at all others, so their product is the schedule.
+    There is one hyperparameter per knot. Each gives the factor ``value ** hat(progress)``, where ``hat`` is 1 at its
+    own knot and 0 at all others, so their product is the schedule.
     """
 
     def knot(i: int) -> Hyperparameter:
@@ -150,10 +150,10 @@ def label_smoothing() -> Hyperparameter:
 
 
 def example_weights(groups: Any = None) -> Hyperparameter:
-    """A weight for each training example; ``value`` has shape ``(n,)``, or one entry a group.
+    """A weight for each training example; ``value`` has shape ``(n,)``, or one entry per group.
 
     Args:
-        groups: The group of each example, shape ``(n,)``; None where each is its own.
+        groups: The group of each example, shape ``(n,)``; None if each is its own.
     """
 
     def weigh(batch: Batch, value: Tensor) -> Tensor:
@@ -166,7 +166,7 @@ def class_weights(which: int | None = None) -> Hyperparameter:
     """A weight for the examples of each class of one-hot targets; ``value`` has shape ``(C,)``.
 
     Args:
-        which: One class alone; then ``value`` is its scalar, and the other classes weigh 1.
+        which: Weight only this class; ``value`` is then a scalar, and the other classes have weight 1.
     """
     if which is None:
         return loss_weight(lambda batch, value: tf.linalg.matvec(batch.y, value))
@@ -190,7 +190,7 @@ def contrast() -> Hyperparameter:
 def shift() -> Hyperparameter:
     """Images, shape ``(b, height, width, channels)``, moved by up to ``value`` pixels either way.
 
-    A shift by a part of a pixel is the weighted mean of its neighbours; what comes in over an edge repeats it.
+    A shift by a fraction of a pixel is the weighted mean of its neighbours; edges are repeated.
     """
 
     def move(batch: Batch, value: Tensor) -> Tensor:

@@ -1,4 +1,4 @@
-"""Layers whose settings can be differentiated."""
+"""Defines Keras layers that are differentiable in their settings."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ class RelaxedDropout(keras.layers.Layer):  # type: ignore[misc]
     ``z = sigmoid((logit(rate) + logit(u)) / temperature)``, which becomes 0 or 1 as the temperature falls.
 
     Args:
-        rate: The rate where no hyperparameter sets it, above 0 and below 1.
-        temperature: Smaller is nearer to dropout, with a noisier derivative.
+        rate: The rate if no hyperparameter sets it, above 0 and below 1.
+        temperature: A smaller one is closer to dropout, with a noisier derivative.
     """
 
     def __init__(self, rate: float = 0.5, temperature: float = 0.1, **settings: Any) -> None:

@@ -1,15 +1,15 @@
-"""The three ways to a hypergradient: reverse and forward through the inner optimisation, and implicit at its end.
+"""Computes hypergradients in three modes: reverse and forward through the inner optimisation, and implicit at its end.
 
 With ``V`` the validation loss and ``s_T`` the last state, ``dV/dh = dV/ds_T ds_T/dh``. For ``P`` weights, ``T`` steps
-and ``m`` hyperparameters, beside a plain training:
+and ``m`` hyperparameters, the costs beyond a plain training are:
 
-* :func:`reverse`: about as many gradients again as are walked back, times three; memory for the states that are held.
-  Any ``m``. Truncated to the last ``K`` steps it leaves out what earlier ones contribute (Shaban et al. 2019,
-  arXiv:1810.10667).
-* :func:`forward`: ``m`` tangents beside each step, and no memory that grows with ``T`` (Franceschi et al. 2017,
+* :func:`reverse`: about three gradients per step walked back, and memory for the stored states; any ``m``. Truncated to
+  the last ``K`` steps, it omits the contribution of earlier ones (Shaban et al. 2019, arXiv:1810.10667).
+* :func:`forward`: ``m`` tangents per step, and no memory that grows with ``T`` (Franceschi et al. 2017,
   arXiv:1703.01785).
-* :func:`implicit`: some Hessian products at the end, and none of the path; for what shapes the training loss, not for
-  learning rates or momentum, which do not move the minimum (Lorraine et al. 2020, arXiv:1911.02590).
+* :func:`implicit`: some Hessian products at the end, and nothing along the path. It works for hyperparameters of the
+  training loss, not for learning rates or momentum, which do not move the minimum (Lorraine et al. 2020,
+  arXiv:1911.02590).
 """
 
 from __future__ import annotations
@@ -23,19 +23,19 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
-from flows.hypergradient.bilevel import Bilevel, State
-from flows.hypergradient.hyperparameters import Place
-from flows.hypergradient.optimizers import Tensor, Tensors
-from hpo_core.errors import InputError
+from hpo_core.base.errors import InputError
+from hpo_flows.hypergradient.bilevel import Bilevel, State
+from hpo_flows.hypergradient.hyperparameters import Place
+from hpo_flows.hypergradient.optimizers import Tensor, Tensors
 
 PATH_ONLY = (Place.LEARNING_RATE, Place.MOMENTUM)
 """Places that the implicit mode cannot see."""
 
 
 def peak_memory() -> int:
-    """The most bytes that this process has held at any time."""
+    """The peak memory of this process, in bytes."""
     most = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return most if sys.platform == "darwin" else 1024 * most  # there in bytes, elsewhere in KiB
+    return most if sys.platform == "darwin" else 1024 * most  # macOS counts bytes, others KiB
 
 
 @dataclass(frozen=True)
@@ -46,9 +46,9 @@ class Result:
         loss: The validation loss.
         hypergradient: ``dV/dh`` by name: a float, or an array of the value's shape.
         state: Where the training ended.
-        held: Bytes of the states, or tangents, that were held at one time.
-        peak: Bytes of memory that this process has held at most, since it was started.
-        facts: What a mode says of itself, such as the implicit one's residual.
+        held: The most bytes of states or tangents stored at one time.
+        peak: The peak memory of this process since its start, in bytes.
+        facts: Details of a mode, such as the residual of the implicit one.
     """
 
     loss: float
@@ -62,7 +62,7 @@ class Result:
 def train(
     problem: Bilevel, values: Mapping[str, Any], *, steps: int, seed: int = 0, start: State | None = None
 ) -> Result:
-    """The training alone, for comparison: no derivative."""
+    """Train without a derivative, for comparison."""
     run = _Run(problem, values, steps, seed)
     state = run.walk(problem.initial(seed) if start is None else start, 0, steps)
     loss, _, _ = problem.outer(state.flat, run.values)
@@ -81,18 +81,18 @@ def reverse(
 ) -> Result:
     """Train, and walk back over the last steps.
 
-    Activations are computed anew at each step back, so what is held is one state in ``stride`` on the way there, and
-    the ``stride`` states of the stretch that is being walked back. ``stride = sqrt(last)`` needs the least, for one
-    more training over the last steps; Chen et al. (2016), arXiv:1604.06174.
+    Activations are recomputed at each step back. So the stored states are every ``stride``-th one on the way forward,
+    and the ``stride`` states of the range being walked back. ``stride = sqrt(last)`` needs the least memory, at the
+    cost of training the last steps once more; Chen et al. (2016), arXiv:1604.06174.
 
     Args:
         problem: What is trained.
         values: The hyperparameters, by name.
         steps: Inner steps, >= 1.
-        last: Only so many of them are walked back; all by default.
+        last: The number of steps to walk back; all by default.
         stride: See above.
-        seed: Of initial weights, batches and noise.
-        start: Where to start instead of at fresh weights; its own derivative counts as zero.
+        seed: The seed of initial weights, batches and noise.
+        start: The state to start from instead of fresh weights; its own derivative counts as zero.
 
     Raises:
         InputError: A value is missing.
@@ -119,14 +119,14 @@ def reverse(
 def forward(
     problem: Bilevel, values: Mapping[str, Any], *, steps: int, seed: int = 0, start: State | None = None
 ) -> Result:
-    """Train, with one tangent of the state beside it for each number among the hyperparameters.
+    """Train, and propagate one tangent of the state for each number among the hyperparameters.
 
     Args:
         problem: What is trained.
-        values: The hyperparameters, by name; a vector counts as its length.
+        values: The hyperparameters, by name; a vector counts with its length.
         steps: Inner steps, >= 1.
-        seed: Of initial weights, batches and noise.
-        start: Where to start instead of at fresh weights; its own derivative counts as zero.
+        seed: The seed of initial weights, batches and noise.
+        start: The state to start from instead of fresh weights; its own derivative counts as zero.
 
     Raises:
         InputError: A value is missing.
@@ -166,7 +166,7 @@ def implicit(
     """The hypergradient at a minimum of the training loss, by the implicit function theorem.
 
     ``dV/dh = direct - q d2L/dwdh`` with ``H q = dV/dw``, where ``H`` is the Hessian of the training loss over all
-    training examples. What it is worth depends on how near the state is to a minimum: ``facts`` has the norm of the
+    training examples. Its accuracy depends on how close the state is to a minimum: ``facts`` has the norm of the
     training gradient there and the relative residual of ``q``.
 
     Args:
@@ -175,11 +175,11 @@ def implicit(
         state: Where the training ended.
         solver: ``cg``, conjugate gradients; or ``neumann``, ``q = rate sum_i (I - rate H)^i dV/dw`` (Lorraine et al.,
             algorithm 3), which needs ``rate < 2 / largest eigenvalue`` but no positive Hessian to be stable when cut.
-        iterations: Hessian products at most.
-        tolerance: Of the relative residual, where ``cg`` stops.
+        iterations: The most Hessian products.
+        tolerance: The relative residual at which ``cg`` stops.
         damping: Added to the diagonal of the Hessian.
-        rate: Of the Neumann series.
-        seed: Of noise, if the training has any.
+        rate: The rate of the Neumann series.
+        seed: The seed of the noise, if the training has any.
 
     Raises:
         InputError: A hyperparameter does not shape the training loss, a value is missing, or there is no such solver.
@@ -187,7 +187,7 @@ def implicit(
     if blind := [name for name, h in problem.hyperparameters.items() if h.place in PATH_ONLY]:
         raise InputError(blind[0], "implicit differentiation does not see it", "use reverse or forward for it")
     if solver not in ("cg", "neumann"):
-        raise InputError("solver", f"{solver!r} is none", "choose cg or neumann")
+        raise InputError("solver", f"there is no solver {solver!r}", "choose cg or neumann")
     run = _Run(problem, values, 1, seed)
     everything = tf.range(problem.size), tf.constant(seed), tf.constant(0)
     loss, by_state, direct = problem.outer(state.flat, run.values)
@@ -214,7 +214,7 @@ class _Run:
         self._batches, self._seed = problem.batches(seed, steps), tf.constant(seed)
 
     def at(self, t: int) -> tuple[Tensor, ...]:
-        """The arguments that say which step it is."""
+        """The arguments that identify step ``t``."""
         return self._batches[t], self._seed, tf.constant(t), self.steps
 
     def walk(self, state: State, begin: int, end: int) -> State:
@@ -256,7 +256,7 @@ def _axpy(factor: float, x: Tensors, y: Tensors) -> Tensors:
 def _conjugate_gradients(
     product: Any, target: Tensors, iterations: int, tolerance: float
 ) -> tuple[Tensors, float, int]:
-    """``q`` with ``H q = target``; ends early where ``H`` turns out not to be positive (Steihaug 1983)."""
+    """``q`` with ``H q = target``; ends early if ``H`` turns out not to be positive (Steihaug 1983)."""
     q = [tf.zeros_like(part) for part in target]
     residual, direction = target, target
     size = _norm(target)
@@ -280,6 +280,6 @@ def _neumann(product: Any, target: Tensors, iterations: int, rate: float) -> tup
     for _ in range(iterations):
         term = _axpy(-rate, product(term), term)
         total = _axpy(1.0, term, total)
-    # H q - target = -(I - rate H)^(k + 1) target, one term further on.
+    # H q - target = -(I - rate H)^(k + 1) target, which is the next term of the series.
     last = _axpy(-rate, product(term), term)
     return [rate * part for part in total], _norm(last) / (_norm(target) or 1.0), iterations + 1

@@ -1,6 +1,6 @@
-"""Inner optimisers as differentiable functions: state and gradient in, state out.
+"""Implements inner optimisers as differentiable functions: state and gradient in, state out.
 
-Keras' own optimisers assign variables, and nothing can be differentiated through an assignment. Notation: ``w`` are
+Keras' own optimisers assign variables, and an assignment cannot be differentiated. Notation: ``w`` are
 the weights, ``g`` their gradient, ``a`` the learning rate of each weight tensor (a scalar, or None for the optimiser's
 own), ``mu`` the momentum, ``t`` the step from 0.
 """
@@ -14,6 +14,7 @@ from typing import Any, Protocol
 import tensorflow as tf
 
 Tensor = Any
+
 Tensors = list[Tensor]
 
 
@@ -22,11 +23,11 @@ class Optimizer(Protocol):
 
     @property
     def learning_rate(self) -> float:
-        """The learning rate of weights that no hyperparameter gives one."""
+        """The learning rate of weights for which no hyperparameter sets one."""
 
     @property
     def momentum(self) -> float:
-        """The momentum where no hyperparameter gives one."""
+        """The momentum if no hyperparameter sets one."""
 
     def slots(self, weights: Tensors) -> Tensors:
         """The optimiser's own state before the first step."""
@@ -58,9 +59,9 @@ class SGD:
 class Adam:
     """Kingma and Ba (2015), arXiv:1412.6980, algorithm 1, with ``mu`` as their ``beta1``.
 
-    ``epsilon`` stands squared under the root, ``a m / sqrt(v + epsilon**2)``: with the root alone the derivative does
-    not exist where a gradient is 0, as that of every dead unit is. It is larger than Keras' 1e-7 since a gradient that
-    is small beside it moves a weight by ``a / epsilon`` times itself, and errors of rounding with it.
+    ``epsilon`` is squared under the root, ``a m / sqrt(v + epsilon**2)``: with the root alone the derivative does not
+    exist where a gradient is 0, as for every dead unit. It is larger than Keras' 1e-7, because a gradient that is small
+    compared to it moves a weight by ``a / epsilon`` times itself, and so amplifies rounding errors.
     """
 
     learning_rate: float = 0.001

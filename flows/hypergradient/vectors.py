@@ -1,9 +1,9 @@
-"""Hyperparameters too many for a configuration: vectors that a trial carries on from its parent.
+"""Holds hyperparameters that are too many for a configuration: vectors that a trial continues from its parent's.
 
-MLflow keeps a configuration as params, which is nothing for a weight for each of ten thousand examples. A long vector
-is therefore no part of it. Like the weights of the network it is what a trial *makes* of its parent's: it comes from
-the parent's checkpoint, takes some steps of Adam along its hypergradient, and goes into the trial's own checkpoint, its
-moments beside it. ``docs/decisions/0008-gradient.md`` has the argument.
+MLflow stores a configuration as params, which do not suit a weight for each of ten thousand examples. So a long vector
+is not part of the configuration. Like the network's weights, it is derived from the parent trial: it comes from the
+parent's checkpoint, takes some Adam steps along its hypergradient, and is saved in the trial's own checkpoint with its
+moments. ``docs/decisions/0008-gradient.md`` gives the reasons.
 """
 
 from __future__ import annotations
@@ -19,13 +19,13 @@ FILE = "vectors.npz"
 
 @dataclass(frozen=True)
 class VectorAdam:
-    """A vector under Adam, in unconstrained coordinates ``z``; its value is ``scale * sigmoid(z)``.
+    """A vector optimised by Adam, in unconstrained coordinates ``z``; its value is ``scale * sigmoid(z)``.
 
     Args:
         z: The vector, shape ``(n,)``.
         m, v: Adam's moments, shape ``(n,)``.
         count: Steps taken.
-        scale: The value where ``z`` is large.
+        scale: The upper limit of the value, for large ``z``.
     """
 
     z: Any
@@ -36,7 +36,7 @@ class VectorAdam:
 
     @classmethod
     def start(cls, size: int, value: float = 0.5, scale: float = 1.0) -> Self:
-        """All entries at one value, between 0 and ``scale``."""
+        """A vector with all entries at one value, between 0 and ``scale``."""
         zero = np.zeros(size)
         return cls(zero + np.log(value / (scale - value)), zero, zero, 0, scale)
 
@@ -46,10 +46,10 @@ class VectorAdam:
         return self.scale / (1.0 + np.exp(-self.z))
 
     def step(self, slope: Any, rate: float, beta1: float = 0.9, beta2: float = 0.999) -> Self:
-        """One step of Adam (Kingma and Ba 2015, algorithm 1) down the hypergradient by the raw value, shape ``(n,)``.
+        """Take one Adam step (Kingma and Ba 2015, algorithm 1) down the hypergradient by the raw value, shape ``(n,)``.
 
-        The scale of the second moment is that of the largest entry: entries whose hypergradient is small beside the
-        others' move little, instead of as far as they do.
+        The second moment is scaled by its largest entry. So entries with a comparatively small hypergradient move
+        little, instead of as far as the others.
         """
         share = self.value / self.scale
         g = slope * self.scale * share * (1.0 - share)
@@ -60,11 +60,11 @@ class VectorAdam:
         return type(self)(self.z - move, m, v, count, self.scale)
 
     def save(self, folder: Path) -> None:
-        """Write it into a folder, such as ``trial.checkpoint``."""
+        """Write the vector into a folder, such as ``trial.checkpoint``."""
         np.savez(folder / FILE, z=self.z, m=self.m, v=self.v, count=self.count, scale=self.scale)
 
     @classmethod
     def load(cls, folder: Path) -> Self:
-        """What :meth:`save` wrote."""
+        """Read what :meth:`save` wrote."""
         with np.load(folder / FILE) as kept:
             return cls(kept["z"], kept["m"], kept["v"], int(kept["count"]), float(kept["scale"]))

@@ -1,4 +1,4 @@
-"""Keras in studies: objectives from ``build_model(hp)``, callbacks, and a ``Tuner`` for scripts written for KerasTuner.
+"""Supports Keras in studies: objectives from ``build_model(hp)``, callbacks, and a ``Tuner`` like KerasTuner's.
 
 Importing this package loads neither tensorflow nor keras; they are imported where a model is built.
 """
@@ -9,23 +9,25 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from flows.keras.goal import Objective
-    from flows.keras.hyperparameters import HyperParameters
-    from flows.keras.model import HyperModel
-    from flows.keras.objective import keras_objective
-    from flows.keras.tuner import BayesianOptimization, GridSearch, Hyperband, RandomSearch, Tuner
-    from flows.keras.watch import callbacks
+    from hpo_flows.keras.hyperparameters import HyperParameters
+    from hpo_flows.keras.metric import Objective
+    from hpo_flows.keras.model import HyperModel
+    from hpo_flows.keras.objective import keras_objective
+    from hpo_flows.keras.reporter import callbacks
+    from hpo_flows.keras.tuner import Tuner
+    from hpo_flows.keras.tuners import BayesianOptimization, GridSearch, Hyperband, RandomSearch
+
 
 _HOMES = {
-    "BayesianOptimization": "tuner",
-    "GridSearch": "tuner",
-    "Hyperband": "tuner",
+    "BayesianOptimization": "tuners",
+    "GridSearch": "tuners",
+    "Hyperband": "tuners",
     "HyperModel": "model",
     "HyperParameters": "hyperparameters",
-    "Objective": "goal",
-    "RandomSearch": "tuner",
+    "Objective": "metric",
+    "RandomSearch": "tuners",
     "Tuner": "tuner",
-    "callbacks": "watch",
+    "callbacks": "reporter",
     "keras_objective": "objective",
 }
 
@@ -37,5 +39,5 @@ __all__ = [
 
 def __getattr__(name: str) -> Any:
     if name in _HOMES:
-        return getattr(import_module(f"flows.keras.{_HOMES[name]}"), name)
+        return getattr(import_module(f"hpo_flows.keras.{_HOMES[name]}"), name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -1,8 +1,8 @@
-"""The state of a training between two epochs, in a folder from which another trial can go on.
+"""Saves and loads the state of a Keras training between two epochs, so that another trial can resume from it.
 
-All variables of the model (weights, moving averages, the states of random layers) and of its optimizer, and what
-callbacks count: a training that stops and goes on has the curve of one that never stopped. Arrays and JSON, no pickle:
-whoever can write to the artifact store must not be able to run code here.
+The state has all variables of the model (weights, moving averages, the states of random layers) and of its optimizer,
+and the counters of callbacks. So a training that stops and resumes has the curve of one that never stopped. It is
+stored as arrays and JSON, never as pickle: write access to the artifact store must not allow running code here.
 """
 
 from __future__ import annotations
@@ -15,10 +15,10 @@ from typing import Any
 
 import numpy as np
 
-from hpo_core.errors import InputError
+from hpo_core.base.errors import InputError
 
 COUNTED = ("wait", "cooldown_counter", "best", "best_epoch", "best_weights", "stopped_epoch", "epochs_since_last_save")
-"""The attributes in which Keras' callbacks keep what they have seen."""
+"""The attributes in which Keras callbacks keep their progress."""
 
 ARRAYS, STATE = "variables.npz", "state.json"
 
@@ -26,19 +26,19 @@ Arrays = list[np.ndarray[Any, Any]]
 
 
 class Damaged(ValueError):
-    """There is no checkpoint, or none that can be read; that is nobody's mistake in the study."""
+    """The checkpoint is missing or unreadable. This is not a mistake in the study, unlike a checkpoint that misfits."""
 
 
 @dataclass
 class State:
-    """What is kept beside the variables.
+    """What is stored besides the variables.
 
     Args:
-        epoch: How many epochs are done.
-        seed: The seed of the first trial of the chain; the order of the examples follows from it.
-        best: The metrics of the best epoch so far, with ``epoch`` among them; empty if none is known.
+        epoch: The number of epochs done.
+        seed: The seed of the first trial of the chain; it determines the order of the examples.
+        best: The metrics of the best epoch so far, including ``epoch``; empty if none is known.
         best_weights: The weights at that epoch, if they are kept.
-        callbacks: For each callback what it counts, by attribute.
+        callbacks: For each callback its counters, by attribute.
     """
 
     epoch: int = 0
@@ -66,11 +66,11 @@ def save(folder: Path, model: Any, state: State) -> None:
 
 
 def load(folder: Path, model: Any) -> State:
-    """Set the model's variables to what :func:`save` has written; answers the state.
+    """Set the model's variables to what :func:`save` has written; returns the state.
 
     Raises:
-        Damaged: There is no checkpoint in the folder, or it cannot be read; the model is as it was.
-        InputError: It is one of another model.
+        Damaged: The folder has no checkpoint, or it cannot be read. The model is unchanged.
+        InputError: The checkpoint is of another model.
     """
     try:
         data = json.loads((folder / STATE).read_text(encoding="utf-8"))
@@ -79,14 +79,14 @@ def load(folder: Path, model: Any) -> State:
             for name in sorted(file.files, key=lambda name: int(name.rpartition("/")[2])):
                 groups.setdefault(name.rpartition("/")[0], []).append(file[name])
         state = State(int(data["epoch"]), int(data["seed"]), data["best"], groups.get("best", []), data["callbacks"])
-    except Exception as error:  # whatever zipfile, numpy or json think of a damaged file
+    except Exception as error:  # zipfile, numpy and json raise many kinds for a damaged file
         raise Damaged(f"the checkpoint cannot be read: {type(error).__name__}: {error}") from None
     for name, arrays in groups.items():
         if name.startswith("callback."):
             _, i, attribute = name.split(".", 2)
             state.callbacks[int(i)][attribute] = arrays
     if not model.built:
-        raise _misfit("needs a model whose input shape is known before it is trained: begin it with keras.Input")
+        raise _does_not_fit("needs a model whose input shape is known before it is trained: begin it with keras.Input")
     model.optimizer.build(model.trainable_variables)
     _assign(model.variables, groups.get("model", []))
     _assign(model.optimizer.variables, groups.get("optimizer", []))
@@ -94,7 +94,7 @@ def load(folder: Path, model: Any) -> State:
 
 
 def counted(callback: Any) -> dict[str, Any]:
-    """What a callback counts, and not what it was set to: Keras turns the sign of a ``min_delta`` as it begins."""
+    """A callback's counters, without its settings: Keras flips the sign of a ``min_delta`` at the start."""
     state: dict[str, Any] = {}
     for name in COUNTED:
         value = getattr(callback, name, None)
@@ -119,13 +119,13 @@ def _assign(variables: Sequence[Any], arrays: Arrays) -> None:
     if ours != theirs:
         at = next((i for i, (a, b) in enumerate(zip(ours, theirs, strict=False)) if a != b), None)
         if at is None:
-            raise _misfit(f"has {len(theirs)} variables where this model has {len(ours)}")
-        raise _misfit(f"has the shape {theirs[at]} where this model's {variables[at].path} has {ours[at]}")
+            raise _does_not_fit(f"has {len(theirs)} variables where this model has {len(ours)}")
+        raise _does_not_fit(f"has the shape {theirs[at]} where this model's {variables[at].path} has {ours[at]}")
     for variable, array in zip(variables, arrays, strict=True):
         variable.assign(array)
 
 
-def _misfit(problem: str) -> InputError:
+def _does_not_fit(problem: str) -> InputError:
     return InputError(
         "checkpoint",
         f"the parent trial's checkpoint does not fit: it {problem}",

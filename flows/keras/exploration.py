@@ -1,15 +1,16 @@
-"""Finding the search space of a ``build_model(hp)`` by calling it, every branch of it.
+"""Finds the search space of a ``build_model(hp)``, with all its branches, by calling it.
 
-A build says which parameters it asks for under the values that it is given, and nothing about the values that it is not
-given. So the function is called with the defaults, and then, around the build in which a parameter was first seen, with
-other values of that parameter; whatever is new is treated likewise. A parameter whose values decide what else is asked
-for (a kind of network, a number of layers) is tried with all of its values. At last parameters are changed together,
-each pair of values once, or all combinations where they are few: that finds a branch behind two conditions.
+A build shows which parameters it asks for under the given values, and nothing about other values. So the function is
+called with the defaults first. Then, starting from the build in which a parameter was first seen, it is called with
+other values of that parameter; new parameters are treated in the same way. A parameter whose values decide which others
+are asked for (a kind of network, a number of layers) is tried with all of its values. Finally parameters are changed
+together, each pair of values once, or all combinations if they are few: that finds branches behind two conditions.
 
-Conditions that are declared (``conditional_scope``, ``parent_name``) are taken over. Others are inferred, in the form
-``parent has one of these values``, joined by *and*: the smallest set of parents that tells all builds with a parameter
-from all without it. What is inferred is put to the test with builds that could refute it, and dropped if one does: a
-parameter without a condition is merely tuned where it has no effect, one with a wrong one would not be tuned at all.
+Declared conditions (``conditional_scope``, ``parent_name``) are adopted. Others are inferred, in the form ``parent has
+one of these values``, joined by *and*: the smallest set of parents that separates all builds with a parameter from all
+builds without it. An inferred condition is tested with builds that could refute it, and dropped if one does. Dropping
+is safe: a parameter without a condition is merely tuned where it has no effect, but a wrong condition would keep it
+from being tuned.
 """
 
 from __future__ import annotations
@@ -22,33 +23,37 @@ from typing import Any
 
 import numpy as np
 
-from flows.keras.hyperparameters import HyperParameter, HyperParameters
-from hpo_core.configuration import Scalar, scalar_key
-from hpo_core.errors import InputError
-from hpo_core.space import Fixed, Float, Int, SearchSpace
+from hpo_core.base.errors import InputError
+from hpo_core.space.configuration import Scalar, scalar_key
+from hpo_core.space.parameters import Fixed, Float, Int
+from hpo_core.space.search_space import SearchSpace
+from hpo_flows.keras.hyperparameters import HyperParameter, HyperParameters
 
 MAX_BUILDS = 400
-"""A model takes 10 to 100 ms to build."""
+"""The default limit of calls; a model takes 10 to 100 ms to build."""
 
 FEW_VALUES = 8
+
 FEW_NUMBERS = 4
-"""Of choices and numbers with no more values than that, all are tried; of others the ends, the middle, the default."""
+"""Choices and numbers with at most this many values are tried with all of them; others with the ends, the middle and
+the default."""
 
 MANY_VALUES = 64
-"""Of parameters that decide what else there is, all are tried up to this number; beyond it no condition names them."""
+"""Parameters that decide which others exist are tried with all values up to this number. Beyond it, no condition names
+them."""
 
 MAX_COMBINED = 64
-"""So many combinations of values are tried one by one; where there are more, so many that cover pairs of values."""
+"""Up to this many combinations of values are tried one by one; if there are more, this many that cover pairs."""
 
 REFUTATIONS = 6
-"""How many builds with values at random have to agree with an inferred condition, on either side of it."""
+"""How many builds with random values must agree with an inferred condition, on either side of it."""
 
 When = dict[str, list[Scalar]]
 
 
 @dataclass(frozen=True)
 class Build:
-    """One call: the values of all parameters that it asked for, and whether many of them were chosen at random."""
+    """One call: the values of all parameters it asked for, and whether many of them were chosen at random."""
 
     values: Mapping[str, Scalar]
     mixed: bool = False
@@ -60,8 +65,8 @@ class Exploration:
 
     Args:
         space: The search space.
-        declared: The declarations, in its order.
-        builds: How often the function was called.
+        declared: The declarations, in the order of the space.
+        builds: The number of calls.
     """
 
     space: SearchSpace
@@ -79,13 +84,14 @@ def explore(
     """Find the search space of a function.
 
     Args:
-        build: Called with a :class:`HyperParameters`; what it answers is not looked at.
-        preset: Declarations that stand in for those of the function that have the same name and conditions.
-        tune_new: Whether what is not in ``preset`` belongs to the space; otherwise it keeps its default.
-        max_builds: How many calls are allowed.
+        build: Called with a :class:`HyperParameters`; its return value is ignored.
+        preset: Declarations that replace those of the function with the same name and conditions.
+        tune_new: Whether parameters that are not in ``preset`` belong to the space; otherwise they keep their defaults.
+        max_builds: The most calls allowed.
 
     Raises:
-        InputError: There is no parameter, the branches go on and on, or a name stands for two different parameters.
+        InputError: There is no parameter, there are branches beyond ``max_builds``, or a name is used for two different
+            parameters.
     """
     return _Explorer(build, preset, tune_new, max_builds).run()
 
@@ -105,7 +111,7 @@ class _Explorer:
         self._builds: list[Build] = []
         self._tried: set[str] = set()
         self._calls = 0
-        self._rng = np.random.default_rng(0)  # its own: the same function has the same space everywhere
+        self._rng = np.random.default_rng(0)  # its own, so that a function has the same space everywhere
 
     def run(self) -> Exploration:
         conditions: dict[str, When] = {}
@@ -115,7 +121,7 @@ class _Explorer:
                 self._branch_out()
             if not self._declared:
                 raise InputError("build_model", "it declares no parameter", "call hp.Int, hp.Float, ... in it")
-            # Builds that test a condition may find something new, and then all begins anew.
+            # Builds that test a condition may find new parameters; then the search starts again.
             conditions = {name: self._condition(name) for name in list(self._declared)}
         names = [name for name in self._declared if self._tune_new or any(p.name == name for p in self._preset)]
         parameters: dict[str, Any] = {}
@@ -131,7 +137,7 @@ class _Explorer:
     # -- builds -----------------------------------------------------------------------------------------------------
 
     def _build(self, values: Mapping[str, Scalar], mixed: bool = False) -> tuple[Build, list[str]] | None:
-        """Call the function; answers what it asked for and which of it is new. None if that was tried before."""
+        """Call the function; returns what it asked for and the new names. None if these values were tried before."""
         key = repr(sorted((name, scalar_key(value)) for name, value in values.items()))
         if key in self._tried:
             return None
@@ -145,17 +151,16 @@ class _Explorer:
         return build, [name for name in new if name in build.values]
 
     def _merge(self, hp: HyperParameters) -> list[str]:
-        """Take over the declarations of a build, each new name behind the one that came before it."""
+        """Adopt the declarations of a build, each new name after the one that preceded it."""
         new, before = [], None
         for each in hp.space:
             known = self._declared.get(each.name)
             if known is None:
                 self._insert_behind(before, each)
                 new.append(each.name)
+            elif (each.kind, each.settings) != (known[0].kind, known[0].settings):
+                raise _two_in_one(known, each)
             elif all(each.conditions != other.conditions for other in known):
-                if (each.kind, each.settings) != (known[0].kind, known[0].settings):
-                    problem = f"{each.name!r} is declared with different settings under different conditions"
-                    raise InputError("build_model", problem, "give one of them another name")
                 known.append(each)
             before = each.name
         return new
@@ -180,7 +185,7 @@ class _Explorer:
 
     def _branch_out(self) -> None:
         """Try each value of each parameter around the build in which it was first seen."""
-        queue: deque[tuple[Mapping[str, Scalar], str | None]] = deque()  # a context, and the name to be changed in it
+        queue: deque[tuple[Mapping[str, Scalar], str | None]] = deque()  # a context, and the name to change in it
         seen = {name for build in self._builds for name in build.values}
         if self._builds:
             queue.extend(self._first_seen(name) for name in self._declared if name in seen)
@@ -202,7 +207,7 @@ class _Explorer:
         return next(build.values for build in self._builds if name in build.values), name
 
     def _try(self, context: Mapping[str, Scalar], name: str, value: Scalar, queue: deque[Any]) -> bool:
-        """Build with one value changed; answers whether other parameters were asked for than in the context."""
+        """Build with one value changed; returns whether it asked for other parameters than in the context."""
         if scalar_key(context[name]) == scalar_key(value):
             return False
         if self._calls >= self._max_builds:
@@ -219,7 +224,7 @@ class _Explorer:
         return build.values.keys() != context.keys()
 
     def _combine(self) -> bool:
-        """Change parameters together until something new is found; answers whether it was."""
+        """Change parameters together until something new is found; returns whether it was."""
         for values in islice(self._combinations(), MAX_COMBINED):
             if self._calls >= self._max_builds:
                 return False
@@ -247,7 +252,7 @@ class _Explorer:
             yield {name: probes[name][i] for name, i in picks.items()}
 
     def _cover(self, probes: Mapping[str, Sequence[Scalar]], uncovered: set[Any]) -> dict[str, int]:
-        """Positions of values, of a few drawn at random around an uncovered pair those that cover the most."""
+        """Draw a few random combinations around an uncovered pair; returns the one that covers the most pairs."""
         a, i, b, j = min(uncovered)
         draws = [
             {name: int(self._rng.integers(len(values))) for name, values in probes.items()} | {a: i, b: j}
@@ -258,10 +263,10 @@ class _Explorer:
     # -- conditions -------------------------------------------------------------------------------------------------
 
     def _condition(self, name: str) -> When:
-        """What is declared, and within that what the builds tell."""
+        """The declared condition, refined by what the builds show."""
         scopes = self._scopes(name)
         if any(each in self._declared[name] for each in self._preset):
-            return scopes  # the user has said it all
+            return scopes  # the declared scopes are complete
         for _ in range(3):
             when = self._inferred(name, scopes)
             if when is None:
@@ -271,7 +276,7 @@ class _Explorer:
         return scopes
 
     def _scopes(self, name: str) -> When:
-        """The conditional scopes of a parameter; none where it stands in several that make no common condition."""
+        """The conditional scopes of a parameter; empty if it is declared in several that have no common condition."""
         declared = [each.conditions for each in self._declared[name]]
         if len(declared) == 1:
             return _joined(declared[0])
@@ -281,9 +286,9 @@ class _Explorer:
         return {parents.pop(): list(dict.fromkeys(value for conditions in declared for value in conditions[0][1]))}
 
     def _inferred(self, name: str, scopes: When) -> When | None:
-        """The condition that tells the builds with a parameter from those without; None if there is none.
+        """The condition that separates the builds with a parameter from those without; None if there is none.
 
-        Builds that the parameter's scopes account for are not looked at.
+        Builds that the parameter's scopes already explain are ignored.
         """
         having = [build.values for build in self._builds if name in build.values]
         lacking = [b.values for b in self._builds if name not in b.values and _holds(scopes, b.values)]
@@ -296,7 +301,7 @@ class _Explorer:
                 candidates[parent] = values
         if not _tells_apart(candidates, lacking):
             return None
-        # Rather a parent's values than its mere presence, which only repeats the parent's own condition.
+        # Prefer a parent's values to its mere presence, which only repeats the parent's own condition.
         for parent in sorted(candidates, key=lambda each: len(candidates[each]) == self._parameter(each).size):
             if _tells_apart({parent: candidates[parent]}, lacking):
                 return {parent: candidates[parent]}
@@ -307,7 +312,7 @@ class _Explorer:
         return {parent: candidates[parent] for parent in before if parent in candidates}
 
     def _listed(self, parent: str, having: Sequence[Mapping[str, Scalar]]) -> list[Scalar] | None:
-        """The values of a parent in these builds; None where it cannot stand in a condition."""
+        """The values of a parent in these builds; None if it cannot be used in a condition."""
         parameter = self._parameter(parent)
         if parameter.size > MANY_VALUES or isinstance(parameter, Fixed):
             return None
@@ -317,13 +322,13 @@ class _Explorer:
         tried = {scalar_key(build.values[parent]) for build in self._builds if parent in build.values}
         options = parameter.values(MANY_VALUES)
         if not tried <= {scalar_key(option) for option in options} or len(tried) < len(options):
-            return None  # a default between two steps, or a value of which nothing is known
+            return None  # a default between two steps, or a value that was never built
         return [option for option in options if scalar_key(option) in present]
 
     def _stands(self, name: str, when: When) -> bool:
-        """Whether builds that could refute a condition agree with it: each value of each parent, the rest at random.
+        """Test a condition with builds that could refute it: each value of each parent, the rest at random.
 
-        Those that there are did agree when it was inferred; only what they leave open is built.
+        The existing builds agree, since the condition was inferred from them. Only what they leave open is built.
         """
         mixed = [build.values for build in self._builds if build.mixed]
         for parent in when:
@@ -345,7 +350,7 @@ class _Explorer:
         for other in self._declared:
             if options := self._probes(other):
                 context[other] = options[self._rng.integers(len(options))]
-        for parent, values in when.items():  # else most builds would differ from the condition in several parents
+        for parent, values in when.items():  # otherwise most builds would violate the condition in several parents
             if parent not in fixed and self._rng.random() < 0.75:
                 context[parent] = values[self._rng.integers(len(values))]
         result = self._build({**context, **fixed}, mixed=True)
@@ -354,13 +359,25 @@ class _Explorer:
         return _holds(when, result[0].values) == (name in result[0].values)
 
 
+def _two_in_one(known: Sequence[HyperParameter], other: HyperParameter) -> InputError:
+    """The error for a name that is used for two parameters: one would get the values of the other."""
+    if all(other.conditions != each.conditions for each in known):
+        problem = f"{other.name!r} is declared with different settings under different conditions"
+        return InputError("build_model", problem, "give one of them another name")
+    problem = (
+        f"{other.name!r} is declared with different settings in different builds: as {other.kind} "
+        f"{dict(other.settings)}, and before as {known[0].kind} {dict(known[0].settings)}"
+    )
+    return InputError("build_model", problem, "give it fixed settings, or a name of its own in each branch")
+
+
 def _pairs(picks: Mapping[str, int]) -> set[tuple[str, int, str, int]]:
     items = list(picks.items())
     return {(a, i, b, j) for n, (a, i) in enumerate(items) for b, j in items[n + 1 :]}
 
 
 def _joined(conditions: Sequence[tuple[str, tuple[Scalar, ...]]]) -> When:
-    """Nested scopes as one condition; two scopes of one parent leave what both list."""
+    """Nested scopes as one condition; two scopes of one parent leave the values that both list."""
     when: When = {}
     for parent, values in conditions:
         before = when.get(parent)

@@ -1,8 +1,8 @@
-"""The ``hp`` of a ``build_model(hp)``: every call declares a parameter and answers its value.
+"""Defines the ``hp`` of a ``build_model(hp)``: every call declares a parameter and returns its value.
 
-The calls and their arguments are KerasTuner's, so that a function written for it runs here as it stands. What they
-declare is a parameter of :mod:`hpo_core.space`; which values they answer is decided by the configuration that the
-object is made with, and where that says nothing, by the default.
+The calls and their arguments are KerasTuner's, so a function written for it runs here unchanged. They declare
+parameters of :mod:`hpo_core.space.search_space`. They return the value from the configuration that the object was made
+with, or else the default.
 """
 
 from __future__ import annotations
@@ -16,14 +16,14 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from hpo_core import space as parameters
-from hpo_core.configuration import Scalar, native, scalar_key
-from hpo_core.errors import InputError
+from hpo_core.base.errors import InputError
+from hpo_core.space import parameters
+from hpo_core.space.configuration import Scalar, native, scalar_key
 
 log = logging.getLogger("hpo")
 
 Condition = tuple[str, tuple[Scalar, ...]]
-"""A parent's name, and the values of it for which a parameter is active."""
+"""A parent's name, and its values for which a parameter is active."""
 
 SAMPLINGS = ("linear", "log", "reverse_log")
 
@@ -34,9 +34,9 @@ class HyperParameter:
 
     Args:
         kind: ``Int``, ``Float``, ``Choice``, ``Boolean`` or ``Fixed``.
-        name: Its name, name scopes included.
-        settings: The arguments of the call (``min_value``, ``values``, ...); they are attributes, too.
-        default: The value where a configuration says nothing.
+        name: Its name, including name scopes.
+        settings: The arguments of the call (``min_value``, ``values``, ...), also available as attributes.
+        default: The value if the configuration has none.
         conditions: The conditional scopes around it, outermost first; all must hold.
     """
 
@@ -59,10 +59,10 @@ class HyperParameter:
 
     @cached_property
     def parameter(self) -> Any:
-        """The parameter of :mod:`hpo_core.space` that it declares, conditions apart.
+        """The parameter of :mod:`hpo_core.space.search_space` that it declares, without conditions.
 
         Raises:
-            InputError: Its settings do not go together.
+            InputError: Its settings contradict each other.
         """
         given = self.settings
         try:
@@ -88,16 +88,16 @@ class HyperParameter:
 
 
 class HyperParameters:
-    """The values of one configuration, and the declarations that were made so far.
+    """The values of one configuration, and the declarations made so far.
 
     Args:
-        values: A configuration by name; names that are declared but not in it get their default.
-        space: Declarations known from before. Of two with one name and one set of conditions, the first is in force.
+        values: A configuration by name; declared names that are missing get their default.
+        space: Earlier declarations. Of two with the same name and conditions, the first applies.
 
     Attributes:
         values: The values of the parameters that are active, by name.
-        defaulted: The names that got their default because the given values do not hold them.
-        asked: The names of the active parameters that were declared in this object, in order.
+        defaulted: The names that got their default because the given values lack them.
+        asked: The names of the active parameters declared in this object, in order.
     """
 
     def __init__(self, values: Mapping[str, Scalar] | None = None, space: Sequence[HyperParameter] = ()) -> None:
@@ -139,14 +139,14 @@ class HyperParameters:
         return f"HyperParameters({self.values})"
 
     def copy(self) -> HyperParameters:
-        """The same values and declarations, in an object of its own."""
+        """An independent copy of the values and declarations."""
         return HyperParameters(self.values, self.space)
 
     # -- scopes -----------------------------------------------------------------------------------------------------
 
     @contextlib.contextmanager
     def name_scope(self, name: str) -> Iterator[None]:
-        """Put ``name/`` before the names of all that is declared inside."""
+        """Prefix the names of all parameters declared inside with ``name/``."""
         self._scopes.append(str(name))
         try:
             yield
@@ -155,10 +155,10 @@ class HyperParameters:
 
     @contextlib.contextmanager
     def conditional_scope(self, parent_name: str, parent_values: Any) -> Iterator[None]:
-        """All that is declared inside is active only where the parent has one of the values; elsewhere it is None.
+        """Parameters declared inside are active only if the parent has one of the values; otherwise they are None.
 
         Raises:
-            InputError: The parent is not declared before.
+            InputError: The parent is not declared yet.
         """
         parent = self._qualified(parent_name)
         if all(parent != declared for declared, _ in self._declared):
@@ -203,7 +203,7 @@ class HyperParameters:
         parent_name: str | None = None,
         parent_values: Any = None,
     ) -> Any:
-        """A real number; with a log sampling ``step`` is a factor."""
+        """A real number; with log sampling, ``step`` is a factor."""
         settings = {"min_value": min_value, "max_value": max_value, "step": step, "sampling": sampling or "linear"}
         return self._number("Float", name, settings, default, parent_name, parent_values)
 
@@ -212,7 +212,7 @@ class HyperParameters:
     ) -> Any:
         settings["sampling"] = str(settings["sampling"]).lower()
         if settings["sampling"] not in SAMPLINGS:
-            problem = f"{settings['sampling']!r} is no sampling"
+            problem = f"{settings['sampling']!r} is not a sampling"
             raise InputError(f"hp.{kind}({name!r})", problem, f"choose one of {', '.join(SAMPLINGS)}")
         default = settings["min_value"] if default is None else default
         return self._declare(kind, name, settings, default, parent_name, parent_values)
@@ -226,8 +226,18 @@ class HyperParameters:
         parent_name: str | None = None,
         parent_values: Any = None,
     ) -> Any:
-        """One of the values; ``ordered`` where their order means something, as that of numbers does by default."""
-        listed = [native(value) for value in values]
+        """One of the values. ``ordered`` says that their order is meaningful, which is the default for numbers.
+
+        A value that is listed twice counts once.
+        """
+        unique: dict[str, Scalar] = {}
+        try:
+            for value in values:
+                unique.setdefault(scalar_key(value), native(value))
+        except ValueError as error:
+            remedy = "give strings, numbers or booleans, and look up in build_model what they stand for"
+            raise InputError(f"hp.Choice({name!r})", str(error), remedy) from None
+        listed = list(unique.values())
         numbers = bool(listed) and all(isinstance(v, int | float) and not isinstance(v, bool) for v in listed)
         if ordered and not numbers:
             raise InputError(f"hp.Choice({name!r})", "only numbers can be ordered", "leave ordered out")
@@ -243,7 +253,7 @@ class HyperParameters:
         return self._declare("Boolean", name, {}, default, parent_name, parent_values)
 
     def Fixed(self, name: str, value: Any, parent_name: str | None = None, parent_values: Any = None) -> Any:
-        """A value that is not tuned, but stands with the others in every trial."""
+        """A value that is not tuned, but recorded with the others in every trial."""
         return self._declare("Fixed", name, {"value": native(value)}, value, parent_name, parent_values)
 
     def _declare(
@@ -290,6 +300,6 @@ def _check_default(declared: HyperParameter) -> None:
     except ValueError as error:
         if isinstance(declared.parameter, parameters.Int | parameters.Float) and declared.parameter.step is not None:
             low, high = declared.settings["min_value"], declared.settings["max_value"]
-            if low <= declared.default <= high:  # between two steps: odd, but what the user wants to begin with
+            if low <= declared.default <= high:  # a default between two steps is allowed as a start
                 return
         raise InputError(f"hp.{declared.kind}({declared.name!r})", f"default: {error}", "correct it") from None

@@ -1,4 +1,7 @@
-"""A model as a function of ``hp``, and a training as one: what a user writes, in KerasTuner's words."""
+"""Builds compiled Keras models from a user's ``build_model(hp)`` or hypermodel, with KerasTuner's interface.
+
+Keras is imported where a model is built, so that the flow's process does not load it.
+"""
 
 from __future__ import annotations
 
@@ -6,35 +9,35 @@ import logging
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from flows.keras.hyperparameters import HyperParameters
-from hpo_core.errors import InputError
+from hpo_core.base.errors import InputError
+from hpo_flows.keras.hyperparameters import HyperParameters
 
 log = logging.getLogger("hpo")
 
 
 class HyperModel:
-    """Subclass it and override :meth:`build`, and :meth:`fit` where ``model.fit`` is not all there is to it."""
+    """A model as a function of ``hp``. Override :meth:`build`, and :meth:`fit` if ``model.fit`` is not enough."""
 
     def __init__(self, name: str | None = None, tunable: bool = True) -> None:
         self.name, self.tunable = name, tunable
 
     def build(self, hp: HyperParameters) -> Any:
         """The compiled model of a configuration."""
-        raise NotImplementedError
+        raise NotImplementedError(f"{type(self).__name__} has no build(hp); define it, and return a compiled model")
 
     def declare_hyperparameters(self, hp: HyperParameters) -> None:
         """Declare parameters before anything is built."""
 
     def fit(self, hp: HyperParameters, model: Any, *args: Any, **kwargs: Any) -> Any:
-        """Train a model; answers Keras' history, the metrics as a dict, or the objective as a number.
+        """Train a model; returns Keras' history, the metrics as a dict, or the objective as a number.
 
-        ``kwargs["callbacks"]`` has to reach ``model.fit`` for curves, callbacks and checkpoints to work.
+        Pass ``kwargs["callbacks"]`` on to ``model.fit``, or curves, callbacks and checkpoints do not work.
         """
         return model.fit(*args, **kwargs)
 
 
 class FunctionModel(HyperModel):
-    """The model that a plain ``build_model(hp)`` makes."""
+    """The hypermodel of a plain ``build_model(hp)``."""
 
     def __init__(self, function: Callable[[HyperParameters], Any]) -> None:
         super().__init__(getattr(function, "__name__", None))
@@ -45,7 +48,7 @@ class FunctionModel(HyperModel):
 
 
 def hyper_model(given: Any) -> Any:
-    """A :class:`HyperModel`, of a function if need be. One of KerasTuner's own class serves as it is.
+    """Wrap a function as a :class:`HyperModel`. A hypermodel, also one of KerasTuner's class, is returned as it is.
 
     Raises:
         InputError: It is neither.
@@ -54,19 +57,19 @@ def hyper_model(given: Any) -> Any:
         return given
     if callable(given):
         return FunctionModel(given)
-    raise InputError("build_model", f"{given!r} is no function of hp", "give build_model(hp), or a HyperModel")
+    raise InputError("build_model", f"{given!r} is not a function of hp", "give build_model(hp), or a HyperModel")
 
 
 def built(model: Any, hp: HyperParameters, compile_: dict[str, Any] | None = None) -> Any:
-    """The compiled Keras model of a configuration.
+    """Build the compiled Keras model of a configuration.
 
     Args:
         model: A :class:`HyperModel`.
         hp: The configuration.
-        compile_: ``optimizer``, ``loss`` or ``metrics`` that take the place of the model's own.
+        compile_: An ``optimizer``, ``loss`` or ``metrics`` to replace the model's own.
 
     Raises:
-        InputError: What is built is no compiled Keras model.
+        InputError: The result is not a compiled Keras model.
     """
     import keras
 
@@ -78,7 +81,7 @@ def built(model: Any, hp: HyperParameters, compile_: dict[str, Any] | None = Non
         raise InputError("build_model", problem, "return the model that it builds" if network is None else "")
     if compile_:
         given = {"optimizer": getattr(network, "optimizer", None), "loss": getattr(network, "loss", None)} | compile_
-        if not isinstance(given["optimizer"], str):  # an optimizer belongs to one model
+        if not isinstance(given["optimizer"], str):  # copied, since an optimizer belongs to one model
             given["optimizer"] = keras.optimizers.deserialize(keras.optimizers.serialize(given["optimizer"]))
         network.compile(**given)
     if not getattr(network, "compiled", False):
@@ -87,14 +90,14 @@ def built(model: Any, hp: HyperParameters, compile_: dict[str, Any] | None = Non
 
 
 def build_state(network: Any, args: Sequence[Any], kwargs: Mapping[str, Any]) -> None:
-    """Create the variables of optimizer and metrics now, rather than as the first batch is traced.
+    """Create the variables of optimizer and metrics now, not while the first batch is traced.
 
-    TensorFlow never lets go of the functions by which a graph initialises variables that were created in it, and they
-    keep the graph: several MiB a training of a small network.
+    TensorFlow never frees the functions that initialise variables created inside a graph, and they keep the graph
+    alive: several MiB per training of a small network.
 
     Args:
         network: A compiled model.
-        args, kwargs: Those of ``fit``; the metrics are built where they begin with arrays ``x`` and ``y``.
+        args, kwargs: Those of ``fit``; the metrics are built only if they start with arrays ``x`` and ``y``.
     """
     import keras
 
@@ -108,19 +111,19 @@ def build_state(network: Any, args: Sequence[Any], kwargs: Mapping[str, Any]) ->
         outputs = network.compute_output_spec(inputs)
         predicted = keras.tree.map_structure(lambda each: keras.ops.zeros(each.shape, each.dtype), outputs)
         network.compute_metrics(one[0], one[1], predicted)
-    except Exception:  # what is wrong with the data, the training says better; and a data set is no array
+    except Exception:  # a dataset instead of arrays, or bad data, for which the training gives a better message
         log.debug("metrics are built by the training", exc_info=True)
     network.reset_metrics()
 
 
 def leave_no_graph(optimizer: Any) -> None:
-    """Let the optimizer of a single replica apply its gradients without summing them over replicas first.
+    """Make the optimizer of a single replica apply its gradients without summing them over replicas first.
 
-    Keras asks TensorFlow for that sum while it traces the training, and TensorFlow registers its derivative for as long
-    as the process lives, with the graph of the training: 2 MiB a training of a small network. Of one replica the sum is
+    Keras requests that sum from TensorFlow while tracing the training, and TensorFlow keeps its derivative, with the
+    graph of the training, until the process ends: 2 MiB per training of a small network. With one replica the sum is
     the gradient itself.
     """
-    inner = getattr(optimizer, "inner_optimizer", optimizer)  # below one that scales the loss
+    inner = getattr(optimizer, "inner_optimizer", optimizer)  # inside one that scales the loss
     strategy = getattr(inner, "_distribution_strategy", None)  # with TensorFlow only
     if strategy is not None and strategy.num_replicas_in_sync == 1:
         inner._all_reduce_sum_gradients = _unchanged
@@ -131,11 +134,11 @@ def _unchanged(gradients: Any) -> Any:
 
 
 class _WouldTrain(BaseException):
-    """A training begins; not an Exception, so that nobody's ``except`` takes it for theirs."""
+    """Raised when a training would start. Not an Exception, so that no ``except`` of the user's catches it."""
 
 
 class _Untrained:
-    """A model that ends the function which begins to train or use it."""
+    """A stand-in for a model that ends the user's function once it starts to train or use the model."""
 
     def __init__(self, model: Any) -> None:
         self._model = model
@@ -153,7 +156,7 @@ class _Untrained:
 
 
 def declare_all(model: Any, hp: HyperParameters, network: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-    """Let a ``fit`` of the user's own declare what it declares before it trains (a batch size, say)."""
+    """Run a user's ``fit`` up to the training, so that it declares its parameters (a batch size, say)."""
     if not overrides_fit(model):
         return
     try:
@@ -163,6 +166,6 @@ def declare_all(model: Any, hp: HyperParameters, network: Any, args: tuple[Any, 
 
 
 def overrides_fit(model: Any) -> bool:
-    """Whether the user has written a ``fit``."""
+    """Whether the user's class overrides ``fit``."""
     theirs = getattr(type(model), "fit", None)
     return theirs is not HyperModel.fit and not getattr(theirs, "__module__", "").startswith("keras_tuner.")

@@ -1,4 +1,7 @@
-"""An objective for studies: builds a Keras model from the trial's configuration, trains it, answers its metrics."""
+"""Makes an objective that builds a Keras model from the trial's configuration, trains it and returns its metrics.
+
+Keras and cloudpickle are imported in the methods, which run in worker processes only.
+"""
 
 from __future__ import annotations
 
@@ -9,18 +12,20 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from flows.context import TrialContext
-from flows.keras import checkpoint, data
-from flows.keras.data import FitArguments
-from flows.keras.goal import Objective
-from flows.keras.hyperparameters import HyperParameters
-from flows.keras.model import build_state, built, hyper_model
-from flows.keras.named import named_callbacks, own_callbacks
-from flows.keras.watch import Watch
-from hpo_core.errors import InputError
+from hpo_core.base.errors import InputError
+from hpo_flows.keras import checkpoint
+from hpo_flows.keras import fit_arguments as data
+from hpo_flows.keras.fit_arguments import FitArguments
+from hpo_flows.keras.hyperparameters import HyperParameters
+from hpo_flows.keras.metric import Objective
+from hpo_flows.keras.model import build_state, built, hyper_model
+from hpo_flows.keras.reporter import EpochReporter
+from hpo_flows.keras.trial_callbacks import named_callbacks, own_callbacks
+from hpo_flows.objectives.context import TrialContext
+from hpo_flows.objectives.seeds import seeded
 
 WEIGHTS, BUILD_CONFIG, MODEL_FOLDER = "model.weights.h5", "build.json", "model"
-"""Where a trial's run keeps the weights of its best epoch, and the shapes that they are for."""
+"""The artifacts with the weights of a trial's best epoch, and with the shapes to build the model for them."""
 
 EXAMPLE_ROWS = 5
 
@@ -34,35 +39,35 @@ def keras_objective(
     executions: int = 1,
     keep_model: bool = False,
 ) -> KerasObjective:
-    """An objective from ``build_model(hp)`` and data, for a study file (``objective: my_module:objective``).
+    """Make an objective from ``build_model(hp)`` and data, for a study file (``objective: my_module:objective``).
 
-    ``hp`` answers the values of the trial's configuration; what a build asks for and the space lacks gets its default.
-    The study's callbacks take part. Where the study has a fidelity, it is the number of epochs, and a trial that goes
-    on from another begins with that one's weights, optimizer and epoch.
+    ``hp`` returns the values of the trial's configuration; parameters that the space lacks get their default. The
+    study's callbacks are used. If the study has a fidelity, it is the number of epochs, and a trial that resumes from
+    another starts with that one's weights, optimizer and epoch.
 
     Args:
-        build_model: A function of ``hp`` that returns a compiled model, or a :class:`flows.keras.HyperModel`.
+        build_model: A function of ``hp`` that returns a compiled model, or a :class:`hpo_flows.keras.HyperModel`.
         data: The arguments of ``model.fit`` (``x``, ``y``, ``validation_data``, ``batch_size``, ...), or a function
-            that answers them; it is called once a worker process. One that takes an argument is called for each trial
-            with the trial, whose :meth:`~flows.TrialContext.split` says which rows the final choice wants.
-        epochs: How long to train where the study has no fidelity.
+            that returns them, called once per worker process. A function with an argument is called with each trial,
+            whose :meth:`~hpo_flows.TrialContext.split` gives the rows for the final choice.
+        epochs: How long to train if the study has no fidelity.
         objective: The metric that decides which epoch's metrics are the result; None for the last epoch, or for the one
             whose weights were restored.
         executions: How often to train, each time from a new initialisation; the result is the mean.
         keep_model: Keep the weights of the best epoch as an artifact.
     """
-    goal = None if objective is None else Objective.of(objective)
-    return KerasObjective(hyper_model(build_model), data, epochs, goal, executions, keep_model)
+    metric = None if objective is None else Objective.of(objective)
+    return KerasObjective(hyper_model(build_model), data, epochs, metric, executions, keep_model)
 
 
 @dataclass
 class KerasObjective:
-    """What :func:`keras_objective` answers; call it with a trial.
+    """The objective that :func:`keras_objective` returns; call it with a trial.
 
     Args:
         model, data, epochs, objective, executions, keep_model: As there; ``data`` may also be a folder.
-        callbacks: Callbacks of a script, pickled, so that each training gets its own.
-        compile_: What takes the place of the model's own ``optimizer``, ``loss`` or ``metrics``.
+        callbacks: A script's callbacks, pickled, so that each training gets its own.
+        compile_: Replacements for the model's own ``optimizer``, ``loss`` or ``metrics``.
     """
 
     model: Any
@@ -89,7 +94,7 @@ class KerasObjective:
     def __call__(self, trial: TrialContext) -> dict[str, float]:
         if trial.champion is not None:
             return self._scored(trial)
-        # For the champion's sake one model is wanted, and the executions are the seeds.
+        # The challenge needs one model per re-training; its re-trainings replace the executions.
         executions = 1 if trial.for_champion else self.executions
         results = [self._execute(trial, execution) for execution in range(executions)]
         best = min(results, key=lambda each: self._rank(each.result))
@@ -99,7 +104,7 @@ class KerasObjective:
         return _mean([each.result for each in results])
 
     def _scored(self, trial: TrialContext) -> dict[str, float]:
-        """The champion on the validation data of this trial, by the loss and the metrics of the study's own model."""
+        """Score the champion on this trial's validation data, with the loss and metrics of the study's own model."""
         network, champion = built(self.model, HyperParameters(trial.config), self.compile_), trial.champion
         held_out = self._held_out(trial)
         champion.compile_from_config(network.get_compile_config())
@@ -111,7 +116,7 @@ class KerasObjective:
         """The validation data, as arguments of ``evaluate``.
 
         Raises:
-            InputError: Keras is to take it from the training data by itself, or there is none.
+            InputError: There is none, or Keras itself would take it from the training data.
         """
         given = self._arguments_of(trial).kwargs.get("validation_data")
         if given is None:
@@ -125,28 +130,28 @@ class KerasObjective:
         return result[self.objective.name] * (-1 if self.objective.direction == "max" else 1)
 
     def _execute(self, trial: TrialContext, execution: int) -> _Execution:
-        """One training, in a state of Keras of its own."""
+        """One training, with a Keras state of its own."""
         import keras
 
         folder = trial.scratch / f"execution_{execution}"
         folder.mkdir()
         try:
-            return self._train(trial, execution, folder)
+            with seeded((trial.seed + execution) % 2**31):
+                return self._train(trial, execution, folder)
         finally:
-            keras.backend.clear_session()  # which also collects: models and graphs are circles, and large
+            keras.backend.clear_session()  # also collects garbage: models and graphs are large and cyclic
 
     def _train(self, trial: TrialContext, execution: int, folder: Path) -> _Execution:
         import keras
 
-        keras.utils.set_random_seed((trial.seed + execution) % 2**31)
         hp = HyperParameters(trial.config)
         network = built(self.model, hp, self.compile_)
         state = self._resumed(trial, execution, network)
         if state is not None:
-            keras.utils.set_random_seed((state.seed + execution) % 2**31)  # the order of the examples, too
+            keras.utils.set_random_seed((state.seed + execution) % 2**31)  # also fixes the order of the examples
         epochs = self.epochs if trial.fidelity is None else round(trial.fidelity)
         arguments = self._arguments_of(trial)
-        watch = Watch(
+        watch = EpochReporter(
             trial,
             named_callbacks(trial.callbacks, folder) if not self.callbacks else self._own(folder),
             objective=self.objective,
@@ -182,8 +187,8 @@ class KerasObjective:
 
         return own_callbacks(cloudpickle.loads(self.callbacks), folder)
 
-    def _result(self, answer: Any, watch: Watch) -> dict[str, float]:
-        """The metrics of what ``fit`` answered: of a history, those of the best epoch."""
+    def _result(self, answer: Any, watch: EpochReporter) -> dict[str, float]:
+        """The metrics in what ``fit`` returned; from a history, those of the best epoch."""
         import keras
 
         if isinstance(answer, keras.callbacks.History):
@@ -198,7 +203,7 @@ class KerasObjective:
             raise InputError("fit", f"it returned {answer!r:.80}", "return the history, a dict of metrics or a number")
         return {self.objective.name: float(answer)}
 
-    def _kept(self, network: Any, watch: Watch, folder: Path) -> list[Path]:
+    def _kept(self, network: Any, watch: EpochReporter, folder: Path) -> list[Path]:
         import json
 
         _restore_best(network, watch)
@@ -207,7 +212,7 @@ class KerasObjective:
         return [folder / WEIGHTS, folder / BUILD_CONFIG]
 
 
-def _restore_best(network: Any, watch: Watch) -> None:
+def _restore_best(network: Any, watch: EpochReporter) -> None:
     if watch.state.best_weights and watch.state.best:
         network.set_weights(watch.state.best_weights)
 
@@ -224,7 +229,7 @@ def _first_rows(features: Any) -> Any:
 
 def _fit_arguments(given: Any) -> FitArguments:
     if not isinstance(given, Mapping):
-        raise InputError("data", f"{type(given).__name__} are no arguments of fit", "give {'x': ..., 'y': ...}")
+        raise InputError("data", f"{type(given).__name__} is not a dict of arguments", "give {'x': ..., 'y': ...}")
     return FitArguments((), given)
 
 
@@ -240,7 +245,7 @@ def _made(folder: Path) -> Path:
 
 
 def _validated(arguments: FitArguments) -> bool | None:
-    """Whether ``fit`` validates; None where positional arguments or a ``fit`` of the user's may say so."""
+    """Whether ``fit`` validates; None if positional arguments or the user's own ``fit`` decide that."""
     if arguments.kwargs.get("validation_data") is not None or arguments.kwargs.get("validation_split"):
         return True
     return False if len(arguments.args) <= 2 else None
@@ -252,7 +257,7 @@ def _mean(results: Sequence[Mapping[str, float]]) -> dict[str, float]:
 
 
 def _best_of(history: Mapping[str, Sequence[float]], objective: Objective | None) -> dict[str, float]:
-    """The metrics of the best epoch of a history that went past the trial's own callbacks."""
+    """The metrics of the best epoch in a history that did not pass through the trial's own callbacks."""
     rows = [dict(zip(history, values, strict=False)) for values in zip(*history.values(), strict=False)]
     if objective is None or objective.name not in history:
         return rows[-1] if rows else {}

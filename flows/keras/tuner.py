@@ -1,48 +1,59 @@
-"""A tuner for Keras models, for scripts written for KerasTuner: the same calls over this project's own loop.
+"""A tuner for Keras models with KerasTuner's interface, running on this project's own loop.
 
-``directory`` says where the tracking store is and ``project_name`` which study of it; the rest is a study like any
-other. It is run by :func:`flows.api.run`, resumed by running again, and seen in MLflow while it runs.
+``directory`` sets the tracking store and ``project_name`` the study; the rest is a study like any other. It is run by
+:func:`hpo_flows.api.run`, resumed by running again, and visible in MLflow while it runs. Keras, the loop and the store
+are imported in the methods, so that a script loads only what it calls.
 """
 
 from __future__ import annotations
 
+import math
 import shutil
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from flows.keras.data import FitArguments, write
-from flows.keras.exploration import MAX_BUILDS, Exploration, explore
-from flows.keras.goal import Objective
-from flows.keras.hyperparameters import HyperParameters
-from flows.keras.model import built, declare_all, hyper_model, overrides_fit
-from flows.keras.objective import BUILD_CONFIG, MODEL_FOLDER, WEIGHTS, KerasObjective
-from hpo_core.errors import InputError
-from hpo_core.fidelity import Fidelity
-from hpo_core.trial import Proposal, Trial, TrialState
+from hpo_core.base.errors import InputError, StudyUnknown
+from hpo_core.history.fidelity import Fidelity
+from hpo_core.history.trial import Proposal, Trial, TrialState
+from hpo_core.space.configuration import plain
+from hpo_core.tracking.connection import DATABASE, connect, sqlite_uri
+from hpo_flows.base.paths import home
+from hpo_flows.keras.exploration import MAX_BUILDS, Exploration, explore
+from hpo_flows.keras.fit_arguments import FitArguments, write
+from hpo_flows.keras.hyperparameters import HyperParameters
+from hpo_flows.keras.metric import Objective
+from hpo_flows.keras.model import built, declare_all, hyper_model, overrides_fit
+from hpo_flows.keras.objective import BUILD_CONFIG, MODEL_FOLDER, WEIGHTS, KerasObjective
+from hpo_flows.keras.trial_callbacks import own_callbacks
+from hpo_flows.objectives.reference import Objective as Reference
 
 if TYPE_CHECKING:
-    from flows.api import StudyResult
-    from flows.trial import Progress
-    from hpo_core.ledger import Ledger
-    from hpo_core.study import StudySpec
+    from hpo_core.ledger.ledger import Ledger
+    from hpo_core.study.spec import StudySpec
+    from hpo_flows.base.progress import Progress, StudyResult
+
 
 GRID_STEPS = 10
-"""How many values grid search takes of a number that has no step."""
+"""How many values grid search tries for a number without a step."""
+
+COUNTED = 10_000
+"""Up to this many combinations a grid is counted one by one; for a larger one the study gets an upper bound."""
 
 
 @dataclass(frozen=True)
 class TunedTrial:
-    """A complete trial, in KerasTuner's words.
+    """A complete trial, with KerasTuner's names.
 
     Attributes:
-        trial_id: Its number, as text of four digits.
+        trial_id: Its number, as a four-digit text.
         hyperparameters: Its configuration.
         score: Its value of the objective.
-        best_step: The epoch, from 0, at which it had that value; None if it reported no epochs.
+        best_step: The epoch, from 0, at which it reached that value; None if it reported no epochs.
         metrics: All its metrics by name, as last logged.
         run_id: Its MLflow run.
     """
@@ -63,33 +74,33 @@ class TunedTrial:
 
 
 class Tuner:
-    """Tunes a Keras model; run again, it goes on where it ended.
+    """Tunes a Keras model. Run again, it continues where it ended.
 
     Args:
-        hypermodel: ``build_model(hp)``, or a :class:`flows.keras.HyperModel`.
-        objective: The metric to optimise, as Keras logs it; an :class:`flows.keras.Objective` where its name does not
-            say whether small is better.
+        hypermodel: ``build_model(hp)``, or a :class:`hpo_flows.keras.HyperModel`.
+        objective: The metric to optimise, as Keras logs it; an :class:`hpo_flows.keras.Objective` if its name does not
+            imply whether smaller is better.
         strategy: The name of a strategy, or its name and settings as in a study file.
         max_trials: The total number of trials; None for as many as the strategy has.
-        max_epochs, factor, hyperband_iterations: For ``hyperband`` and its kin: epochs of a full training, the ratio of
-            two rungs, and how often all brackets are run.
+        max_epochs, factor, hyperband_iterations: For ``hyperband`` and its variants: the epochs of a full training, the
+            ratio of two rungs, and how often all brackets are run.
         executions_per_trial: How often each configuration is trained; the mean counts.
-        seed: Of the study.
-        hyperparameters: Declarations that take the place of the function's own, and values to fix.
+        seed: The study's seed.
+        hyperparameters: Declarations that replace the function's own, and values to fix.
         tune_new_entries: Whether parameters that are not in ``hyperparameters`` are tuned.
         max_retries_per_trial: Further attempts at a trial that raised.
-        max_consecutive_failed_trials: After so many failed trials in a row the search raises.
-        optimizer, loss, metrics: Take the place of what the model was compiled with.
+        max_consecutive_failed_trials: The search raises after this many failed trials in a row.
+        optimizer, loss, metrics: Replace those that the model was compiled with.
         directory: The folder of the tracking store; by default ``MLFLOW_TRACKING_URI``, or the working folder.
         project_name: The study's name.
         overwrite: Delete an existing study of this name first.
-        parallel: Trials at a time.
+        parallel: The number of parallel trials.
         max_builds: How many models may be built to find the search space.
-        tracking_uri: Of MLflow; comes before ``directory``.
+        tracking_uri: MLflow's address; takes precedence over ``directory``.
         **settings: Further keys of a study file: ``trial_timeout``, ``memory_limit``, ``early_stop``, ...
 
     Raises:
-        InputError: Something given cannot be used.
+        InputError: An argument is invalid.
     """
 
     strategy: ClassVar[str] = "auto"
@@ -138,7 +149,7 @@ class Tuner:
         self._compile = {name: value for name, value in self._compile.items() if value is not None}
         self._max_failures, self._max_builds = max_consecutive_failed_trials, max_builds
         self._overwrite, self._progress = overwrite, progress
-        self._uri = tracking_uri or (None if directory is None else f"sqlite:///{Path(directory).absolute()}/mlflow.db")
+        self._uri = tracking_uri or (None if directory is None else sqlite_uri(Path(directory) / DATABASE))
         self._study = {"retries": max_retries_per_trial, "seed": seed or 0, "parallel": parallel} | settings
         self._arguments = FitArguments((), {})
         self._explored: Exploration | None = None
@@ -148,7 +159,7 @@ class Tuner:
 
     @property
     def exploration(self) -> Exploration:
-        """The search space, found by building models when it is first asked for."""
+        """The search space, found by building models on first access."""
         if self._explored is None:
             import keras
 
@@ -158,7 +169,7 @@ class Tuner:
                 tune_new=self._tune_new,
                 max_builds=self._max_builds,
             )
-            keras.backend.clear_session()  # names of layers count up, and graphs are kept, until this
+            keras.backend.clear_session()  # frees the graphs, and restarts the numbering of layer names
         return self._explored
 
     def _build_to_explore(self, hp: HyperParameters) -> None:
@@ -178,30 +189,27 @@ class Tuner:
     # -- the search -------------------------------------------------------------------------------------------------
 
     def search(self, *args: Any, callbacks: Sequence[Any] = (), epochs: int = 1, **kwargs: Any) -> None:
-        """Run trials until there are as many as were asked for; the arguments are those of ``model.fit``.
+        """Run trials until the requested number is reached; the arguments are those of ``model.fit``.
 
         Args:
             *args: As for ``fit``: ``x``, ``y``, ...
-            callbacks: Keras callbacks; each training gets copies of its own, and what they write is kept with its run.
-            epochs: Of each training; a strategy of many fidelities decides this itself.
+            callbacks: Keras callbacks. Each training gets its own copies, and their files become artifacts of its run.
+            epochs: The epochs of each training; a multi-fidelity strategy decides this itself.
             **kwargs: As for ``fit``: ``validation_data``, ``batch_size``, ...
 
         Raises:
-            InputError: Something given cannot be used.
+            InputError: An argument is invalid.
             RuntimeError: Too many trials failed in a row; the message has the last reason.
         """
-        import sys
-
         import cloudpickle
 
-        from flows.api import home, run
-        from flows.objective import Objective as Reference
+        from hpo_flows.api import run
 
         _pickle_checked(callbacks)
-        _at_least_one("epochs", epochs)
+        epochs = _at_least_one("epochs", epochs)
         self._arguments = FitArguments(args, kwargs)
         if overrides_fit(self.hypermodel):
-            self._explored = None  # with these arguments it may declare more
+            self._explored = None  # a fit with these arguments may declare more parameters
         ledger = self._open()
         folder = write(self._arguments, home() / "data")
         try:
@@ -215,7 +223,7 @@ class Tuner:
                 callbacks=cloudpickle.dumps(list(_as_list(callbacks))) if callbacks else b"",
                 compile_=self._compile,
             )
-            reference = Reference(ledger.spec.objective, tuple(sys.path), cloudpickle.dumps(objective))
+            reference = Reference.of(objective, ledger.spec.objective)
             with _observer(ledger.spec, self._progress) as observe:
                 guard = FailureGuard(self._max_failures, ledger.load().next_number, observe)
                 self.result = run(ledger, reference, guard)
@@ -224,19 +232,17 @@ class Tuner:
 
     def _open(self) -> Ledger:
         """The study in MLflow, created if it is new."""
-        from flows.api import open_ledger
+        from hpo_flows.api import open_ledger
 
         self._discard_if_asked()
         return open_ledger(self.spec, self._uri)
 
     def _discard_if_asked(self) -> None:
-        from hpo_core.errors import StudyUnknown
-        from hpo_core.ledger import find_study
-        from mlflow_server.embedded import connect
+        from hpo_core.lineage.opening import find_study
 
         if not self._overwrite:
             return
-        self._overwrite = False  # once a tuner: what it finds itself is not to be deleted
+        self._overwrite = False  # only once, so that a second search does not delete the first one's trials
         try:
             find_study(connect(self._uri), self.project_name, self._experiment).discard()
         except StudyUnknown:
@@ -251,15 +257,16 @@ class Tuner:
         """The study that this tuner runs.
 
         Raises:
-            InputError: Something given to the constructor cannot be used.
+            InputError: An argument of the constructor is invalid.
         """
-        from hpo_core.study import study_from
+        from hpo_core.study.file import study_from
 
-        stop = {"trials": self._trials()}  # first, because the space takes its time
+        # Computed first, because finding the space is slow. max_consecutive_failed_trials replaces same_error.
+        stop = {"trials": self._trials(), "same_error": False}
         space = {name: each.model_dump(mode="json") for name, each in self.exploration.space.parameters.items()}
         data: dict[str, Any] = {
             "name": self.project_name,
-            "objective": "flows.keras:Tuner",
+            "objective": "hpo_flows.keras:Tuner",
             "metric": self.objective.name,
             "direction": {"min": "minimize", "max": "maximize"}[self.objective.direction],
             "space": space,
@@ -269,11 +276,11 @@ class Tuner:
         if self._halves:
             data["fidelity"] = self._fidelity
         if self._strategy["name"] == "grid":
-            data["first"] = self._defaults()  # where KerasTuner's grid begins; its other tuners do not
+            data["first"] = self._defaults()  # KerasTuner's grid starts there; its other tuners do not
         return study_from(data | self._study)
 
     def _defaults(self) -> list[dict[str, Any]]:
-        """The configuration of the parameters' defaults; none if one of them lies between two steps."""
+        """The configuration of the parameters' defaults; empty if one of them lies between two steps."""
         space, config = self.exploration.space, dict[str, Any]()
         for declared in self.exploration.declared:
             if space.active(declared.name, config):
@@ -288,7 +295,7 @@ class Tuner:
         return self._strategy["name"] in ("hyperband", "successive_halving", "asha")
 
     def _strategy_settings(self) -> dict[str, Any]:
-        """The strategy as a study file has it; a grid takes every step of what has steps, as KerasTuner's does."""
+        """The strategy as in a study file. Like KerasTuner's, a grid tries every step of parameters with steps."""
         if self._strategy["name"] != "grid" or len(self._strategy) > 1:
             return self._strategy
         sizes = {name: each.size for name, each in self.exploration.space.parameters.items()}
@@ -297,7 +304,7 @@ class Tuner:
         return {**self._strategy, "steps": GRID_STEPS, "steps_by_name": by_name}
 
     def _trials(self) -> int:
-        """How many trials the study has at most."""
+        """The maximum number of trials of the study."""
         if self._max_trials is not None:
             return self._max_trials
         if self._strategy["name"] == "grid":
@@ -305,8 +312,10 @@ class Tuner:
             steps, by_name = settings.get("steps", GRID_STEPS), settings.get("steps_by_name", {})
             space = self.exploration.space
             levels = {name: by_name.get(name, steps) for name in space.parameters}
-            first = {Proposal(config).identity for config in self._defaults()}  # which may lie beside the grid
-            grid = (Proposal(config).identity for config in space.enumerate(levels))
+            first = {Proposal(config).identity for config in self._defaults()}  # may lie off the grid
+            grid = [Proposal(config).identity for config in islice(space.enumerate(levels), COUNTED + 1)]
+            if len(grid) > COUNTED:  # no search gets to its end, and counting would take hours
+                return math.prod(len(each.values(levels[name])) for name, each in space.parameters.items())
             return max(1, len(first) + sum(identity not in first for identity in grid))
         if self._strategy["name"] == "hyperband":
             try:
@@ -324,8 +333,8 @@ class Tuner:
         return self
 
     def get_best_trials(self, num_trials: int = 1) -> list[TunedTrial]:
-        """The best complete trials, best first; those of the highest fidelity before all others."""
-        from flows.report import ranked
+        """The best complete trials, best first; those of the highest fidelity come before all others."""
+        from hpo_flows.reports.text import ranked
 
         ledger = self._open()
         return [self._tuned(trial, ledger.spec) for trial in ranked(ledger.load())[:num_trials]]
@@ -343,7 +352,7 @@ class Tuner:
         return [trial.hyperparameters for trial in self.get_best_trials(num_trials)]
 
     def get_best_step(self, rank: int = 0) -> int | None:
-        """The epoch, from 0, at which the best trial (or the one of a rank) had its value; None if there is none."""
+        """The epoch, from 0, at which the best trial (or the one at a rank) reached its value; None if unknown."""
         found = self.get_best_trials(rank + 1)
         return found[rank].best_step if len(found) > rank else None
 
@@ -351,7 +360,7 @@ class Tuner:
         """The models of the best trials with the weights of their best epochs, best first.
 
         Raises:
-            InputError: The weights of one cannot be read from MLflow.
+            InputError: The weights of a trial cannot be read from MLflow.
         """
         return [self._restored(trial) for trial in self.get_best_trials(num_models)]
 
@@ -367,7 +376,7 @@ class Tuner:
         network = built(self.hypermodel, trial.hyperparameters.copy(), self._compile)
         if not network.built:
             network.build_from_config(json.loads(config))
-        network.optimizer.build(network.trainable_variables)  # the file holds the optimizer's variables, too
+        network.optimizer.build(network.trainable_variables)  # the file also has the optimizer's variables
         with tempfile.TemporaryDirectory() as folder:
             path = Path(folder) / WEIGHTS
             path.write_bytes(weights)
@@ -383,78 +392,13 @@ class Tuner:
             trial.summary()
 
 
-class RandomSearch(Tuner):
-    """Configurations at random."""
-
-    strategy = "random"
-
-    def __init__(self, hypermodel: Any, objective: Any = None, max_trials: int | None = 10, **settings: Any) -> None:
-        super().__init__(hypermodel, objective, max_trials, **settings)
-
-
-class GridSearch(Tuner):
-    """Every combination: all values of lists and of numbers with steps, ten of other numbers."""
-
-    strategy = "grid"
-
-
-class BayesianOptimization(Tuner):
-    """A Gaussian process that learns from every trial.
-
-    ``num_initial_points`` is the strategy's ``start``; ``alpha`` and ``beta``, which belong to KerasTuner's own process
-    and acquisition, have no meaning here and are passed over.
-    """
-
-    strategy = "bayesian"
-
-    def __init__(
-        self,
-        hypermodel: Any,
-        objective: Any = None,
-        max_trials: int | None = 10,
-        num_initial_points: int | None = None,
-        alpha: float | None = None,
-        beta: float | None = None,
-        **settings: Any,
-    ) -> None:
-        if num_initial_points is not None:
-            settings.setdefault("strategy", {"name": self.strategy, "start": num_initial_points})
-        super().__init__(hypermodel, objective, max_trials, **settings)
-
-
-class Hyperband(Tuner):
-    """Many short trainings, of which the best go on from where they stopped; ``sampler`` names what proposes them."""
-
-    strategy = "hyperband"
-
-    def __init__(
-        self,
-        hypermodel: Any,
-        objective: Any = None,
-        max_epochs: int = 100,
-        factor: int = 3,
-        hyperband_iterations: int = 1,
-        sampler: str = "random",
-        **settings: Any,
-    ) -> None:
-        settings.setdefault("strategy", {"name": self.strategy, "sampler": sampler})
-        super().__init__(
-            hypermodel,
-            objective,
-            max_epochs=max_epochs,
-            factor=factor,
-            hyperband_iterations=hyperband_iterations,
-            **settings,
-        )
-
-
 class FailureGuard:
-    """Watches a study, and ends it once too many of this search's trials have failed in a row.
+    """An observer that ends a search once too many of its trials have failed in a row.
 
     Args:
-        limit: How many are too many.
+        limit: The number of failures that ends the search.
         first: The number of the first trial that counts.
-        observe: Is told all the same.
+        observe: Another observer, called each time.
     """
 
     def __init__(self, limit: int, first: int, observe: Callable[[Progress], None]) -> None:
@@ -462,7 +406,8 @@ class FailureGuard:
 
     def __call__(self, progress: Progress) -> None:
         self._observe(progress)
-        ended = [t for t in progress.history if t.number >= self._first and t.state is not TrialState.RUNNING]
+        history = progress.history.without_retaken()
+        ended = [t for t in history if t.number >= self._first and t.state is not TrialState.RUNNING]
         last = sorted(ended, key=lambda trial: (trial.end or 0, trial.number))[-self._limit :]
         if len(last) == self._limit and all(trial.state is TrialState.FAILED for trial in last):
             raise RuntimeError(f"{self._limit} trials in a row failed, the last one because {last[-1].reason}")
@@ -471,7 +416,7 @@ class FailureGuard:
 def _observer(spec: StudySpec, progress: bool) -> Any:
     import contextlib
 
-    from flows.report import LiveProgress
+    from hpo_flows.reports.live import LiveProgress
 
     return LiveProgress(spec) if progress else contextlib.nullcontext(lambda progress: None)
 
@@ -485,19 +430,17 @@ def _as_list(callbacks: Any) -> list[Any]:
 
 
 def _pickle_checked(callbacks: Any) -> None:
-    """Say at once of a callback that it cannot serve trials.
+    """Check early that each callback can be used in trials.
 
     Raises:
-        InputError: It cannot.
+        InputError: One cannot.
     """
     import cloudpickle
-
-    from flows.keras.named import own_callbacks
 
     for i, callback in enumerate(_as_list(callbacks) if callbacks else []):
         try:
             copy = cloudpickle.loads(cloudpickle.dumps(callback))
-        except Exception as error:  # what cannot be pickled says so in many ways
+        except Exception as error:  # objects that cannot be pickled raise many kinds
             problem = f"it cannot be copied for each trial ({type(error).__name__}: {error})"
             raise InputError(
                 f"callbacks.{i}.{type(callback).__name__}", problem, "make it without such state"
@@ -507,6 +450,7 @@ def _pickle_checked(callbacks: Any) -> None:
 
 
 def _at_least_one(name: str, value: Any) -> int:
-    if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+    number = plain(value)
+    if isinstance(number, bool) or not isinstance(number, int) or number < 1:
         raise InputError(name, f"{value!r} is not a whole number above 0")
-    return value
+    return number

@@ -1,36 +1,36 @@
-"""The default: the strategy that measured best for space, budget and history, chosen anew for each trial."""
+"""Picks a strategy for each trial from the space, the budget and the history; the default strategy of a study."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
 from typing import ClassVar
 
-from hpo_core.configuration import Scalar
-from hpo_core.history import History
-from hpo_core.space import SearchSpace
+from hpo_core.history.history import History
+from hpo_core.history.trial import Proposal
+from hpo_core.space.configuration import Scalar
+from hpo_core.space.search_space import SearchSpace
+from hpo_core.strategies.algorithms.bayesian import Bayesian
+from hpo_core.strategies.algorithms.tpe import Tpe
 from hpo_core.strategies.base import check_whole
-from hpo_core.strategies.bayesian import Bayesian
-from hpo_core.strategies.tpe import Tpe
-from hpo_core.trial import Proposal
 
-# Unlike the other strategies, which stand alone, this one is nothing but a choice among them.
+# The other strategies are independent of each other; this one only chooses among them.
 
 SHORT, SHORT_START = 10, 4
-"""A study of so few trials begins with fewer points that no model chose, or next to nothing would be learned from."""
+"""A study with at most SHORT trials starts with only SHORT_START Sobol points, or a model would choose too few."""
 
 
 @dataclass(frozen=True)
 class Auto:
-    """``bayesian`` up to ``long`` trials, then ``tpe``; what was picked and why stands in the notes of each proposal.
+    """``bayesian`` up to ``long`` trials, then ``tpe``; each proposal's notes say what was picked and why.
 
-    A Gaussian process makes most of few trials, but models only so many: once a study is longer than that, the Parzen
-    estimators, which use all of them at next to no cost, take over. Both begin with a scrambled Sobol sequence, of
-    which a short study takes less; and a space that can be written out is searched to its end by either, the most
-    promising configurations first. The evidence is in ``docs/decisions/0004-bayesian.md``.
+    A Gaussian process makes the most of few trials, but models only a limited number. In a longer study the Parzen
+    estimators take over, which use all trials at little cost. Both start with a scrambled Sobol sequence, shorter in a
+    short study. Both exhaust a space that can be enumerated, the most promising configurations first. The evidence is
+    in ``docs/decisions/0004-bayesian.md``.
 
     Args:
-        long: From how many trials on a study counts as long.
-        budget: How many trials the study will have; a study's ``stop.trials`` where absent.
+        long: The number of trials from which a study counts as long.
+        budget: How many trials the study will have; by default the study's ``stop.trials``.
     """
 
     name: ClassVar[str] = "auto"
@@ -57,29 +57,29 @@ class Auto:
 
     @property
     def start(self) -> int:
-        """How many points of the Sobol sequence come first."""
+        """The number of Sobol points that come first."""
         return SHORT_START if self.budget is not None and self.budget <= SHORT else Bayesian.start
 
     def _reason(
         self, strategy: Bayesian | Tpe, space: SearchSpace, seen: History, proposal: Proposal
     ) -> dict[str, Scalar]:
-        """What was picked, and why, in a few words."""
+        """What was picked and why, in a few words, as notes of the proposal."""
         modelled, source = "acquisition" in proposal.notes, proposal.notes.get("warm_start")
         so_far = f"{len(seen)}" if self.budget is None else f"{len(seen)} of {self.budget}"
         budget: dict[str, Scalar] = {} if self.budget is None else {"budget": self.budget}
         if source is not None:
             why = f"among the best of the past: {source}"
         elif modelled and isinstance(strategy, Tpe):
-            why = f"{so_far} trials are more than a Gaussian process models; Parzen estimators use them all"
+            why = f"{so_far} trials are more than a Gaussian process can model; Parzen estimators use them all"
         elif modelled and self.budget is not None and space.size <= self.budget:
-            why = f"all {space.size:.0f} configurations fit the budget; a Gaussian process says which come first"
+            why = f"all {space.size:.0f} configurations fit the budget; a Gaussian process chooses their order"
         elif modelled:
             why = f"{so_far} trials over {space.dimensions} parameters: few enough for a Gaussian process"
         elif len(seen) < strategy.start:
-            why = f"trial {len(seen) + 1} of the {strategy.start} that spread over the space before a model is asked"
+            why = f"trial {len(seen) + 1} of the {strategy.start} that cover the space before a model is used"
         elif len(seen.complete) < 2:
             why = f"{len(seen.complete)} complete trials are too few to compare"
         else:
-            why = "no candidate of the model was new"
+            why = "the model proposed no new configuration"
         picked = "warm_start" if source is not None else strategy.name if modelled else "quasi_random"
         return {"picked": picked, "why": why, **budget}

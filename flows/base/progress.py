@@ -1,0 +1,87 @@
+"""Defines how a study's result and its progress are handed to users and observers."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+from hpo_core.history.history import History
+from hpo_core.history.trial import Trial
+from hpo_core.selection.final_choice import Choice, best_trial
+from hpo_core.space.configuration import Scalar
+from hpo_core.study.spec import StudySpec
+
+if TYPE_CHECKING:
+    from hpo_core.champion.challenge import Challenge
+
+
+@dataclass(frozen=True)
+class StudyResult:
+    """A study after a run.
+
+    Attributes:
+        spec: The study.
+        history: All its trials.
+        reason: Why no further trial was started.
+        tracking_uri: MLflow's address.
+        run_id: The study's run there.
+        choice: The state of the final choice; None if the study asks for none.
+        challenge: The state of the comparison with the champion; None if the study asks for none or has no winner.
+    """
+
+    spec: StudySpec
+    history: History
+    reason: str
+    tracking_uri: str = field(repr=False)  # it may hold a password
+    run_id: str
+    choice: Choice | None = None
+    challenge: Challenge | None = None
+
+    @property
+    def best(self) -> Trial | None:
+        """The winner of the final choice, else the search's incumbent; None if no trial is complete."""
+        return best_trial(self.history, self.choice)
+
+    @property
+    def test_metrics(self) -> Mapping[str, float]:
+        """The winner's metrics on the test set, by name; empty without a final choice or before its test."""
+        return {} if self.choice is None or self.choice.test is None else self.choice.test.metrics
+
+    @property
+    def best_config(self) -> Mapping[str, Scalar]:
+        """The configuration of :attr:`best`.
+
+        Raises:
+            ValueError: No trial is complete.
+        """
+        if self.best is None:
+            raise ValueError(f"study {self.spec.name!r} has no complete trial")
+        return self.best.config
+
+    @property
+    def best_value(self) -> float:
+        """The metric of :attr:`best`, in its own direction; for a winner, the mean over its folds.
+
+        Raises:
+            ValueError: No trial is complete.
+        """
+        if self.best is None or self.best.loss is None:
+            raise ValueError(f"study {self.spec.name!r} has no complete trial")
+        winner = None if self.choice is None else self.choice.winner
+        return self.spec.sign * (self.best.loss if winner is None else winner.mean)
+
+
+@dataclass(frozen=True)
+class Progress:
+    """What an observer of a study receives: the study as last loaded, and the seconds since this run of it started.
+
+    The final choice is None while the search goes on.
+    """
+
+    history: History
+    seconds: float
+    choice: Choice | None = None
+
+
+Observer = Callable[[Progress], None]

@@ -1,0 +1,1 @@
+"""The command line: the ``hpo`` command, schedules and the doctor."""

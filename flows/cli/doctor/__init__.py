@@ -1,0 +1,1 @@
+"""The checks behind ``hpo doctor``: the machine, MLflow's store and a study."""

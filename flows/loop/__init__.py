@@ -1,0 +1,1 @@
+"""The loop of a study: proposes, reserves and submits trials, then runs the final choice and the challenge."""

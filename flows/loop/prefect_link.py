@@ -1,0 +1,216 @@
+"""Connects to Prefect's server, starts a temporary one if none is named, and notices when it is lost.
+
+What Prefect shows is only a view: a study that has started goes on without it. Prefect's server and its background
+workers are imported inside functions, because most runs need neither and both are slow to load.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+import re
+import socket
+import subprocess
+import time
+from collections.abc import Iterator
+from queue import Empty
+from typing import TYPE_CHECKING, Any
+
+import httpx
+from prefect.client.orchestration import get_client
+from prefect.settings import (
+    PREFECT_API_REQUEST_TIMEOUT,
+    PREFECT_API_URL,
+    PREFECT_CLIENT_MAX_RETRIES,
+    PREFECT_SERVER_ALLOW_EPHEMERAL_MODE,
+    temporary_settings,
+)
+
+from hpo_core.base.errors import Unreachable
+from hpo_flows.base.stopping import ENDINGS
+
+if TYPE_CHECKING:
+    from prefect.server.api.server import SubprocessASGIServer
+
+
+log = logging.getLogger("hpo")
+
+LOOK_SECONDS = 2.0
+"""How often the server's address is probed."""
+
+ANSWER_SECONDS = 20.0
+"""How long a server may take to answer; on a busy machine it is slow."""
+
+TELL_SECONDS = 20.0
+"""After this wait for the temporary server, a warning says that it is not there yet."""
+
+START_SECONDS = 120.0
+"""How long to wait for the temporary server, unless Prefect's own setting says otherwise."""
+
+START_SETTING = "PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS"
+
+RETRIES = 1
+"""How often Prefect's client retries a request, at some seconds each. Its default of five would hold a study up for a
+minute, and the study does not need the answer."""
+
+
+def named_server() -> str | None:
+    """The address of Prefect's server, without credentials; None if none is named and a temporary one is needed."""
+    url = PREFECT_API_URL.value()
+    return re.sub(r"//[^/@]*@", "//", url) if url else None
+
+
+def reach() -> bool:
+    """Wait for Prefect's server, starting a temporary one if none is named.
+
+    Returns:
+        Whether a study can be shown there; if not, a warning has said why.
+
+    Raises:
+        Unreachable: A server is named but does not answer.
+    """
+    if (url := named_server()) is not None:
+        if (why := silence()) is not None:
+            raise Unreachable(
+                f"Prefect's server at {url} does not answer ({why}); start it, correct PREFECT_API_URL, or unset that "
+                "for a temporary server"
+            )
+        return True
+    if not PREFECT_SERVER_ALLOW_EPHEMERAL_MODE.value():
+        why = "none is named, and Prefect's settings allow no temporary one"
+    else:
+        why = _start_temporary()
+    if why:
+        log.warning("the study goes on without Prefect's view: %s", why)
+    return not why
+
+
+def silence() -> str | None:
+    """Why the named server does not answer as a Prefect server; None if it does."""
+    with temporary_settings({PREFECT_CLIENT_MAX_RETRIES: 0}):
+        try:
+            with get_client(httpx_settings={"timeout": ANSWER_SECONDS}, sync_client=True) as client:
+                client.hello().raise_for_status()
+        except Exception as error:  # anything may listen at that address, so any error may come
+            return f"{type(error).__name__}: {error}".splitlines()[0][:300]
+    return None
+
+
+def temporary_server() -> SubprocessASGIServer:
+    """The temporary server of this process, running or not. Prefect keeps it as a singleton."""
+    from prefect.server.api.server import SubprocessASGIServer
+
+    return SubprocessASGIServer()
+
+
+def _start_temporary() -> str:
+    """Start the temporary server that Prefect's client would start. Returns why that failed, or an empty string.
+
+    Prefect itself waits only 20 seconds and then raises; a busy machine needs that long to import it.
+    """
+    server = temporary_server()
+    if server.running:
+        return ""
+    began, given = time.monotonic(), os.environ.get(START_SETTING, "")
+    limit = float(given) if given.replace(".", "", 1).isdigit() else START_SECONDS
+    ENDINGS.append(lambda: _kill(server.server_process))
+    try:
+        server.start(timeout=max(int(min(limit, TELL_SECONDS)), 1))
+        return ""
+    except Exception as error:  # from Prefect, httpx or the operating system
+        why = f"{type(error).__name__}: {error}".splitlines()[0][:300]
+    if time.monotonic() < began + limit:
+        log.warning("Prefect's temporary server is not there yet; waiting for it up to %.0f s in all", limit)
+    while (process := server.server_process) is not None and time.monotonic() < began + limit:
+        if process.poll() is not None:
+            why = f"its temporary server ended with exit code {process.returncode}"
+            break
+        with contextlib.suppress(httpx.HTTPError):
+            if httpx.get(f"{server.api_url}/health", timeout=ANSWER_SECONDS).is_success:
+                server.running = True  # Prefect's client then uses it
+                return ""
+        time.sleep(0.2)
+    else:
+        why = f"its temporary server does not answer within {limit:.0f} s ({why}); {START_SETTING} sets how long"
+    server.stop()
+    return why
+
+
+def _kill(process: subprocess.Popen[Any] | None) -> None:
+    if process is not None:
+        process.kill()
+
+
+@contextlib.contextmanager
+def impatient() -> Iterator[None]:
+    """Within this context, Prefect's client gives up quickly on a server that is gone."""
+    with temporary_settings({PREFECT_CLIENT_MAX_RETRIES: RETRIES, PREFECT_API_REQUEST_TIMEOUT: ANSWER_SECONDS}):
+        yield
+
+
+class Link:
+    """One study run's connection to Prefect's server, used until the server fails to answer once.
+
+    Attributes:
+        lost: Whether the server is given up, so that no more requests go there.
+    """
+
+    def __init__(self, lost: bool = False) -> None:
+        self.lost = lost
+        self._due, self._direct = 0.0, True
+
+    def look(self) -> None:
+        """Probe the server's address now and then, so that a lost server is noticed before requests wait for it."""
+        if self.lost or not self._direct or time.monotonic() < self._due:
+            return
+        self._due = time.monotonic() + LOOK_SECONDS
+        url = httpx.URL(PREFECT_API_URL.value() or temporary_server().api_url)
+        try:
+            port = url.port or (443 if url.scheme == "https" else 80)
+            socket.create_connection((url.host, port), timeout=ANSWER_SECONDS).close()
+        except OSError as error:
+            if silence() is None:
+                self._direct = False  # a proxy is in between, so a direct connection proves nothing
+            else:
+                self.give_up(error)
+
+    def failed(self, error: BaseException) -> None:
+        """Handle a failed request: warn if the server refused only this one, give up if the server is lost."""
+        if self.lost:
+            return
+        if silence() is None:
+            what = f"{type(error).__name__}: {error}".splitlines()[0][:300]
+            log.warning("Prefect refuses something, and the study goes on: %s", what)
+            return
+        self.give_up(error)
+
+    def give_up(self, error: BaseException) -> None:
+        """Go on without Prefect, and say so."""
+        if self.lost:
+            return
+        self.lost = True
+        what = f"{type(error).__name__}: {error}".splitlines()[0][:300]
+        log.warning("Prefect's server is lost, and the study goes on without its view: %s", what)
+        forget_events()
+
+
+def forget_events() -> None:
+    """Drop the events and logs that Prefect has not sent to its server yet.
+
+    Otherwise Prefect reconnects for every single event, for seconds each, logs a long error for each, and delays the
+    end of the process by all that.
+    """
+    logging.getLogger("prefect._internal").setLevel(logging.CRITICAL)
+    from prefect.events.worker import EventsWorker
+    from prefect.logging.handlers import APILogWorker
+
+    services: tuple[Any, ...] = (EventsWorker, APILogWorker)
+    with contextlib.suppress(AttributeError):  # private attributes, which may change with a release
+        for worker in [worker for service in services for worker in service._instances.values()]:
+            with contextlib.suppress(Empty):
+                while True:
+                    worker._queue.get_nowait()
+                    worker._queue.task_done()
+            if hasattr(worker, "_client"):
+                worker._client._reconnection_attempts = 0

@@ -1,0 +1,439 @@
+"""The strategy loop as a Prefect flow: load, propose, reserve, submit, and repeat as each trial ends.
+
+:func:`reap_after` imports the tracking store when called, since only Prefect's workers call it.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import time
+from collections.abc import Iterator
+from queue import Empty, SimpleQueue
+from typing import Any
+
+from prefect import flow, runtime
+from prefect.task_runners import ThreadPoolTaskRunner
+from prefect.utilities.urls import url_for
+
+from hpo_core.base.errors import EngineError, InputError, StudyFailed
+from hpo_core.history.history import History
+from hpo_core.history.trial import Proposal, Trial
+from hpo_core.ledger.decode import stored_spec
+from hpo_core.ledger.evaluations import FoldLedger
+from hpo_core.ledger.ledger import Ledger
+from hpo_core.ledger.store import RUNNING
+from hpo_core.ledger.tags import Tag
+from hpo_core.selection.evaluation import Evaluation
+from hpo_core.selection.final_choice import Choice
+from hpo_core.tracking.connection import connect
+from hpo_flows.base.progress import Progress
+from hpo_flows.base.stopping import Stopped, noted
+from hpo_flows.loop.champion import ChampionStage
+from hpo_flows.loop.engine import Engine, PrefectTasks, Threads
+from hpo_flows.loop.final import FinalStage, task_name
+from hpo_flows.loop.flow_runs import Renewal, crash_dead_flow_runs, owned_flow_run
+from hpo_flows.loop.prefect_link import Link, forget_events, impatient, reach
+from hpo_flows.loop.prefect_view import PrefectView
+from hpo_flows.loop.session import SESSIONS, FlowSession
+from hpo_flows.objectives.context import CHECKPOINT
+from hpo_flows.reports.description import study_description
+from hpo_flows.trials.checkpoints import discard_superfluous
+from hpo_flows.trials.remote.dispatcher import RemoteTrials
+from hpo_flows.trials.remote.runner import Runner
+from hpo_flows.trials.session import CHAMPION_FIELD, FAILURE
+
+TICK_SECONDS = 1.0
+"""How long the loop waits for a trial to end before it checks the clock again."""
+
+STOP_SECONDS = 5.0
+"""How often the loop checks for ``hpo stop``; by time, so that quick trials do not cost a request each."""
+
+DESCRIBE_SECONDS = 60.0
+"""The minimum time between two updates of the study's description with a new incumbent."""
+
+RELOAD_SECONDS = 15.0
+"""How often the loop loads what other flows did while none of its own trials ends."""
+
+MAX_SHOWN = 1500
+"""How many characters of a traceback are shown, counted from its end."""
+
+FATAL_FIELDS = (CHECKPOINT, CHAMPION_FIELD, "objective", "resources.gpus", "resources.cpus", "resources.memory")
+"""Errors in these fields end the study even if other trials have succeeded."""
+
+
+def reap_after(flow: Any, flow_run: Any, state: Any) -> None:
+    """Prefect's hook for a cancelled or crashed flow: ends the MLflow runs that its process left RUNNING.
+
+    A Prefect worker calls it after it has ended the flow's process. Inside that process the loop has already done it.
+    """
+    if flow_run.parameters["study_run"] in SESSIONS:
+        return
+
+    store = connect(patience=30.0)
+    run = store.get(flow_run.parameters["study_run"])
+    ledger = Ledger(store, stored_spec(run), run)
+    ledger.load()
+    ledger.reap()
+    if not ledger.load().running:
+        FoldLedger(ledger).load()  # loading also ends the folds whose flow is gone
+
+
+@flow(
+    name="tune",
+    flow_run_name="{name}",
+    persist_result=False,
+    on_cancellation=[reap_after],
+    on_crashed=[reap_after],
+)
+def tune(name: str, study_run: str) -> str:
+    """Run trials of one study until a stop rule holds; returns which.
+
+    Args:
+        name: The study, for Prefect's UI.
+        study_run: The id of the study's MLflow run, which names the session.
+    """
+    return loop_of(study_run).run()
+
+
+_LOOPS: dict[str, Loop] = {}
+"""The loops of this process, by the id of the study's run. They cannot be a flow's parameter, which is serialised."""
+
+
+def loop_of(study_run: str) -> Loop:
+    """The loop of a study. A function of its own, because the flow is pickled by value to other machines with its tasks
+    and so must not refer to a session."""
+    return _LOOPS[study_run]
+
+
+def run_loop(session: FlowSession) -> str:
+    """Run trials of a study until a stop rule holds; returns which.
+
+    The loop runs inside a flow run, so that Prefect shows it. It runs without one if Prefect's temporary server does
+    not start, or is lost before the loop starts. The state that Prefect gives an ended flow run does not matter.
+
+    Raises:
+        Unreachable: A Prefect server is named but does not answer.
+        EngineError: Trials are to be trained on other machines, which needs Prefect.
+        Stopped: SIGINT or SIGTERM came.
+    """
+    runner, spec, id = session.runner, session.ledger.spec, session.ledger.study_run.id
+    link = Link(lost=not reach())
+    session.ledger.study.set_status(RUNNING)
+    loop = _LOOPS[id] = Loop(session, link)
+    try:
+        if not link.lost:
+            _run_flow(loop, make_flow(spec.parallel, runner), spec.name, id)
+        if loop.begun:
+            return loop.outcome()
+        if runner is not None:
+            raise EngineError(f"{runner.name} trains trials by way of Prefect, which is not there; start its server")
+        return loop.run()
+    finally:
+        del _LOOPS[id]
+        if link.lost:
+            forget_events()  # again, since the end of the flow run has added some
+
+
+def _run_flow(loop: Loop, made: Any, name: str, id: str) -> None:
+    """Run the loop inside a flow run. Errors after the loop has ended are Prefect's alone and are dropped.
+
+    Raises:
+        BaseException: The flow was stopped from outside before the loop ended.
+    """
+    try:
+        with impatient():
+            made(name, id)
+    except Exception as error:
+        if not loop.ended:
+            loop.link.give_up(error)
+    except BaseException:
+        if not loop.ended:
+            raise
+
+
+class Loop:
+    """The loop of ``docs/architecture.md``. Its state is disposable: whatever must last is in MLflow.
+
+    Args:
+        session: What it shares with the trials.
+        link: The connection to Prefect's server.
+
+    Attributes:
+        begun, ended: Whether it has started, and whether it has ended.
+    """
+
+    def __init__(self, session: FlowSession, link: Link) -> None:
+        self.link, self.begun, self.ended = link, False, False
+        self._reason = ""
+        self._error: BaseException | None = None
+        self._session, self._ledger, self._spec = session, session.ledger, session.ledger.spec
+        self._running: dict[str, Trial] = {}  # by run id
+        self._ended: SimpleQueue[Trial | None] = SimpleQueue()  # None: check the signal
+        self._signal: int | None = None
+        self._interruptible = False
+        self._started = self._asked = time.monotonic()
+        self._stop_requested = False
+        self._described: tuple[float, Trial | None] = (self._started, None)
+        self._renewal = Renewal(link)
+        self._view = PrefectView(session.ledger, link)
+        self._engine: Engine = Threads(session) if link.lost else PrefectTasks(session, link)
+        self._remote = RemoteTrials(session, session.runner) if session.runner is not None else None
+        self._folds = FoldLedger(self._ledger)
+        self._final = FinalStage(self._ledger, self._folds) if self._spec.final is not None else None
+        self._champion = ChampionStage(self._ledger, self._folds) if self._spec.champion is not None else None
+        self._choice: Choice | None = None
+        self._earlier: frozenset[int] | None = None  # the trials that failed before this run of the study
+
+    def run(self) -> str:
+        """Loop until no trial runs and none is to be started.
+
+        Raises:
+            Stopped: SIGINT or SIGTERM came. This flow's trials are ended, and their runs say so.
+        """
+        self.begun = True
+        try:
+            with noted(self._note), self._shown():
+                self._reason = self._run()
+        except BaseException as error:
+            self._error = error
+            raise
+        finally:
+            self.ended = True
+        return self._reason
+
+    def outcome(self) -> str:
+        """Return or raise what :meth:`run` did."""
+        if self._error is not None:
+            raise self._error
+        return self._reason
+
+    def _note(self, number: int) -> None:
+        """Remember a signal, which the loop checks between two steps, and cut short any wait for MLflow.
+
+        As a signal handler it could interrupt a write to MLflow, so it raises only during the import of the objective.
+        """
+        if self._interruptible:
+            raise Stopped(number)
+        self._signal = number
+        self._ledger.store.hurry()
+        self._ended.put(None)
+
+    @contextlib.contextmanager
+    def _shown(self) -> Iterator[None]:
+        """Label this flow run as owned by this process, and crash dead ones, unless Prefect is lost."""
+        if self.link.lost:
+            yield
+            return
+        with owned_flow_run(self.link):
+            crash_dead_flow_runs(self.link)
+            yield
+
+    def _run(self) -> str:
+        try:
+            self._tell_url()
+            if self._remote is None:
+                self._check_objective()
+            while True:
+                if self._signal is not None:
+                    raise Stopped(self._signal)
+                history = self._load()
+                reason, lost_race = self._fill(history)
+                over = reason is not None
+                if over and self._final is not None and not self._stop_requested and not lost_race:
+                    over, lost_race = self._choose(self._final, history)
+                if over and self._champion is not None and not self._stop_requested and not lost_race:
+                    over, lost_race = self._challenge(self._champion, history)
+                if lost_race:
+                    continue
+                if over and reason is not None and not self._running:
+                    self._view.show(history, time.monotonic() - self._started, last=True)
+                    return reason
+                self._wait()
+        except BaseException:
+            # Stopped, or MLflow is out of reach: end the workers, and wait until each trial has recorded it in its run.
+            self._session.pool.cancelled.set()
+            if self._remote is not None:
+                self._remote.interrupt()
+                self._running.clear()
+            while self._running:
+                self._take(self._ended.get())
+            if self._signal is not None:  # the error may only be MLflow's, which gets little time after a signal
+                raise Stopped(self._signal) from None
+            raise
+
+    def _check_objective(self) -> None:
+        """Check that the objective can be imported. That may take long, so a signal interrupts it at once."""
+        self._interruptible = True
+        try:
+            self._session.pool.check()
+        finally:
+            self._interruptible = False
+
+    def _tell_url(self) -> None:
+        """Write the address of this flow run in Prefect's UI to the study's run, if Prefect has a UI."""
+        if self.link.lost:
+            return
+        if (url := url_for("flow-run", obj_id=runtime.flow_run.id)) is not None:
+            self._ledger.study.log({Tag.FLOW_RUN_URL: url})
+
+    def _load(self) -> History:
+        history = self._ledger.load()
+        if self._ledger.reap():
+            history = self._ledger.load()
+        for trial in self._remote.ended() if self._remote is not None else ():
+            del self._running[trial.run_id]
+        self._session.rungs.history = history
+        if self._earlier is None:
+            self._earlier = frozenset(trial.number for trial in history.failed)
+        discard_superfluous(self._ledger, history)
+        when, incumbent = self._described
+        if history.incumbent != incumbent and time.monotonic() - when > DESCRIBE_SECONDS:
+            self._ledger.study.describe(study_description(self._spec, history))
+            self._described = time.monotonic(), history.incumbent
+        self._ledger.save_snapshot(news=1_000)
+        return history
+
+    def _fill(self, history: History) -> tuple[str | None, bool]:
+        """Start as many trials as there are free slots.
+
+        Returns:
+            Why no more trials are to be started, or None; and whether another flow reserved one first, so that this
+            flow has to load again.
+        """
+        while True:
+            seconds = time.monotonic() - self._started
+            reason = self._stop_reason(history, seconds)
+            self._session.observe(Progress(history, seconds))
+            self._view.show(history, seconds)
+            self.link.look()
+            self._renewal.tick()
+            self._session.publisher.tick(history)
+            free = self._spec.parallel - len(self._running)
+            if reason is not None or free <= 0:
+                return reason, False
+            if (alike := self._spec.repeated_error(history, self._earlier or ())) is not None:
+                if not self._running:
+                    raise self._failed(alike)
+                return None, False  # the running ones were started at the same time and may still succeed
+            if self._spec.stop.trials is not None:
+                free = min(free, self._spec.stop.trials - self._spec.started(history))
+            proposals = self._spec.propose(history, free)
+            if not proposals:
+                return (None if history.running else "the strategy has nothing more to propose"), False
+            for proposal in proposals:
+                trial = self._ledger.reserve(proposal, history)
+                if trial is None:
+                    return None, True
+                self._submit(trial)
+                if self._signal is not None:
+                    return None, False
+                history = history.with_pending([Proposal(trial.config, trial.fidelity, trial.parent, trial.notes)])
+                self._session.rungs.history = history
+
+    def _stop_reason(self, history: History, seconds: float) -> str | None:
+        now = time.monotonic()
+        if not self._stop_requested and now - self._asked > STOP_SECONDS:
+            self._asked = now
+            self._stop_requested = self._ledger.study.stop_requested()
+        if self._stop_requested:
+            return "hpo stop was called"
+        return self._spec.stop_reason(history, seconds / 60)
+
+    def _failed(self, trial: Trial) -> StudyFailed:
+        """The error for a study whose trials all failed in the same way as this one."""
+        details = self._ledger.store.download(trial.run_id, FAILURE) or b""
+        end = details.decode(errors="replace").strip()[-MAX_SHOWN:]
+        count = sum(each.number not in (self._earlier or ()) for each in self._ledger.history().failed)
+        return StudyFailed(
+            f"the first {count} trials all failed with the same error, so no further one is started: {trial.reason}\n"
+            + "".join(f"  {line}\n" for line in end.splitlines())
+            + "correct it and run the same command to go on; stop: {same_error: false} goes on in any case"
+        )
+
+    def _choose(self, final: FinalStage, history: History) -> tuple[bool, bool]:
+        """Start as many evaluations of the final choice as there are free slots, once no flow runs a trial.
+
+        Returns:
+            Whether the choice is made; and whether another flow reserved one first, so that this flow has to load
+            again.
+        """
+        choice = self._choice = final.load(history)
+        if history.running:
+            return not choice.standings, False
+        self._session.observe(Progress(history, time.monotonic() - self._started, choice))
+        started, lost_race = final.start(history, self._spec.parallel - len(self._running))
+        for trial, evaluation in started:
+            self._submit(trial, evaluation)
+        return not choice.standings or choice.done, lost_race
+
+    def _challenge(self, champion: ChampionStage, history: History) -> tuple[bool, bool]:
+        """Start as many evaluations of the challenge as there are free slots, and decide once all are done.
+
+        Returns:
+            Whether the verdict is made or none is due; and whether something has changed, so that this flow has to load
+            again.
+        """
+        if history.running:  # in other flows
+            return history.incumbent is None, False
+        challenge = champion.load(history, self._choice)
+        if challenge is None or challenge.done:
+            return True, False
+        if challenge.pending == 0:
+            champion.decide(challenge)
+            return False, True
+        started, lost_race = champion.start(history, challenge, self._spec.parallel - len(self._running))
+        for trial, evaluation in started:
+            self._submit(trial, evaluation)
+        return False, lost_race
+
+    def _submit(self, trial: Trial, evaluation: Evaluation | None = None) -> None:
+        self._running[trial.run_id] = trial
+        spec = self._spec
+        name = f"{spec.name}-{trial.number:04d}" if evaluation is None else task_name(spec, evaluation)
+        if self._remote is None:
+            self._engine.submit(name, trial, evaluation).add_done_callback(lambda _: self._ended.put(trial))
+            return
+        self._release(trial)  # the dispatcher and then the agent renew its lease
+        self._remote.submit(name, trial).add_done_callback(lambda _: self._ended.put(trial))
+
+    def _wait(self) -> None:
+        """Wait until one of this flow's trials ends, or it is time to load what other flows did."""
+        deadline = time.monotonic() + RELOAD_SECONDS
+        while time.monotonic() < deadline:
+            try:
+                self._take(self._ended.get(timeout=TICK_SECONDS))
+            except Empty:
+                self.link.look()
+                self._session.observe(Progress(self._ledger.history(), time.monotonic() - self._started))
+                self._session.publisher.tick(self._ledger.history())
+                if not self._running:
+                    return
+            else:
+                return
+
+    def _take(self, trial: Trial | None) -> None:
+        if trial is None or self._running.pop(trial.run_id, None) is None:
+            return
+        self._release(trial)
+        if self._remote is not None:
+            self._session.fatal = self._remote.settle(trial)
+        fatal = self._session.fatal
+        if fatal is None or self._session.pool.cancelled.is_set():
+            return
+        # If other trials have completed, an input error concerns this trial alone. Exceptions are FATAL_FIELDS: after a
+        # checkpoint that does not fit the code has changed, and no other will fit; the champion's evaluations belong to
+        # no trial; and a machine that lacks the objective or the resources would fail trial after trial.
+        if isinstance(fatal, InputError) and fatal.field not in FATAL_FIELDS and self._ledger.load().complete:
+            self._session.fatal = None
+            return
+        raise fatal
+
+    def _release(self, trial: Trial) -> None:
+        self._ledger.release(trial)
+        self._folds.release(trial.run_id)
+
+
+def make_flow(parallel: int, runner: Runner | None = None) -> Any:
+    """The flow with the engine's task runner, or with one thread per parallel trial, which waits for a worker."""
+    tasks: Any = ThreadPoolTaskRunner(max_workers=parallel) if runner is None else runner.task_runner(parallel)
+    return tune.with_options(task_runner=tasks)

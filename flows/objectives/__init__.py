@@ -1,0 +1,1 @@
+"""The objective's side: its reference, the trial context it is called with, splits, metrics and results."""

@@ -1,0 +1,340 @@
+"""Defines the trial context: the only argument of an objective, with its inputs and its ways to report.
+
+numpy, models and splits are imported in the methods that need them, so that an objective pays only for what it uses.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import traceback
+from collections.abc import Callable, Mapping, Sequence, Sized
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from hpo_core.history.trial import HYPERGRADIENT, HYPERGRADIENT_NORM
+from hpo_core.selection.evaluation import Fold, Phase
+from hpo_core.selection.milestones import Milestones
+from hpo_core.space.configuration import Scalar
+from hpo_core.tracking.models import load_model, save_model
+from hpo_flows.objectives.datasets import describe
+from hpo_flows.objectives.messages import Artifact, DatasetUsed, FromObjective, Report, Use
+from hpo_flows.objectives.result import as_step
+from hpo_flows.objectives.splits import split
+
+if TYPE_CHECKING:
+    from hpo_flows.objectives.splits import Rows
+from hpo_core.ledger.tags import MODEL, ON_BEST
+from hpo_flows.objectives.result import MissingMetric, as_metrics
+
+CHECKPOINT = "checkpoint"
+
+
+class TrialContext:
+    """Handed to the objective as its only argument.
+
+    Attributes:
+        config: Values of the active parameters, by name.
+        number: The trial's number in the study.
+        seed: The trial's own seed, in ``[0, 2**31)``, the same at every attempt. A promoted trial has its parent's, so
+            that its training continues as if it had never paused.
+        scratch: The trial's own folder, empty at first and deleted after the trial.
+        callbacks: The study's callbacks as plain data, for :func:`hpo_flows.keras.callbacks`.
+    """
+
+    def __init__(
+        self,
+        *,
+        config: Mapping[str, Scalar],
+        number: int,
+        seed: int,
+        fidelity: float | None,
+        scratch: Path,
+        outbox: Path,
+        send: Callable[[FromObjective], None],
+        resume_from: Path | None = None,
+        milestones: Milestones | None = None,
+        answer: Callable[[], bool] = lambda: True,
+        callbacks: Sequence[Mapping[str, Mapping[str, Any]]] = (),
+        phase: Phase = "search",
+        fold: Fold | None = None,
+        champion: Path | None = None,
+    ) -> None:
+        self.config, self.number, self.seed, self.scratch = config, number, seed, scratch
+        self.callbacks = callbacks
+        self._fidelity, self._resume_from = fidelity, resume_from
+        self._outbox, self._send, self._sent = outbox, send, 0
+        self._milestones, self._answer, self._judged, self._go_on = milestones, answer, -1, True
+        self._read: set[str] = set()
+        self._scratch_reason = ""
+        self._phase, self._fold = phase, fold
+        self._champion_folder = champion
+        self._on_best: list[Callable[[], object]] = []
+        self._hypergradients = 0
+
+    def __repr__(self) -> str:
+        return f"TrialContext(number={self.number}, config={dict(self.config)}, seed={self.seed})"
+
+    @property
+    def fidelity(self) -> float | None:
+        """The fidelity to train up to, counted from the start: 9 epochs, not 6 more. None if the study has none."""
+        self._read.add("fidelity")
+        return self._fidelity
+
+    @property
+    def resume_from(self) -> Path | None:
+        """A folder with what the parent trial left in its ``checkpoint``; None means train from scratch."""
+        self._read.add("resume_from")
+        return self._resume_from
+
+    @property
+    def checkpoint(self) -> Path:
+        """A folder; trials that resume from this one receive what the objective leaves there."""
+        folder = self._outbox / CHECKPOINT
+        folder.mkdir(parents=True, exist_ok=True)
+        return folder
+
+    def scratch_instead(self, reason: str) -> None:
+        """Declare that this trial was trained from scratch despite a checkpoint. Its run shows the reason."""
+        self._scratch_reason = " ".join(str(reason).split())[:500] or "the objective chose so"
+
+    @property
+    def use(self) -> Use:
+        """Which of the offered inputs the objective used; sent to the flow."""
+        return Use(tuple(sorted(self._read)), self._scratch_reason)
+
+    @property
+    def phase(self) -> Phase:
+        """What the objective is called for. With the rows of :meth:`split` there is no need to read it.
+
+        ``search``: a trial. ``fold``: one fold of the final choice. ``test``: the winner's score on the test set.
+        ``seed``: a re-training of the winner, to compare it with the champion. ``champion``: score :attr:`champion`.
+        """
+        self._read.add("phase")
+        return self._phase
+
+    @property
+    def fold(self) -> Fold | None:
+        """The fold; None in the other phases."""
+        self._read.add("phase")
+        return self._fold
+
+    @property
+    def for_champion(self) -> bool:
+        """Whether this is a re-training to compare with the champion: phase ``seed``."""
+        return self._phase == "seed"
+
+    @cached_property
+    def champion(self) -> Any:
+        """A model to score instead of training one, on the same rows with the same metric; None means train.
+
+        It is set in phase ``champion`` only: the model with this alias in MLflow's registry. A scikit-learn estimator
+        or a Keras model comes as itself, any other as MLflow's pyfunc.
+        """
+        self._read.add("champion")
+        if self._champion_folder is None:
+            return None
+
+        return load_model(self._champion_folder)
+
+    def split(
+        self,
+        data: int | Sized,
+        *,
+        stratify: Any = None,
+        groups: Any = None,
+        test: float | Sequence[int] = 0.2,
+        validation: float = 0.2,
+        shuffle: bool = True,
+        seed: int = 0,
+    ) -> tuple[Rows, Rows]:
+        """The rows to train on and the rows to score on, depending on the phase.
+
+        The search uses one fixed split of the development data, the final choice a fold of it. The winner's test and
+        the comparison with the champion train on all of it and score on the test data, which no other phase sees. The
+        split is the same for every trial of every study.
+
+        Args:
+            data: The number of rows, or anything with that length.
+            stratify: Labels, shape ``(n,)``, whose shares are kept equal on both sides.
+            groups: Shape ``(n,)``; rows of one group stay on one side. With groups, ``stratify`` only applies to folds.
+            test: The share of the test data; or the test rows themselves, as row numbers or a boolean mask.
+            validation: The share of the development data on which the search is scored.
+            shuffle: False for rows in order of time: the rows to score on then come after the rows to train on.
+            seed: Gives another split of the same data.
+
+        Returns:
+            Two arrays of row numbers.
+
+        Raises:
+            ValueError: The arguments do not fit each other or the data.
+        """
+
+        return split(
+            data,
+            phase=self.phase,
+            fold=self.fold,
+            stratify=stratify,
+            groups=groups,
+            test=test,
+            validation=validation,
+            shuffle=shuffle,
+            seed=seed,
+        )
+
+    def on_best(self, action: Callable[[], object]) -> None:
+        """Register an action for when the objective has returned and its trial is the best so far: log pictures, say.
+
+        In a study with a final choice only the winner counts as the best, in phase ``test``; in phase ``seed`` every
+        re-training does. An action that raises leaves its traceback in the run and does not fail the trial. Its time
+        counts towards ``trial_timeout``.
+        """
+        self._on_best.append(action)
+
+    def log_model(self, model: Any, example: Any) -> None:
+        """Keep a trained model as the artifact ``model``, if its trial is the best so far (:meth:`on_best`).
+
+        It has a signature and an input example, so ``mlflow models serve`` can serve it as it is.
+
+        Args:
+            model: A Keras model or a scikit-learn estimator.
+            example: A few rows of input; the signature is derived from them and from the model's output for them.
+        """
+        self.on_best(lambda: self._save_model(model, example))
+
+    def _save_model(self, model: Any, example: Any) -> None:
+
+        path = self.scratch / "hpo-model"
+        save_model(model, path, example)
+        self.log_artifact(path, MODEL)
+
+    def log_dataset(self, name: str, features: Any, targets: Any = None) -> None:
+        """Record in MLflow which data the trial used. Call it once per trial, however often the data is split.
+
+        It costs one request per trial, and one pass over all of the data for its digest.
+
+        Args:
+            name: The dataset's name in MLflow.
+            features: An array or a DataFrame, shape ``(n, ...)``.
+            targets: Labels or values, shape ``(n,)``; None if there are none.
+        """
+
+        self._send(DatasetUsed(describe(name, features, targets)))
+
+    def finish_best(self) -> None:
+        """Run the actions of :meth:`on_best`; called by the worker. A trial that was stopped early runs none."""
+        for action in self._on_best if self._go_on else []:
+            try:
+                action()
+            except Exception:
+                note = self.scratch / ON_BEST
+                note.write_text(traceback.format_exc(), encoding="utf-8")
+                self.log_artifact(note)
+
+    def report(self, step: int, metrics: Mapping[str, float]) -> bool:
+        """Log the metrics of one step (an epoch, a fold, a number of trees). MLflow shows them as curves.
+
+        It returns at once: the flow's process writes several steps in one request. Only at the milestones of the
+        study's ``early_stop`` does it wait for the rule's decision, which needs the study's metric among ``metrics``.
+
+        Args:
+            step: The step, a whole number; the first is 0.
+            metrics: Values by name. Values that are not finite are logged as MLflow keeps them.
+
+        Returns:
+            Whether to continue. If not, stop training now and return the current result: the trial is complete at the
+            fidelity that it has reached.
+
+        Raises:
+            ValueError: A value is not a number, or the step is not a whole number that MLflow can hold.
+        """
+        step = as_step(step)
+        milestone = self._due(step)
+        self._send(Report(step, as_metrics(metrics), milestone))
+        if milestone is not None:
+            self._go_on = self._answer() and self._go_on
+        return self._go_on
+
+    def _due(self, step: int) -> int | None:
+        """The milestone to judge at a step, if any. Each is judged once, even if the steps jump over it."""
+        if self._milestones is None or not self._go_on:
+            return None
+        if self._judged < 0:  # the parent trial has passed the milestones before the first report
+            self._judged = self._milestones.last(step)
+        if (milestone := self._milestones.last(step + 1)) <= self._judged:
+            return None
+        self._judged = milestone
+        return milestone
+
+    def log_artifact(self, path: str | Path, folder: str = "") -> None:
+        """Store a file, or a folder with its content, as an artifact of the trial's run.
+
+        It is copied at once, so it may be changed or removed afterwards.
+
+        Args:
+            path: The file or folder.
+            folder: The target folder below the run's artifacts.
+
+        Raises:
+            FileNotFoundError: There is nothing at ``path``.
+            ValueError: ``folder`` leads out of the run's artifacts.
+        """
+        source = Path(os.path.abspath(path))  # resolves "..", which has no name to store it under
+        if Path(folder).is_absolute() or ".." in Path(folder).parts or not {"\\", "\0"}.isdisjoint(folder):
+            raise ValueError(f"the folder {folder!r} leads out of the run's artifacts")
+        self._sent += 1
+        target = self._outbox / str(self._sent) / source.name
+        target.parent.mkdir(parents=True)
+        if source.is_dir():
+            shutil.copytree(source, target, ignore=self._endless)
+        else:
+            shutil.copy2(source, target)
+        self._send(Artifact(str(target), folder))
+
+    def report_hypergradient(self, gradient: Mapping[str, Any]) -> None:
+        """Log the derivative of the study's metric by parameters, for the strategy ``gradient``; the last call counts.
+
+        Args:
+            gradient: Derivatives by name, on the parameter's raw scale. A number becomes the metric
+                ``hypergradient/NAME``. An array, for a hyperparameter outside the search space, becomes the artifact
+                ``hypergradient/NAME.npy``, and its norm the metric ``hypergradient_norm/NAME``.
+
+        Raises:
+            ValueError: A value is neither a number nor an array of numbers.
+        """
+        import numpy as np
+
+        metrics: dict[str, Any] = {}
+        for name, value in gradient.items():
+            if np.ndim(value) == 0:
+                metrics[HYPERGRADIENT + name] = value
+                continue
+            if np.asarray(value).dtype.kind in "US":  # numpy would parse text as a number
+                raise ValueError(f"the hypergradient by {name!r} is {value!r:.80}, which is not an array of numbers")
+            vector = np.asarray(value, dtype=float)
+            metrics[HYPERGRADIENT_NORM + name] = np.linalg.norm(vector)
+            file = self.scratch / f"{name.replace('/', '_')}.npy"
+            np.save(file, vector)
+            self.log_artifact(file, HYPERGRADIENT.rstrip("/"))
+        # Each report gets its own step: of two values at one step in one millisecond, MLflow shows the larger.
+        self._send(Report(self._hypergradients, as_metrics(metrics)))
+        self._hypergradients += 1
+
+    def check_hypergradient(self, returned: Mapping[str, float]) -> None:
+        """Check that a hypergradient was logged, by :meth:`report_hypergradient` or among the returned metrics.
+
+        Raises:
+            MissingMetric: There is none.
+        """
+        if not self._hypergradients and not any(name.startswith(HYPERGRADIENT) for name in returned):
+            raise MissingMetric(
+                "the strategy goes by hypergradients, and the objective gave none; call trial.report_hypergradient, or "
+                "choose another strategy"
+            )
+
+    def _endless(self, folder: str, names: list[str]) -> list[str]:
+        """What a copy of a folder must skip to end at all: links to an enclosing folder, and the target itself."""
+        here = Path(folder).resolve()
+        paths = {name: (here / name).resolve() for name in names}
+        return [name for name, path in paths.items() if here.is_relative_to(path) or path == self._outbox.resolve()]

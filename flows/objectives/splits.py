@@ -1,0 +1,140 @@
+"""Chooses the rows that an objective trains on and the rows it is scored on, in each phase of a study.
+
+The rows are divided once into test data and development data. The search sees only development data, in one fixed
+split. Fold ``k`` of the final choice is scored on the ``k``-th part of the development data and trained on the others.
+At the end the winner is trained on all development data and scored on the test data, and so is the champion that it is
+compared with. The search's validation rows are development data, too: the folds average out the luck of that split.
+
+numpy and scikit-learn are imported in the functions, so that the flow's process does not load them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence, Sized
+from typing import TYPE_CHECKING, Any
+
+from hpo_core.selection.evaluation import Fold, Phase
+
+if TYPE_CHECKING:
+    import numpy as np
+
+    Rows = np.ndarray[Any, np.dtype[np.int64]]
+
+
+def split(
+    data: int | Sized,
+    *,
+    phase: Phase,
+    fold: Fold | None = None,
+    stratify: Any = None,
+    groups: Any = None,
+    test: float | Sequence[int] = 0.2,
+    validation: float = 0.2,
+    shuffle: bool = True,
+    seed: int = 0,
+) -> tuple[Rows, Rows]:
+    """The rows to train on and the rows to score on; see :meth:`hpo_flows.TrialContext.split` for the arguments.
+
+    Raises:
+        ValueError: The arguments do not fit each other or the data; the message says which.
+
+    >>> train, held_out = split(100, phase="search")
+    >>> len(train), len(held_out)
+    (64, 16)
+    >>> train, held_out = split(100, phase="test")
+    >>> len(train), len(held_out)
+    (80, 20)
+    >>> train, held_out = split(100, phase="fold", fold=Fold(0, 5), shuffle=False)
+    >>> train.max() < held_out.min()
+    np.True_
+    """
+    import numpy as np
+
+    count = data if isinstance(data, int | np.integer) else len(data)
+    labels, members = _column(stratify, "stratify", count), _column(groups, "groups", count)
+    if not shuffle and (labels is not None or members is not None):
+        raise ValueError("shuffle=False keeps the rows in their order, which stratify and groups cannot; leave one out")
+    if isinstance(test, int | float | np.number):
+        development, held_out = _holdout(np.arange(count), labels, members, test, shuffle, seed, "test")
+    else:
+        held_out = _named(test, count)
+        development = np.setdiff1d(np.arange(count), held_out)
+    if phase in ("test", "seed", "champion"):
+        return development, held_out
+    if fold is not None:
+        return _fold(development, labels, members, fold, shuffle, seed)
+    return _holdout(development, labels, members, validation, shuffle, seed, "validation")
+
+
+def _named(test: Any, count: int) -> Rows:
+    """The rows that are named one by one, by their numbers or by a mask with one value per row."""
+    import numpy as np
+
+    given = np.asarray(test)
+    if given.dtype == bool:
+        if given.shape != (count,):
+            raise ValueError(
+                f"test: the mask has shape {given.shape}, and there are {count} rows; give one value per row"
+            )
+        return np.flatnonzero(given)
+    if given.ndim != 1 or (given.size and given.dtype.kind not in "iu"):
+        raise ValueError("test: give a share of the rows, their numbers, or a mask of booleans with one value per row")
+    rows = given.astype(np.int64)
+    for row in rows[(rows < 0) | (rows >= count)][:1]:
+        raise ValueError(f"test: there are {count} rows, and it names row {row}; the first one is 0")
+    found, times = np.unique(rows, return_counts=True)
+    for row in found[times > 1][:1]:
+        raise ValueError(f"test: row {row} is listed twice, and would count twice; list it once")
+    return rows
+
+
+def _column(values: Any, name: str, count: int) -> Any:
+    """Labels or groups as an array with one value per row."""
+    import numpy as np
+
+    if values is None:
+        return None
+    column = np.asarray(values)
+    if column.shape != (count,):
+        raise ValueError(f"{name}: has shape {column.shape}, and there are {count} rows; give one value per row")
+    return column
+
+
+def _holdout(
+    rows: Rows, labels: Any, members: Any, share: float, shuffle: bool, seed: int, name: str
+) -> tuple[Rows, Rows]:
+    """Hold out part of the rows without dividing groups; of ordered rows, the last ones."""
+    from sklearn.model_selection import GroupShuffleSplit, train_test_split
+
+    if not 0 < share < 1:
+        raise ValueError(f"{name}: {share} is not a share of the rows; give one between 0 and 1")
+    try:
+        if members is not None:
+            splitter = GroupShuffleSplit(n_splits=1, test_size=float(share), random_state=seed)
+            kept, held_out = next(splitter.split(rows, groups=members[rows]))
+            return rows[kept], rows[held_out]
+        strata = None if labels is None else labels[rows]
+        settings: dict[str, Any] = {"random_state": seed, "stratify": strata} if shuffle else {"shuffle": False}
+        kept, held_out = train_test_split(rows, test_size=float(share), **settings)
+    except ValueError as error:
+        raise ValueError(f"{name}: the rows cannot be split so: {error}") from None
+    return kept, held_out
+
+
+def _fold(rows: Rows, labels: Any, members: Any, fold: Fold, shuffle: bool, seed: int) -> tuple[Rows, Rows]:
+    """One fold; of ordered rows, a contiguous range to score on and all rows before it to train on."""
+    from sklearn.model_selection import GroupKFold, KFold, StratifiedGroupKFold, StratifiedKFold, TimeSeriesSplit
+
+    splitter: Any
+    if not shuffle:
+        splitter = TimeSeriesSplit(fold.of)
+    elif members is not None:
+        kind = GroupKFold if labels is None else StratifiedGroupKFold
+        splitter = kind(fold.of, shuffle=True, random_state=seed)
+    else:
+        kind = KFold if labels is None else StratifiedKFold
+        splitter = kind(fold.of, shuffle=True, random_state=seed)
+    strata = None if labels is None else labels[rows]
+    parts = splitter.split(rows, strata, None if members is None else members[rows])
+    train, held_out = list(parts)[fold.index]
+    return rows[train], rows[held_out]

@@ -1,0 +1,55 @@
+"""Writes a study's description in MLflow, as Markdown."""
+
+from __future__ import annotations
+
+import re
+
+from hpo_core.history.history import History
+from hpo_core.selection.final_choice import Choice
+from hpo_core.study.spec import StudySpec
+from hpo_flows.reports.text import choice_line, choice_rows, failed_line, metric_value, number, one_line, test_lines
+
+
+def study_description(spec: StudySpec, history: History, choice: Choice | None = None) -> str:
+    """The study's description in MLflow, as Markdown."""
+    best = history.incumbent
+    lines = [
+        f"**{as_markdown(spec.name)}**: {spec.direction} `{spec.metric}` of `{spec.objective}` "
+        f"by `{spec.strategy.name}`.",
+        "",
+        f"{len(history.complete)} trials complete, {failed_line(spec, history)}, {len(history.running)} running.",
+    ]
+    if best is not None:
+        lines += [
+            "",
+            f"Incumbent: trial {best.number}, `{spec.metric}` = **{number(metric_value(spec, best))}**",
+            "",
+            "| parameter | value |",
+            "| --- | --- |",
+            *(f"| {name} | {as_markdown(value)} |" for name, value in best.config.items()),
+        ]
+    if choice is not None and choice.standings:
+        lines += ["", *choice_description(spec, choice)]
+    return "\n".join(lines)
+
+
+def as_markdown(text: object) -> str:
+    """Escape a text so that Markdown shows it unchanged, also in a table cell.
+
+    >>> print(as_markdown("[a|b] *c* <d>"))
+    \\[a\\|b\\] \\*c\\* &lt;d&gt;
+    """
+    plain = one_line(text).replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
+    return re.sub(r"([\\`*\[\]|~])", r"\\\1", plain)
+
+
+def choice_description(spec: StudySpec, choice: Choice) -> list[str]:
+    """The final choice in a study's description, as Markdown."""
+    lines = [f"**{choice_line(spec, choice)}**", ""]
+    lines += ["| trial | in the search | over the folds | |", "| --- | --- | --- | --- |"]
+    lines += [
+        f"| {' | '.join(as_markdown(one_line(cell, 200)) for cell in row)} |" for row in choice_rows(spec, choice)
+    ]
+    if choice.winner is not None:
+        lines += ["", *(f"- {name} = {as_markdown(value)}" for name, value in choice.winner.trial.config.items())]
+    return [*lines, *(f"- {line}" for line in test_lines(choice))]

@@ -1,0 +1,1 @@
+"""The HTML report: the page, its figures and its upload to MLflow."""

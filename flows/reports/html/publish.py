@@ -1,0 +1,151 @@
+"""Writes the report to a folder and uploads it to the study's run, every few minutes and at the end.
+
+Nothing here can fail a study: the first error is one warning. plotly and matplotlib, behind the figures, are imported
+only when a report is written.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import tempfile
+import threading
+import time
+from datetime import UTC, datetime
+from pathlib import Path
+
+from hpo_core.history.history import History
+from hpo_core.history.trial import TrialState
+from hpo_core.ledger.ledger import Ledger
+from hpo_core.ledger.store import Metric
+from hpo_core.ledger.tags import Tag
+from hpo_core.study.spec import StudySpec
+
+log = logging.getLogger("hpo")
+
+EVERY_SECONDS = 180.0
+
+PAUSES = 20
+"""After a report, the pause is at least this many times its duration, so that reports take a twentieth of the time."""
+
+METRICS_A_REQUEST = 1_000
+
+BEST_SO_FAR = "best_so_far"
+
+FOLDER = "plots"
+
+WRITTEN = Tag.REPORT
+"""The tag with the history that the report shows, so that a finished study does not get the same report again."""
+
+SWITCH = "HPO_REPORT"
+"""The environment variable that turns reports off if it is ``off``."""
+
+
+def write_report(spec: StudySpec, history: History, folder: Path, *, library: bool = True) -> Path:
+    """Write ``report.html``, and ``plots/`` with a page and a picture per plot.
+
+    Args:
+        spec, history: The study.
+        folder: The target folder; created if absent.
+        library: Also write plotly's script, which the pages in ``plots/`` need.
+
+    Returns:
+        The path of ``report.html``.
+    """
+    from hpo_flows.reports.html.figures import plots
+    from hpo_flows.reports.html.page import PLOTLY, plot_page, plotly_script, report_page
+    from hpo_flows.reports.html.png import png
+
+    drawn = plots(spec, history)
+    beside = folder / FOLDER
+    beside.mkdir(parents=True, exist_ok=True)
+    for plot in drawn:
+        picture = png(plot)
+        (beside / f"{plot.name}.png").write_bytes(picture)
+        (beside / f"{plot.name}.html").write_text(plot_page(plot, picture), encoding="utf-8")
+    if library:
+        (beside / PLOTLY).write_text(plotly_script(), encoding="utf-8")
+    path = folder / "report.html"
+    written = datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC")
+    path.write_text(report_page(spec, history, drawn, written), encoding="utf-8")
+    return path
+
+
+def best_so_far(spec: StudySpec, history: History) -> list[Metric]:
+    """The incumbent's value after each complete trial: the step is the trial's number, the time its end.
+
+    It ends at the first trial that still runs, so that no point has to be revised.
+    """
+    from hpo_flows.reports.html.figures import incumbents
+
+    open_from = min((trial.number for trial in history.running), default=history.next_number)
+    settled = History(trial for trial in history if trial.number < open_from)
+    pairs = zip(settled.complete, incumbents(settled), strict=True)
+    return [
+        Metric(BEST_SO_FAR, spec.sign * (best.loss or 0.0), trial.end or trial.start, trial.number)
+        for trial, best in pairs
+    ]
+
+
+class Publisher:
+    """Keeps one study's report in MLflow up to date. Call it from one thread.
+
+    Args:
+        ledger: The study.
+    """
+
+    def __init__(self, ledger: Ledger) -> None:
+        self._ledger, self._store = ledger, ledger.store.with_patience(5.0)
+        self._due = time.monotonic() + EVERY_SECONDS
+        self._digest = ledger.study_run.tags.get(WRITTEN, "")
+        self._sent = 0  # points of best_so_far
+        self._library_sent = False
+        self._warned = False
+        self._thread: threading.Thread | None = None
+
+    def tick(self, history: History) -> None:
+        """Write a report in the background if one is due; returns at once."""
+        if time.monotonic() < self._due or (self._thread is not None and self._thread.is_alive()):
+            return
+        self._due = time.monotonic() + EVERY_SECONDS
+        self._thread = threading.Thread(target=self.publish, args=[history], name="report", daemon=True)
+        self._thread.start()
+
+    def finish(self, history: History) -> None:
+        """Write the last report and wait for it, and for one that is being written."""
+        if self._thread is not None:
+            self._thread.join()
+        self.publish(history)
+
+    def publish(self, history: History) -> None:
+        """Write the report and the incumbent's curve, if there is anything new."""
+        ended = any(trial.state is not TrialState.RUNNING for trial in history)
+        if os.environ.get(SWITCH) == "off" or not ended or history.digest == self._digest:
+            return
+        began = time.monotonic()
+        try:
+            self._publish(history)
+        except Exception as error:  # plotly, matplotlib and the artifact store raise their own kinds
+            (log.debug if self._warned else log.warning)(
+                "the report of %s could not be written: %s: %s", self._ledger.spec.name, type(error).__name__, error
+            )
+            self._warned = True
+        else:
+            self._digest = history.digest
+        self._due = time.monotonic() + max(EVERY_SECONDS, PAUSES * (time.monotonic() - began))
+
+    def _publish(self, history: History) -> None:
+        run, spec = self._ledger.study_run.id, self._ledger.spec
+        points = best_so_far(spec, history)
+        while batch := points[self._sent : self._sent + METRICS_A_REQUEST]:
+            self._store.log(run, batch, {}, {})
+            self._sent += len(batch)
+        with tempfile.TemporaryDirectory() as folder:
+            report = write_report(spec, history, Path(folder), library=not self._library_sent)
+            self._store.upload(run, report, "")
+            self._store.upload(run, report.parent / FOLDER, FOLDER)
+        self._library_sent = True
+        self._store.log(run, [], {}, {WRITTEN: history.digest})
+
+
+__all__ = ["Publisher", "write_report"]

@@ -1,0 +1,178 @@
+"""Formats a study's state, trials and numbers as plain lines of text, for terminals, logs and notifications."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping
+from typing import Any
+
+from hpo_core.champion.challenge import Challenge
+from hpo_core.history.history import History
+from hpo_core.history.trial import Trial, TrialState, fidelity_key
+from hpo_core.ledger.tags import Tag
+from hpo_core.selection.final_choice import Choice, Standing
+from hpo_core.study.spec import StudySpec
+
+
+def challenge_line(challenge: Challenge, model: str) -> str:
+    """The verdict in one line, or the progress of the challenge."""
+    if not challenge.done:
+        return f"champion of {model}: {challenge.pending} evaluations are to be done"
+    if challenge.record is None:
+        return f"champion of {model}: refused: {challenge.obstacle}"
+    tags = challenge.record.tags
+    return f"champion of {model}: version {challenge.record.number} {tags[Tag.DECISION]}: {tags.get('hpo.reason', '')}"
+
+
+def number(value: float | None) -> str:
+    """A number for a table: six significant digits.
+
+    >>> number(0.98333333), number(1e-7), number(None)
+    ('0.983333', '1e-07', '-')
+    """
+    return "-" if value is None else f"{value:.6g}"
+
+
+def duration(seconds: float) -> str:
+    """
+    >>> duration(5), duration(125), duration(7325)
+    ('5 s', '2 min 05 s', '2 h 02 min')
+    """
+    seconds = round(seconds)
+    if seconds < 60:
+        return f"{seconds} s"
+    if seconds < 3600:
+        return f"{seconds // 60} min {seconds % 60:02d} s"
+    return f"{seconds // 3600} h {seconds % 3600 // 60:02d} min"
+
+
+def one_line(text: object, length: int = 500) -> str:
+    """Make a foreign text safe for one line of a terminal.
+
+    >>> one_line("two\\n lines, \\x1b[31mred")
+    'two lines, ?[31mred'
+    """
+    line = "".join(c if c.isprintable() else "?" for c in " ".join(str(text).split()))
+    return line if len(line) <= length else line[: length - 3] + "..."
+
+
+def skipped_line(skipped: Mapping[str, str], most: int = 3) -> str:
+    """How many runs are not trials, by reason.
+
+    >>> skipped_line({"a": "it has no trial number", "b": "it has no trial number", "c": "'x' is missing"})
+    "3 runs are not trials and are skipped: 2 x it has no trial number, 1 x 'x' is missing"
+    """
+    counts = Counter(skipped.values()).most_common()
+    reasons = [f"{count} x {one_line(reason, 120)}" for reason, count in counts[:most]]
+    if len(counts) > most:
+        reasons.append(f"{sum(count for _, count in counts[most:])} for other reasons")
+    runs = "1 run is not a trial and is" if len(skipped) == 1 else f"{len(skipped)} runs are not trials and are"
+    return f"{runs} skipped: {', '.join(reasons)}"
+
+
+def metric_value(spec: StudySpec, trial: Trial | None) -> float | None:
+    """The study's metric of a trial, in the metric's own direction."""
+    return None if trial is None or trial.loss is None else spec.sign * trial.loss
+
+
+def ranked(history: History) -> list[Trial]:
+    """The complete trials, best first; those of the highest fidelity come before all others."""
+    return sorted(history.complete, key=lambda trial: (-fidelity_key(trial.fidelity), trial.loss, trial.number))
+
+
+def seconds_left(spec: StudySpec, history: History, elapsed: float) -> float | None:
+    """The estimated remaining seconds of the study, from the trials so far; None if unknown."""
+    bounds: list[float] = []
+    lost = {trial.number for trial in history.lost}  # their duration is unknown: the end is when the loss was noticed
+    durations = [(t.end - t.start) / 1000 for t in history if t.end is not None and t.number not in lost]
+    if spec.stop.trials is not None and durations:
+        left = spec.stop.trials - spec.started(history) + len(history.running) / 2
+        bounds.append(max(left, 0) * sum(durations) / len(durations) / spec.parallel)
+    if spec.stop.full_trainings is not None and spec.scale is not None and (spent := spec.spent(history)):
+        left = max(spec.stop.full_trainings - spent, 0)
+        bounds.append(left * sum(durations) / spent / spec.parallel)
+    if spec.stop.minutes is not None:
+        bounds.append(max(60 * spec.stop.minutes - elapsed, 0))
+    return min(bounds, default=None)
+
+
+def failed_line(spec: StudySpec, history: History) -> str:
+    """How many trials failed, and how many of those do not count because they are run again."""
+    again = len(spec.retaken(history))
+    return f"{len(history.failed)} failed" + (f" ({again} of them lost and run again)" if again else "")
+
+
+def status_line(spec: StudySpec, history: History, elapsed: float) -> str:
+    """A study's progress in one line."""
+    done = spec.ended(history)
+    total = f" of {spec.stop.trials}" if spec.stop.trials is not None else ""
+    parts = [f"trial {done}{total}", f"{len(history.running)} running"]
+    if history.failed:
+        parts.append(failed_line(spec, history))
+    if spec.stop.full_trainings is not None and spec.scale is not None:
+        parts.append(f"{spec.spent(history):.3g} of {spec.stop.full_trainings:g} full trainings")
+    if (best := history.incumbent) is not None:
+        parts.append(f"best {spec.metric} {number(metric_value(spec, best))} (trial {best.number})")
+    left = seconds_left(spec, history, elapsed)
+    parts.append(f"about {duration(left)} left" if left is not None and done else "time left not known yet")
+    return "  |  ".join(parts)
+
+
+def trial_line(spec: StudySpec, trial: Trial) -> str:
+    """How a trial ended, in one line."""
+    settings = ", ".join(f"{name}={show(value)}" for name, value in trial.config.items())
+    if trial.state is TrialState.FAILED:
+        return f"trial {trial.number:>4}  failed: {trial.reason}  ({settings})"
+    took = f" in {duration((trial.end - trial.start) / 1000)}" if trial.end is not None else ""
+    extent = "" if trial.fidelity is None else f" at {fidelity_name(spec)} {trial.fidelity:g}"
+    why = f", {trial.reason}" if trial.reason else ""
+    return (
+        f"trial {trial.number:>4}  {spec.metric} {number(metric_value(spec, trial))}{extent}{took}{why}  ({settings})"
+    )
+
+
+def fidelity_name(spec: StudySpec) -> str:
+    """What a trial's fidelity counts; if the study has none, the steps after which a trial was stopped."""
+    return "steps" if spec.fidelity is None else spec.fidelity.name
+
+
+def show(value: Any) -> str:
+    """A parameter's value, for display."""
+    return f"{value:.4g}" if isinstance(value, float) else str(value)
+
+
+def choice_line(spec: StudySpec, choice: Choice) -> str:
+    """The progress of the final choice in one line."""
+    if choice.winner is None and choice.decided:
+        return "final choice: every configuration has failed a fold"
+    if choice.winner is None:
+        done, wanted = choice.folds
+        return f"final choice: {done} of {wanted} folds are done"
+    winner = f"final choice: trial {choice.winner.trial.number} with {spec.metric} {spread(spec, choice.winner)}"
+    return winner if choice.test is not None else f"{winner}; its test is running"
+
+
+def spread(spec: StudySpec, standing: Standing) -> str:
+    """The mean over a finalist's folds and its standard error."""
+    return f"{number(spec.sign * standing.mean)} ± {number(standing.standard_error)}"
+
+
+def choice_rows(spec: StudySpec, choice: Choice) -> list[tuple[str, str, str, str]]:
+    """One row per finalist, the winner first: trial, value in the search, mean over the folds, remark."""
+    winner = choice.winner
+    rows = []
+    for standing in sorted(choice.standings, key=lambda s: (s is not winner, s.mean, s.trial.number)):
+        remark = "winner" if standing is winner else standing.reason
+        mean = spread(spec, standing) if not standing.reason and standing.losses else "-"
+        rows.append((str(standing.trial.number), number(metric_value(spec, standing.trial)), mean, remark))
+    return rows
+
+
+def test_lines(choice: Choice) -> list[str]:
+    """The winner's score on the test set, one line per metric; or why there is none."""
+    test = choice.test
+    if test is None:
+        return []
+    if test.loss is None:
+        return [f"the test failed: {test.reason}"]
+    return [f"test {name}: {number(value)}" for name, value in sorted(test.metrics.items())]

@@ -1,0 +1,1 @@
+"""One trial in one process: its attempts, its record in MLflow, early stopping and checkpoints."""

@@ -1,0 +1,89 @@
+"""Packs, restores and discards the checkpoints of trials. Each is one archive, an artifact of the trial's run."""
+
+from __future__ import annotations
+
+import logging
+import zipfile
+from dataclasses import replace
+from pathlib import Path
+
+from hpo_core.history.history import History
+from hpo_core.history.trial import Trial, TrialState
+from hpo_core.ledger.ledger import Ledger
+from hpo_core.ledger.store import Store
+from hpo_core.ledger.tags import CHECKPOINT, CHECKPOINT_KEPT
+from hpo_core.study.spec import StudySpec
+
+log = logging.getLogger("hpo")
+
+
+def pack(folder: Path, target: Path) -> Path | None:
+    """Archive the files of a folder; None if there are none. Stored uncompressed, since weights hardly compress."""
+    files = sorted(path for path in folder.rglob("*") if path.is_file()) if folder.is_dir() else []
+    if not files:
+        return None
+    with zipfile.ZipFile(target, "w", zipfile.ZIP_STORED) as archive:
+        for path in files:
+            archive.write(path, path.relative_to(folder))
+    return target
+
+
+def packed(folder: Path, target: Path) -> Path | None:
+    """Like :func:`pack`, but None if the disk refuses: a result is worth more than its checkpoint."""
+    try:
+        return pack(folder, target)
+    except OSError as error:
+        log.warning("the checkpoint %s cannot be kept: %s", folder, error)
+        return None
+
+
+def unpack(file: Path, folder: Path) -> None:
+    """The inverse of :func:`pack`.
+
+    Raises:
+        ValueError: The archive is damaged. The checksum of every file is verified.
+    """
+    try:
+        with zipfile.ZipFile(file) as archive:
+            archive.extractall(folder)  # never writes outside the folder
+    except (zipfile.BadZipFile, EOFError, NotImplementedError, RuntimeError) as error:
+        raise ValueError(f"the archive is damaged ({error})") from None
+
+
+def inherited(store: Store, history: History, trial: Trial, folder: Path) -> tuple[Path | None, str]:
+    """Unpack the parent's checkpoint below a folder. Returns its folder, or None and the reason it is missing."""
+    parent = next((each for each in history if each.number == trial.parent), None)
+    if parent is None:
+        return None, f"trial {trial.parent} is gone"
+    if parent.notes.get("checkpoint") != CHECKPOINT_KEPT:
+        return None, f"there is no checkpoint of trial {trial.parent}"
+    folder.mkdir(parents=True, exist_ok=True)
+    file = store.fetch(parent.run_id, CHECKPOINT, folder)
+    if file is None:
+        return None, f"the checkpoint of trial {trial.parent} is not there"
+    resume = folder / "resume"
+    try:
+        unpack(file, resume)
+    except (ValueError, OSError) as error:
+        log.warning("trial %d starts from scratch: the checkpoint of trial %d: %s", trial.number, trial.parent, error)
+        return None, f"the checkpoint of trial {trial.parent} cannot be read: {error}"
+    finally:
+        file.unlink(missing_ok=True)
+    return resume, ""
+
+
+def worth_keeping(spec: StudySpec, history: History, trial: Trial, loss: float) -> bool:
+    """Whether a later trial may resume from a trial that has just ended. Same rule as :func:`discard_superfluous`."""
+    ended = replace(trial, state=TrialState.COMPLETE, loss=loss)
+    others = [each for each in history if each.number != trial.number]
+    return spec.promotes and trial.number in spec.resumable(History([*others, ended]))
+
+
+def discard_superfluous(ledger: Ledger, history: History) -> None:
+    """Delete the checkpoints that no trial will resume from any more."""
+    kept = [trial for trial in history.complete if trial.notes.get("checkpoint") == CHECKPOINT_KEPT]
+    if kept:
+        needed = ledger.spec.resumable(history)
+        for trial in kept:
+            if trial.number not in needed:
+                ledger.discard_checkpoint(trial)

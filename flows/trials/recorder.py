@@ -1,0 +1,300 @@
+"""Records an attempt at a trial: batches what the objective reports, writes it to MLflow, and ends the run."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import math
+import shutil
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from hpo_core.base.errors import TrackingError, TrackingRefusal
+from hpo_core.base.storable import bad_metric, plain
+from hpo_core.history.trial import Trial
+from hpo_core.ledger.ledger import Report
+from hpo_core.ledger.ownership import RENEW_SECONDS, new_lease
+from hpo_core.ledger.store import FAILED, FINISHED, RUNNING, Dataset, Metric
+from hpo_core.ledger.tags import CHECKPOINT_KEPT, MODEL, ON_BEST, RUNG, SNAPSHOT_FOLDER, Tag, refused_tag
+from hpo_core.selection.evaluation import Phase
+from hpo_flows.objectives.messages import Artifact, DatasetUsed, FromObjective, Use
+from hpo_flows.objectives.messages import Report as Reported
+from hpo_flows.trials.judge import Judge
+from hpo_flows.trials.session import CHAMPION_FIELD, Session
+from hpo_flows.trials.trace import Trace
+from hpo_flows.workers.job import TrialFailed
+from hpo_flows.workers.output import PRINTED, Printed
+
+log = logging.getLogger("hpo")
+
+
+FIRST_WRITE_SECONDS = 2.0
+
+WRITE_SECONDS = 10.0
+"""Params and curves are written in batches. A one-second trial costs one request for both; a long one shows its params
+soon and its curves every ten seconds, however many epochs it reports."""
+
+
+class TrialLog:
+    """Collects what an attempt at a trial reports and writes it in few requests.
+
+    Args:
+        session: The session it belongs to.
+        trial: The trial.
+        tags: Initial tags.
+        folder: The attempt's own folder.
+    """
+
+    def __init__(self, session: Session, trial: Trial, tags: Mapping[str, str], folder: Path) -> None:
+        ledger = session.ledger
+        self._folder, self.name = folder, f"trial {trial.number} of {ledger.spec.name}"
+        self._ledger, self._trial, self._spool, self._unsent = ledger, trial, session.spool, session.folder / "unsent"
+        self._params = ledger.spec.search_space.to_params(trial.config)
+        self._metrics: list[Metric] = []
+        self._tags = dict(tags)
+        self._last_step = 0
+        self._latest: dict[str, tuple[int, float]] = {}  # by metric: its last step and value in this attempt
+        self._refused: dict[str, str] = {}
+        self._judge = Judge(ledger.spec, trial, session.rungs, session.warn)
+        self.use: Use | None = None  # what the objective used, once it has ended
+        self.checkpoint: Path | None = None  # the archive to keep for trials that resume from this one
+        self._artifacts: list[tuple[Path, str]] = []
+        self._datasets: list[Dataset] = []
+        self._session = session
+        self.printed = ""  # by this attempt
+        self._trace = session.traces.setdefault(trial.run_id, Trace())
+        self._stale = dict(self._trace.steps)
+        for key in self._stale:
+            if key.startswith(RUNG):  # void it now: another flow may read it before this attempt ends
+                self._add(key, math.nan, self._trace.tick(), 0, ours=True)
+        self._renewed = time.monotonic()
+        self._due = self._renewed + FIRST_WRITE_SECONDS
+
+    def receive(self, message: FromObjective) -> bool:
+        """Handle a message from the objective; returns whether the trial may continue."""
+        match message:
+            case Artifact(path, folder):
+                self._artifacts.append((Path(path), folder))
+            case DatasetUsed(dataset):
+                self._datasets.append(dataset)
+            case Use():
+                self.use = message
+            case Reported(step, metrics, milestone):
+                return self._take_report(step, metrics, milestone)
+        return True
+
+    def _take_report(self, step: int, metrics: Mapping[str, float], milestone: int | None) -> bool:
+        now = self._trace.tick()
+        self._last_step = max(self._last_step, step)
+        for key, reported in metrics.items():
+            self._add(key, reported, now, step)
+        self._judge.note(step, metrics)
+        if milestone is None:
+            return True
+        go_on = self._judge.judge(milestone)
+        if (value := self._judge.rung(milestone)) is not None:
+            # Always at step 0, so that MLflow's latest value is the one of the latest attempt.
+            self._add(f"{RUNG}{milestone}", value, now, 0, ours=True)
+            self._due = 0.0  # write at the next tick, with all else that waits, so that other flows see it
+        return go_on
+
+    def _add(self, key: str, value: float, time: int, step: int, *, ours: bool = False) -> None:
+        """Queue a value. A metric whose name MLflow cannot hold is left out, and nothing else is."""
+        if key not in self._refused and not ours and (problem := bad_metric(key)):
+            self._leave_out({key: problem})
+        if key in self._refused:
+            return
+        self._metrics.append(Metric(key, value, time, step))
+        if step >= self._latest.get(key, (step, 0.0))[0]:
+            self._latest[key] = step, value
+
+    def _leave_out(self, refused: Mapping[str, str]) -> None:
+        for key, problem in refused.items():
+            if key not in self._refused:
+                self._session.warn(f"MLflow cannot keep the metric {plain(key)!r}, so it is left out: {problem}")
+        self._refused |= refused
+        self._metrics = [metric for metric in self._metrics if metric.key not in self._refused]
+        self._tags |= refused_tag(self._refused)
+
+    def attach(self, name: str, text: str) -> None:
+        """Keep a text as an artifact of the run. If the disk refuses, only warn: recording the outcome matters more."""
+        path = self._folder / name
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_text(plain(text), encoding="utf-8")
+        except OSError as error:
+            log.warning("%s of trial %d cannot be kept: %s", name, self._trial.number, error)
+        else:
+            self._artifacts.append((path, ""))
+
+    def keep_for_next(self, attempt: int, reason: str) -> None:
+        """Hand this attempt's output to the next one, under a heading with the reason it ended."""
+        self._trace.printed.add(plain(f"=== attempt {attempt}: {reason} ===\n{self.printed}\n").encode())
+
+    def _attach_output(self) -> None:
+        """Keep what the trial printed, if anything."""
+        earlier = self._trace.printed
+        if earlier.text():
+            earlier.add(plain(f"=== the last attempt ===\n{self.printed}").encode())
+            self.attach(PRINTED, earlier.text())
+        elif self.printed:
+            self.attach(PRINTED, self.printed)
+        self.printed, self._trace.printed = "", Printed()
+
+    def tick(self) -> None:
+        """Write what is due. The lease is renewed in the same request, or in its own if nothing else is due.
+
+        If the store does not answer, training continues and everything is kept for the next tick.
+
+        Raises:
+            TrackingRefusal: MLflow refuses the run itself, for example because it was deleted.
+        """
+        now = time.monotonic()
+        if now < self._due:
+            return
+        self._due = now + WRITE_SECONDS
+        if not (self._metrics or self._params or now - self._renewed > RENEW_SECONDS):
+            return
+        lease = {Tag.LEASE: new_lease()}
+        self._trace.note(self._metrics)
+        try:
+            refused = self._ledger.write(self._report(RUNNING, self._tags | lease), patience=0.0)
+        except TrackingError as error:
+            log.warning("trial %d goes on without MLflow: %s", self._trial.number, error)
+        else:
+            self._renewed = now
+            self._metrics, self._params, self._tags = [], {}, {}
+            if refused:
+                self._leave_out(refused)
+
+    def finish(self, status: str, metrics: Mapping[str, float] | None = None, reason: str = "", **tags: str) -> None:
+        """Write what is left and end the run. It goes to disk first, to survive a crash of the server or this process.
+
+        The result is logged at the highest step that any attempt reported, with a later timestamp than any value there.
+
+        Raises:
+            TrialFailed: MLflow refuses the study's metric; the run is marked as failed and says so.
+            TrackingError: MLflow does not answer; the result waits in the spool.
+            TrackingRefusal: MLflow refuses the run itself.
+        """
+        now, last = self._trace.tick(), max([self._last_step, *self._stale.values()])
+        for key, value in (metrics or {}).items():
+            self._add(key, value, now, last)
+        for key, step in self._stale.items():  # overwrite values of earlier attempts that MLflow still shows as latest
+            own = self._latest.get(key, (-1, math.nan))
+            if own[0] < step:
+                self._add(key, own[1], now, step, ours=True)
+        self._tags |= {f"hpo.{key}": plain(value) for key, value in tags.items()}
+        metric = self._ledger.spec.metric
+        no_value = status == FINISHED and metric in self._refused
+        if no_value:
+            status, reason = FAILED, f"MLflow refused {metric}: {self._refused[metric]}"
+        if status == FINISHED:
+            self._tags[Tag.RESULT] = metric
+            outcome = self._judge.outcome()
+            reason = outcome.pop("reason", reason)
+            self._tags |= {f"hpo.{key}": value for key, value in outcome.items()}
+        if reason:
+            self._tags[Tag.REASON] = plain(reason)[:1000]
+        if self._refused:
+            self._tags |= refused_tag(self._refused)
+        waiting = self._save(status)
+        self._attach_output()
+        try:
+            if self._artifacts or self.checkpoint is not None:
+                self._upload()
+            for dataset in self._datasets:
+                self._note_dataset(dataset)
+            refused = self._ledger.write(self._report(status, self._tags))
+        except TrackingRefusal:
+            self._forget(waiting)
+            raise
+        self._forget(waiting)
+        self._session.traces.pop(self._trial.run_id, None)
+        if refused:
+            self._leave_out(refused)
+        if no_value or (status == FINISHED and metric in refused):
+            raise TrialFailed(f"MLflow refused {metric}: {self._refused[metric]}", retry=False)
+
+    def _save(self, status: str) -> Path | None:
+        """Keep the report on disk until MLflow has it. If the disk refuses, the result goes out without this backup."""
+        try:
+            return self._spool.put(self._report(status, self._tags))
+        except OSError as error:
+            self._session.warn(f"results go to MLflow unsecured, since they cannot be kept on disk meanwhile: {error}")
+            return None
+
+    @staticmethod
+    def _forget(waiting: Path | None) -> None:
+        if waiting is not None:
+            with contextlib.suppress(OSError):  # another process of this machine may have delivered it
+                waiting.unlink()
+
+    def _report(self, status: str, tags: Mapping[str, str]) -> Report:
+        return Report(self._trial.run_id, self._metrics, self._params, tags, status)
+
+    def _upload(self) -> None:
+        """Upload the artifacts. Refused ones stay on disk and a tag says so; the result counts either way."""
+        self._ledger.store.ping()  # waits for an outage to end, so a failure below is the artifact store's alone
+        store = self._ledger.store.with_patience(5.0)
+        for i, (path, folder) in enumerate(self._artifacts):
+            try:
+                store.upload(self._trial.run_id, path, folder)
+            except Exception as error:  # each artifact store has exceptions of its own
+                log.warning("the artifact store refuses %s of trial %d: %s", path.name, self._trial.number, error)
+                where = self._set_aside([left for left, _ in self._artifacts[i:]])
+                self._tags[Tag.ARTIFACTS_LOST] = plain(f"{where}: {type(error).__name__}: {error}")[:500]
+                break
+        self._artifacts = []
+        if self.checkpoint is not None:
+            try:
+                store.upload(self._trial.run_id, self.checkpoint, SNAPSHOT_FOLDER)
+                self._tags[Tag.CHECKPOINT] = CHECKPOINT_KEPT
+            except Exception as error:  # each artifact store has exceptions of its own
+                log.warning("the artifact store refuses the checkpoint of trial %d: %s", self._trial.number, error)
+
+    def _set_aside(self, files: Sequence[Path]) -> str:
+        """Move files to a folder that outlives the attempt; returns where they are, as text for the user."""
+        folder = self._unsent / self._trial.run_id
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            for file in files:
+                shutil.move(file, folder / file.name)
+        except OSError as error:
+            return f"lost, since {folder} cannot be written ({error})"
+        return f"kept in {folder}"
+
+    def _note_dataset(self, dataset: Dataset) -> None:
+        """Log which dataset the trial used; the study's run gets each dataset once per flow."""
+        spec = self._ledger.spec
+        runs = [self._trial.run_id]
+        if dataset not in self._session.datasets:
+            self._session.datasets.append(dataset)
+            runs.append(self._ledger.study_run.id)
+        try:
+            for run in runs:
+                self._ledger.store.log_dataset(run, dataset, spec.objective)
+        except TrackingRefusal as error:
+            log.warning("MLflow refuses the data set %r of trial %d: %s", dataset.name, self._trial.number, error)
+
+    def check(self, phase: Phase) -> None:
+        """Check that an evaluation for the champion did its job.
+
+        Raises:
+            TrialFailed: It logged no model, or did not score the one it was given.
+        """
+        if phase == "seed" and all(folder != MODEL for _, folder in self._artifacts):
+            why = "the objective logged no model; call trial.log_model(model, example)"
+            if any(path.name == ON_BEST for path, _ in self._artifacts):
+                why = f"trial.log_model raised; correct what {ON_BEST} in the run says"
+            raise TrialFailed(why, retry=False, blamed_key=CHAMPION_FIELD)
+        if phase == "champion" and "champion" not in (self.use or Use()).read:
+            why = "the objective did not read trial.champion; if that is not None, score it and do not train"
+            raise TrialFailed(why, retry=False, blamed_key=CHAMPION_FIELD)
+
+    def give_up(self, reason: str) -> None:
+        """End the trial as failed, and drop whatever it logged that is not written yet."""
+        self._metrics, self._params, self._artifacts, self._datasets, self.checkpoint = [], {}, [], [], None
+        self.printed = ""
+        self.finish(FAILED, reason=reason)

@@ -1,0 +1,73 @@
+"""Holds the state that all trials of one study share in one process."""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from hpo_core.history.trial import Trial
+from hpo_core.ledger.ledger import Ledger
+from hpo_core.ledger.spool import Spool
+from hpo_core.ledger.store import Dataset
+from hpo_core.ledger.tags import Tag
+from hpo_flows.objectives.reference import Objective
+from hpo_flows.trials.judge import Rungs
+from hpo_flows.trials.trace import Trace
+from hpo_flows.workers.job import Flag
+from hpo_flows.workers.pool import WorkerPool
+
+log = logging.getLogger("hpo")
+
+
+FAILURE = "failure.txt"
+"""The artifact of a failed trial's run: the traceback, or the end of its output if there is none."""
+
+CHAMPION_FIELD = "champion"
+"""The field of errors that the objective makes when it is called for the champion."""
+
+
+@dataclass
+class Session:
+    """What the trials of one study share in this process.
+
+    Args:
+        ledger: The study.
+        pool: The worker processes.
+        objective: What they train.
+        folder: Holds files of trials until they are in MLflow.
+        fatal: The error of a trial that must end the whole flow.
+        rungs: What is known of all trials, for early stopping.
+        warned: The warnings already shown.
+        datasets: The datasets already logged to the study's run.
+        traces: What the attempts at the running trials have left in MLflow, by run id.
+    """
+
+    ledger: Ledger
+    pool: WorkerPool
+    objective: Objective
+    folder: Path
+    fatal: Exception | None = None
+    rungs: Rungs = field(default_factory=Rungs)
+    warned: set[str] = field(default_factory=set)
+    datasets: list[Dataset] = field(default_factory=list)
+    traces: dict[str, Trace] = field(default_factory=dict)
+
+    def warn(self, message: str) -> None:
+        """Show a warning, once."""
+        if message not in self.warned:
+            self.warned.add(message)
+            log.warning("%s: %s", self.ledger.spec.name, message)
+
+    @property
+    def spool(self) -> Spool:
+        """Where results wait for MLflow."""
+        return Spool(self.folder / "spool" / self.ledger.study_run.id)
+
+    def stopped(self, trial: Trial) -> Flag:
+        """The flag that is set once the trial is to be killed."""
+        return self.pool.cancelled
+
+
+BLAMED_KEY = Tag.BLAMED_KEY.removeprefix(Tag.PREFIX)
+"""The tag naming the study's key that is to blame for a failed trial; a flow on another machine reads it."""

@@ -1,0 +1,75 @@
+"""Defines a worker's job, the ways in which it can end without a result, and the flag that cancels it."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+from hpo_core.selection.evaluation import Fold, Phase
+from hpo_core.selection.milestones import Milestones
+from hpo_core.space.configuration import Scalar
+from hpo_flows.objectives.reference import Objective
+
+
+@dataclass(frozen=True)
+class Job:
+    """All that a worker needs for one attempt at a trial.
+
+    Args:
+        objective: What to call.
+        metric: The study's metric.
+        config, number, seed, fidelity: The trial.
+        folder: The attempt's own folder.
+        resume_from: The folder with the parent trial's checkpoint; None if it does not resume.
+        milestones: The numbers of steps at which the trial asks whether to continue; None: never.
+        callbacks: The study's callbacks, as plain data.
+        phase, fold: The phase, and the fold in the final choice.
+        champion: The folder of the model to score instead of training, in phase ``champion``.
+        sign: +1 if the metric is minimised, -1 if it is maximised.
+        to_beat: The trial is the best so far if its loss is lower than this.
+    """
+
+    objective: Objective
+    metric: str
+    config: Mapping[str, Scalar]
+    number: int
+    seed: int
+    fidelity: float | None
+    folder: Path
+    resume_from: Path | None = None
+    milestones: Milestones | None = None
+    callbacks: Sequence[Mapping[str, Mapping[str, Any]]] = ()
+    phase: Phase = "search"
+    fold: Fold | None = None
+    champion: Path | None = None
+    sign: int = 1
+    to_beat: float = -math.inf
+
+
+class TrialFailed(Exception):
+    """A trial returned no value.
+
+    Args:
+        reason: One readable line.
+        retry: Whether another attempt may succeed: after a crash it may, after a NaN or a timeout it would not.
+        details: A traceback or the end of the trial's output; may be empty.
+        blamed_key: The study's key that is to blame rather than this trial, such as ``metric`` if the objective never
+            returns it; empty if none is.
+    """
+
+    def __init__(self, reason: str, *, retry: bool, details: str = "", blamed_key: str = "") -> None:
+        super().__init__(reason)
+        self.reason, self.retry, self.details, self.blamed_key = reason, retry, details, blamed_key
+
+
+class TrialCancelled(Exception):
+    """The trial was killed because the flow is being stopped."""
+
+
+class Flag(Protocol):
+    """A flag that is set when a trial is to be killed, such as a :class:`threading.Event`."""
+
+    def is_set(self) -> bool: ...

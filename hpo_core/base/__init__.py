@@ -1,0 +1,1 @@
+"""Shared foundations: errors, seeding, safe arithmetic and what MLflow can store."""

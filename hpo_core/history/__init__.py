@@ -1,0 +1,1 @@
+"""The past of a study as strategies see it: trials, fidelities and imported observations."""

@@ -1,0 +1,176 @@
+"""Holds the past of a study as strategies see it: immutable, ordered by number, losses minimised and finite."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Collection, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from itertools import pairwise
+
+import numpy as np
+
+from hpo_core.base.arrays import Array
+from hpo_core.history.fidelity import Fidelity
+from hpo_core.history.prior import Source
+from hpo_core.history.trial import Proposal, Trial, TrialState, fidelity_key
+from hpo_core.space.search_space import SearchSpace
+
+
+def continues(trial: Trial) -> bool:
+    """Whether a trial resumes from its parent's checkpoint: it reported so, or it runs and has not reported yet."""
+    said = str(trial.notes.get("continued", ""))
+    return said.startswith("yes") or (not said and trial.state is TrialState.RUNNING)
+
+
+@dataclass(frozen=True, init=False)
+class History:
+    """All trials of a study, including running ones.
+
+    Args:
+        trials: In any order. Numbers must be unique but may have gaps (a deleted run leaves one).
+        next_number: The number of the next trial. Needed if the run of the highest number was deleted, since that
+            number must not be used again.
+        prior: What was known before the first trial. The views below cover trials only and do not include it.
+
+    Raises:
+        ValueError: Two trials share a number, or a complete trial has no finite loss.
+    """
+
+    trials: tuple[Trial, ...]
+    next_number: int
+    prior: tuple[Source, ...]
+
+    def __init__(self, trials: Iterable[Trial] = (), next_number: int = 0, prior: Iterable[Source] = ()) -> None:
+        ordered = tuple(sorted(trials, key=lambda trial: trial.number))
+        for before, after in pairwise(ordered):
+            if before.number == after.number:
+                raise ValueError(f"two trials have the number {after.number}")
+        for trial in ordered:
+            if trial.state is TrialState.COMPLETE and (trial.loss is None or not math.isfinite(trial.loss)):
+                raise ValueError(f"trial {trial.number} is complete with the loss {trial.loss}")
+        object.__setattr__(self, "trials", ordered)
+        object.__setattr__(self, "prior", tuple(prior))
+        object.__setattr__(self, "next_number", max(next_number, ordered[-1].number + 1 if ordered else 0))
+
+    def __len__(self) -> int:
+        return len(self.trials)
+
+    def __iter__(self) -> Iterator[Trial]:
+        return iter(self.trials)
+
+    def _in_state(self, state: TrialState) -> tuple[Trial, ...]:
+        return tuple(trial for trial in self.trials if trial.state is state)
+
+    @cached_property
+    def complete(self) -> tuple[Trial, ...]:
+        return self._in_state(TrialState.COMPLETE)
+
+    @cached_property
+    def running(self) -> tuple[Trial, ...]:
+        return self._in_state(TrialState.RUNNING)
+
+    @cached_property
+    def failed(self) -> tuple[Trial, ...]:
+        return self._in_state(TrialState.FAILED)
+
+    @cached_property
+    def lost(self) -> tuple[Trial, ...]:
+        """The failed trials that died or were stopped with their flow; their configuration is not to blame."""
+        return tuple(trial for trial in self.failed if trial.notes.get("lost"))
+
+    @cached_property
+    def retaken(self) -> frozenset[int]:
+        """The numbers of lost trials that a later trial retries; the outcome of the retry counts instead."""
+        retries = {str(trial.notes["retry_of"]) for trial in self.trials if "retry_of" in trial.notes}
+        return frozenset(trial.number for trial in self.lost if str(trial.number) in retries)
+
+    def without_retaken(self) -> History:
+        """This history without the lost trials that later ones retry; numbers do not change."""
+        if not self.retaken:
+            return self
+        left = [trial for trial in self.trials if trial.number not in self.retaken]
+        return History(left, self.next_number, self.prior)
+
+    @cached_property
+    def identities(self) -> frozenset[str]:
+        """The identities of all configurations tried, whatever their outcome."""
+        return frozenset(trial.identity for trial in self.trials)
+
+    @cached_property
+    def max_fidelity(self) -> float | None:
+        """The highest fidelity of any complete trial; None (trained to the end) if one has no fidelity."""
+        highest = max(self.complete, key=lambda trial: fidelity_key(trial.fidelity), default=None)
+        return None if highest is None else highest.fidelity
+
+    @cached_property
+    def incumbent(self) -> Trial | None:
+        """The complete trial with the lowest loss at the highest fidelity; the earliest one in a tie."""
+        highest = self.max_fidelity
+        best = [trial for trial in self.complete if trial.fidelity == highest]
+        return min(best, key=lambda trial: (trial.loss, trial.number), default=None)
+
+    def since_improvement(self) -> int:
+        """How many complete trials after the incumbent had a chance to replace it.
+
+        These are the trials at the incumbent's fidelity, and those that were stopped early because they looked worse.
+        """
+        best = self.incumbent
+        if best is None:
+            return 0
+        later = [trial for trial in self.complete if trial.number > best.number]
+        return sum(trial.fidelity == best.fidelity or trial.stopped_early for trial in later)
+
+    def origin(self, trial: Trial) -> int:
+        """The number of the trial where this one's training, or chain of steps, began; its own without a parent."""
+        by_number = {each.number: each for each in self.trials}
+        number, parent = trial.number, trial.parent
+        # Numbers fall along the way, so even a tampered history with a cycle of parents ends.
+        while parent is not None and parent < number:
+            above = by_number.get(parent)
+            if above is None:
+                break
+            number, parent = above.number, above.parent
+        return number
+
+    def spent(self, fidelity: Fidelity, apart: Collection[int] = ()) -> float:
+        """The cost of the trials, in full trainings; a running trial counts up to its requested fidelity.
+
+        A trial that resumed from its parent's checkpoint costs only the difference; a running one is assumed to resume.
+
+        Args:
+            fidelity: Defines a full training.
+            apart: The numbers of trials to leave out.
+        """
+        counted = [trial for trial in self.trials if trial.number not in apart]
+        extents = {trial.number: min(fidelity_key(trial.fidelity) / fidelity.max, 1.0) for trial in counted}
+        saved = [extents.get(trial.parent, 0.0) for trial in counted if trial.parent is not None and continues(trial)]
+        return math.fsum(extents.values()) - math.fsum(saved)
+
+    @cached_property
+    def digest(self) -> str:
+        """16 hex digits that change with anything a strategy may depend on; the order of the trials does not matter."""
+        seen = sum(trial.fingerprint for trial in self.trials) + sum(source.fingerprint for source in self.prior)
+        return f"{(self.next_number + seen) % 2**64:016x}"
+
+    def arrays(self, space: SearchSpace) -> tuple[Array, Array]:
+        """The complete trials: ``X``, shape ``(n, d)``, in the unit cube with NaN where inactive; losses, ``(n,)``."""
+        if not self.complete:
+            return np.empty((0, space.dimensions)), np.empty(0)
+        losses = np.array([trial.loss for trial in self.complete], dtype=float)
+        return np.array([space.encode(trial.config) for trial in self.complete]), losses
+
+    def with_pending(self, proposals: Sequence[Proposal]) -> History:
+        """This history with the proposals added as running trials, as they will be once reserved."""
+        numbers = range(self.next_number, self.next_number + len(proposals))
+        return History(
+            (
+                *self.trials,
+                *(
+                    Trial(n, p.config, TrialState.RUNNING, fidelity=p.fidelity, parent=p.parent, notes=p.notes)
+                    for n, p in zip(numbers, proposals, strict=True)
+                ),
+            ),
+            next_number=self.next_number,
+            prior=self.prior,
+        )

@@ -1,0 +1,135 @@
+"""Defines a trial (one evaluation of a configuration at a fidelity) and a proposal (what a strategy returns)."""
+
+from __future__ import annotations
+
+import hashlib
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from enum import StrEnum
+from functools import cached_property
+
+from hpo_core.base.moments import LARGEST
+from hpo_core.space.configuration import Config, Scalar, identity
+
+HYPERGRADIENT = "hypergradient/"
+
+HYPERGRADIENT_NORM = "hypergradient_norm/"
+"""Prefixes of the metrics that hold the derivative of the study's metric by a parameter, or that derivative's norm."""
+
+
+class TrialState(StrEnum):
+    """The three states of a trial; MLflow calls them RUNNING, FINISHED and FAILED."""
+
+    RUNNING = "running"
+    COMPLETE = "complete"
+    FAILED = "failed"
+
+
+@dataclass(frozen=True)
+class Proposal:
+    """A configuration that a strategy wants to try.
+
+    Args:
+        config: Values of the active parameters.
+        fidelity: How far to train; None if the study has no fidelity.
+        parent: The number of the trial that this one continues, for a promotion or a gradient step.
+        notes: What the strategy wants to record about the proposal; stored as tags of the trial.
+    """
+
+    config: Config
+    fidelity: float | None = None
+    parent: int | None = None
+    notes: Mapping[str, Scalar] = field(default_factory=dict)
+
+    @cached_property
+    def identity(self) -> str:
+        """The identity of its configuration; see :func:`hpo_core.space.configuration.identity`."""
+        return identity(self.config)
+
+
+@dataclass(frozen=True)
+class Trial:
+    """One evaluation of one configuration at one fidelity.
+
+    Args:
+        number: Position in the study, from 0; assigned without gaps.
+        config: Values of the active parameters.
+        state: Running (also called pending), complete or failed.
+        loss: The value that is minimised, finite; None unless complete.
+        fidelity: The fidelity it was trained to: the requested one, or where a rule stopped it. None means to the end,
+            in a study without a fidelity.
+        parent: The number of the trial that this one continues.
+        notes: The notes of its proposal, stored as tags.
+        reason: Why it failed or was stopped early; empty otherwise.
+        run_id: Its MLflow run.
+        stopped_early: Whether a rule stopped it at ``fidelity``.
+        requested_fidelity: The fidelity its proposal asked for; None means to the end. It equals ``fidelity`` and may
+            be omitted unless the trial was stopped early.
+        metrics: The latest value of each metric that the objective logged, under its own name and direction.
+        hypergradient: The derivative of the loss by each parameter, if the objective logged it; finite.
+        rungs: Its losses at milestones, by number of steps; only early-stopping rules use them.
+        start, end: Milliseconds since 1970, as stored by MLflow. For display only: no strategy may look at a clock.
+        owner: The process responsible for it, as :class:`hpo_core.ledger.ownership.Owner` writes it; for display only.
+    """
+
+    number: int
+    config: Config
+    state: TrialState
+    loss: float | None = None
+    fidelity: float | None = None
+    parent: int | None = None
+    notes: Mapping[str, Scalar] = field(default_factory=dict)
+    reason: str = ""
+    run_id: str = ""
+    stopped_early: bool = False
+    requested_fidelity: float | None = None
+    metrics: Mapping[str, float] = field(default_factory=dict)
+    hypergradient: Mapping[str, float] = field(default_factory=dict)
+    rungs: Mapping[int, float] = field(default_factory=dict)
+    start: int = 0
+    end: int | None = None
+    owner: str = ""
+
+    @cached_property
+    def identity(self) -> str:
+        """The identity of its configuration; see :func:`hpo_core.space.configuration.identity`."""
+        return identity(self.config)
+
+    def __post_init__(self) -> None:
+        if not self.stopped_early:
+            object.__setattr__(self, "requested_fidelity", self.fidelity)
+
+    @cached_property
+    def fingerprint(self) -> int:
+        """64 bits over all that a strategy may depend on."""
+        facts = [self.number, self.identity, self.state.value, self.loss, self.fidelity, self.parent]
+        facts += [fidelity_key(self.requested_fidelity)] if self.stopped_early else []
+        facts += [sorted(self.hypergradient.items())] if self.hypergradient else []
+        return int.from_bytes(hashlib.blake2b(repr(tuple(facts)).encode(), digest_size=8).digest(), "big")
+
+
+def fidelity_key(fidelity: float | None) -> float:
+    """A sort key for fidelities: None, which means trained to the end, ranks above all others.
+
+    >>> sorted([None, 3.0, 1.0], key=fidelity_key)
+    [1.0, 3.0, None]
+    """
+    return math.inf if fidelity is None else fidelity
+
+
+def hypergradient_of(metrics: Mapping[str, float], sign: int) -> dict[str, float]:
+    """The derivative of the loss by each parameter for which a trial logged a finite one.
+
+    Args:
+        metrics: The metrics of the trial, in the study's own direction.
+        sign: -1 if the study maximises, else 1.
+
+    >>> hypergradient_of({"loss": 1.0, "hypergradient/l2": 0.5, "hypergradient/l1": math.inf}, -1)
+    {'l2': -0.5}
+    """
+    return {
+        name.removeprefix(HYPERGRADIENT): sign * value
+        for name, value in metrics.items()
+        if name.startswith(HYPERGRADIENT) and abs(value) < LARGEST
+    }

@@ -1,0 +1,203 @@
+"""Decodes MLflow runs into trials, evaluations and studies; handles metric direction, NaN and infinity."""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+from collections.abc import Mapping
+from typing import TypeGuard
+
+from hpo_core.base.errors import InputError
+from hpo_core.base.storable import MAX_VALUE
+from hpo_core.history.trial import Trial, TrialState, hypergradient_of
+from hpo_core.ledger import ownership
+from hpo_core.ledger.known_runs import number_of
+from hpo_core.ledger.store import FAILED, FINISHED, RUNNING, Run
+from hpo_core.ledger.tags import RUNG, SCHEMA, TRIAL_TAGS, Tag, join_tag, parse_count
+from hpo_core.selection.evaluation import ChampionVersion, Evaluation, EvaluationKind, Fold, Retraining
+from hpo_core.space.configuration import Scalar, config_from_json
+from hpo_core.space.search_space import SearchSpace
+from hpo_core.study.file import study_from
+from hpo_core.study.spec import StudySpec
+
+
+def is_finite_metric(value: float | None) -> TypeGuard[float]:
+    """Whether a metric, as stored by MLflow, exists and is finite."""
+    return value is not None and abs(value) < MAX_VALUE
+
+
+def is_settled(run: Run) -> bool:
+    """Whether a run can no longer change as a trial.
+
+    A run is settled once it has its result. A failed run is settled once a full lease has passed since its end, because
+    until then another flow may be about to declare it lost. A run that is lost, or that a person ended, may still get
+    a late result.
+    """
+    if Tag.LOST in run.tags:
+        return False
+    if run.status == FINISHED and Tag.RESULT in run.tags and Tag.REASON not in run.tags:
+        return True
+    ended = run.status in (FINISHED, FAILED) and run.end is not None and Tag.REASON in run.tags
+    return ended and (run.end or 0) + 1000 * ownership.LEASE_SECONDS < ownership.now_ms()
+
+
+def trial_of(run: Run, spec: StudySpec) -> Trial:
+    """Decode a run as a trial of the study; applies the metric direction and rejects NaN and infinity.
+
+    Raises:
+        ValueError: The run is not a trial of this study, or is damaged; the message says why.
+    """
+    number = number_of(run)
+    if number is None:
+        raise ValueError("it has no trial number")
+    if run.tags.get(Tag.SCHEMA) != SCHEMA:
+        raise ValueError(f"it was written by schema {run.tags.get('hpo.schema')!r}, this is {SCHEMA}")
+    config = _config_of(run, spec.search_space)
+    value = run.metrics.get(spec.metric)
+    reason = run.tags.get(Tag.REASON, "")
+    notes: dict[str, Scalar] = {
+        key.removeprefix(Tag.PREFIX): text
+        for key, text in run.tags.items()
+        if key.startswith(Tag.PREFIX) and key not in TRIAL_TAGS and not key.startswith(Tag.CONFIG)
+    }
+    ended_well = run.status == FINISHED or (Tag.RESULT in run.tags and "lost" in notes)
+    if run.status in (RUNNING, "SCHEDULED"):
+        state, loss = TrialState.RUNNING, None
+    elif ended_well and is_finite_metric(value):
+        state, loss = TrialState.COMPLETE, spec.loss(value)
+        if notes.pop("lost", None):  # declared lost, but its result arrived later
+            reason = ""
+    else:
+        state, loss = TrialState.FAILED, None
+        reason = reason or f"{run.status.lower()} without a finite {spec.metric}"
+    fidelity = requested = _fidelity_of(run, Tag.FIDELITY)
+    stopped_early = False
+    if state is TrialState.COMPLETE and (reached := _fidelity_of(run, Tag.REACHED)) is not None:
+        fidelity, stopped_early = reached, True
+    return Trial(
+        number=number,
+        config=config,
+        state=state,
+        loss=loss,
+        fidelity=fidelity,
+        parent=parse_count(run.tags.get(Tag.PARENT, ""), 6),
+        notes=notes,
+        reason=reason,
+        run_id=run.id,
+        stopped_early=stopped_early,
+        requested_fidelity=requested,
+        # NaN is not a value: it voids a metric that an earlier attempt of the same trial reported.
+        metrics={key: v for key, v in run.metrics.items() if not (key.startswith(RUNG) or math.isnan(v))},
+        hypergradient=hypergradient_of(run.metrics, spec.sign),
+        rungs=_rungs_of(run, spec),
+        start=run.start,
+        end=run.end,
+        owner=run.tags.get(Tag.OWNER, ""),
+    )
+
+
+def _fidelity_of(run: Run, key: str) -> float | None:
+    fidelity = float(run.tags[key]) if key in run.tags else None
+    if fidelity is not None and not math.isfinite(fidelity):
+        raise ValueError(f"its fidelity is {fidelity}")
+    return fidelity
+
+
+def _rungs_of(run: Run, spec: StudySpec) -> dict[int, float]:
+    """Losses at the milestones, by number of steps; ignores foreign metrics with the same prefix."""
+    found = {
+        parse_count(key.removeprefix(RUNG), 9): value for key, value in run.metrics.items() if key.startswith(RUNG)
+    }
+    return {steps: spec.loss(value) for steps, value in found.items() if steps and abs(value) < MAX_VALUE}
+
+
+def _config_of(run: Run, space: SearchSpace) -> dict[str, Scalar]:
+    if text := join_tag(Tag.CONFIG, run.tags):
+        return space.validated(config_from_json(text), check_constraints=False)
+    return space.from_params(run.params)
+
+
+def stored_spec(run: Run) -> StudySpec:
+    """Read the specification stored in a study's run.
+
+    Raises:
+        InputError: It is damaged.
+    """
+    try:
+        return study_from(json.loads(join_tag(Tag.SPEC, run.tags)))
+    except (ValueError, RecursionError) as error:
+        raise InputError(
+            f"study run {run.id}", f"its stored specification cannot be used ({error})", "delete the run in MLflow"
+        ) from None
+
+
+def kind_tags(kind: EvaluationKind | None) -> dict[str, str]:
+    match kind:
+        case Fold(index, of):
+            return {Tag.FOLD: str(index), Tag.FOLDS: str(of)}
+        case Retraining(index):
+            return {Tag.REPEAT: str(index)}
+        case ChampionVersion(version):
+            return {Tag.VERSION: str(version)}
+    return {}
+
+
+def _kind_of(tags: Mapping[str, str]) -> EvaluationKind | None:
+    """The inverse of :func:`kind_tags`.
+
+    Raises:
+        ValueError: The tags do not name an evaluation.
+    """
+
+    def counted(key: str) -> int:
+        if (found := parse_count(tags.get(key, ""), 9)) is None:
+            raise ValueError(f"its tag {key} is {tags.get(key)!r}")
+        return found
+
+    match tags.get(Tag.ROLE):
+        case "test":
+            return None
+        case "fold":
+            return Fold(counted(Tag.FOLD), counted(Tag.FOLDS))
+        case "seed":
+            return Retraining(counted(Tag.REPEAT))
+        case "champion":
+            return ChampionVersion(counted(Tag.VERSION))
+    raise ValueError("it is no evaluation")
+
+
+def evaluation_of(run: Run, spec: StudySpec) -> Evaluation | None:
+    """Decode a run as an evaluation of the study; None if its tags do not describe one."""
+    tags = run.tags
+    number, attempt = parse_count(tags.get(Tag.TRIAL, ""), 6), parse_count(tags.get(Tag.ATTEMPT, ""), 6)
+    try:
+        kind = _kind_of(tags)
+    except ValueError:
+        return None
+    fidelity = tags.get(Tag.FIDELITY)
+    readable = fidelity is None or re.fullmatch(r"\d+(\.\d+)?(e[-+]?\d+)?", fidelity)
+    if number is None or attempt is None or not readable:
+        return None
+    value, reason, lost = run.metrics.get(spec.metric), tags.get(Tag.REASON, ""), tags.get(Tag.LOST, "")
+    loss: float | None = None
+    if run.status == RUNNING:
+        state = TrialState.RUNNING
+    elif (run.status == FINISHED or (Tag.RESULT in tags and lost)) and is_finite_metric(value):
+        state, loss, reason, lost = TrialState.COMPLETE, spec.loss(value), "", ""
+    else:
+        state, reason = TrialState.FAILED, reason or f"{run.status.lower()} without a finite {spec.metric}"
+    return Evaluation(
+        number=number,
+        kind=kind,
+        fidelity=None if fidelity is None else float(fidelity),
+        attempt=attempt,
+        state=state,
+        loss=loss,
+        lost=lost,
+        reason=reason,
+        run_id=run.id,
+        metrics=run.metrics,
+        start=run.start,
+        end=run.end,
+    )

@@ -1,0 +1,278 @@
+"""Reads a study: decides which MLflow runs are its trials, with as few and as small requests as possible."""
+
+from __future__ import annotations
+
+import logging
+import tempfile
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+from hpo_core.base.errors import InputError, TrackingRefusal
+from hpo_core.history.history import History
+from hpo_core.history.prior import Source
+from hpo_core.history.trial import Trial
+from hpo_core.ledger.decode import is_settled, trial_of
+from hpo_core.ledger.known_runs import KnownRuns, number_of
+from hpo_core.ledger.ownership import Owner
+from hpo_core.ledger.snapshot import Snapshot, pack, unpack
+from hpo_core.ledger.store import RUNNING, Run, Store
+from hpo_core.ledger.study_run import StudyRun
+from hpo_core.ledger.tags import (
+    CLAIMS,
+    SNAPSHOT,
+    SNAPSHOT_FOLDER,
+    Tag,
+)
+from hpo_core.study.spec import StudySpec
+
+log = logging.getLogger("hpo")
+
+MARGIN_MS = 200
+"""Clock lag of other machines tolerated at first; grows when a ledger meets a slower clock."""
+
+FEW = 200
+"""Up to this many known runs are read again to save a second request."""
+
+SNAPSHOT_FROM = 200
+"""Number of ended runs from which a snapshot is worth its requests."""
+
+
+class LedgerReader:
+    """The trials of one study as one flow knows them; :class:`hpo_core.ledger.ledger.Ledger` adds writing.
+
+    Reading also settles doubtful runs: it claims numbers on behalf of flows that died between run and claim.
+    """
+
+    def __init__(self, store: Store, spec: StudySpec, study_run: Run) -> None:
+        self.store, self.spec, self.study = store, spec, StudyRun(store, study_run, spec.name)
+        self.claims_run = study_run.tags.get(Tag.CLAIMS, "")
+        if not self.claims_run:
+            raise InputError(f"study run {study_run.id}", "its tag hpo.claims is missing", "delete the run in MLflow")
+        self.owner = str(Owner.of_this_process())
+        self.prior: tuple[Source, ...] = ()  # what was imported; see hpo_core/lineage/warm_start.py
+        self.skipped: dict[str, str] = {}  # run id -> why it is not a trial
+        self._runs = KnownRuns()
+        self._unsettled: dict[str, Run] = {}  # new or changed since their claims were last checked
+        self._known_below = 0  # for every number below, the run is known, or known to be gone
+        self._history: History | None = None  # None: outdated
+        self._snapshot_size = 0  # ended runs at the last snapshot read or written
+        self._mine: set[str] = set()  # runs this flow is training
+        self._owned: set[str] = set()  # every run this flow has claimed for itself
+        self._trial_runs: dict[int, str] = {}  # number -> run, once known to be claimed
+        self._losers: set[str] = set()  # runs whose number was claimed for another run
+        self._missing: set[int] = set()  # numbers whose run is gone for good
+        self._lost_number = -1  # the last number whose claim went to another flow
+        self._margin = MARGIN_MS
+        self._trials: dict[str, tuple[Run, Trial | None]] = {}
+
+    @property
+    def study_run(self) -> Run:
+        """The study's run, as this process last saw or wrote it."""
+        return self.study.run
+
+    def load(self) -> History:
+        """Load the current study. Finished runs are read once; later loads fetch only what started since.
+
+        Doubtful runs (running, with no sign of a claim) are settled by claiming their number on their behalf, so every
+        trial below ``next_number`` is known for certain.
+        """
+        if self._runs:
+            self._read_news()
+        elif not self._read_snapshot():
+            self._read_all()
+        self._settle()
+        unknown = self._unknown()
+        while unknown:
+            # A run exists before its claim, so a full read finds the run of such a number, or it was deleted.
+            newest, known = self._runs.newest, self._runs
+            self._read_all()
+            self._settle()
+            late = [run.start for run in self._runs if run.id not in known]
+            self._margin = max([self._margin, *(newest - start + 1_000 for start in late)])
+            self._missing |= unknown & self._unknown()
+            unknown = self._unknown()
+        return self.history()
+
+    def history(self) -> History:
+        """The history as of the last load, plus what this flow has reserved since."""
+        if self._history is None:
+            trials = [trial for run in self._runs if (trial := self._as_trial(run)) is not None]
+            chosen = [trial for trial in trials if self._trial_runs.get(trial.number) == trial.run_id]
+            next_number = max(self._runs.highest, *self._missing, -1) + 1
+            self._history = History(chosen, next_number=next_number, prior=self.prior)
+        return self._history
+
+    def _search(self, since: int | None = None, **which: Any) -> list[Run]:
+        """Runs below the study's. MLflow filters tags by scanning, so search new runs by start time."""
+        few = since is not None and self.spec.experiment == self.spec.name  # only manual runs start there besides
+        tags = {} if few or "ids" in which else self._below
+        found = self.store.search([self.study_run.experiment], tags, since, **which)
+        return found if tags else [run for run in found if self._below.items() <= run.tags.items()]
+
+    @property
+    def _below(self) -> dict[str, str]:
+        return {"mlflow.parentRunId": self.study_run.id}
+
+    def _read_all(self) -> None:
+        self._restart(self._search())
+
+    def _restart(self, runs: Iterable[Run]) -> None:
+        """Replace all known runs with these."""
+        self._runs, self._known_below, self._history = KnownRuns(runs), 0, None
+        self._unsettled = {run.id: run for run in self._runs}
+
+    def _read_news(self) -> None:
+        """Read every run that is new or not known to have ended."""
+        since, running = self._runs.newest, [self._runs[id] for id in self._runs.open - self._mine]
+        if (first := min([since, *(run.start for run in running)])) < since:
+            # Usually they are among the newest, but one long training must not make every load reread all others.
+            if len(self._runs) - self._runs.before(first - self._margin) <= FEW:
+                since = first
+        since -= self._margin
+        old = [run.id for run in running if run.start < since and number_of(run) is not None]
+        found = self._search(since) + (self._search(ids=old) if old else [])
+        kept = {run.id for run in found} | self._mine
+        for id in {*old, *(run.id for run in self._runs.since(since))} - kept:
+            self._drop(id)
+        for run in found:
+            self._put(run)
+
+    def _put(self, run: Run) -> None:
+        if self._runs.put(run):
+            self._unsettled[run.id] = run
+            self._history = None
+
+    def _drop(self, id: str) -> None:
+        number = number_of(self._runs.drop(id))
+        self._unsettled.pop(id, None)
+        self._history = None
+        if number is not None:
+            self._known_below = min(self._known_below, number)
+
+    def _unknown(self) -> set[int]:
+        """Numbers that are certainly claimed, but by an unknown run."""
+        end = max(self._lost_number, self._runs.highest) + 1
+        unknown = {n for n in range(self._known_below, end) if not self._is_known(n)}
+        self._known_below = min(unknown, default=max(end, self._known_below))
+        return unknown
+
+    def _is_known(self, number: int) -> bool:
+        return self._trial_runs.get(number) in self._runs or number in self._missing
+
+    def _settle(self) -> None:
+        doubtful: list[tuple[int, Run]] = []
+        for run in self._unsettled.values():
+            number = number_of(run)
+            if number is None or run.id in self._losers:
+                continue
+            # Only the claim holder trains, and only training logs params or ends a run.
+            if run.id in self._owned or run.status != RUNNING or run.params:
+                self._trial_runs.setdefault(number, run.id)
+            else:
+                doubtful.append((number, run))
+        for number, run in sorted(doubtful, key=lambda item: (item[0], item[1].start, item[1].id)):
+            if self._trial_runs.get(number) == run.id:
+                continue
+            if number not in self._trial_runs and self.claim(f"trial.{number}", run.id):
+                self._trial_runs[number] = run.id
+            else:
+                self._losers.add(run.id)
+        self._unsettled.clear()
+
+    def _as_trial(self, run: Run) -> Trial | None:
+        cached = self._trials.get(run.id)
+        if cached is None or cached[0] is not run:
+            try:
+                cached = (run, trial_of(run, self.spec))
+                self.skipped.pop(run.id, None)
+            except ValueError as error:
+                cached = (run, None)
+                self.skipped[run.id] = str(error)
+            self._trials[run.id] = cached
+        return cached[1]
+
+    def claim(self, key: str, value: str) -> bool:
+        """Claim ``key`` for ``value`` permanently; True if ``value`` now holds it, False if another value does.
+
+        Restores the claims run from MLflow's trash if needed, because the study cannot continue without it.
+
+        Raises:
+            InputError: The claims run is gone for good.
+        """
+        try:
+            return self.store.claim(self.claims_run, key, value)
+        except TrackingRefusal as refusal:
+            try:
+                deleted = self.store.get(self.claims_run).deleted
+            except TrackingRefusal:
+                raise InputError(
+                    f"study {self.spec.name!r}",
+                    f"its claims are gone (run {self.claims_run} of the experiment {CLAIMS!r}: {refusal})",
+                    "go on under another name; with warm_start it learns from this one",
+                ) from None
+        if deleted:
+            self.store.restore_run(self.claims_run)
+            log.warning("the claims of %s were deleted in MLflow, and are restored: it needs them", self.spec.name)
+        return self.store.claim(self.claims_run, key, value)
+
+    def save_snapshot(self, news: int = 1) -> bool:
+        """Store the finished runs, as last loaded, as an artifact of the study's run for the next process.
+
+        The snapshot is only a cache: if it cannot be written, log a warning and continue.
+
+        Args:
+            news: Write only if at least this many runs have ended since the last snapshot.
+
+        Returns:
+            Whether it was written. A small study needs no snapshot.
+        """
+        if len(self._runs) - len(self._runs.open) < max(self._snapshot_size + news, SNAPSHOT_FROM):
+            return False
+        settled = [run for run in self._runs if is_settled(run)]
+        others = [run.id for run in self._runs if not is_settled(run)]
+        self._snapshot_size = len(self._runs) - len(self._runs.open)
+        store = self.store.with_patience(5.0)
+        try:
+            with tempfile.TemporaryDirectory() as folder:
+                path = Path(folder) / SNAPSHOT
+                path.write_bytes(pack(Snapshot(self.study_run.id, settled, others)))
+                store.upload(self.study_run.id, path, SNAPSHOT_FOLDER)
+            store.log(self.study_run.id, [], {}, {Tag.SNAPSHOT: str(len(settled))})
+        except Exception as error:  # each artifact store raises its own exceptions
+            log.warning("no snapshot of %s could be written, so it will load slowly: %s", self.spec.name, error)
+            return False
+        return True
+
+    def _read_snapshot(self) -> bool:
+        """Read the study from its snapshot, and the rest from MLflow.
+
+        Returns:
+            Whether this found exactly the runs that a full read would find.
+        """
+        if Tag.SNAPSHOT not in self.study_run.tags:
+            return False
+        data = self.store.download(self.study_run.id, f"{SNAPSHOT_FOLDER}/{SNAPSHOT}")
+        snapshot = None if data is None else unpack(data)
+        if snapshot is None or snapshot.study != self.study_run.id or not snapshot.runs:
+            return False
+        since = max(run.start for run in snapshot.runs) - self._margin
+        deleted = {run.id for run in self._search(trash=True)}
+        kept = [run for run in snapshot.runs if run.id not in deleted]
+        others = self._search(ids=snapshot.others) if snapshot.others else []
+        self._restart([*(run for run in kept if run.start < since), *others, *self._search(since)])
+        self._settle()
+        if gaps := self._unknown():
+            # Deleted before the snapshot or restored after it: the claims tell which runs to fetch.
+            claims = self.store.get(self.claims_run).params
+            for run in self._search(ids=[claims[key] for n in sorted(gaps) if (key := f"trial.{n}") in claims]):
+                self._put(run)
+            self._settle()
+            self._missing |= self._unknown()
+        # Still missed: runs deleted for good (mlflow gc), and runs from machines whose clock lags far behind.
+        expected = self._runs.before(since)
+        if expected and self.store.has_exactly(expected, [self.study_run.experiment], self._below, since):
+            self._snapshot_size = len(kept) + len(others)
+            return True
+        self._missing.clear()
+        return False

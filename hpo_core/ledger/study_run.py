@@ -1,0 +1,97 @@
+"""Writes what concerns a study as a whole into its own run, and reads whether a stop was requested."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+
+from hpo_core.base.errors import InputError, TrackingRefusal
+from hpo_core.ledger import ownership
+from hpo_core.ledger.store import Metric, Run, Store
+from hpo_core.ledger.tags import TAG_LENGTH, Tag
+from hpo_core.selection.final_choice import Choice
+from hpo_core.study.spec import StudySpec
+
+
+class StudyRun:
+    """The run of one study in MLflow.
+
+    Args:
+        store: MLflow.
+        run: The run, as it was when the study was opened.
+        name: The study's name.
+    """
+
+    def __init__(self, store: Store, run: Run, name: str) -> None:
+        self.store, self.run, self.name = store, run, name
+
+    def log(self, tags: Mapping[str, str], metrics: Sequence[Metric] = ()) -> None:
+        """Write tags and metrics of the study; one request."""
+        self.store.log(self.run.id, metrics, {}, tags)
+
+    def describe(self, text: str) -> None:
+        """Write the study's description, in Markdown."""
+        self.log({"mlflow.note.content": text[:TAG_LENGTH]})
+
+    def set_status(self, status: str) -> None:
+        """Set the study's status in MLflow if it differs."""
+        if status != self.run.status:
+            self.store.set_status(self.run.id, status)
+            self.run = replace(self.run, status=status)
+
+    def request_stop(self) -> None:
+        """Ask every flow working on the study to start no further trial."""
+        self.log({Tag.STOP: str(ownership.now_ms())})
+
+    def check_there(self) -> Run:
+        """Read the study's run again; one request.
+
+        Raises:
+            InputError: It was deleted in MLflow.
+        """
+        id, experiment, field = self.run.id, self.run.experiment, f"study {self.name!r}"
+        try:
+            run = self.store.get(id)
+        except TrackingRefusal as error:
+            raise InputError(field, f"its run {id} is gone from MLflow ({error})", "go on under another name") from None
+        if run.deleted:
+            raise InputError(
+                field,
+                f"it was deleted in MLflow (run {id} of experiment {experiment})",
+                f"restore it (mlflow runs restore --run-id {id}; if the whole experiment was deleted, mlflow "
+                f"experiments restore --experiment-id {experiment}) and run it again to go on",
+            )
+        return run
+
+    def stop_requested(self) -> bool:
+        """Whether a stop was requested since this ledger was opened; one request.
+
+        Raises:
+            InputError: The study was deleted in MLflow.
+        """
+        run = self.check_there()
+        return run.tags.get(Tag.STOP) != self.run.tags.get(Tag.STOP)
+
+
+def name_winner(study: StudyRun, spec: StudySpec, choice: Choice) -> None:
+    """Write the winner into the study's run: tags that name it, the mean over its folds, and its score on the test set.
+
+    Idempotent: each value carries the time at which it became known, so a repeat writes the same points.
+    """
+    winner = choice.winner
+    if winner is None or spec.final is None:
+        return
+    ends = [fold.end or 0 for fold in winner.folds.values()]
+    values = {
+        f"final/{spec.metric}": spec.sign * winner.mean,
+        f"final/{spec.metric}_standard_error": winner.standard_error,
+    }
+    metrics = [Metric(key, value, max(ends)) for key, value in values.items()]
+    if choice.test is not None:
+        metrics += [Metric(f"test/{key}", value, choice.test.end or 0) for key, value in choice.test.metrics.items()]
+    tags = {
+        Tag.WINNER: str(winner.trial.number),
+        Tag.WINNER_RUN: winner.trial.run_id,
+        Tag.WINNER_RULE: spec.final.rule,
+    }
+    study.log(tags, metrics)

@@ -1,0 +1,175 @@
+"""Names the tags, params and artifacts this project writes to MLflow, and encodes long texts as tags."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Mapping
+
+from hpo_core.base.storable import plain
+
+
+class Tag:
+    """All tags that this project writes, grouped by what they describe. Never rename one: stored studies use it."""
+
+    PREFIX = "hpo."
+
+    # what a run is
+    ROLE = "hpo.role"
+    SCHEMA = "hpo.schema"
+    STUDY = "hpo.study"
+    STUDY_RUN = "hpo.study_run"
+    NUMBER = "hpo.number"
+    TRIAL = "hpo.trial"
+    ATTEMPT = "hpo.attempt"
+    FINAL = "hpo.final"
+
+    # a study
+    SPEC = "hpo.spec"
+    CLAIMS = "hpo.claims"
+    TARGET = "hpo.target"
+    STOP = "hpo.stop"
+    REPORT = "hpo.report"
+    NOTIFIED = "hpo.notified"
+    SNAPSHOT = "hpo.snapshot"
+    FLOW_RUN_URL = "hpo.flow_run_url"
+    SERIES = "hpo.series"
+    GENERATION = "hpo.generation"
+    FOLLOWS = "hpo.follows"
+    DATA = "hpo.data"
+    DATA_WHY = "hpo.data.why"
+    IMPORTED = "hpo.import"
+    WARM_START = "hpo.warm_start"
+    WARM_START_REPORT = "hpo.warm_start.report"
+
+    # a trial: its input
+    CONFIG = "hpo.config"
+    FIDELITY = "hpo.fidelity"
+    PARENT = "hpo.parent"
+    SEED = "hpo.seed"
+    HISTORY = "hpo.history"
+
+    # a trial: its owner
+    OWNER = "hpo.owner"
+    LEASE = "hpo.lease"
+    TASK_RUN = "hpo.task_run"
+    TASK_RUN_URL = "hpo.task_run_url"
+
+    # a trial: how it ended
+    # Written with a trial's last values: the run has a result, whatever its status says. A flow that presumes the
+    # trial dead can overwrite the status, but not this tag. It also tells a result from an intermediate value.
+    RESULT = "hpo.result"
+    REACHED = "hpo.reached"
+    REASON = "hpo.reason"
+    LOST = "hpo.lost"
+    BLAMED_KEY = "hpo.misfit"
+    CHECKPOINT = "hpo.checkpoint"
+    METRICS_REFUSED = "hpo.metrics_refused"
+    ARTIFACTS_LOST = "hpo.artifacts_lost"
+
+    # an evaluation outside the search
+    FOLD = "hpo.fold"
+    FOLDS = "hpo.folds"
+    REPEAT = "hpo.repeat"
+    VERSION = "hpo.version"
+
+    # the final choice
+    WINNER = "hpo.winner"
+    WINNER_RUN = "hpo.winner_run"
+    WINNER_RULE = "hpo.winner_rule"
+
+    # the verdict on a challenger, in the study's run
+    CHAMPION_MODEL = "hpo.champion_model"
+    CHAMPION_DECISION = "hpo.champion_decision"
+    CHAMPION_VERSION = "hpo.champion_version"
+    CHAMPION_AGAINST = "hpo.champion_against"
+    CHAMPION_REASON = "hpo.champion_reason"
+
+    # the verdict on a challenger, at the registered version
+    DECISION = "hpo.decision"
+    FORCED = "hpo.forced"
+    METRIC = "hpo.metric"
+    DIRECTION = "hpo.direction"
+    VALUES = "hpo.values"
+    MEAN = "hpo.mean"
+    DEVIATION = "hpo.deviation"
+    CONFIDENCE = "hpo.confidence"
+    SEEDS = "hpo.seeds"
+    AGAINST = "hpo.against"
+    AGAINST_VALUE = "hpo.against_value"
+    GAIN = "hpo.gain"
+    MARGIN = "hpo.margin"
+
+    # the succession of champions, at the registered version
+    REPLACES = "hpo.replaces"
+    SEEN = "hpo.seen"
+    BECAME_CHAMPION = "hpo.reigned"
+    SUPERSEDED = "hpo.outrun"
+    ROLLED_BACK = "hpo.rolled_back"
+
+
+CLAIMS = "hpo-claims"
+"""The experiment that holds the claims of all studies of a tracking server."""
+
+SCHEMA = "1"
+
+TAG_LENGTH = 5_000
+"""Long texts are split into tags of this length; MLflow stores 8,000 characters per tag, older releases 5,000."""
+
+WITHDRAWN = "withdrawn"
+"""The param ``study`` of a candidate that did not become the study."""
+
+SNAPSHOT_FOLDER, SNAPSHOT = "hpo", "snapshot.json.gz"
+
+CHECKPOINT_NAME = "checkpoint.zip"
+
+CHECKPOINT = f"{SNAPSHOT_FOLDER}/{CHECKPOINT_NAME}"
+"""The artifact of a trial's run that holds its checkpoint; the tag ``hpo.checkpoint`` says whether it exists."""
+
+CHECKPOINT_KEPT, CHECKPOINT_DELETED, CHECKPOINT_LEFT = "kept", "deleted", "left: it could not be deleted"
+
+INTERRUPTED = "interrupted: the flow was stopped"
+
+RUNG = "hpo.rung."
+"""Prefix of a milestone metric, followed by the number of steps. A search returns only the latest value of a metric,
+so each milestone needs its own key."""
+
+TRIAL_TAGS = {
+    Tag.ROLE, Tag.SCHEMA, Tag.STUDY, Tag.NUMBER, Tag.FIDELITY, Tag.REACHED, Tag.PARENT, Tag.SEED,
+    Tag.HISTORY, Tag.LEASE, Tag.OWNER, Tag.REASON, Tag.TASK_RUN, Tag.TASK_RUN_URL, Tag.RESULT,
+}  # fmt: skip
+
+
+def split_tag(key: str, text: str) -> dict[str, str]:
+    """Split a text into tags ``key``, ``key.1``, ... short enough that MLflow does not truncate them."""
+    parts = [text[i : i + TAG_LENGTH] for i in range(0, len(text), TAG_LENGTH)] or [""]
+    return {key if i == 0 else f"{key}.{i}": part for i, part in enumerate(parts)}
+
+
+def join_tag(key: str, tags: Mapping[str, str]) -> str:
+    """The inverse of :func:`split_tag`; empty if there is none."""
+    parts = [tags.get(key, "")]
+    while (more := tags.get(f"{key}.{len(parts)}")) is not None:
+        parts.append(more)
+    return "".join(parts)
+
+
+def refused_tag(names: Iterable[str], before: Mapping[str, str] = {}) -> dict[str, str]:
+    """The tag that lists the metrics of a run that MLflow refused, including those already listed in ``before``.
+
+    >>> refused_tag(["top@5"], {"hpo.metrics_refused": "a//b"})
+    {'hpo.metrics_refused': 'a//b, top@5'}
+    """
+    known = before.get(Tag.METRICS_REFUSED, "")
+    every = {plain(name) for name in names} | set(known.split(", ") if known else [])
+    return {Tag.METRICS_REFUSED: ", ".join(sorted(every))[:1000]}
+
+
+def parse_count(text: str, digits: int) -> int | None:
+    """A number as the ledger writes it; None for anything else.
+
+    ``str.isdigit`` and ``int`` accept digits of every script, and a tag may hold thousands of them.
+    """
+    return int(text) if re.fullmatch(rf"0|[1-9][0-9]{{0,{digits - 1}}}", text) else None
+
+
+MODEL, ON_BEST = "model", "on_best.txt"

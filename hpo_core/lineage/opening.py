@@ -1,0 +1,222 @@
+"""Opens a study: creates it, or finds and resumes it, so that concurrent flows end up with one study."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import time
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+from hpo_core.base.errors import InputError, StudyUnknown, TrackingRefusal
+from hpo_core.ledger.decode import stored_spec
+from hpo_core.ledger.ledger import Ledger
+from hpo_core.ledger.store import FINISHED, Run, Store
+from hpo_core.ledger.tags import CLAIMS, SCHEMA, WITHDRAWN, Tag, join_tag, split_tag
+from hpo_core.study.names import study_name
+from hpo_core.study.resume import compare
+from hpo_core.study.spec import StudySpec
+
+log = logging.getLogger("hpo")
+
+
+ELECTION_SECONDS = 10.0
+"""How long a flow that creates a study waits for another that started creating it earlier."""
+
+
+# -- opening a study --------------------------------------------------------------------------------------------
+
+
+def _study_runs(store: Store, experiments: Sequence[str], name: str) -> list[Run]:
+    return store.search(experiments, {Tag.ROLE: "study", Tag.STUDY: name})
+
+
+def _elected(runs: Sequence[Run], name: str) -> Run | None:
+    """The elected run among those with the study's name: the one whose param ``study`` is set to it.
+
+    Raises:
+        InputError: Two runs are elected.
+    """
+    elected = [run for run in runs if run.params.get("study") == name]
+    if len(elected) > 1:
+        raise InputError(
+            f"study {name!r}",
+            f"two runs claim to be it: {', '.join(run.id for run in elected)}",
+            "delete the wrong one in MLflow (mlflow runs delete --run-id ID)",
+        )
+    return elected[0] if elected else None
+
+
+def open_study(
+    store: Store,
+    spec: StudySpec,
+    *,
+    on_message: Callable[[str], Any] = log.info,
+    tags: Mapping[str, str] | None = None,
+) -> Ledger:
+    """Open the study of this specification: create it if new, otherwise compare and resume it.
+
+    Several flows may call this concurrently; see :func:`_elect` for why they end up with one study.
+
+    Args:
+        store: MLflow.
+        spec: The study.
+        on_message: Told to which total a study goes on that is to have more trials.
+        tags: Tags of the study's run, which it has from its first moment.
+
+    Raises:
+        StudyConflict: The stored space, metric or direction is another.
+        InputError: The experiment was deleted, or two studies have this name.
+    """
+    experiment = store.experiment(spec.experiment, create=False)
+    found = [] if experiment is None else _study_runs(store, [experiment], spec.name)
+    run = _elected(found, spec.name) or _moved(store, spec.name, spec.experiment, on_message)
+    if run is None:
+        experiment = store.experiment(spec.experiment, create=True)
+        assert experiment is not None
+        run = _elect(store, experiment, spec, tags or {})
+    changes = {key: value for key, value in (tags or {}).items() if run.tags.get(key) != value}
+    stored = stored_spec(run)
+    if run.experiment == experiment:  # whatever that was called when the study was begun
+        stored = stored.model_copy(update={"experiment": spec.experiment})
+    if spec.stop.more:
+        history = Ledger(store, stored, run).load()
+        # A run that came to its end has said so; a killed one leaves the study RUNNING.
+        spec, why = spec.with_total_trials(stored, spec.started(history), run.status == FINISHED)
+        on_message(f"{spec.name}: {why}")
+        changes[Tag.TARGET] = why
+    if join_tag(Tag.SPEC, run.tags) != spec.to_json():
+        for line in compare(stored, spec):
+            on_message(f"taken over: {spec.name}: {line}")
+        changes |= split_tag(Tag.SPEC, spec.to_json())
+    if changes:
+        store.log(run.id, [], {}, changes)
+    return Ledger(store, spec, run)
+
+
+def _moved(store: Store, name: str, experiment: str, on_message: Callable[[str], Any] = log.warning) -> Run | None:
+    """The study's run, if its experiment was given another name since: a study knows the one that it was begun in.
+
+    Raises:
+        InputError: There are two.
+    """
+    experiments = store.experiments()
+    runs = _study_runs(store, experiments, name) if experiments else []
+    moved = [run for run in runs if run.params.get("study") == name and _begun_in(run) == experiment]
+    if len(moved) > 1:
+        raise InputError(
+            f"study {name!r}",
+            f"the experiment {experiment!r} has another name now, and {len(moved)} could be it: "
+            + ", ".join(run.experiment for run in moved),
+            "name the right one (experiment: ...), or rename it back in MLflow",
+        )
+    if moved:
+        on_message(f"{name}: the experiment {experiment!r} has another name in MLflow now; the study goes on there")
+    return moved[0] if moved else None
+
+
+def _begun_in(run: Run) -> str | None:
+    """The name that a study's experiment had when its specification was stored; None if that is damaged."""
+    with contextlib.suppress(InputError):
+        return stored_spec(run).experiment
+    return None
+
+
+def _elect(store: Store, experiment: str, spec: StudySpec, tags: Mapping[str, str]) -> Run:
+    """The one run that is the study, whoever else is creating it now.
+
+    A candidate becomes the study by the write-once param ``study``, and is withdrawn by the same param with another
+    value. Each flow creates its candidate before it looks for others, and elects it only after withdrawing all that
+    it sees; of two flows at least one sees the other's. The oldest candidate goes first, so that they do not
+    withdraw each other for ever; one that does not move (its flow died) is withdrawn after :data:`ELECTION_SECONDS`.
+    """
+    mine: Run | None = None
+    deadline = time.monotonic() + ELECTION_SECONDS
+    while True:
+        runs = _study_runs(store, [experiment], spec.name)
+        if (elected := _elected(runs, spec.name)) is not None:
+            if mine is not None and mine.id != elected.id:
+                _withdraw(store, mine)
+            return elected
+        waiting = [run for run in runs if "study" not in run.params]
+        if mine is None or all(run.id != mine.id for run in waiting):
+            mine = _create_study(store, experiment, spec, tags)
+            continue
+        first = min(waiting, key=lambda run: (run.start, run.id))
+        if first.id != mine.id and time.monotonic() < deadline:
+            time.sleep(0.2)
+            continue
+        others = [run for run in waiting if run.id != mine.id]
+        if all(_decided(store, other, WITHDRAWN) for other in others):
+            for other in others:
+                store.delete_run(other.id)
+            if _decided(store, mine, spec.name):
+                return mine
+
+
+def _decided(store: Store, candidate: Run, value: str) -> bool:
+    """Write a candidate's param ``study``. What another flow has withdrawn and deleted meanwhile takes none."""
+    try:
+        return store.claim(candidate.id, "study", value)
+    except TrackingRefusal as refused:
+        if "deleted" not in str(refused):
+            raise
+        return value == WITHDRAWN
+
+
+def _create_study(store: Store, experiment: str, spec: StudySpec, extra: Mapping[str, str]) -> Run:
+    claims_experiment = store.experiment(CLAIMS, create=True, restore=True)
+    assert claims_experiment is not None
+    note = f"The trial numbers that flows have claimed in study {spec.name!r}. Do not delete it while the study lives."
+    claims = store.create_run(
+        claims_experiment, spec.name, {Tag.ROLE: "claims", Tag.STUDY: spec.name, "mlflow.note.content": note}
+    )
+    store.set_status(claims.id, FINISHED)
+    tags = {
+        Tag.ROLE: "study",
+        Tag.SCHEMA: SCHEMA,
+        Tag.STUDY: spec.name,
+        Tag.CLAIMS: claims.id,
+        "mlflow.source.name": spec.objective,
+        **split_tag(Tag.SPEC, spec.as_new_study.to_json()),
+        **extra,
+    }
+    return store.create_run(experiment, spec.name, tags)
+
+
+def _withdraw(store: Store, candidate: Run) -> None:
+    store.delete_run(candidate.tags[Tag.CLAIMS])
+    store.delete_run(candidate.id)
+
+
+def find_study(store: Store, name: str, experiment: str | None = None) -> Ledger:
+    """The study of this name.
+
+    Args:
+        store: Where to look.
+        name: The study's name.
+        experiment: The name of its experiment; None to look into all of them.
+
+    Raises:
+        StudyUnknown: There is none.
+        InputError: No study can have this name, there is more than one, or its experiment was deleted.
+    """
+    study_name(name)
+    if experiment is None:
+        experiments = store.experiments()
+    else:
+        id = store.experiment(experiment, create=False)
+        experiments = [] if id is None else [id]
+    runs = _study_runs(store, experiments, name) if experiments else []
+    found = [run for run in runs if run.params.get("study") == name]
+    if not found and experiment is not None and (moved := _moved(store, name, experiment)) is not None:
+        found = runs = [moved]
+    if not found:
+        raise StudyUnknown(
+            "study", f"there is no study {name!r} in the MLflow store", "give the study file, or start it with hpo tune"
+        )
+    if len({run.experiment for run in found}) > 1:
+        raise InputError("study", f"{name!r} stands in {len(found)} experiments", "give the study file instead")
+    run = _elected(found, name)
+    assert run is not None
+    return Ledger(store, stored_spec(run), run)

@@ -1,0 +1,66 @@
+"""Computes acquisition functions: how promising a candidate is, given the surrogate's prediction.
+
+All functions assume minimisation. ``mean`` and ``std`` have shape ``(q,)``, on the scale of the surrogate's losses,
+with ``std > 0``; ``best`` is the incumbent's loss on that scale. A larger acquisition is better.
+"""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+from scipy.special import erfcx, log1p, log_ndtr
+
+from hpo_core.base.arrays import Array
+
+_LOG_SQRT_2PI = 0.5 * math.log(2.0 * math.pi)
+
+
+def _log_h(z: Array) -> Array:
+    """``log(phi(z) + z Phi(z))`` (Ament et al. 2023, arXiv:2310.20708, eq. 9).
+
+    Far below 0 the two terms cancel to the last digit. There the logarithm uses their quotient, computed with the
+    scaled complementary error function; below -1e4 it uses the leading term of the expansion, ``1 / z^2``.
+    """
+    result = np.empty_like(z)
+    near, far = z > -1.0, z < -1e4
+    middle = ~near & ~far
+    x = z[near]
+    result[near] = np.log(np.exp(-0.5 * x * x - _LOG_SQRT_2PI) + x * np.exp(log_ndtr(x)))
+    x = z[middle]
+    ratio = math.sqrt(math.pi / 2) * erfcx(-x / math.sqrt(2.0)) * np.abs(x)  # |z| Phi(z) / phi(z), below 1
+    result[middle] = -0.5 * x * x - _LOG_SQRT_2PI + log1p(-ratio)
+    x = z[far]
+    result[far] = -0.5 * x * x - _LOG_SQRT_2PI - 2.0 * np.log(-x)
+    return result
+
+
+def log_expected_improvement(mean: Array, std: Array, best: float) -> Array:
+    """Logarithm of the expected amount by which each candidate beats the incumbent.
+
+    The improvement is ``max(best - y, 0)`` with ``y ~ N(mean, std^2)``. The logarithm still ranks candidates far from
+    the incumbent, where the expectation itself underflows to 0 (Ament et al. 2023, arXiv:2310.20708, eq. 9).
+
+    >>> log_expected_improvement(np.array([0.0, 1.0]), np.array([1.0, 2.0]), 0.0).round(4)
+    array([-0.9189, -0.9274])
+    """
+    return _log_h((best - mean) / std) + np.log(std)
+
+
+def log_probability_of_improvement(mean: Array, std: Array, best: float) -> Array:
+    """Logarithm of the probability that each candidate beats the incumbent (Kushner 1964).
+
+    >>> log_probability_of_improvement(np.array([0.0]), np.array([1.0]), 0.0).round(4)
+    array([-0.6931])
+    """
+    result: Array = log_ndtr((best - mean) / std)
+    return result
+
+
+def lower_confidence_bound(mean: Array, std: Array, kappa: float) -> Array:
+    """``kappa`` standard deviations below the mean, negated (Srinivas et al. 2010, arXiv:0912.3995, eq. 6).
+
+    >>> lower_confidence_bound(np.array([1.0]), np.array([0.5]), 2.0)
+    array([0.])
+    """
+    return kappa * std - mean

@@ -1,0 +1,1 @@
+"""Decisions about trials: early stopping, the final choice and the comparison with the champion."""

@@ -1,0 +1,202 @@
+"""Decides the final choice: which configurations are trained again by cross-validation, and which one wins.
+
+A search ranks configurations by one split of the data, so the best value found is also the luckiest one. The final
+choice trains the ``top`` configurations again, once per fold, and picks the winner by the mean over its folds.
+Everything here is a function of the history and the evaluations in MLflow, so every flow arrives at the same choice.
+
+The rule ``one_standard_error`` follows Breiman, Friedman, Olshen and Stone (1984, section 3.4.3): the simplest among
+the configurations whose mean loss is within one standard error of the lowest mean. The standard error is that of the
+configuration with the lowest mean, ``s / sqrt(K)`` over its ``K`` folds. Folds share training data, so it tends to be
+too small (Bengio and Grandvalet 2004); it sets the scale of the rule and is not a significance test.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Literal
+
+from hpo_core.base import moments
+from hpo_core.history.history import History
+from hpo_core.history.trial import Trial, TrialState, fidelity_key
+from hpo_core.selection.evaluation import Evaluation, EvaluationKind, Fold, Latest, due, due_again, latest_of
+from hpo_core.space.search_space import SearchSpace
+
+Rule = Literal["mean", "one_standard_error"]
+
+
+def finalists(history: History, top: int) -> list[Trial]:
+    """The best trials of the search, at most one per configuration: highest fidelity first, then lowest loss."""
+    ordered = sorted(
+        history.complete,
+        key=lambda trial: (-fidelity_key(trial.fidelity), trial.loss, trial.number),
+    )
+    best: dict[str, Trial] = {}
+    for trial in ordered:
+        best.setdefault(trial.identity, trial)
+    return list(best.values())[:top]
+
+
+@dataclass(frozen=True)
+class Standing:
+    """A finalist and the results of its folds so far.
+
+    Args:
+        trial: The trial of the search that made it a finalist.
+        folds: Complete folds by index.
+        folds_wanted: The total number of folds.
+        reason: Why the finalist is out; empty while it is in.
+    """
+
+    trial: Trial
+    folds: Mapping[int, Evaluation]
+    folds_wanted: int
+    reason: str = ""
+
+    @property
+    def done(self) -> bool:
+        """Whether none of its folds needs to be evaluated any more."""
+        return bool(self.reason) or len(self.folds) == self.folds_wanted
+
+    @property
+    def losses(self) -> list[float]:
+        """The losses of its complete folds, in order of the folds."""
+        return [fold.loss for _, fold in sorted(self.folds.items()) if fold.loss is not None]
+
+    @property
+    def mean(self) -> float:
+        """The mean loss over its complete folds; infinite if it is out or no fold is complete."""
+        return math.inf if self.reason or not self.losses else moments.mean(self.losses)
+
+    @property
+    def standard_error(self) -> float:
+        """The standard error of the mean, ``s / sqrt(K)``; NaN with fewer than two folds."""
+        return moments.deviation(self.losses) / math.sqrt(len(self.losses)) if self.losses else math.nan
+
+    @property
+    def seconds(self) -> float:
+        """The median duration of its folds in seconds; infinite if no fold is complete."""
+        times = sorted(fold.seconds for fold in self.folds.values())
+        return times[len(times) // 2] if times else math.inf
+
+
+@dataclass(frozen=True)
+class Choice:
+    """The state of the final choice.
+
+    Args:
+        standings: The finalists, best of the search first.
+        winner: The finalist picked by the rule; None until all folds are done, or if every finalist is out.
+        test: The evaluation of the winner on the test set; None until it is complete or has failed.
+    """
+
+    standings: Sequence[Standing]
+    winner: Standing | None = None
+    test: Evaluation | None = None
+
+    @property
+    def decided(self) -> bool:
+        """Whether every finalist's folds are done."""
+        return bool(self.standings) and all(standing.done for standing in self.standings)
+
+    @property
+    def done(self) -> bool:
+        """Whether nothing is left to evaluate."""
+        return self.decided and (self.winner is None or self.test is not None)
+
+    @cached_property
+    def folds(self) -> tuple[int, int]:
+        """The number of complete folds and the total number; all folds of a finalist that is out count as complete."""
+        wanted = sum(standing.folds_wanted for standing in self.standings)
+        return sum(s.folds_wanted if s.reason else len(s.folds) for s in self.standings), wanted
+
+
+@dataclass(frozen=True)
+class Selection:
+    """The settings of the final choice, as given in a study file.
+
+    Args:
+        top: How many configurations are trained again.
+        folds: The number of folds for each.
+        rule: ``mean``: the lowest mean loss wins. ``one_standard_error``: the simplest configuration whose mean is
+            within one standard error of the lowest wins.
+        prefer: Defines simplicity: ``low`` or ``high`` by parameter, the most important first. A configuration without
+            the parameter is simpler than any with it. If this is empty or does not decide, the faster training is
+            simpler.
+    """
+
+    top: int
+    folds: int
+    rule: Rule = "mean"
+    prefer: Mapping[str, Literal["low", "high"]] = field(default_factory=dict)
+
+    def choice(self, history: History, evaluations: Iterable[Evaluation], space: SearchSpace) -> Choice:
+        """The current state of the choice; a pure function of its arguments, whatever the order of their items."""
+        latest = latest_of(evaluations)
+        fidelity = history.max_fidelity
+        standings = [self._standing(trial, fidelity, latest) for trial in finalists(history, self.top)]
+        choice = Choice(standings)
+        if not choice.decided or (winner := self._winner(standings, space)) is None:
+            return choice
+        test = latest.get((winner.trial.number, None, fidelity))
+        ended = test is not None and test.state is not TrialState.RUNNING and not due_again(test)
+        return Choice(standings, winner, test if ended else None)
+
+    def wanted(self, history: History, evaluations: Iterable[Evaluation], space: SearchSpace) -> list[Evaluation]:
+        """The evaluations that may start now, most urgent first, as running evaluations without a run."""
+        evaluations = list(evaluations)
+        choice, latest = self.choice(history, evaluations, space), latest_of(evaluations)
+        fidelity = history.max_fidelity
+        tasks: list[tuple[int, EvaluationKind | None]]
+        if choice.decided:
+            tasks = [] if choice.done or choice.winner is None else [(choice.winner.trial.number, None)]
+        else:
+            tasks = [
+                (standing.trial.number, Fold(i, self.folds))
+                for standing in choice.standings
+                if not standing.reason
+                for i in range(self.folds)
+            ]
+        return due(tasks, fidelity, latest)
+
+    def _standing(self, trial: Trial, fidelity: float | None, latest: Latest) -> Standing:
+        complete: dict[int, Evaluation] = {}
+        reason = ""
+        for i in range(self.folds):
+            fold = Fold(i, self.folds)
+            found = latest.get((trial.number, fold, fidelity))
+            if found is None or found.state is TrialState.RUNNING:
+                continue
+            if found.state is TrialState.COMPLETE:
+                complete[i] = found
+            elif not due_again(found):
+                reason = reason or f"{fold} failed: {found.reason}"
+        return Standing(trial, complete, self.folds, reason)
+
+    def _winner(self, standings: Sequence[Standing], space: SearchSpace) -> Standing | None:
+        remaining = [standing for standing in standings if not standing.reason]
+        if not remaining:
+            return None
+        best = min(remaining, key=lambda standing: (standing.mean, standing.trial.number))
+        if self.rule == "mean":
+            return best
+        # With a single fold the standard error is NaN and no mean would qualify; a study file asks for at least two.
+        near = [standing for standing in remaining if standing.mean <= best.mean + best.standard_error]
+        return min(near, key=lambda standing: self._complexity(standing, space))
+
+    def _complexity(self, standing: Standing, space: SearchSpace) -> tuple[float, ...]:
+        config = standing.trial.config
+        preferred = (
+            -math.inf
+            if name not in config
+            else space.parameters[name].encode(config[name]) * (1 if direction == "low" else -1)
+            for name, direction in self.prefer.items()
+        )
+        return (*preferred, standing.seconds, standing.mean, standing.trial.number)
+
+
+def best_trial(history: History, choice: Choice | None) -> Trial | None:
+    """The winner of the final choice; without one, the incumbent of the search."""
+    return choice.winner.trial if choice is not None and choice.winner is not None else history.incumbent

@@ -1,0 +1,1 @@
+"""One file per strategy; make.py registers them by name."""

@@ -1,0 +1,227 @@
+"""Proposes by Bayesian optimization: the configuration of highest acquisition under a Gaussian process."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import numpy as np
+
+from hpo_core.base.arrays import Array
+from hpo_core.base.moments import LARGEST
+from hpo_core.base.seeding import trial_rng
+from hpo_core.history.history import History
+from hpo_core.history.prior import comparable
+from hpo_core.history.trial import Proposal, Trial
+from hpo_core.numerics import acquisition
+from hpo_core.numerics.gaussian_process import GaussianProcess, fit
+from hpo_core.numerics.transforms import LogDistance, Standardised, YeoJohnson
+from hpo_core.space.configuration import Scalar
+from hpo_core.space.cube import Cube
+from hpo_core.space.search_space import SearchSpace
+from hpo_core.strategies.base import check_whole
+from hpo_core.strategies.common.sampling import fill_ranked
+from hpo_core.strategies.common.transfer import suggested
+
+ACQUISITIONS = ("log_ei", "ucb", "pi", "thompson")
+
+TRANSFORMS = ("alternate", "yeo_johnson", "log")
+
+ELITE = 5
+"""The number of best configurations to draw candidates around, and of best candidates to refine."""
+
+FITTED = 200
+"""The maximum number of trials in the fit of the hyperparameters; each step costs the cube of that number."""
+
+
+@dataclass(frozen=True)
+class Bayesian:
+    """Proposes the candidate with the highest acquisition under a Matern-5/2 Gaussian process.
+
+    Args:
+        acquisition: ``log_ei``, ``ucb``, ``pi`` or ``thompson``.
+        kappa: How many standard deviations ``ucb`` looks below the mean.
+        widen: The factor on standard deviations in ``log_ei`` and ``pi``. The process treats its fitted hyperparameters
+            as certain and therefore understates its uncertainty in unexplored regions.
+        transform: The transform of the losses; ``alternate`` uses ``yeo_johnson`` and ``log`` in turn, by trial number.
+        start: The number of scrambled Sobol points that come first.
+        candidates: How many points of the cube are scored each time, besides those near the best.
+        max_points: The maximum number of trials modelled: half of them the best, half a random choice of the rest.
+
+    A failed trial counts as the worst loss seen, so its neighbourhood is avoided; a running one is assumed to come out
+    as predicted. Trials of several fidelities are modelled together, with the fidelity as one more coordinate, and
+    candidates are scored at the highest. Trials whose configuration does not belong to the space are ignored. Past
+    observations on the study's own scale are modelled like its trials; all past observations suggest the first ones.
+    """
+
+    name: ClassVar[str] = "bayesian"
+    uses_prior: ClassVar[bool] = True
+    acquisition: str = "log_ei"
+    kappa: float = 2.0
+    widen: float = 2.0
+    transform: str = "alternate"
+    start: int = 6
+    candidates: int = 500
+    max_points: int = 500
+
+    def __post_init__(self) -> None:
+        if self.acquisition not in ACQUISITIONS:
+            raise ValueError(f"acquisition: {self.acquisition!r} is not one of {', '.join(ACQUISITIONS)}")
+        if self.transform not in TRANSFORMS:
+            raise ValueError(f"transform: {self.transform!r} is not one of {', '.join(TRANSFORMS)}")
+        if not _is_number(self.kappa) or self.kappa < 0:
+            raise ValueError(f"kappa: {self.kappa!r} is not a number of at least 0")
+        if not _is_number(self.widen) or self.widen <= 0:
+            raise ValueError(f"widen: {self.widen!r} is not a number above 0")
+        check_whole(self, start=1, candidates=1, max_points=10)
+
+    def propose(self, space: SearchSpace, history: History, n: int, *, seed: int) -> list[Proposal]:
+        cube = Cube(space)
+        return fill_ranked(
+            space,
+            history,
+            n,
+            seed=seed,
+            start=self.start,
+            model=lambda seen, number: self._ranked(cube, seen, number, trial_rng(seed, number, stream=3)),
+            first=suggested(space, history.prior),
+        )
+
+    def _ranked(self, cube: Cube, history: History, number: int, rng: np.random.Generator) -> Iterator[Proposal]:
+        trials, losses = self._observations(history, rng)
+        X, valid = cube.encode([trial.config for trial in trials])
+        X, losses = X[valid], losses[valid]
+        finished = np.isfinite(losses)
+        if finished.sum() < 2:
+            return
+        transform = self._transform(losses[finished], number)
+        z = np.full(len(losses), transform.forward(losses[finished]).max())
+        z[finished] = transform.forward(losses[finished])
+        embed = _Embedding(cube, trials, valid)
+        F = embed(X, observed=True)
+        some = _subset(z, FITTED, rng)
+        hyperparameters = fit(F[some], embed.owner, z[some], active=float((~np.isnan(X)).sum(axis=1).mean()))
+        process = GaussianProcess.condition(F, embed.owner, z, hyperparameters)
+        best = float(process.predict(embed(X))[0].min())
+        pending, valid = cube.encode([trial.config for trial in history.running])
+        process = process.believing(embed(pending[valid]))
+
+        def score(rows: Array) -> Array:
+            mean, std = process.predict(embed(rows))
+            if self.acquisition == "ucb":
+                return acquisition.lower_confidence_bound(mean, std, self.kappa)
+            if self.acquisition == "pi":
+                return acquisition.log_probability_of_improvement(mean, self.widen * std, best)
+            return acquisition.log_expected_improvement(mean, self.widen * std, best)
+
+        elite = X[np.argsort(z, kind="stable")[:ELITE]]
+        if self.acquisition == "thompson":
+            # One joint draw at fixed points: it cannot be extended to further points, so there is no local search.
+            anywhere = rng.random((self.candidates, X.shape[1]))
+            rows = cube.snap(np.vstack([anywhere, _near(cube, elite, self.candidates // ELITE + 1, rng)]))
+            scores = -process.sample(embed(rows), rng)
+        else:
+            rows, scores = _search(cube, score, elite, self.candidates, rng)
+        for i in np.argsort(-scores, kind="stable"):
+            mean, std = process.predict(embed(rows[i : i + 1]))
+            notes = _expectation(transform, float(mean[0]), float(std[0]), float(scores[i]))
+            yield Proposal(cube.config(rows[i]), notes=notes)
+
+    def _observations(self, history: History, rng: np.random.Generator) -> tuple[list[Trial], Array]:
+        """The trials to model, in order of number, and their losses; infinite for failed trials."""
+        ended = [*history.complete, *history.failed, *comparable(history.prior)]
+        ended.sort(key=lambda trial: trial.number)
+        # Clamped: differences of losses near the largest float would overflow.
+        losses = np.array(
+            [np.inf if trial.loss is None else min(max(trial.loss, -LARGEST), LARGEST) for trial in ended]
+        )
+        some = _subset(losses, self.max_points, rng)
+        return [ended[i] for i in some], losses[some]
+
+    def _transform(self, losses: Array, number: int) -> Standardised:
+        use_log = self.transform == "log" or (self.transform == "alternate" and number % 2 == 1)
+        return LogDistance.fit(losses) if use_log else YeoJohnson.fit(losses)
+
+
+def _is_number(value: object) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and abs(value) < np.inf
+
+
+def _subset(losses: Array, most: int, rng: np.random.Generator) -> Any:
+    """Sorted positions of at most ``most`` losses: half of them the lowest, half a random choice of the rest."""
+    if len(losses) <= most:
+        return np.arange(len(losses))
+    order, half = np.argsort(losses, kind="stable"), most // 2
+    return np.sort(np.concatenate([order[:half], rng.choice(order[half:], most - half, replace=False)]))
+
+
+class _Embedding:
+    """Maps rows of the cube to features of the process, plus the fidelity if trials differ in it."""
+
+    def __init__(self, cube: Cube, trials: Sequence[Trial], valid: Any) -> None:
+        self.cube = cube
+        self.owner = cube.features(np.empty((0, len(cube.columns))))[1]
+        self.fidelities = _log_fidelities([trial.fidelity for trial, ok in zip(trials, valid, strict=True) if ok])
+        if self.fidelities is not None:
+            self.owner = np.append(self.owner, len(cube.columns))
+
+    def __call__(self, X: Array, *, observed: bool = False) -> Array:
+        """Features of the rows, at their own fidelities if they are the ``observed`` ones, else at the highest."""
+        F, _ = self.cube.features(X)
+        if self.fidelities is None:
+            return F
+        return np.hstack([F, (self.fidelities if observed else np.ones(len(X)))[:, None]])
+
+
+def _log_fidelities(given: Sequence[float | None]) -> Array | None:
+    """The fidelities on a log scale from 0 to 1, shape ``(n,)``; None if they are all equal."""
+    top = max((fidelity for fidelity in given if fidelity is not None), default=0.0)
+    # A trial without a fidelity was trained to the end.
+    values = np.array([top if fidelity is None else fidelity for fidelity in given], dtype=float)
+    if values.min() <= 0 or values.min() == values.max():
+        return None
+    low = float(np.log(values.min()))
+    scaled: Array = (np.log(values) - low) / (np.log(top) - low)
+    return scaled
+
+
+def _near(cube: Cube, centres: Array, count: int, rng: np.random.Generator, widest: float = 0.3) -> Array:
+    """Points around configurations, ``count`` for each: a few coordinates move, by steps of all sizes.
+
+    Categories are redrawn; the step of a discrete value is scaled to at least one cell. Inactive coordinates are drawn
+    uniformly, because they matter once the parameter that activates them has moved.
+    """
+    d = centres.shape[1]
+    U = np.repeat(centres, count, axis=0)
+    blank = np.isnan(U)
+    U[blank] = rng.random(int(blank.sum()))
+    moves = rng.random(U.shape) < rng.choice([1.0 / d, 2.0 / d, 0.5, 1.0], len(U))[:, None]
+    moves[np.arange(len(U)), rng.integers(d, size=len(U))] = True
+    width = np.exp(rng.uniform(np.log(1e-3), np.log(widest), len(U)))[:, None]
+    step = np.maximum(width, 1.0 / cube.levels)
+    moved = np.clip(U + step * rng.standard_normal(U.shape), 0.0, 1.0)
+    moved = np.where(cube.categories > 0, rng.random(U.shape), moved)
+    return np.where(moves, moved, U)
+
+
+def _search(
+    cube: Cube, score: Callable[[Array], Array], elite: Array, count: int, rng: np.random.Generator
+) -> tuple[Array, Array]:
+    """Snapped candidates and their scores: anywhere, around the elite, then around the best of both."""
+    rows = cube.snap(np.vstack([rng.random((count, elite.shape[1])), _near(cube, elite, count // 5 + 1, rng)]))
+    scores = score(rows)
+    for widest in (0.2, 0.1, 0.05):
+        top = np.argsort(-scores, kind="stable")[:ELITE]
+        more = cube.snap(_near(cube, rows[top], count // 10 + 1, rng, widest))
+        rows, scores = np.vstack([rows, more]), np.concatenate([scores, score(more)])
+    return rows, scores
+
+
+def _expectation(transform: Standardised, mean: float, std: float, score: float) -> dict[str, Scalar]:
+    """The surrogate's prediction for a proposal, on the scale of the losses, as notes."""
+    with np.errstate(over="ignore"):
+        low, middle, high = transform.inverse(np.array([mean - std, mean, mean + std])).tolist()
+    notes = {"predicted_mean": middle, "predicted_std": (high - low) / 2, "acquisition": score}
+    # Near the largest float the inverse transform may overflow; a tag must be a finite number.
+    return {name: value for name, value in notes.items() if np.isfinite(value)}

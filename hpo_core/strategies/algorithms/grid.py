@@ -1,0 +1,44 @@
+"""Proposes by grid search: every combination of a few values per parameter."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from itertools import islice
+from typing import ClassVar
+
+from hpo_core.history.history import History
+from hpo_core.history.trial import Proposal
+from hpo_core.space.search_space import SearchSpace
+
+
+@dataclass(frozen=True)
+class Grid:
+    """Goes through the grid in order, the last declared parameter varying fastest; done at its end.
+
+    Args:
+        steps: How many values each numeric parameter takes, spread evenly over its scale, ends included. A discrete
+            parameter with no more values than that takes all of them, and so does every list of choices.
+        steps_by_name: Overrides ``steps`` for single parameters.
+
+    A conditional parameter multiplies the grid only where it is active, so no configuration appears twice.
+    Configurations that break a constraint are skipped.
+    """
+
+    name: ClassVar[str] = "grid"
+    steps: int = 5
+    steps_by_name: Mapping[str, int] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.steps_by_name, Mapping):
+            raise ValueError(f"steps_by_name: {self.steps_by_name!r} is not a mapping of parameter names to numbers")
+        for where, steps in (("steps", self.steps), *self.steps_by_name.items()):
+            if isinstance(steps, bool) or not isinstance(steps, int) or steps < 1:
+                raise ValueError(f"{where}: {steps!r} is not a whole number above 0")
+
+    def propose(self, space: SearchSpace, history: History, n: int, *, seed: int) -> list[Proposal]:
+        if unknown := [name for name in self.steps_by_name if name not in space.parameters]:
+            raise ValueError(f"steps_by_name: {unknown[0]!r} is not a parameter of the space {list(space.parameters)}")
+        steps = {name: self.steps_by_name.get(name, self.steps) for name in space.parameters}
+        grid = map(Proposal, space.enumerate(steps, feasible=True))
+        return list(islice((proposal for proposal in grid if proposal.identity not in history.identities), n))

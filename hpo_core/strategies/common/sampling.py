@@ -1,0 +1,147 @@
+"""Turns points of the unit cube into feasible, new configurations; shared by all strategies."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Container, Iterator, Sequence
+from itertools import islice
+
+import numpy as np
+from scipy.stats import qmc
+
+from hpo_core.base.arrays import Array
+from hpo_core.base.errors import InputError
+from hpo_core.base.seeding import trial_rng
+from hpo_core.history.history import History
+from hpo_core.history.trial import Proposal
+from hpo_core.space.configuration import Scalar, identity
+from hpo_core.space.search_space import SearchSpace
+
+ENUMERABLE = 100_000
+"""The largest space that is enumerated once new configurations are hard to hit. A larger space is enumerated only if
+conditions and constraints leave few configurations."""
+
+ATTEMPTS = 1_000
+"""How many points are tried before the space is enumerated."""
+
+ATTEMPTS_ENDLESS = 200_000
+"""How many points are tried in a larger space before the constraints are reported as too tight."""
+
+
+def sobol(dimensions: int, seed: int, start: int, count: int) -> Array:
+    """Points ``start, ..., start + count - 1`` of the scrambled Sobol sequence, shape ``(count, dimensions)``.
+
+    Owen (1998), doi:10.1006/jcom.1998.0487, using :class:`scipy.stats.qmc.Sobol`. The sequence is a function of the
+    seed, so a later call continues where an earlier one ended.
+    """
+    if dimensions == 0:
+        return np.empty((count, 0))
+    engine = qmc.Sobol(dimensions, scramble=True, rng=np.random.default_rng(np.random.SeedSequence(seed)))
+    if start:
+        engine.fast_forward(start)
+    points: Array = engine.random(count)
+    return points
+
+
+def sobol_from(dimensions: int, seed: int, start: int) -> Iterator[Array]:
+    """The points of the scrambled Sobol sequence from ``start`` on, each of shape ``(dimensions,)``."""
+    chunk = 8  # usually the first point will do; larger chunks follow only where many are rejected
+    while True:
+        yield from sobol(dimensions, seed, start, chunk)
+        start, chunk = start + chunk, min(2 * chunk, 1024)
+
+
+def uniform_from(dimensions: int, seed: int, number: int) -> Iterator[Array]:
+    """Independent uniform points from one trial's random stream, each of shape ``(dimensions,)``."""
+    rng = trial_rng(seed, number)
+    while True:
+        yield rng.random(dimensions)
+
+
+def first_new(
+    space: SearchSpace, points: Iterator[Array], taken: Container[str], rng: np.random.Generator
+) -> dict[str, Scalar] | None:
+    """The first configuration among the points that is feasible and not taken; None once the space is exhausted.
+
+    Args:
+        space: The search space.
+        points: Endless points of the unit cube, each of shape ``(d,)``.
+        taken: Identities of the configurations that must not be repeated.
+        rng: Chooses among the remaining configurations once a nearly exhausted finite space is enumerated.
+
+    Raises:
+        InputError: The constraints leave almost nothing of a space too large to enumerate.
+    """
+
+    def new(config: dict[str, Scalar]) -> bool:
+        return space.feasible(config) and identity(config) not in taken
+
+    for u in islice(points, ATTEMPTS):
+        if new(config := space.decode(u)):
+            return config
+    if space.size <= ENUMERABLE or space.few:
+        left = [config for config in space.enumerate(feasible=True) if new(config)]
+        return left[int(rng.integers(len(left)))] if left else None
+    for u in islice(points, ATTEMPTS_ENDLESS - ATTEMPTS):
+        if new(config := space.decode(u)):
+            return config
+    raise InputError(
+        "constraints",
+        f"none of {ATTEMPTS_ENDLESS} points yielded a new configuration that satisfies {list(space.constraints)}",
+        "loosen them, or write them as ranges of the parameters",
+    )
+
+
+def fill(
+    space: SearchSpace, history: History, n: int, *, seed: int, points: Callable[[int], Iterator[Array]]
+) -> list[Proposal]:
+    """A proposal for each of the next ``n`` trials, from the points for its number."""
+    taken = set(history.identities)
+    proposals: list[Proposal] = []
+    for number in range(history.next_number, history.next_number + n):
+        config = first_new(space, points(number), taken, trial_rng(seed, number, stream=2))
+        if config is None:
+            break
+        proposals.append(Proposal(config))
+        taken.add(proposals[-1].identity)
+    return proposals
+
+
+def fill_ranked(
+    space: SearchSpace,
+    history: History,
+    n: int,
+    *,
+    seed: int,
+    start: int,
+    model: Callable[[History, int], Iterator[Proposal]],
+    first: Sequence[Proposal] = (),
+) -> list[Proposal]:
+    """A proposal for each of the next ``n`` trials: the model's best one that is feasible and new.
+
+    Args:
+        space: The search space.
+        history: All trials so far.
+        n: The number of proposals wanted.
+        seed: The study's seed.
+        start: How many Sobol points come before the model. They continue while fewer than two trials are complete,
+            because a model then has nothing to compare.
+        model: Called with the history, including the proposals just made as pending, and the trial's number. It returns
+            proposals, best first. If none is feasible and new, a uniform point is used instead.
+        first: Suggestions from the study's past; they replace the first Sobol points.
+    """
+    taken = set(history.identities)
+    proposals: list[Proposal] = []
+    for number in range(history.next_number, history.next_number + n):
+        seen = history.with_pending(proposals) if proposals else history
+        starting = len(seen) < start or len(seen.complete) < 2
+        ranked = iter(first) if starting or not space.dimensions else model(seen, number)
+        proposal = next((p for p in ranked if p.identity not in taken and space.feasible(p.config)), None)
+        if proposal is None:
+            points = sobol_from if starting else uniform_from
+            config = first_new(space, points(space.dimensions, seed, number), taken, trial_rng(seed, number, stream=2))
+            if config is None:
+                break
+            proposal = Proposal(config)
+        proposals.append(proposal)
+        taken.add(proposal.identity)
+    return proposals

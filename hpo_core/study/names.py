@@ -1,0 +1,47 @@
+"""Decides which names studies and registered models may have."""
+
+from __future__ import annotations
+
+import re
+
+from hpo_core.base.errors import InputError
+
+MAX_NAME_LENGTH = 200
+
+# MLflow accepts more in a run's name, but a study's name also appears in filter strings, file names and URLs.
+BAD_NAME = "quotes, slashes, backslashes, percent signs, control characters and outer spaces cannot be used"
+
+NAME = re.compile(r"[^\x00-\x1f'\"`\\%/]+")
+
+BAD_MODEL = "a registered model's name has no slashes, colons, quotes or control characters, and is not empty"
+
+GOOD_MODEL = "write it as digits-classifier, say"
+
+_MODEL = re.compile(r"(?!\.+$)[^\x00-\x1f'\"`\\%/:]+")
+
+
+def study_name(name: str) -> str:
+    """Return the name if it is valid for a study. It appears in filter strings, which have no escaping.
+
+    Raises:
+        InputError: The name is not valid.
+    """
+    if not NAME.fullmatch(name) or name.strip() != name or len(name) > MAX_NAME_LENGTH:
+        problem = f"{name!r}: {BAD_NAME}" if len(name) <= MAX_NAME_LENGTH else f"{len(name)} characters are too many"
+        raise InputError("name", problem if name else "the name is empty", "give the name of a study, or its file")
+    return name
+
+
+def model_name(name: str) -> str:
+    """Return the name if it is valid for a registered model and usable in a search.
+
+    Raises:
+        InputError: The name is not valid.
+    """
+    if not is_model_name(name):
+        raise InputError("MODEL", f"{name!r}: {BAD_MODEL}", GOOD_MODEL)
+    return name
+
+
+def is_model_name(name: str) -> bool:
+    return bool(_MODEL.fullmatch(name)) and name.strip() == name and len(name) <= MAX_NAME_LENGTH

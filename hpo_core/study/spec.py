@@ -1,0 +1,430 @@
+"""Defines the study specification: what to tune, over which search space, by which strategy, and until when.
+
+The specification is stored with the study in MLflow; on resume the given one is held against the stored one.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Container
+from dataclasses import replace
+from functools import cached_property
+from typing import Annotated, Any, Literal
+
+import numpy as np
+from pydantic import (
+    BeforeValidator,
+    Field,
+    ValidationInfo,
+    field_validator,
+    model_validator,
+)
+
+from hpo_core.base.errors import InputError
+from hpo_core.base.storable import bad_metric
+from hpo_core.history.fidelity import Fidelity
+from hpo_core.history.history import History
+from hpo_core.history.trial import Proposal, Trial, fidelity_key
+from hpo_core.selection.early_stopping import Extrapolation, StopRule
+from hpo_core.space.configuration import Scalar
+from hpo_core.space.parameters import Parameter
+from hpo_core.space.search_space import SearchSpace
+from hpo_core.strategies.base import Promoting
+from hpo_core.strategies.make import STRATEGIES, has_fidelity
+from hpo_core.study.callbacks import checked_callback
+from hpo_core.study.names import BAD_NAME, MAX_NAME_LENGTH, NAME
+from hpo_core.study.sections import (
+    ChampionSpec,
+    EarlyStopSpec,
+    FidelitySpec,
+    FinalSpec,
+    NotifySpec,
+    Resources,
+    RunnerSpec,
+    Section,
+    StopRules,
+    StrategySpec,
+    WarmStart,
+    as_bytes,
+    as_entries,
+    check_past,
+    check_rule,
+    check_strategy,
+)
+
+
+class StudySpec(Section):
+    """A study file, validated.
+
+    >>> spec = StudySpec.model_validate({
+    ...     "name": "parabola", "objective": "parabola:loss", "metric": "loss", "direction": "minimize",
+    ...     "space": {"x": {"type": "float", "low": -1, "high": 1}}, "stop": {"trials": 3},
+    ... })
+    >>> spec.experiment, spec.strategy.name, spec.loss(0.25)
+    ('parabola', 'auto', 0.25)
+    """
+
+    name: str = Field(
+        description="The study's name; resuming means running under the same name.", max_length=MAX_NAME_LENGTH
+    )
+    experiment: str = Field("", description="MLflow experiment; the study's name where absent.", max_length=500)
+    objective: str = Field(description="module:function, importable from the working folder or the file's.")
+    metric: str = Field(description="What the objective returns and MLflow shows.", min_length=1, max_length=250)
+    direction: Literal["minimize", "maximize"] = Field(description="Whether less or more of the metric is better.")
+    space: dict[str, Parameter] = Field(min_length=1, description="What is tuned: the parameters by name.")
+    constraints: list[str] = Field(
+        [], description="Expressions that hold for every configuration, such as min_units <= max_units."
+    )
+    strategy: Annotated[StrategySpec, BeforeValidator(check_strategy)] = Field(
+        StrategySpec(name="auto"), description="What chooses the configurations."
+    )
+    fidelity: FidelitySpec | None = Field(None, description="What trainings can be cut short in.")
+    early_stop: Annotated[EarlyStopSpec | None, BeforeValidator(check_rule)] = Field(
+        None, description="The rule that stops running trials."
+    )
+    stop: StopRules
+    data: str = Field("", description="module:function that returns the data; once they change, a dated study begins.")
+    parallel: int = Field(1, ge=1, le=1000, description="Trials at a time.")
+    retries: int = Field(0, ge=0, le=100, description="Further attempts at a trial that raised or whose process died.")
+    rerun_lost: int = Field(
+        2, ge=0, le=100, description="How often a trial is run again that died with its flow or its machine; 0: never."
+    )
+    trial_timeout: float | None = Field(None, gt=0, description="Seconds after which a trial is ended as failed.")
+    memory_limit: Annotated[int | None, BeforeValidator(as_bytes)] = Field(
+        None, ge=1, description="Memory that a trial's process may hold, such as 2GiB; beyond it the trial is failed."
+    )
+    seed: int = Field(0, ge=0, lt=2**32, description="Of every proposal, and of the seeds that trials get.")
+    first: list[dict[str, Any]] = Field([], description="Configurations to try before the strategy's own.")
+    warm_start: list[Annotated[WarmStart, BeforeValidator(check_past)]] = Field(
+        [], description="Past runs to learn from, fixed when the study is created."
+    )
+    callbacks: list[Annotated[dict[str, dict[str, Any]], BeforeValidator(checked_callback)]] = Field(
+        [], description="Keras callbacks, each {name: settings}; the objective gets them as trial.callbacks."
+    )
+    final: FinalSpec | None = Field(None, description="How the winner is chosen; the incumbent where absent.")
+    champion: ChampionSpec | None = Field(None, description="The registered model that the winner is held against.")
+
+    notify: Annotated[list[NotifySpec], BeforeValidator(as_entries)] = Field([], description="Who is told of what.")
+    runner: RunnerSpec = Field(RunnerSpec(), description="Where trials are trained.")
+    resources: Resources = Field(Resources(), description="What one trial at a time may use.")
+
+    @field_validator("name", "experiment")
+    @classmethod
+    def _plain_name(cls, value: str) -> str:
+        if value and (not NAME.fullmatch(value) or value.strip() != value):
+            raise ValueError(BAD_NAME)
+        return value
+
+    @field_validator("name")
+    @classmethod
+    def _some_name(cls, value: str) -> str:
+        if not value:
+            raise ValueError("the name is empty")
+        return value
+
+    @field_validator("metric")
+    @classmethod
+    def _loggable(cls, value: str) -> str:
+        if problem := bad_metric(value):
+            raise ValueError(f"{value!r} is no metric that MLflow can keep; {problem}")
+        return value
+
+    @field_validator("objective", "data")
+    @classmethod
+    def _reference(cls, value: str, info: ValidationInfo) -> str:
+        if info.field_name == "data" and not value:
+            return value
+        module, _, function = value.partition(":")
+        if not all(part.isidentifier() for part in (*module.split("."), *function.split("."))):
+            raise ValueError("write it as module:function, such as examples.digits_cnn:train")
+        return value
+
+    @model_validator(mode="after")
+    def _whole(self) -> StudySpec:
+        if not self.experiment:
+            object.__setattr__(self, "experiment", self.name)
+        space = self.search_space
+        for i, config in enumerate(self.first):
+            try:
+                space.validated(config)
+            except ValueError as error:
+                raise ValueError(f"first.{i}: {error}") from None
+        self._check_fidelity()
+        if self.final is not None:
+            _check_order(self.final, space)
+        # Settings that only the space can judge (a parameter's name) show at the first proposal, which costs nothing.
+        try:
+            strategy = self.strategy.make(fidelity=self.scale)
+            getattr(strategy, "check", lambda space: None)(space)
+            strategy.propose(space, History(), 1, seed=self.seed)
+        except InputError:
+            raise
+        except ValueError as error:
+            raise ValueError(f"strategy.{error}") from None
+        return self
+
+    def _check_fidelity(self) -> None:
+        """Check what the fidelity, the strategy, the stop rules and the rule of early stopping want of each other.
+
+        Raises:
+            ValueError: One wants what is not there; the message begins with the key.
+        """
+        if self.fidelity is not None:
+            try:
+                self.fidelity.make()
+            except ValueError as error:
+                raise ValueError(f"fidelity.{error}") from None
+        else:
+            example = "add fidelity: {name: epochs, min: 1, max: 27, eta: 3}, say"
+            if has_fidelity(self.strategy.name):
+                raise ValueError(
+                    f"fidelity: it is missing, and the strategy {self.strategy.name!r} needs it; {example}"
+                )
+            if self.stop.full_trainings is not None:
+                raise ValueError(f"stop.full_trainings: without a fidelity no training is counted; {example}")
+        if self.early_stop is None:
+            return
+        rule = self.early_stop.make()
+        if self.fidelity is not None and not self.fidelity.make().whole:
+            raise ValueError(
+                "early_stop: it counts steps, but the study's fidelity is not counted in whole steps; leave it out, or "
+                "give fidelity.min and fidelity.max as whole numbers"
+            )
+        if isinstance(rule, Extrapolation) and rule.steps is None and self.fidelity is None:
+            raise ValueError("early_stop.steps: it is missing; say how many steps a full training has")
+
+    @property
+    def scale(self) -> Fidelity | None:
+        """The fidelity as strategies take it."""
+        return None if self.fidelity is None else self.fidelity.make()
+
+    @cached_property
+    def stop_rule(self) -> StopRule | None:
+        """The rule that stops running trials."""
+        return None if self.early_stop is None else self.early_stop.make()
+
+    @property
+    def promotes(self) -> bool:
+        """Whether trials may go on from others, so that checkpoints are worth keeping."""
+        return isinstance(self.strategy.make(fidelity=self.scale), Promoting)
+
+    @property
+    def needs_hypergradient(self) -> bool:
+        """Whether the strategy goes nowhere unless trials log hypergradients."""
+        return getattr(STRATEGIES[self.strategy.name], "needs_hypergradient", False)
+
+    @cached_property
+    def search_space(self) -> SearchSpace:
+        return SearchSpace(self.space, tuple(self.constraints))
+
+    @property
+    def sign(self) -> int:
+        """+1 if the metric is minimised, -1 if it is maximised."""
+        return 1 if self.direction == "minimize" else -1
+
+    def loss(self, value: float) -> float:
+        """The metric's value as something to be minimised."""
+        return self.sign * value
+
+    @property
+    def memory_cap(self) -> int | None:
+        """Bytes beyond which a trial's process is ended."""
+        return self.memory_limit if self.memory_limit is not None else self.resources.memory
+
+    def to_json(self) -> str:
+        """What is stored in MLflow: all but addresses of receivers that may be secrets."""
+        return json.dumps(self.stored())
+
+    def stored(self) -> dict[str, Any]:
+        """As plain data, as far as it is stored in MLflow."""
+        data = self.model_dump(mode="json")
+        data["notify"] = [entry.model_dump(mode="json") for entry in self.notify if entry.stored]
+        return data
+
+    def with_total_trials(self, stored: StudySpec, started: int, ended: bool) -> tuple[StudySpec, str]:
+        """The specification with a total number of trials, where it says only how many more there are to be.
+
+        A run of the study that was killed, or stopped before its total, is made up for first.
+
+        Args:
+            stored: What stands with the study; the total of its last run is in it.
+            started: How many trials the study has, as :meth:`started` counts them.
+            ended: Whether its last run came to its end.
+
+        Returns:
+            The specification, and why it has this total; empty where it says itself.
+        """
+        more, last = self.stop.trials, stored.stop.trials
+        if not self.stop.more or more is None:
+            return self, ""
+        if not started:
+            total, why = more, f"begins with {more} trials"
+        elif last is not None and (started < last or not ended):
+            total, why = last, f"goes on to {last} trials: its last run did not get there ({started} are started)"
+        else:
+            total, why = started + more, f"goes on to {started + more} trials: {more} more than it has"
+        return self._with_total(total), why
+
+    def _with_total(self, trials: int | None) -> StudySpec:
+        return self.model_copy(update={"stop": self.stop.model_copy(update={"trials": trials, "more": False})})
+
+    @property
+    def as_new_study(self) -> StudySpec:
+        """The specification as a new study stores it: +20 trials are its first 20."""
+        return self._with_total(self.stop.trials)
+
+    @np.errstate(all="warn", under="ignore")  # numpy's own default: what an objective's module sets is its own affair
+    def propose(self, history: History, n: int) -> list[Proposal]:
+        """Up to ``n`` proposals: lost trials again, the rest of ``first``, then the strategy's. Pure, as those are.
+
+        A strategy does not see a lost trial that is run again, for nothing was wrong with it: it sees the other one.
+
+        In a study with a fidelity, a strategy that knows nothing of it trains to the end. What ``first`` names begins
+        at the lowest level where the strategy promotes, as everything does.
+        """
+        lowest, full = (None, None) if self.scale is None else (self.scale.levels[0], self.scale.levels[-1])
+        proposals = self._again(history)[:n]
+        taken = set(history.identities)
+        for config in self.first:
+            proposal = Proposal(
+                self.search_space.validated(config),
+                lowest if has_fidelity(self.strategy.name) else full,
+                notes={"strategy": "first"},
+            )
+            if proposal.identity not in taken and len(proposals) < n:
+                proposals.append(proposal)
+                taken.add(proposal.identity)
+        if len(proposals) < n:
+            seen = history.with_pending(proposals).without_retaken()
+            strategy = self.strategy.make(self.stop.trials, self.scale)
+            proposals += strategy.propose(self.search_space, seen, n - len(proposals), seed=self.seed)
+        return [each if each.fidelity is not None else replace(each, fidelity=full) for each in proposals]
+
+    def _again(self, history: History) -> list[Proposal]:
+        """The lost trials that are due once more, as proposals."""
+        again: list[Proposal] = []
+        for trial in self._due(history):
+            attempt = self._next_attempt(trial)
+            notes: dict[str, Scalar] = {"strategy": "retry", "retry_of": trial.number, "attempt": attempt}
+            notes |= {key: trial.notes[key] for key in ("bracket", "rung") if key in trial.notes}
+            again.append(Proposal(trial.config, trial.fidelity, trial.parent, notes))
+        return again
+
+    def _due(self, history: History) -> list[Trial]:
+        """The lost trials that are to be run again and that nobody has taken up."""
+        due = [trial for trial in history.lost if trial.number not in history.retaken]
+        return [trial for trial in due if self._next_attempt(trial) is not None]
+
+    def _next_attempt(self, trial: Trial) -> int | None:
+        """The attempt that a lost trial is due for; None if there is to be no further one.
+
+        Counted are deaths, of which the trial itself may have been the cause. Whoever stops a flow stops it for
+        reasons of their own, so an interrupted trial is run again however often that happens.
+        """
+        attempt = str(trial.notes.get("attempt", "0"))  # of a tag, and so of anybody's making
+        if not re.fullmatch(r"[0-9]{1,3}", attempt) or not self.rerun_lost:
+            return None
+        if trial.notes.get("lost") == "interrupted":
+            return int(attempt)
+        return int(attempt) + 1 if int(attempt) < self.rerun_lost else None
+
+    def retaken(self, history: History) -> frozenset[int]:
+        """The numbers of the lost trials that another one stands for, or is about to: these count for nothing."""
+        return history.retaken | {trial.number for trial in self._due(history)}
+
+    def started(self, history: History) -> int:
+        """How many trials count as started; one that is lost and run again counts once."""
+        return history.next_number - len(self.retaken(history))
+
+    def ended(self, history: History) -> int:
+        """How many trials count as ended, well or not."""
+        return len(history.complete) + len(history.failed) - len(self.retaken(history))
+
+    def spent(self, history: History) -> float:
+        """The full trainings' worth that counts as spent; only for a study with a fidelity."""
+        assert self.scale is not None
+        return history.spent(self.scale, apart=self.retaken(history))
+
+    def resumable(self, history: History) -> frozenset[int]:
+        """The numbers of the trials whose checkpoints are needed: of all others they can go.
+
+        Needed are those from which a trial goes on now, or is to do so once more because it was lost; those that may
+        yet be promoted; and the incumbent's, which is what one would go on with by hand.
+        """
+        strategy = self.strategy.make(fidelity=self.scale)
+        parents = {trial.parent for trial in history}
+        candidates = strategy.promotable(history) if isinstance(strategy, Promoting) else frozenset()
+        if has_fidelity(self.strategy.name):
+            candidates -= parents
+        now = [trial.parent for trial in history.running] + [proposal.parent for proposal in self._again(history)]
+        needed = {number for number in now if number is not None} | candidates
+        return frozenset(needed | ({history.incumbent.number} if history.incumbent is not None else set()))
+
+    def stop_reason(self, history: History, minutes: float) -> str | None:
+        """Why no further trial is to start; None if one may.
+
+        Args:
+            history: The study so far.
+            minutes: Minutes since this run of the study started.
+        """
+        stop, best = self.stop, history.incumbent
+        if stop.trials is not None and self.started(history) >= stop.trials:
+            return f"all {stop.trials} trials are started"
+        if (
+            stop.target is not None
+            and best is not None
+            and best.loss is not None
+            and best.loss <= self.loss(stop.target)
+        ):
+            return f"{self.metric} reached the target {stop.target:g}"
+        full = self.fidelity is None or (best is not None and fidelity_key(best.fidelity) >= self.fidelity.max)
+        if stop.no_improvement is not None and full and history.since_improvement() >= stop.no_improvement:
+            return f"{history.since_improvement()} trials without improvement"
+        if stop.full_trainings is not None and self.scale is not None:
+            spent = self.spent(history)
+            if spent >= stop.full_trainings - 1e-9:  # a sum of thirds
+                return f"{spent:.4g} full trainings' worth is spent"
+        if stop.minutes is not None and minutes >= stop.minutes:
+            return f"{stop.minutes:g} minutes are over"
+        return None
+
+    def repeated_error(self, history: History, earlier: Container[int] = ()) -> Trial | None:
+        """The last of the trials that failed, if nothing but one and the same error has come of any.
+
+        Args:
+            history: The study so far.
+            earlier: The numbers of trials that do not count, since the objective may have been mended after them.
+        """
+        if not self.stop.same_error or history.complete:
+            return None
+        failed = [each for each in history.failed if each.number not in earlier and not each.notes.get("lost")]
+        if len(failed) < max(SAME_ERRORS, self.parallel) or len({_error_of(trial) for trial in failed}) > 1:
+            return None
+        return failed[-1]
+
+
+SAME_ERRORS = 3
+"""So many trials that failed alike, and no other, say that the next will; more, where more begin at once."""
+
+_NUMBER = re.compile(r"[\w.+-]*\d[\w.+-]*")
+
+
+def _error_of(trial: Trial) -> str:
+    """Why a trial failed, without the numbers in it: its own, those of its configuration, addresses, folders."""
+    return _NUMBER.sub("#", trial.reason)
+
+
+def _check_order(final: FinalSpec, space: SearchSpace) -> None:
+    """See whether the parameters that are to say what is simple can.
+
+    Raises:
+        ValueError: One is unknown or has no order, or the rule does not ask for any.
+    """
+    if final.prefer and final.rule != "one_standard_error":
+        raise ValueError("final.prefer: only the rule one_standard_error asks what is simple; choose it or remove this")
+    for name in final.prefer:
+        if name not in space.parameters:
+            raise ValueError(f"final.prefer.{name}: the space has no such parameter; correct the name")
+        if space.parameters[name].type == "choice":
+            raise ValueError(f"final.prefer.{name}: a choice has no order; declare it as ordinal, simplest first")

@@ -1,0 +1,1 @@
+"""The tracking client: connects to MLflow, retries requests and implements the ledger's store."""

@@ -1,0 +1,95 @@
+"""The command line: whatever cannot be read is one line and exit code 2."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from importlib.metadata import version
+from pathlib import Path
+
+import pytest
+import typer
+
+from hpo_flows.cli import app as cli
+from mlflow_server import __main__ as server
+
+HPO = Path(sys.executable).with_name("hpo")
+
+USAGE = {
+    "": "Missing command",
+    "statsu": "Did you mean 'status'?",
+    "--wrong": "No such option: --wrong",
+    "best": "Missing argument 'STUDY'",
+    "tune --wrong x": "No such option: --wrong",
+    "tune x y": "unexpected extra argument",
+    "tune x --parallel many": "'--parallel'",
+    "tune x --trials": "'--trials' requires an argument",
+    "explain x first": "'TRIAL'",
+    "ui --port 99999999": "'--port'",
+}
+
+
+def commands() -> list[str]:
+    return [each.name or each.callback.__name__ for each in cli.app.registered_commands if each.callback]
+
+
+@pytest.mark.parametrize("line", USAGE)
+def test_the_installed_command_tells_a_usage_error_in_one_line(line: str, tmp_path: Path) -> None:
+    done = subprocess.run([HPO, *line.split()], capture_output=True, text=True, cwd=tmp_path)
+    assert (done.returncode, done.stdout) == (2, "")
+    (said,) = done.stderr.splitlines()
+    assert said.startswith("error: ") and USAGE[line] in said and said.endswith("--help")
+    assert not list(tmp_path.iterdir())
+
+
+def test_the_installed_command_says_its_version(tmp_path: Path) -> None:
+    done = subprocess.run([HPO, "--version"], capture_output=True, text=True, cwd=tmp_path)
+    assert (done.returncode, done.stdout, done.stderr) == (0, f"hpo-flows {version('hpo-flows')}\n", "")
+
+
+def called(arguments: list[str], monkeypatch: pytest.MonkeyPatch) -> object:
+    monkeypatch.setattr("sys.argv", ["hpo", *arguments])
+    with pytest.raises(SystemExit) as ended:
+        cli.main()
+    return ended.value.code
+
+
+@pytest.mark.parametrize("name", commands())
+def test_every_command_tells_an_unknown_option_in_one_line(
+    name: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert called([name, "x", "--wrong"], monkeypatch) == 2
+    out, err = capsys.readouterr()
+    assert out == "" and err.startswith("error: ") and err.count("\n") == 1
+
+
+def test_every_error_of_typers_is_told(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    def refuse() -> None:
+        raise typer.BadParameter("it is\nnot so")
+
+    app = typer.Typer()
+    app.command()(refuse)
+    monkeypatch.setattr(cli, "app", app)
+    assert called([], monkeypatch) == 2
+    assert capsys.readouterr().err.startswith("error: Invalid value: it is not so; see ")
+
+
+def test_a_pipe_that_ends_is_not_taken_for_ctrl_c(monkeypatch: pytest.MonkeyPatch) -> None:
+    def broken() -> None:
+        raise EOFError("the pipe has ended")
+
+    app = typer.Typer()
+    app.command()(broken)
+    monkeypatch.setattr(cli, "app", app)
+    monkeypatch.setattr("sys.argv", ["hpo"])
+    with pytest.raises(EOFError):
+        cli.main()
+
+
+@pytest.mark.parametrize("line", ["", "upp", "--wrong", "up --port x", "restore", "gc --older-than"])
+def test_the_servers_command_line_does_likewise(line: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as ended:
+        server.main(line.split())
+    assert ended.value.code == 2
+    said = capsys.readouterr().err
+    assert said.startswith("error: ") and said.count("\n") == 1 and said.endswith("--help\n")

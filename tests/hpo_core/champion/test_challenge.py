@@ -1,0 +1,102 @@
+"""The challenge as a function of evaluations and registry, and its verdict in words and tags."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from hpo_core.champion.challenge import challenge_of, record_of, verdict, version_tags, wanted
+from hpo_core.champion.succession import PROMOTED, REFUSED
+from hpo_core.history.trial import Trial, TrialState
+from hpo_core.ledger.store import Version
+from hpo_core.ledger.tags import Tag
+from hpo_core.selection.evaluation import ChampionVersion, Evaluation, Retraining
+from hpo_core.study.file import study_from
+from tests.hpo_core.study.test_study import STUDY
+
+SPEC = study_from(STUDY | {"direction": "maximize", "champion": {"model": "m", "seeds": 3}})
+TRIAL = Trial(7, {"x": 0.5, "kind": "a"}, TrialState.COMPLETE, -0.8)
+
+
+def retrained(index: int, loss: float | None = None, **facts: Any) -> Evaluation:
+    state = TrialState.COMPLETE if loss is not None else TrialState.FAILED
+    return Evaluation(7, Retraining(index), None, facts.pop("attempt", 0), state, loss, run_id=f"run{index}", **facts)
+
+
+def scored(version: int, loss: float | None, **facts: Any) -> Evaluation:
+    state = TrialState.COMPLETE if loss is not None else TrialState.FAILED
+    return Evaluation(7, ChampionVersion(version), None, 0, state, loss, **facts)
+
+
+def stand(evaluations: list[Evaluation], reigning: int | None = None, versions: tuple[Version, ...] = ()) -> Any:
+    return challenge_of(SPEC, "study", TRIAL, None, evaluations, reigning, versions)
+
+
+SEEDS = [retrained(0, -0.80), retrained(1, -0.82), retrained(2, -0.81)]
+
+
+def test_what_is_evaluated() -> None:
+    assert [each.kind for each in wanted(stand([]), None, [])] == [Retraining(0), Retraining(1), Retraining(2)]
+    found = stand(SEEDS[:1], reigning=4)
+    assert [each.kind for each in wanted(found, None, SEEDS[:1])] == [ChampionVersion(4), Retraining(1), Retraining(2)]
+    assert found.pending == 3 and not found.done
+    lost = retrained(1, lost="died", reason="lost")
+    (again,) = wanted(stand([SEEDS[0], lost, SEEDS[2]]), None, [SEEDS[0], lost, SEEDS[2]])
+    assert (again.kind, again.attempt) == (Retraining(1), 1)
+
+
+def test_the_first_champion() -> None:
+    found = stand(SEEDS)
+    assert found.pending == 0 and found.promotes and not found.done and found.typical.run_id == "run2"
+    assert verdict(found, SPEC) == (PROMOTED, "there was no champion; loss 0.81 over 3 seeds")
+    tags = version_tags(found, SPEC, "study")
+    assert (tags[Tag.REPLACES], tags[Tag.SEEN], tags["hpo.values"]) == ("", "0", "[0.8, 0.82, 0.81]")
+    assert record_of([Version(1, tags=tags)], "study", 7, 3) == Version(1, tags=tags)
+    assert stand(SEEDS, 1, (Version(1, tags=tags),)).done
+
+
+def test_better_and_not_better() -> None:
+    for champion, decision in ((-0.70, PROMOTED), (-0.80, REFUSED), (-0.90, REFUSED)):
+        found = stand([*SEEDS, scored(4, champion)], 4, tuple(Version(number) for number in range(1, 6)))
+        assert verdict(found, SPEC)[0] == decision
+        tags = version_tags(found, SPEC, "study")
+        assert (tags["hpo.against"], tags["hpo.against_value"]) == ("4", repr(-champion))
+        assert (tags.get(Tag.REPLACES), tags.get(Tag.SEEN)) == (("4", "5") if decision == PROMOTED else (None, None))
+    reason = verdict(stand([*SEEDS, scored(4, -0.80)], 4), SPEC)[1]
+    assert (
+        reason == "a gain of 0.01, not above the margin of 0.0337171; loss 0.81 over 3 seeds against 0.8 of version 4"
+    )
+
+
+@pytest.mark.parametrize(
+    ("evaluations", "obstacle"),
+    [
+        (
+            [*SEEDS[:2], retrained(2, reason="RuntimeError: no"), scored(4, 9.0)],
+            "the re-training (seed 3) failed: ",
+        ),
+        (
+            [*SEEDS, scored(4, None, reason="its files are gone")],
+            "the champion's score (champion, version 4) failed: its",
+        ),
+    ],
+)
+def test_an_obstacle_refuses_and_is_recorded(evaluations: list[Evaluation], obstacle: str) -> None:
+    found = stand(evaluations, 4)
+    assert found.pending == 0 and not found.promotes and not found.done
+    tags = version_tags(found, SPEC, "study")
+    assert tags[Tag.DECISION] == REFUSED and tags["hpo.reason"].startswith(obstacle)
+
+
+def test_without_any_re_training_there_is_nothing_to_register() -> None:
+    found = stand([retrained(i, reason="no") for i in range(3)])
+    assert found.done and found.record is None and found.obstacle == "the re-training (seed 1) failed: no"
+
+
+def test_a_verdict_that_was_outrun_is_none() -> None:
+    promoted = version_tags(stand([*SEEDS, scored(1, 0.0)], 1, (Version(1),)), SPEC, "study")
+    other = promoted | {"hpo.study_run": "another"}
+    log = [Version(1), Version(2, tags=other), Version(3, tags=promoted)]
+    assert record_of(log, "another", 7, 3) == log[1] and record_of(log, "study", 7, 3) is None
+    assert record_of(log, "another", 7, 5) is None  # more seeds are another question

@@ -1,0 +1,198 @@
+"""The claim protocol under every interleaving that hypothesis can think of, with flows that die anywhere.
+
+Three flows run the real :class:`Ledger` against the in-memory store, each in a coroutine that gives way before and
+after every single store operation. Hypothesis decides who goes next, who dies, and when time passes.
+"""
+
+from __future__ import annotations
+
+from types import SimpleNamespace
+from typing import Any
+
+import hypothesis.strategies as st
+import pytest
+from greenlet import GreenletExit, greenlet
+from hypothesis import HealthCheck, Phase, settings
+from hypothesis.stateful import (
+    initialize,
+    invariant,
+    rule,
+    run_state_machine_as_test,
+)
+
+from hpo_core.history.history import History
+from hpo_core.ledger import ownership
+from hpo_core.ledger.ledger import Report
+from hpo_core.ledger.ownership import LEASE_SECONDS
+from hpo_core.ledger.store import FINISHED, Metric
+from hpo_core.ledger.tags import Tag
+from hpo_core.lineage import opening
+from hpo_core.lineage.opening import open_study
+from hpo_core.study.file import study_from
+from hpo_core.study.spec import StudySpec
+from tests.interleaving import InterleavedFlows
+from tests.memory_store import MemoryStore
+
+TRIALS = 6
+SPECS = {
+    # Grid and random look at the configurations of others only; a strategy that learns from their losses could
+    # propose the same one for two numbers, if a flow could claim a number without knowing the trials below it.
+    name: study_from(
+        {
+            "name": "model",
+            "objective": "nowhere:train",
+            "metric": "loss",
+            "direction": "minimize",
+            "space": {"x": {"type": "int", "low": 1, "high": 8}},
+            "strategy": {"name": "grid", "steps": 8} if name == "grid" else name,
+            "stop": {"trials": TRIALS},
+        }
+    )
+    for name in ("grid", "random")
+}
+
+
+class GreedyByLoss:
+    """Proposes the free value closest to the best so far: what it answers depends on every loss it has seen."""
+
+    name = "greedy"
+
+    @staticmethod
+    def pick(history: History) -> int | None:
+        tried = {trial.config["x"] for trial in history}
+        best = history.incumbent.config["x"] if history.incumbent else 4
+        free = [x for x in range(1, 9) if x not in tried]
+        return min(free, key=lambda x: (abs(x - int(best or 0)), x)) if free else None  # type: ignore[call-overload]
+
+
+class Claims(InterleavedFlows):
+    """Flows come, work, are slow and die; the ledger must hold."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.now = 1_000_000_000
+        self.flows: dict[int, greenlet] = {}
+        self.trained: list[tuple[int, Any]] = []
+        self.finished: dict[str, float] = {}
+        self.store = MemoryStore(before=self._give_way, after=self._give_way, clock=self._tick)
+        self.main = greenlet.getcurrent()
+        self.patch = pytest.MonkeyPatch()
+        self.patch.setattr(ownership, "now_ms", self._tick)
+        self.patch.setattr(opening, "time", SimpleNamespace(sleep=self._sleep, monotonic=lambda: self.now / 1000))
+
+    def teardown(self) -> None:
+        try:
+            for flow in self.flows.values():
+                if not flow.dead:
+                    flow.throw(GreenletExit)
+            self._finish_alone()
+        finally:
+            self.patch.undo()
+
+    def _tick(self) -> int:
+        self.now += 1
+        return self.now
+
+    def _sleep(self, seconds: float) -> None:
+        self.now += int(1000 * seconds)
+        self._give_way("sleep")
+
+    def _give_way(self, operation: str) -> None:
+        if greenlet.getcurrent() is not self.main:
+            self.main.switch()
+
+    @initialize(strategy=st.sampled_from(["grid", "random", "greedy"]))
+    def choose(self, strategy: str) -> None:
+        self.strategy = strategy
+        self.spec: StudySpec = SPECS["random" if strategy == "greedy" else strategy]
+
+    def _work(self) -> None:
+        """The loop of a flow."""
+        ledger = open_study(self.store, self.spec)
+        while True:
+            history = ledger.load()
+            if ledger.reap():
+                history = ledger.load()
+            if self.spec.stop_reason(history, 0) is not None:
+                return
+            proposals = self.spec.propose(history, 1)
+            if self.strategy == "greedy" and "retry_of" not in proposals[0].notes:
+                x = GreedyByLoss.pick(history)
+                if x is None:
+                    return
+                proposals = [type(proposals[0])({"x": x})]
+            trial = ledger.reserve(proposals[0], history)
+            if trial is None:
+                continue
+            self.trained.append((trial.number, trial.config["x"]))
+            loss = float((int(trial.config["x"]) * 5) % 8)  # type: ignore[arg-type]
+            self._give_way("training")
+            params = self.spec.search_space.to_params(trial.config)
+            metrics = [Metric("loss", loss, self._tick())]
+            ledger.write(Report(trial.run_id, metrics, params, {Tag.RESULT: "loss"}, FINISHED))
+            ledger.release(trial)
+            self.finished[trial.run_id] = loss
+
+    def _finish_alone(self) -> None:
+        """One last flow, undisturbed, ends the study; then everything has to be in order."""
+        self.now += int(LEASE_SECONDS * 2000)
+        self._work()
+        ledger = open_study(self.store, self.spec)
+        history = ledger.load()
+        assert [trial.number for trial in history] == list(range(len(history)))
+        assert not history.running
+        kept = {trial.run_id for trial in history.complete}
+        assert self.finished.keys() <= kept, "a finished trial was lost"
+        # A trial thought dead may have had its result after all, when another one already stood for it.
+        assert self.spec.started(history) >= TRIALS
+        exhausted = [trial for trial in history.lost if trial.number not in self.spec.retaken(history)]
+        assert len(history.complete) + len(exhausted) == self.spec.started(history)
+
+    @rule()
+    def leases_run_out(self) -> None:
+        """So much time passes that every running trial looks dead, whether its flow is or not."""
+        self.now += int(LEASE_SECONDS * 2000)
+
+    @invariant()
+    def no_number_and_no_configuration_is_claimed_twice(self) -> None:
+        claims = [run for run in self.store.runs.values() if run.tags.get("hpo.role") == "claims"]
+        elected = [run for run in self.store.runs.values() if run.params.get("study") == "model"]
+        assert len(elected) <= 1
+        if not elected:
+            return
+        (holder,) = [run for run in claims if run.id == elected[0].tags["hpo.claims"]]
+        numbers = sorted(int(key.removeprefix("trial.")) for key in holder.params)
+        assert numbers == list(range(len(numbers))), "a gap"
+        claimed = [self.store.runs[run] for run in holder.params.values()]
+        fresh = [run.tags["hpo.config"] for run in claimed if "hpo.retry_of" not in run.tags]
+        assert len(set(fresh)) == len(fresh), "a configuration twice"
+        retried = [run.tags["hpo.retry_of"] for run in claimed if "hpo.retry_of" in run.tags]
+        assert len(set(retried)) == len(retried), "a trial retried twice"
+        assert all(run.id not in self.store.deleted for run in claimed), "a claimed run was deleted"
+
+    @invariant()
+    def nothing_is_trained_without_its_claim(self) -> None:
+        assert len({number for number, _ in self.trained}) == len(self.trained)
+
+
+Claims.TestCase.settings = settings(
+    max_examples=150, stateful_step_count=40, deadline=None, suppress_health_check=[HealthCheck.too_slow]
+)
+test_claims = Claims.TestCase
+
+
+@pytest.mark.slow
+class TestClaimsLonger(Claims.TestCase):
+    """The same, for minutes."""
+
+    settings = settings(
+        max_examples=5_000, stateful_step_count=80, deadline=None, suppress_health_check=[HealthCheck.too_slow]
+    )
+
+
+def test_the_model_can_fail(monkeypatch: pytest.MonkeyPatch) -> None:
+    """On a store whose compare-and-set does not compare, the protocol is wrong, and the model finds out."""
+    monkeypatch.setattr(MemoryStore, "claim", lambda self, run, key, value: True)
+    unshrunk = settings(max_examples=500, deadline=None, database=None, phases=[Phase.generate])
+    with pytest.raises((AssertionError, ValueError, ExceptionGroup)):
+        run_state_machine_as_test(Claims, settings=unshrunk)

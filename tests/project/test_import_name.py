@@ -1,0 +1,109 @@
+"""Projects of users keep their own names: ours are installed as ``hpo_flows``, ``hpo_core`` and ``mlflow_server``
+alone."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import zipfile
+from pathlib import Path
+
+import pytest
+import yaml
+
+from hpo_core.lineage.opening import find_study
+from hpo_core.tracking.connection import connect
+from tests.conftest import PATIENCE
+from tests.studies import ROOT, environment
+
+OURS = {"hpo_core", "hpo_flows", "mlflow_server"}
+
+TRAIN = """
+import hpo_core_utils
+from flows.data import load
+
+def train(trial):
+    assert hpo_core_utils.MINE
+    return {"loss": (trial.config["x"] - load()) ** 2}
+"""
+
+SCRIPT = """
+from flows.train import train
+from hpo_flows import Float, run_study
+
+result = run_study(
+    train, name="script", space={"x": Float(low=0, high=1)}, metric="loss", trials=2, parallel=2, progress=False
+)
+print(len(result.history.complete))
+"""
+
+
+@pytest.fixture
+def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A project with packages of its own whose names resemble ours."""
+    for name in ("flows", "tests", "benchmarks", "examples"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "__init__.py").touch()
+    (tmp_path / "hpo_core_utils.py").write_text("MINE = True\n")
+    (tmp_path / "flows" / "data.py").write_text("def load():\n    return 0.5\n")
+    (tmp_path / "flows" / "train.py").write_text(TRAIN)
+    (tmp_path / "script.py").write_text(SCRIPT)
+    study = {
+        "name": "mine",
+        "objective": "flows.train:train",
+        "metric": "loss",
+        "direction": "minimize",
+        "space": {"x": {"type": "float", "low": 0, "high": 1}},
+        "stop": {"trials": 3},
+        "parallel": 2,
+    }
+    (tmp_path / "study.yaml").write_text(yaml.safe_dump(study))
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{tmp_path}/mlflow.db")
+    return tmp_path
+
+
+def in_project(project: Path, *command: str) -> str:
+    """Run a command of this environment in the project, as its user would; the repository is not on the path."""
+    own = {key: value for key, value in environment().items() if key != "PYTHONPATH"}
+    ended = subprocess.run(command, cwd=project, env=own, capture_output=True, text=True, timeout=PATIENCE, check=False)
+    assert ended.returncode == 0, ended.stderr
+    return ended.stdout
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("prefect_server")
+def test_a_project_with_a_package_called_flows(project: Path) -> None:
+    hpo = str(Path(sys.executable).with_name("hpo"))
+    in_project(project, hpo, "validate", "study.yaml")
+    in_project(project, hpo, "tune", "study.yaml")
+    assert "loss" in in_project(project, hpo, "best", "mine")
+    assert "x" in in_project(project, hpo, "explain", "mine", "2")
+    assert in_project(project, sys.executable, "script.py").strip() == "2"
+    assert len(find_study(connect(), "mine").load().complete) == 3
+
+
+def test_what_is_installed_has_our_three_names_and_no_other(tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "pip", "wheel", "--quiet", "--no-deps", "--no-build-isolation", "--wheel-dir"]
+    copy = tmp_path / "copy"
+    listed = subprocess.run(
+        ["git", "ls-files", "-co", "--exclude-standard"], cwd=ROOT, capture_output=True, text=True, check=True
+    )
+    for name in filter(None, listed.stdout.splitlines()):
+        if name.split("/")[0] in {*OURS, "flows", "pyproject.toml", "README.md", "LICENSE"} and (ROOT / name).exists():
+            (copy / name).parent.mkdir(parents=True, exist_ok=True)
+            if (ROOT / name).is_symlink():
+                (copy / name).symlink_to(os.readlink(ROOT / name))
+            else:
+                (copy / name).write_bytes((ROOT / name).read_bytes())
+    subprocess.run([*command, str(tmp_path), str(copy)], check=True, timeout=PATIENCE)
+    [wheel] = tmp_path.glob("*.whl")
+    with zipfile.ZipFile(wheel) as archive:
+        names = archive.namelist()
+    assert {name.split("/")[0] for name in names if ".dist-info/" not in name} == OURS
+    assert "hpo_flows/loop/tune.py" in names
+
+
+def test_nothing_here_imports_the_folder_beside_its_link() -> None:
+    """Two copies of one module would have two sets of sessions; ``flows`` is a folder, and never a package."""
+    assert not [name for name in sys.modules if name == "flows" or name.startswith("flows.")]

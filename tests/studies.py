@@ -1,0 +1,98 @@
+"""Studies for tests: their specifications, the commands that run them, and a folder of their own for each test."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from hpo_core.base.errors import InputError
+from hpo_core.history.history import History
+from hpo_core.lineage.opening import find_study
+from hpo_core.study.file import study_from
+from hpo_core.study.spec import StudySpec
+from hpo_core.tracking.connection import connect, create
+from hpo_flows.api import open_ledger, run
+from hpo_flows.base.progress import StudyResult
+from hpo_flows.objectives.reference import Objective
+from tests.conftest import wait_until
+
+ROOT = Path(__file__).parents[1]
+
+
+@pytest.fixture(autouse=True)
+def _somewhere_else(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{tmp_path}/mlflow.db")
+    monkeypatch.setenv("HPO_TEST_URI", f"sqlite:///{tmp_path}/mlflow.db")
+    monkeypatch.setenv("HPO_TEST_MARKS", str(tmp_path))
+    create(tmp_path / "mlflow.db")  # a copy, which costs the processes of a test nothing
+
+
+def make_spec(objective: str = "quick", **changes: Any) -> StudySpec:
+    data: dict[str, Any] = {
+        "name": "study",
+        "objective": f"tests.objectives:{objective}",
+        "metric": "loss",
+        "direction": "minimize",
+        "space": {"x": {"type": "float", "low": 0, "high": 1}},
+        "stop": {"trials": 6},
+        "parallel": 2,
+    }
+    return study_from(data | changes)
+
+
+def gated(folder: Path, free: int) -> dict[str, Any]:
+    """The space of the objective ``gated``: ``free`` trials end, the others only once :func:`let_pass` is called."""
+    gate = {"gate": {"type": "fixed", "value": str(folder / "gate")}, "free": {"type": "fixed", "value": free}}
+    return {"x": {"type": "float", "low": 0, "high": 1}, **gate}
+
+
+def let_pass(folder: Path) -> None:
+    (folder / "gate").touch()
+
+
+def tune(spec: StudySpec) -> StudyResult:
+    return run(open_ledger(spec), Objective(spec.objective, (str(ROOT),)))
+
+
+def environment() -> dict[str, str]:
+    """For a flow in a process of its own: the test's Prefect server, and the tests' objectives."""
+    from prefect.settings import get_current_settings
+
+    api = os.environ.get("HPO_TEST_PREFECT") or get_current_settings().api.url
+    assert api is not None
+    return os.environ | {"PREFECT_API_URL": api, "PYTHONPATH": str(ROOT)}
+
+
+def write_study(folder: Path, objective: str = "slow", **changes: Any) -> Path:
+    spec = make_spec(objective, **changes)
+    path = folder / "study.yaml"
+    data = spec.model_dump(mode="json", exclude_none=True)
+    path.write_text(yaml.safe_dump(data, sort_keys=False))
+    return path
+
+
+def start(path: Path, *arguments: str) -> subprocess.Popen[str]:
+    command = [sys.executable, "-m", "hpo_flows.cli", "tune", str(path), *arguments]
+    return subprocess.Popen(
+        command, env=environment(), stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, start_new_session=True
+    )
+
+
+def wait_for_complete(count: int, study: str = "study") -> History:
+    store = connect()
+
+    def so_far() -> History | None:
+        try:
+            history = find_study(store, study).load()
+        except InputError:
+            return None
+        return history if len(history.complete) >= count else None
+
+    return wait_until(so_far, "the study does not get on")
