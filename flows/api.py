@@ -13,10 +13,8 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from hpo_core.base.errors import StudyFailed, TrackingError, TrackingRefusal
-from hpo_core.champion.record import name_verdict
 from hpo_core.ledger.spool import Spool
 from hpo_core.ledger.store import FAILED, FINISHED, KILLED
-from hpo_core.ledger.study_run import name_winner
 from hpo_core.lineage.opening import open_study
 from hpo_core.lineage.series import open_current
 from hpo_core.lineage.warm_start import warm_start
@@ -27,10 +25,8 @@ from hpo_core.tracking.connection import tracking_uri as uri_in_force
 from hpo_flows.base.paths import home
 from hpo_flows.base.progress import StudyResult
 from hpo_flows.base.stopping import second_signal_ends
-from hpo_flows.loop.champion import challenge_in
-from hpo_flows.loop.final import choice_of
+from hpo_flows.loop.stages import Stages
 from hpo_flows.objectives.reference import Objective
-from hpo_flows.reports.description import study_description
 from hpo_flows.reports.html.publish import Publisher
 from hpo_flows.reports.notify import Notifier, both, failures_told, notifier_of, tell_end
 from hpo_flows.reports.text import skipped_line
@@ -153,27 +149,22 @@ def _run(ledger: Ledger, objective: Objective, observe: Observer) -> StudyResult
     history = ledger.load()
     if ledger.skipped:
         log.warning("%s: %s", spec.name, skipped_line(ledger.skipped))
-    reason, choice = spec.stop_reason(history, 0.0), choice_of(ledger, history)
-    challenge = challenge_in(ledger, history, choice)
-    open_ends = (choice is not None and choice.standings and not choice.done) or (challenge and not challenge.done)
-    if reason is None or history.running or open_ends:
-        reason = _run_flow(ledger, objective, publisher, observe)
+    stages = Stages(ledger)
+    over, reason = stages.load(history), stages.search.reason
+    if not over or history.running:
+        reason = _run_flow(ledger, objective, stages, publisher, observe)
         history = ledger.load()
-        choice = choice_of(ledger, history)
-        challenge = challenge_in(ledger, history, choice)
-    ledger.study.describe(study_description(spec, history, choice))
-    if choice is not None:
-        name_winner(ledger.study, ledger.spec, choice)
-    if challenge is not None:
-        name_verdict(ledger, challenge)
+        stages.load(history)
+    stages.record(history)
     if not history.running:  # otherwise another flow still works on it
         ledger.study.set_status(FINISHED)
     publisher.finish(history)
     ledger.save_snapshot(news=100)
-    return StudyResult(spec, history, reason, ledger.store.uri, ledger.study_run.id, choice, challenge)
+    run = ledger.study_run.id
+    return StudyResult(spec, history, reason, ledger.store.uri, run, stages.choice, stages.challenge)
 
 
-def _run_flow(ledger: Ledger, objective: Objective, publisher: Publisher, observe: Observer) -> str:
+def _run_flow(ledger: Ledger, objective: Objective, stages: Stages, publisher: Publisher, observe: Observer) -> str:
     from hpo_flows.workers.pool import WorkerPool
 
     spec = ledger.spec
@@ -192,7 +183,7 @@ def _run_flow(ledger: Ledger, objective: Objective, publisher: Publisher, observ
         from hpo_flows.loop.tune import run_loop
 
         session = SESSIONS[ledger.study_run.id] = FlowSession(
-            ledger, pool, objective, home(), publisher=publisher, observe=observe, runner=runner
+            ledger, pool, objective, home(), stages=stages, publisher=publisher, observe=observe, runner=runner
         )
         try:
             return run_loop(session)

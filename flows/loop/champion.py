@@ -6,7 +6,7 @@ import logging
 
 from hpo_core.base.errors import TrackingRefusal
 from hpo_core.champion.challenge import Challenge, challenge_of, record_of, verdict, version_tags, wanted
-from hpo_core.champion.record import champion_spec
+from hpo_core.champion.record import champion_spec, name_verdict
 from hpo_core.champion.registry import settle
 from hpo_core.history.history import History
 from hpo_core.history.trial import Trial
@@ -14,8 +14,8 @@ from hpo_core.ledger.evaluations import FoldLedger
 from hpo_core.ledger.ledger import Ledger
 from hpo_core.ledger.tags import MODEL
 from hpo_core.selection.evaluation import Evaluation
-from hpo_core.selection.final_choice import Choice
-from hpo_flows.loop.final import Started, reserve
+from hpo_flows.loop.final import FinalStage
+from hpo_flows.loop.stage import Step, collect, reserve
 
 log = logging.getLogger("hpo")
 
@@ -26,34 +26,56 @@ class ChampionStage:
     Args:
         ledger: The study; its specification names a model.
         folds: The study's evaluations.
+        final: The study's final choice, which names the challenger; None if the incumbent is the challenger.
+
+    Attributes:
+        challenge: The state of the challenge, as last loaded; None while the winner is unknown, or if there is none.
     """
 
-    def __init__(self, ledger: Ledger, folds: FoldLedger) -> None:
-        self._ledger, self._folds, self._spec = ledger, folds, champion_spec(ledger)
+    def __init__(self, ledger: Ledger, folds: FoldLedger, final: FinalStage | None) -> None:
+        self._ledger, self._folds, self._spec, self._final = ledger, folds, champion_spec(ledger), final
         self._evaluations: list[Evaluation] = []
+        self.challenge: Challenge | None = None
 
-    def load(self, history: History, choice: Choice | None) -> Challenge | None:
-        """Load the challenge's current state from MLflow; None while the winner is unknown, or if there is none."""
-        trial = winner(history, choice)
+    def load(self, history: History) -> bool:
+        trial = self._winner(history)
         if history.running or trial is None:
-            return None
+            self.challenge = None
+            return trial is None
         registry, model = self._ledger.store, self._spec.model
         self._evaluations = self._folds.load()
-        reigning, versions = settle(registry, model)
-        return challenge_of(
+        champion, versions = settle(registry, model)
+        self.challenge = challenge_of(
             self._ledger.spec,
             self._ledger.study_run.id,
             trial,
             history.max_fidelity,
             self._evaluations,
-            reigning,
+            champion,
             versions,
         )
+        return self.challenge.done
 
-    def start(self, history: History, challenge: Challenge, free: int) -> Started:
-        """Reserve as many evaluations as there are free slots, based on the last load."""
+    def advance(self, history: History, free: int) -> Step:
+        over, challenge = self.load(history), self.challenge
+        if over or challenge is None:
+            return Step(over=over)
+        if challenge.pending == 0:
+            self.decide(challenge)
+            return Step(stale=True)
         todo = wanted(challenge, history.max_fidelity, self._evaluations)
-        return reserve(self._folds, history, todo[: max(free, 0)])
+        return collect(reserve(self._folds, history, todo[: max(free, 0)]))
+
+    def record(self, history: History) -> None:
+        if self.challenge is not None:
+            name_verdict(self._ledger, self.challenge)
+
+    def _winner(self, history: History) -> Trial | None:
+        """The challenger: the winner of the final choice, or the incumbent of a study without one."""
+        if self._final is None:
+            return history.incumbent
+        choice = self._final.choice
+        return choice.winner.trial if choice is not None and choice.done and choice.winner is not None else None
 
     def decide(self, challenge: Challenge) -> None:
         """Write the verdict into the registry and apply it.
@@ -79,17 +101,3 @@ class ChampionStage:
         if first is not None and first.number < version.number:
             registry.delete_version(model, version.number)
         settle(registry, model)
-
-
-def winner(history: History, choice: Choice | None) -> Trial | None:
-    """The challenger: the winner of the final choice, or the incumbent of a study without one."""
-    if choice is None:
-        return history.incumbent
-    return None if choice.winner is None else choice.winner.trial
-
-
-def challenge_in(ledger: Ledger, history: History, choice: Choice | None) -> Challenge | None:
-    """The state of the study's challenge; None if it asks for none, or the winner is unknown."""
-    if ledger.spec.champion is None or (choice is not None and not choice.done):
-        return None
-    return ChampionStage(ledger, FoldLedger(ledger)).load(history, choice)

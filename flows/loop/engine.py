@@ -15,8 +15,7 @@ from typing import Protocol
 from prefect import task
 from prefect.cache_policies import NO_CACHE
 
-from hpo_core.history.trial import Trial
-from hpo_core.selection.evaluation import Evaluation
+from hpo_core.selection.evaluation import Training
 from hpo_flows.loop.prefect_link import Link
 from hpo_flows.loop.session import FlowSession
 from hpo_flows.trials.evaluate import evaluate
@@ -25,20 +24,19 @@ from hpo_flows.workers.job import TrialFailed
 
 
 class Work:
-    """A trial's attempts in this process, no matter whether Prefect or a thread asks for the next one.
+    """The attempts at a training in this process, no matter whether Prefect or a thread asks for the next one.
 
     Args:
         session: The flow's session.
         name: The study and the trial's number, for display.
-        trial: The reserved trial.
-        evaluation: The evaluation it is trained for, in whose run it reports; None in the search.
+        training: What is trained, in a run that this flow has reserved.
 
     Attributes:
         over: Done once no further attempt is due.
     """
 
-    def __init__(self, session: FlowSession, name: str, trial: Trial, evaluation: Evaluation | None) -> None:
-        self._session, self.name, self.trial, self.evaluation = session, name, trial, evaluation
+    def __init__(self, session: FlowSession, name: str, training: Training) -> None:
+        self._session, self.name, self.training = session, name, training
         self.over: Future[None] = Future()
         self._attempts = 0
 
@@ -51,7 +49,7 @@ class Work:
         self._attempts += 1
         again = False
         try:
-            return evaluate(self._session, self.trial, self._attempts, tags, self.evaluation)
+            return evaluate(self._session, self.training, self._attempts, tags)
         except TrialFailed as error:
             again = error.retry and self._attempts <= self._session.ledger.spec.retries
             raise
@@ -63,8 +61,8 @@ class Work:
 class Engine(Protocol):
     """What the loop needs to have a trial trained here."""
 
-    def submit(self, name: str, trial: Trial, evaluation: Evaluation | None = None) -> Future[None]:
-        """Start a trial. The future is done once the trial is over; how it ended is in its run."""
+    def submit(self, name: str, training: Training) -> Future[None]:
+        """Start a training. The future is done once no further attempt is due; how it ended is in its run."""
         ...
 
 
@@ -78,8 +76,8 @@ class Threads:
     def __init__(self, session: FlowSession) -> None:
         self._session = session
 
-    def submit(self, name: str, trial: Trial, evaluation: Evaluation | None = None) -> Future[None]:
-        return self.start(Work(self._session, name, trial, evaluation))
+    def submit(self, name: str, training: Training) -> Future[None]:
+        return self.start(Work(self._session, name, training))
 
     def start(self, work: Work) -> Future[None]:
         """Make all remaining attempts."""
@@ -108,13 +106,13 @@ class PrefectTasks:
         self._session, self._link, self._threads = session, link, Threads(session)
         self._task = run_trial.with_options(retries=session.ledger.spec.retries)
 
-    def submit(self, name: str, trial: Trial, evaluation: Evaluation | None = None) -> Future[None]:
-        work = Work(self._session, name, trial, evaluation)
+    def submit(self, name: str, training: Training) -> Future[None]:
+        work = Work(self._session, name, training)
         if self._link.lost:
             return self._threads.start(work)
-        _WORK[trial.run_id] = work
+        _WORK[training.run_id] = work
         try:
-            self._task.submit(name, trial, evaluation).add_done_callback(lambda _: self._go_on(work))
+            self._task.submit(name, training).add_done_callback(lambda _: self._go_on(work))
         except Exception as error:  # Prefect raises many kinds
             self._link.failed(error)
             self._go_on(work)
@@ -122,7 +120,7 @@ class PrefectTasks:
 
     def _go_on(self, work: Work) -> None:
         """Make the attempts that are left once Prefect is done with a task."""
-        _WORK.pop(work.trial.run_id, None)
+        _WORK.pop(work.training.run_id, None)
         if not work.over.done():
             self._threads.start(work)
 
@@ -130,17 +128,16 @@ class PrefectTasks:
 @task(
     name="trial", task_run_name="{name}", retry_condition_fn=should_retry, cache_policy=NO_CACHE, persist_result=False
 )
-def run_trial(name: str, trial: Trial, evaluation: Evaluation | None = None) -> dict[str, float]:
+def run_trial(name: str, training: Training) -> dict[str, float]:
     """Train one trial and report it. A retry continues the same MLflow run.
 
     Args:
         name: The study and the trial's number, for Prefect's UI.
-        trial: The reserved trial.
-        evaluation: The evaluation it is trained for, in whose run it reports; None in the search.
+        training: What is trained, in a run that this flow has reserved.
 
     Raises:
         TrialFailed: The trial returned no value; its run says why.
         TrialCancelled: The flow is being stopped; its run says so.
     """
     _, tags = this_task()
-    return _WORK[trial.run_id].attempt(tags)
+    return _WORK[training.run_id].attempt(tags)

@@ -15,32 +15,30 @@ from prefect import flow, runtime
 from prefect.task_runners import ThreadPoolTaskRunner
 from prefect.utilities.urls import url_for
 
-from hpo_core.base.errors import EngineError, InputError, StudyFailed
+from hpo_core.base.errors import EngineError, InputError
 from hpo_core.history.history import History
-from hpo_core.history.trial import Proposal, Trial
+from hpo_core.history.trial import Trial
 from hpo_core.ledger.decode import stored_spec
-from hpo_core.ledger.evaluations import FoldLedger
+from hpo_core.ledger.evaluations import FoldLedger, evaluation_name
 from hpo_core.ledger.ledger import Ledger
 from hpo_core.ledger.store import RUNNING
 from hpo_core.ledger.tags import Tag
-from hpo_core.selection.evaluation import Evaluation
-from hpo_core.selection.final_choice import Choice
+from hpo_core.selection.evaluation import Training
+from hpo_core.study.spec import StudySpec
 from hpo_core.tracking.connection import connect
 from hpo_flows.base.progress import Progress
 from hpo_flows.base.stopping import Stopped, noted
-from hpo_flows.loop.champion import ChampionStage
 from hpo_flows.loop.engine import Engine, PrefectTasks, Threads
-from hpo_flows.loop.final import FinalStage, task_name
 from hpo_flows.loop.flow_runs import Renewal, crash_dead_flow_runs, owned_flow_run
 from hpo_flows.loop.prefect_link import Link, forget_events, impatient, reach
 from hpo_flows.loop.prefect_view import PrefectView
 from hpo_flows.loop.session import SESSIONS, FlowSession
+from hpo_flows.loop.stage import Step
 from hpo_flows.objectives.context import CHECKPOINT
-from hpo_flows.reports.description import study_description
 from hpo_flows.trials.checkpoints import discard_superfluous
 from hpo_flows.trials.remote.dispatcher import RemoteTrials
 from hpo_flows.trials.remote.runner import Runner
-from hpo_flows.trials.session import CHAMPION_FIELD, FAILURE
+from hpo_flows.trials.session import CHAMPION_FIELD
 
 TICK_SECONDS = 1.0
 """How long the loop waits for a trial to end before it checks the clock again."""
@@ -53,9 +51,6 @@ DESCRIBE_SECONDS = 60.0
 
 RELOAD_SECONDS = 15.0
 """How often the loop loads what other flows did while none of its own trials ends."""
-
-MAX_SHOWN = 1500
-"""How many characters of a traceback are shown, counted from its end."""
 
 FATAL_FIELDS = (CHECKPOINT, CHAMPION_FIELD, "objective", "resources.gpus", "resources.cpus", "resources.memory")
 """Errors in these fields end the study even if other trials have succeeded."""
@@ -167,22 +162,18 @@ class Loop:
         self._reason = ""
         self._error: BaseException | None = None
         self._session, self._ledger, self._spec = session, session.ledger, session.ledger.spec
-        self._running: dict[str, Trial] = {}  # by run id
-        self._ended: SimpleQueue[Trial | None] = SimpleQueue()  # None: check the signal
+        self._stages = session.stages
+        self._running: dict[str, Training] = {}  # by run id
+        self._ended: SimpleQueue[Training | None] = SimpleQueue()  # None: check the signal
         self._signal: int | None = None
+        self._stopping = False
         self._interruptible = False
         self._started = self._asked = time.monotonic()
-        self._stop_requested = False
         self._described: tuple[float, Trial | None] = (self._started, None)
         self._renewal = Renewal(link)
         self._view = PrefectView(session.ledger, link)
         self._engine: Engine = Threads(session) if link.lost else PrefectTasks(session, link)
         self._remote = RemoteTrials(session, session.runner) if session.runner is not None else None
-        self._folds = FoldLedger(self._ledger)
-        self._final = FinalStage(self._ledger, self._folds) if self._spec.final is not None else None
-        self._champion = ChampionStage(self._ledger, self._folds) if self._spec.champion is not None else None
-        self._choice: Choice | None = None
-        self._earlier: frozenset[int] | None = None  # the trials that failed before this run of the study
 
     def run(self) -> str:
         """Loop until no trial runs and none is to be started.
@@ -215,6 +206,7 @@ class Loop:
         if self._interruptible:
             raise Stopped(number)
         self._signal = number
+        self._stages.search.halt()
         self._ledger.store.hurry()
         self._ended.put(None)
 
@@ -237,16 +229,15 @@ class Loop:
                 if self._signal is not None:
                     raise Stopped(self._signal)
                 history = self._load()
-                reason, lost_race = self._fill(history)
-                over = reason is not None
-                if over and self._final is not None and not self._stop_requested and not lost_race:
-                    over, lost_race = self._choose(self._final, history)
-                if over and self._champion is not None and not self._stop_requested and not lost_race:
-                    over, lost_race = self._challenge(self._champion, history)
-                if lost_race:
+                self._observe(history)
+                if self._stop_requested():
+                    step, reason = Step(over=True), "hpo stop was called"
+                else:
+                    step, reason = self._advance(history), self._stages.search.reason
+                if step.stale:
                     continue
-                if over and reason is not None and not self._running:
-                    self._view.show(history, time.monotonic() - self._started, last=True)
+                if step.over and not self._running:
+                    self._view.show(history, self._seconds, last=True)
                     return reason
                 self._wait()
         except BaseException:
@@ -280,121 +271,60 @@ class Loop:
         history = self._ledger.load()
         if self._ledger.reap():
             history = self._ledger.load()
-        for trial in self._remote.ended() if self._remote is not None else ():
-            del self._running[trial.run_id]
-        self._session.rungs.history = history
-        if self._earlier is None:
-            self._earlier = frozenset(trial.number for trial in history.failed)
+        for training in self._remote.ended() if self._remote is not None else ():
+            del self._running[training.run_id]
+        self._session.rungs.show(history)
         discard_superfluous(self._ledger, history)
         when, incumbent = self._described
         if history.incumbent != incumbent and time.monotonic() - when > DESCRIBE_SECONDS:
-            self._ledger.study.describe(study_description(self._spec, history))
+            self._stages.search.record(history)
             self._described = time.monotonic(), history.incumbent
         self._ledger.save_snapshot(news=1_000)
         return history
 
-    def _fill(self, history: History) -> tuple[str | None, bool]:
-        """Start as many trials as there are free slots.
+    def _advance(self, history: History) -> Step:
+        """Let the stages start trainings in the free slots; each begins once those before it are over."""
+        step = Step(over=True)
+        for stage in self._stages:
+            step = stage.advance(history, self._spec.parallel - len(self._running))
+            if step.started:
+                reserved = [each.trial for each in step.started if each.evaluation is None]
+                self._session.rungs.show(history.with_trials(reserved))
+            for training in step.started:
+                self._submit(training)
+            if step.stale or not step.over:
+                break
+        self._observe(history)
+        return step
 
-        Returns:
-            Why no more trials are to be started, or None; and whether another flow reserved one first, so that this
-            flow has to load again.
-        """
-        while True:
-            seconds = time.monotonic() - self._started
-            reason = self._stop_reason(history, seconds)
-            self._session.observe(Progress(history, seconds))
-            self._view.show(history, seconds)
-            self.link.look()
-            self._renewal.tick()
-            self._session.publisher.tick(history)
-            free = self._spec.parallel - len(self._running)
-            if reason is not None or free <= 0:
-                return reason, False
-            if (alike := self._spec.repeated_error(history, self._earlier or ())) is not None:
-                if not self._running:
-                    raise self._failed(alike)
-                return None, False  # the running ones were started at the same time and may still succeed
-            if self._spec.stop.trials is not None:
-                free = min(free, self._spec.stop.trials - self._spec.started(history))
-            proposals = self._spec.propose(history, free)
-            if not proposals:
-                return (None if history.running else "the strategy has nothing more to propose"), False
-            for proposal in proposals:
-                trial = self._ledger.reserve(proposal, history)
-                if trial is None:
-                    return None, True
-                self._submit(trial)
-                if self._signal is not None:
-                    return None, False
-                history = history.with_pending([Proposal(trial.config, trial.fidelity, trial.parent, trial.notes)])
-                self._session.rungs.history = history
+    def _observe(self, history: History) -> None:
+        """Show the state of the study, and do what is due by the clock."""
+        self._view.show(history, self._seconds)
+        self._session.observe(Progress(history, self._seconds, self._stages.choice))
+        self._session.publisher.tick(history)
+        self.link.look()
+        self._renewal.tick()
 
-    def _stop_reason(self, history: History, seconds: float) -> str | None:
-        now = time.monotonic()
-        if not self._stop_requested and now - self._asked > STOP_SECONDS:
-            self._asked = now
-            self._stop_requested = self._ledger.study.stop_requested()
-        if self._stop_requested:
-            return "hpo stop was called"
-        return self._spec.stop_reason(history, seconds / 60)
+    @property
+    def _seconds(self) -> float:
+        return time.monotonic() - self._started
 
-    def _failed(self, trial: Trial) -> StudyFailed:
-        """The error for a study whose trials all failed in the same way as this one."""
-        details = self._ledger.store.download(trial.run_id, FAILURE) or b""
-        end = details.decode(errors="replace").strip()[-MAX_SHOWN:]
-        count = sum(each.number not in (self._earlier or ()) for each in self._ledger.history().failed)
-        return StudyFailed(
-            f"the first {count} trials all failed with the same error, so no further one is started: {trial.reason}\n"
-            + "".join(f"  {line}\n" for line in end.splitlines())
-            + "correct it and run the same command to go on; stop: {same_error: false} goes on in any case"
-        )
+    def _stop_requested(self) -> bool:
+        """Whether ``hpo stop`` was called; asks MLflow every few seconds."""
+        if not self._stopping and time.monotonic() - self._asked > STOP_SECONDS:
+            self._asked = time.monotonic()
+            self._stopping = self._ledger.study.stop_requested()
+        return self._stopping
 
-    def _choose(self, final: FinalStage, history: History) -> tuple[bool, bool]:
-        """Start as many evaluations of the final choice as there are free slots, once no flow runs a trial.
-
-        Returns:
-            Whether the choice is made; and whether another flow reserved one first, so that this flow has to load
-            again.
-        """
-        choice = self._choice = final.load(history)
-        if history.running:
-            return not choice.standings, False
-        self._session.observe(Progress(history, time.monotonic() - self._started, choice))
-        started, lost_race = final.start(history, self._spec.parallel - len(self._running))
-        for trial, evaluation in started:
-            self._submit(trial, evaluation)
-        return not choice.standings or choice.done, lost_race
-
-    def _challenge(self, champion: ChampionStage, history: History) -> tuple[bool, bool]:
-        """Start as many evaluations of the challenge as there are free slots, and decide once all are done.
-
-        Returns:
-            Whether the verdict is made or none is due; and whether something has changed, so that this flow has to load
-            again.
-        """
-        if history.running:  # in other flows
-            return history.incumbent is None, False
-        challenge = champion.load(history, self._choice)
-        if challenge is None or challenge.done:
-            return True, False
-        if challenge.pending == 0:
-            champion.decide(challenge)
-            return False, True
-        started, lost_race = champion.start(history, challenge, self._spec.parallel - len(self._running))
-        for trial, evaluation in started:
-            self._submit(trial, evaluation)
-        return False, lost_race
-
-    def _submit(self, trial: Trial, evaluation: Evaluation | None = None) -> None:
-        self._running[trial.run_id] = trial
-        spec = self._spec
-        name = f"{spec.name}-{trial.number:04d}" if evaluation is None else task_name(spec, evaluation)
+    def _submit(self, training: Training) -> None:
+        self._running[training.run_id] = training
+        name = task_name(self._spec, training)
         if self._remote is None:
-            self._engine.submit(name, trial, evaluation).add_done_callback(lambda _: self._ended.put(trial))
-            return
-        self._release(trial)  # the dispatcher and then the agent renew its lease
-        self._remote.submit(name, trial).add_done_callback(lambda _: self._ended.put(trial))
+            future = self._engine.submit(name, training)
+        else:
+            self._stages.release(training)  # the dispatcher and then the agent renew its lease
+            future = self._remote.submit(name, training)
+        future.add_done_callback(lambda _: self._ended.put(training))
 
     def _wait(self) -> None:
         """Wait until one of this flow's trials ends, or it is time to load what other flows did."""
@@ -403,20 +333,18 @@ class Loop:
             try:
                 self._take(self._ended.get(timeout=TICK_SECONDS))
             except Empty:
-                self.link.look()
-                self._session.observe(Progress(self._ledger.history(), time.monotonic() - self._started))
-                self._session.publisher.tick(self._ledger.history())
+                self._observe(self._ledger.history())
                 if not self._running:
                     return
             else:
                 return
 
-    def _take(self, trial: Trial | None) -> None:
-        if trial is None or self._running.pop(trial.run_id, None) is None:
+    def _take(self, training: Training | None) -> None:
+        if training is None or self._running.pop(training.run_id, None) is None:
             return
-        self._release(trial)
-        if self._remote is not None:
-            self._session.fatal = self._remote.settle(trial)
+        self._stages.release(training)
+        if self._remote is not None and (error := self._remote.settle(training)) is not None:
+            self._session.fail(error)
         fatal = self._session.fatal
         if fatal is None or self._session.pool.cancelled.is_set():
             return
@@ -424,13 +352,15 @@ class Loop:
         # checkpoint that does not fit the code has changed, and no other will fit; the champion's evaluations belong to
         # no trial; and a machine that lacks the objective or the resources would fail trial after trial.
         if isinstance(fatal, InputError) and fatal.field not in FATAL_FIELDS and self._ledger.load().complete:
-            self._session.fatal = None
+            self._session.forgive()
             return
         raise fatal
 
-    def _release(self, trial: Trial) -> None:
-        self._ledger.release(trial)
-        self._folds.release(trial.run_id)
+
+def task_name(spec: StudySpec, training: Training) -> str:
+    """The name of a training in Prefect's UI."""
+    name = f"{spec.name}-{training.number:04d}"
+    return name if training.evaluation is None else f"{name} {evaluation_name(training.evaluation)}"
 
 
 def make_flow(parallel: int, runner: Runner | None = None) -> Any:

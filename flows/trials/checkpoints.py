@@ -50,23 +50,23 @@ def unpack(file: Path, folder: Path) -> None:
         raise ValueError(f"the archive is damaged ({error})") from None
 
 
-def inherited(store: Store, history: History, trial: Trial, folder: Path) -> tuple[Path | None, str]:
-    """Unpack the parent's checkpoint below a folder. Returns its folder, or None and the reason it is missing."""
-    parent = next((each for each in history if each.number == trial.parent), None)
+def inherited(store: Store, history: History, number: int, folder: Path) -> tuple[Path | None, str]:
+    """Unpack the checkpoint of a trial below a folder. Returns its folder, or None and the reason it is missing."""
+    parent = next((each for each in history if each.number == number), None)
     if parent is None:
-        return None, f"trial {trial.parent} is gone"
+        return None, f"trial {number} is gone"
     if parent.notes.get("checkpoint") != CHECKPOINT_KEPT:
-        return None, f"there is no checkpoint of trial {trial.parent}"
+        return None, f"there is no checkpoint of trial {number}"
     folder.mkdir(parents=True, exist_ok=True)
     file = store.fetch(parent.run_id, CHECKPOINT, folder)
     if file is None:
-        return None, f"the checkpoint of trial {trial.parent} is not there"
+        return None, f"the checkpoint of trial {number} is not there"
     resume = folder / "resume"
     try:
         unpack(file, resume)
     except (ValueError, OSError) as error:
-        log.warning("trial %d starts from scratch: the checkpoint of trial %d: %s", trial.number, trial.parent, error)
-        return None, f"the checkpoint of trial {trial.parent} cannot be read: {error}"
+        log.warning("a trial starts from scratch: the checkpoint of trial %d: %s", number, error)
+        return None, f"the checkpoint of trial {number} cannot be read: {error}"
     finally:
         file.unlink(missing_ok=True)
     return resume, ""

@@ -26,6 +26,10 @@ class Rungs:
         """The study as last loaded."""
         self._live: dict[int, Trial] = {}
 
+    def show(self, history: History) -> None:
+        """Take over the study as just loaded."""
+        self.history = history
+
     def restart(self, trial: Trial) -> None:
         """Drop what earlier attempts at a trial reached, because a new one begins."""
         self._live[trial.number] = replace(trial, rungs={})

@@ -12,12 +12,11 @@ from pathlib import Path
 
 from hpo_core.base.errors import TrackingError, TrackingRefusal
 from hpo_core.base.storable import bad_metric, plain
-from hpo_core.history.trial import Trial
 from hpo_core.ledger.ledger import Report
 from hpo_core.ledger.ownership import RENEW_SECONDS, new_lease
 from hpo_core.ledger.store import FAILED, FINISHED, RUNNING, Dataset, Metric
 from hpo_core.ledger.tags import CHECKPOINT_KEPT, MODEL, ON_BEST, RUNG, SNAPSHOT_FOLDER, Tag, refused_tag
-from hpo_core.selection.evaluation import Phase
+from hpo_core.selection.evaluation import Training
 from hpo_flows.objectives.messages import Artifact, DatasetUsed, FromObjective, Use
 from hpo_flows.objectives.messages import Report as Reported
 from hpo_flows.trials.judge import Judge
@@ -41,29 +40,30 @@ class TrialLog:
 
     Args:
         session: The session it belongs to.
-        trial: The trial.
+        training: What is trained.
         tags: Initial tags.
         folder: The attempt's own folder.
     """
 
-    def __init__(self, session: Session, trial: Trial, tags: Mapping[str, str], folder: Path) -> None:
+    def __init__(self, session: Session, training: Training, tags: Mapping[str, str], folder: Path) -> None:
         ledger = session.ledger
-        self._folder, self.name = folder, f"trial {trial.number} of {ledger.spec.name}"
-        self._ledger, self._trial, self._spool, self._unsent = ledger, trial, session.spool, session.folder / "unsent"
-        self._params = ledger.spec.search_space.to_params(trial.config)
+        self._folder, self.name = folder, f"trial {training.number} of {ledger.spec.name}"
+        self._ledger, self._training = ledger, training
+        self._spool, self._unsent = session.spool, session.folder / "unsent"
+        self._params = ledger.spec.search_space.to_params(training.config)
         self._metrics: list[Metric] = []
         self._tags = dict(tags)
         self._last_step = 0
         self._latest: dict[str, tuple[int, float]] = {}  # by metric: its last step and value in this attempt
         self._refused: dict[str, str] = {}
-        self._judge = Judge(ledger.spec, trial, session.rungs, session.warn)
+        self._judge = Judge(ledger.spec, training.trial, session.rungs, session.warn)
         self.use: Use | None = None  # what the objective used, once it has ended
-        self.checkpoint: Path | None = None  # the archive to keep for trials that resume from this one
+        self._checkpoint: Path | None = None  # the archive to keep for trials that resume from this one
         self._artifacts: list[tuple[Path, str]] = []
         self._datasets: list[Dataset] = []
         self._session = session
         self.printed = ""  # by this attempt
-        self._trace = session.traces.setdefault(trial.run_id, Trace())
+        self._trace = session.traces.setdefault(training.run_id, Trace())
         self._stale = dict(self._trace.steps)
         for key in self._stale:
             if key.startswith(RUNG):  # void it now: another flow may read it before this attempt ends
@@ -124,7 +124,7 @@ class TrialLog:
             path.parent.mkdir(parents=True, exist_ok=True)
             path.write_text(plain(text), encoding="utf-8")
         except OSError as error:
-            log.warning("%s of trial %d cannot be kept: %s", name, self._trial.number, error)
+            log.warning("%s of trial %d cannot be kept: %s", name, self._training.number, error)
         else:
             self._artifacts.append((path, ""))
 
@@ -161,7 +161,7 @@ class TrialLog:
         try:
             refused = self._ledger.write(self._report(RUNNING, self._tags | lease), patience=0.0)
         except TrackingError as error:
-            log.warning("trial %d goes on without MLflow: %s", self._trial.number, error)
+            log.warning("trial %d goes on without MLflow: %s", self._training.number, error)
         else:
             self._renewed = now
             self._metrics, self._params, self._tags = [], {}, {}
@@ -202,7 +202,7 @@ class TrialLog:
         waiting = self._save(status)
         self._attach_output()
         try:
-            if self._artifacts or self.checkpoint is not None:
+            if self._artifacts or self._checkpoint is not None:
                 self._upload()
             for dataset in self._datasets:
                 self._note_dataset(dataset)
@@ -211,7 +211,7 @@ class TrialLog:
             self._forget(waiting)
             raise
         self._forget(waiting)
-        self._session.traces.pop(self._trial.run_id, None)
+        self._session.traces.pop(self._training.run_id, None)
         if refused:
             self._leave_out(refused)
         if no_value or (status == FINISHED and metric in refused):
@@ -232,7 +232,7 @@ class TrialLog:
                 waiting.unlink()
 
     def _report(self, status: str, tags: Mapping[str, str]) -> Report:
-        return Report(self._trial.run_id, self._metrics, self._params, tags, status)
+        return Report(self._training.run_id, self._metrics, self._params, tags, status)
 
     def _upload(self) -> None:
         """Upload the artifacts. Refused ones stay on disk and a tag says so; the result counts either way."""
@@ -240,23 +240,23 @@ class TrialLog:
         store = self._ledger.store.with_patience(5.0)
         for i, (path, folder) in enumerate(self._artifacts):
             try:
-                store.upload(self._trial.run_id, path, folder)
+                store.upload(self._training.run_id, path, folder)
             except Exception as error:  # each artifact store has exceptions of its own
-                log.warning("the artifact store refuses %s of trial %d: %s", path.name, self._trial.number, error)
+                log.warning("the artifact store refuses %s of trial %d: %s", path.name, self._training.number, error)
                 where = self._set_aside([left for left, _ in self._artifacts[i:]])
                 self._tags[Tag.ARTIFACTS_LOST] = plain(f"{where}: {type(error).__name__}: {error}")[:500]
                 break
         self._artifacts = []
-        if self.checkpoint is not None:
+        if self._checkpoint is not None:
             try:
-                store.upload(self._trial.run_id, self.checkpoint, SNAPSHOT_FOLDER)
+                store.upload(self._training.run_id, self._checkpoint, SNAPSHOT_FOLDER)
                 self._tags[Tag.CHECKPOINT] = CHECKPOINT_KEPT
             except Exception as error:  # each artifact store has exceptions of its own
-                log.warning("the artifact store refuses the checkpoint of trial %d: %s", self._trial.number, error)
+                log.warning("the artifact store refuses the checkpoint of trial %d: %s", self._training.number, error)
 
     def _set_aside(self, files: Sequence[Path]) -> str:
         """Move files to a folder that outlives the attempt; returns where they are, as text for the user."""
-        folder = self._unsent / self._trial.run_id
+        folder = self._unsent / self._training.run_id
         try:
             folder.mkdir(parents=True, exist_ok=True)
             for file in files:
@@ -268,7 +268,7 @@ class TrialLog:
     def _note_dataset(self, dataset: Dataset) -> None:
         """Log which dataset the trial used; the study's run gets each dataset once per flow."""
         spec = self._ledger.spec
-        runs = [self._trial.run_id]
+        runs = [self._training.run_id]
         if dataset not in self._session.datasets:
             self._session.datasets.append(dataset)
             runs.append(self._ledger.study_run.id)
@@ -276,14 +276,15 @@ class TrialLog:
             for run in runs:
                 self._ledger.store.log_dataset(run, dataset, spec.objective)
         except TrackingRefusal as error:
-            log.warning("MLflow refuses the data set %r of trial %d: %s", dataset.name, self._trial.number, error)
+            log.warning("MLflow refuses the data set %r of trial %d: %s", dataset.name, self._training.number, error)
 
-    def check(self, phase: Phase) -> None:
+    def check(self) -> None:
         """Check that an evaluation for the champion did its job.
 
         Raises:
             TrialFailed: It logged no model, or did not score the one it was given.
         """
+        phase = self._training.phase
         if phase == "seed" and all(folder != MODEL for _, folder in self._artifacts):
             why = "the objective logged no model; call trial.log_model(model, example)"
             if any(path.name == ON_BEST for path, _ in self._artifacts):
@@ -293,8 +294,16 @@ class TrialLog:
             why = "the objective did not read trial.champion; if that is not None, score it and do not train"
             raise TrialFailed(why, retry=False, blamed_key=CHAMPION_FIELD)
 
+    def keep_output(self, text: str) -> None:
+        """Keep what the objective printed in this attempt."""
+        self.printed = text
+
+    def keep_checkpoint(self, archive: Path | None) -> None:
+        """Upload an archive at the end, for trials that continue this one; None if there is none."""
+        self._checkpoint = archive
+
     def give_up(self, reason: str) -> None:
         """End the trial as failed, and drop whatever it logged that is not written yet."""
-        self._metrics, self._params, self._artifacts, self._datasets, self.checkpoint = [], {}, [], [], None
+        self._metrics, self._params, self._artifacts, self._datasets, self._checkpoint = [], {}, [], [], None
         self.printed = ""
         self.finish(FAILED, reason=reason)

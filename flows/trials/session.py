@@ -6,7 +6,6 @@ import logging
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from hpo_core.history.trial import Trial
 from hpo_core.ledger.ledger import Ledger
 from hpo_core.ledger.spool import Spool
 from hpo_core.ledger.store import Dataset
@@ -36,7 +35,7 @@ class Session:
         pool: The worker processes.
         objective: What they train.
         folder: Holds files of trials until they are in MLflow.
-        fatal: The error of a trial that must end the whole flow.
+        fatal: The error of a trial that must end the whole flow; see :meth:`fail`.
         rungs: What is known of all trials, for early stopping.
         warned: The warnings already shown.
         datasets: The datasets already logged to the study's run.
@@ -53,6 +52,14 @@ class Session:
     datasets: list[Dataset] = field(default_factory=list)
     traces: dict[str, Trace] = field(default_factory=dict)
 
+    def fail(self, error: Exception) -> None:
+        """Note an error that must end the whole flow; the loop raises it. The first of several counts."""
+        self.fatal = self.fatal or error
+
+    def forgive(self) -> None:
+        """Forget the error, because it concerns one trial alone."""
+        self.fatal = None
+
     def warn(self, message: str) -> None:
         """Show a warning, once."""
         if message not in self.warned:
@@ -64,8 +71,8 @@ class Session:
         """Where results wait for MLflow."""
         return Spool(self.folder / "spool" / self.ledger.study_run.id)
 
-    def stopped(self, trial: Trial) -> Flag:
-        """The flag that is set once the trial is to be killed."""
+    def stopped(self, run_id: str) -> Flag:
+        """The flag that is set once the trial in this run is to be killed."""
         return self.pool.cancelled
 
 

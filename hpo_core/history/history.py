@@ -162,15 +162,11 @@ class History:
 
     def with_pending(self, proposals: Sequence[Proposal]) -> History:
         """This history with the proposals added as running trials, as they will be once reserved."""
-        numbers = range(self.next_number, self.next_number + len(proposals))
-        return History(
-            (
-                *self.trials,
-                *(
-                    Trial(n, p.config, TrialState.RUNNING, fidelity=p.fidelity, parent=p.parent, notes=p.notes)
-                    for n, p in zip(numbers, proposals, strict=True)
-                ),
-            ),
-            next_number=self.next_number,
-            prior=self.prior,
+        return self.with_trials(
+            Trial(number, each.config, TrialState.RUNNING, fidelity=each.fidelity, parent=each.parent, notes=each.notes)
+            for number, each in enumerate(proposals, self.next_number)
         )
+
+    def with_trials(self, trials: Iterable[Trial]) -> History:
+        """This history with trials added, whose numbers must be new."""
+        return History((*self.trials, *trials), self.next_number, self.prior)

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import tempfile
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -93,6 +94,15 @@ class LedgerReader:
             self._missing |= unknown & self._unknown()
             unknown = self._unknown()
         return self.history()
+
+    @contextlib.contextmanager
+    def patience(self, seconds: float) -> Iterator[None]:
+        """Inside the block, retry a store that does not answer only this long."""
+        usual, self.store = self.store, self.store.with_patience(seconds)
+        try:
+            yield
+        finally:
+            self.store = usual
 
     def history(self) -> History:
         """The history as of the last load, plus what this flow has reserved since."""

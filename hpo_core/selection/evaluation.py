@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Literal
 
 from hpo_core.history.trial import Trial, TrialState
+from hpo_core.space.configuration import Config
 
 Phase = Literal["search", "fold", "test", "seed", "champion"]
 """Why an objective is called: for a trial; a fold of the final choice; the winner's score on the test set; one of the
@@ -140,8 +141,49 @@ def due_again(evaluation: Evaluation) -> bool:
     return evaluation.lost == "interrupted"
 
 
-def again(trial: Trial, evaluation: Evaluation) -> Trial:
-    """The trial as an evaluation trains it: from scratch, even if it continued another trial or was stopped early."""
-    return replace(
-        trial, run_id=evaluation.run_id, fidelity=evaluation.fidelity, parent=None, stopped_early=False, rungs={}
-    )
+@dataclass(frozen=True)
+class Training:
+    """What is trained, and in which MLflow run: a trial of the search, or an evaluation of a trial's configuration.
+
+    Args:
+        trial: The trial of the search whose configuration is trained.
+        evaluation: What it is evaluated for; None in the search.
+    """
+
+    trial: Trial
+    evaluation: Evaluation | None = None
+
+    @property
+    def number(self) -> int:
+        """The number of the trial."""
+        return self.trial.number
+
+    @property
+    def config(self) -> Config:
+        """The configuration."""
+        return self.trial.config
+
+    @property
+    def run_id(self) -> str:
+        """The MLflow run in which it reports."""
+        return self.trial.run_id if self.evaluation is None else self.evaluation.run_id
+
+    @property
+    def fidelity(self) -> float | None:
+        """How far to train. An evaluation may train further than its trial did, which may have been stopped early."""
+        return self.trial.fidelity if self.evaluation is None else self.evaluation.fidelity
+
+    @property
+    def parent(self) -> int | None:
+        """The trial whose training it continues, if any; an evaluation always trains from scratch."""
+        return self.trial.parent if self.evaluation is None else None
+
+    @property
+    def kind(self) -> EvaluationKind | None:
+        """What it is evaluated for; None in the search and for the winner's test."""
+        return None if self.evaluation is None else self.evaluation.kind
+
+    @property
+    def phase(self) -> Phase:
+        """The phase in which the objective is called."""
+        return "search" if self.evaluation is None else phase_of(self.evaluation.kind)

@@ -42,9 +42,9 @@ def train_remotely(name: str, request: TrialRequest) -> dict[str, float]:
     """
     attempt, tags = this_task()
     with remote_session(request) as remote:
-        trial, evaluation = remote.begin(request)
-        remote.check(trial)  # after begin, so that a failed check ends a run that is this process's
-        return evaluate(remote.session, trial, attempt, tags, evaluation)
+        training = remote.begin(request)
+        remote.check(training)  # after begin, so that a failed check ends a run that is this process's
+        return evaluate(remote.session, training, attempt, tags)
 
 
 @flow(name="trial", flow_run_name="{name}", persist_result=False)

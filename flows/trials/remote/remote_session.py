@@ -12,12 +12,11 @@ from dataclasses import replace
 
 from hpo_core.base.errors import InputError, TrackingError, TrackingRefusal
 from hpo_core.history.history import History
-from hpo_core.history.trial import Trial
 from hpo_core.ledger.decode import evaluation_of, stored_spec, trial_of
 from hpo_core.ledger.ledger import Ledger, Report
 from hpo_core.ledger.store import FAILED, RUNNING, Run, Store
 from hpo_core.ledger.tags import Tag
-from hpo_core.selection.evaluation import Evaluation, again
+from hpo_core.selection.evaluation import Training
 from hpo_core.tracking.connection import connect
 from hpo_flows.base.paths import home
 from hpo_flows.objectives.reference import Objective
@@ -60,20 +59,25 @@ class FreshRungs(Rungs):
 
     def __init__(self, ledger: Ledger) -> None:
         super().__init__()
-        self._ledger, self._store = ledger, ledger.store
+        self._ledger = ledger
         self._lock, self._read = threading.Lock(), 0.0
 
-    def load(self, store: Store | None = None) -> History:
-        """Load the study's current state."""
+    def load(self, patience: float | None = None) -> History:
+        """Load the study's current state.
+
+        Args:
+            patience: Seconds to keep retrying an unresponsive store; None for the store's default.
+        """
         with self._lock:  # several trials of this process may load at a time, and the ledger holds the state
-            self._ledger.store = store or self._store
-            self.history, self._read = self._ledger.load(), time.monotonic()
+            with contextlib.nullcontext() if patience is None else self._ledger.patience(patience):
+                self.show(self._ledger.load())
+            self._read = time.monotonic()
             return self.history
 
     def view(self) -> History:
         if time.monotonic() - self._read > REFRESH_SECONDS:
             try:
-                self.load(self._store.with_patience(0.0))
+                self.load(patience=0.0)
             except TrackingError as error:
                 log.warning("a trial is judged by what was known before: %s", error)
         return super().view()
@@ -101,8 +105,8 @@ def _interrupted(run: Run) -> bool:
 class InterruptibleSession(Session):
     """A session whose trials can be stopped one by one."""
 
-    def stopped(self, trial: Trial) -> Flag:
-        return StopCheck(self.ledger.store, trial.run_id)
+    def stopped(self, run_id: str) -> Flag:
+        return StopCheck(self.ledger.store, run_id)
 
 
 class RemoteSession:
@@ -132,7 +136,7 @@ class RemoteSession:
         self.idle_since = time.monotonic()
         self._checked, self._lock = False, threading.Lock()
 
-    def begin(self, request: TrialRequest) -> tuple[Trial, Evaluation | None]:
+    def begin(self, request: TrialRequest) -> Training:
         """Take over a trial's run.
 
         Raises:
@@ -147,11 +151,11 @@ class RemoteSession:
             raise AlreadyStarted(f"{run.tags.get('hpo.owner')} had started it and is gone")
         history = self._rungs.load()
         if (evaluation := evaluation_of(run, ledger.spec)) is None:
-            return trial_of(run, ledger.spec), None
+            return Training(trial_of(run, ledger.spec))
         trial = next(trial for trial in history if trial.number == evaluation.number)
-        return again(trial, evaluation), evaluation
+        return Training(trial, evaluation)
 
-    def check(self, trial: Trial) -> None:
+    def check(self, training: Training) -> None:
         """Check, once, that the objective can be imported here and that the machine has the resources it needs.
 
         Raises:
@@ -168,8 +172,8 @@ class RemoteSession:
                 where = f"on {ledger.owner.partition('.')[0]}: "
                 tags = {Tag.REASON: f"{error.field}: {where}{error.problem}; {error.remedy}"[:1000]}
                 tags |= {Tag.BLAMED_KEY: error.field, Tag.LOST: "unfit"}
-                params = ledger.spec.search_space.to_params(trial.config)
-                ledger.write(Report(trial.run_id, params=params, tags=tags, status=FAILED))
+                params = ledger.spec.search_space.to_params(training.config)
+                ledger.write(Report(training.run_id, params=params, tags=tags, status=FAILED))
                 raise TrialFailed(str(error), retry=False) from None
             self._checked = True
 

@@ -14,13 +14,14 @@ from prefect.settings import PREFECT_API_URL, PREFECT_SERVER_ALLOW_EPHEMERAL_MOD
 
 from hpo_core.base.errors import Unreachable
 from hpo_core.history.trial import Trial, TrialState
+from hpo_core.selection.evaluation import Training
 from hpo_flows.loop import engine, prefect_link
 from hpo_flows.loop.engine import PrefectTasks, Threads
 from hpo_flows.loop.prefect_link import Link
 from hpo_flows.workers.job import TrialFailed
 from tests.conftest import PATIENCE, free_port
 
-TRIAL = Trial(0, {"x": 0.5}, TrialState.RUNNING, run_id="r0")
+TRAINING = Training(Trial(0, {"x": 0.5}, TrialState.RUNNING, run_id="r0"))
 
 
 class FailingPrefect:
@@ -62,7 +63,7 @@ def test_prefect_neither_loses_nor_repeats_an_attempt(
 ) -> None:
     made: list[str] = []
 
-    def evaluate(session: Any, trial: Trial, attempt: int, tags: Any, evaluation: Any) -> dict[str, float]:
+    def evaluate(session: Any, training: Training, attempt: int, tags: Any) -> dict[str, float]:
         assert attempt == len(made) + 1
         outcome = outcomes[len(made)]
         made.append(outcome)
@@ -78,7 +79,7 @@ def test_prefect_neither_loses_nor_repeats_an_attempt(
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(engine, "evaluate", evaluate)
         patch.setattr(prefect_link, "silence", lambda: "gone")
-        future = tasks.submit("trial", TRIAL)
+        future = tasks.submit("trial", TRAINING)
         future.add_done_callback(over.append)
         future.result(timeout=PATIENCE)
     last = next((i for i, outcome in enumerate(outcomes[:retries]) if outcome != "raises"), retries)
@@ -89,13 +90,13 @@ def test_prefect_neither_loses_nor_repeats_an_attempt(
 def test_threads_make_all_attempts(monkeypatch: pytest.MonkeyPatch) -> None:
     attempts: list[int] = []
 
-    def evaluate(session: Any, trial: Trial, attempt: int, tags: Any, evaluation: Any) -> dict[str, float]:
+    def evaluate(session: Any, training: Training, attempt: int, tags: Any) -> dict[str, float]:
         attempts.append(attempt)
         raise TrialFailed("again", retry=True)
 
     monkeypatch.setattr(engine, "evaluate", evaluate)
     session: Any = SimpleNamespace(ledger=SimpleNamespace(spec=SimpleNamespace(retries=2)))
-    Threads(session).submit("trial", TRIAL).result(timeout=PATIENCE)
+    Threads(session).submit("trial", TRAINING).result(timeout=PATIENCE)
     assert attempts == [1, 2, 3]
 
 

@@ -21,6 +21,7 @@ from hpo_core.ledger.ledger import Ledger
 from hpo_core.ledger.spool import Spool
 from hpo_core.ledger.store import FAILED, FINISHED, RUNNING, Metric
 from hpo_core.lineage.opening import find_study, open_study
+from hpo_core.selection.evaluation import Training
 from hpo_core.study.file import study_from
 from hpo_flows.objectives.messages import Report
 from hpo_flows.objectives.reference import Objective
@@ -141,8 +142,8 @@ def test_what_is_read_of_a_trial_is_what_its_last_attempt_said(
     trial = reserved(ledger)
     for attempt in range(1, len(attempts)):
         with pytest.raises(TrialFailed, match="it died"):
-            evaluate(session, trial, attempt, {})
-    assert evaluate(session, trial, len(attempts), {}) == returned
+            evaluate(session, Training(trial), attempt, {})
+    assert evaluate(session, Training(trial), len(attempts), {}) == returned
 
     latest: dict[str, tuple[int, float]] = {}
     rungs: dict[int, float] = {}
@@ -183,8 +184,8 @@ def test_another_flow_sees_no_rung_of_an_attempt_that_died(tmp_path: Path) -> No
 
     session, trial = session_of(ledger, tmp_path, script), reserved(ledger)
     with pytest.raises(TrialFailed):
-        evaluate(session, trial, 1, {})
-    evaluate(session, trial, 2, {})
+        evaluate(session, Training(trial), 1, {})
+    evaluate(session, Training(trial), 2, {})
     assert seen == [{9: 5.0}, {}]
 
 
@@ -203,7 +204,7 @@ def test_a_metric_that_cannot_be_kept_is_left_out_and_named(tmp_path: Path, capl
         return {"loss": 0.5, "loss (val)": 1.0, "a//b": 1.0, "tail": 1.0} | {f"m{i}": float(i) for i in range(40)}
 
     with caplog.at_level(logging.WARNING, logger="hpo"):
-        evaluate(session_of(ledger, tmp_path, script), reserved(ledger), 1, {})
+        evaluate(session_of(ledger, tmp_path, script), Training(reserved(ledger)), 1, {})
     trial = now(ledger)
     assert (trial.state, trial.loss, trial.rungs) == (TrialState.COMPLETE, 0.5, {})
     assert trial.metrics == {"loss": 0.5, "curve": 2.0} | {f"m{i}": float(i) for i in range(40)}
@@ -229,7 +230,7 @@ def test_a_trial_whose_own_metric_is_refused_has_failed(when: str, tmp_path: Pat
 
     session = session_of(ledger, tmp_path, script)
     with pytest.raises(TrackingError if when == "from the spool" else TrialFailed):
-        evaluate(session, reserved(ledger), 1, {})
+        evaluate(session, Training(reserved(ledger)), 1, {})
     if when == "from the spool":
         store.before = lambda operation: None
         assert session.spool.deliver(ledger) == 1 and not list(session.spool.waiting())
@@ -258,7 +259,7 @@ def test_a_deleted_run_ends_its_trial_and_nothing_else(tmp_path: Path) -> None:
 
     session = session_of(ledger, tmp_path, script)
     with pytest.raises(TrialFailed, match="must be in the 'active' state"):
-        evaluate(session, trial, 1, {})
+        evaluate(session, Training(trial), 1, {})
     assert session.fatal is None and not list(session.spool.waiting())
     ledger.release(trial)
     assert len(ledger.load()) == 0
@@ -323,7 +324,7 @@ def test_every_way_out_of_a_trial_ends_it_with_a_reason(
     with monkeypatch.context() as patch:
         FAULTS[fault](patch, tmp_path / "home")
         with contextlib.suppress(TrialFailed, TrialCancelled, OSError, ZeroDivisionError):
-            evaluate(session, trial, 10, {})
+            evaluate(session, Training(trial), 10, {})
     run = store.runs[trial.run_id]
     assert run.status != RUNNING
     found = now(ledger)
@@ -354,7 +355,7 @@ def test_where_nothing_can_be_written_the_flow_is_told(tmp_path: Path) -> None:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(Spool, "put", full)
         with pytest.raises(TrackingError):
-            evaluate(session, trial, 1, {})
+            evaluate(session, Training(trial), 1, {})
     assert isinstance(session.fatal, TrackingError)
     assert store.runs[trial.run_id].status == RUNNING
 

@@ -197,13 +197,12 @@ def test_a_checkpoint_that_cannot_be_used_means_from_scratch(tmp_path: Path, dam
     if damage is not None:
         store.artifacts["r1", CHECKPOINT] = damage(archive(tmp_path).read_bytes())
     parent = Trial(3, {"x": 0.5}, TrialState.COMPLETE, 1.0, 1.0, run_id="r1", notes={"checkpoint": "kept"})
-    child = Trial(4, {"x": 0.5}, TrialState.RUNNING, fidelity=3.0, parent=3)
-    resume, obstacle = inherited(store, History([parent]), child, tmp_path / "job")
+    resume, obstacle = inherited(store, History([parent]), 3, tmp_path / "job")
     assert why in obstacle and bool(obstacle) == (resume is None)
     assert (resume is None) == bool(why)
     without = Trial(3, {"x": 0.5}, TrialState.COMPLETE, 1.0, 1.0, run_id="r1")
-    assert inherited(store, History([without]), child, tmp_path / "job")[0] is None
-    assert inherited(store, History(), child, tmp_path / "job") == (None, "trial 3 is gone")
+    assert inherited(store, History([without]), 3, tmp_path / "job")[0] is None
+    assert inherited(store, History(), 3, tmp_path / "job") == (None, "trial 3 is gone")
 
 
 def test_needed_are_checkpoints_that_a_trial_may_go_on_from() -> None:

@@ -22,8 +22,9 @@ import pytest
 
 from hpo_core.base.errors import EngineError, InputError
 from hpo_core.history.history import History
-from hpo_core.history.trial import Trial, TrialState
+from hpo_core.history.trial import TrialState
 from hpo_core.lineage.opening import find_study
+from hpo_core.selection.evaluation import Training
 from hpo_core.study.file import study_from
 from hpo_core.study.spec import StudySpec
 from hpo_core.tracking.connection import connect
@@ -31,6 +32,7 @@ from hpo_flows.api import open_ledger, run
 from hpo_flows.base.progress import StudyResult
 from hpo_flows.cli import app as cli
 from hpo_flows.loop.session import FlowSession
+from hpo_flows.loop.stages import Stages
 from hpo_flows.objectives.reference import Objective
 from hpo_flows.trials.remote import dispatcher as away_module
 from hpo_flows.trials.remote import engines, remote_session
@@ -222,23 +224,30 @@ class Engine:
         return isinstance(error, ConnectionError)
 
 
-def away(name: str, engine: Any) -> tuple[RemoteTrials, Trial]:
+def away(name: str, engine: Any) -> tuple[RemoteTrials, Training]:
     """A trial that was handed to the engine."""
     ledger = open_ledger(make_spec(name=name))
     objective = Objective(ledger.spec.objective, (str(ROOT),))
     session = FlowSession(
-        ledger, cast(Any, None), objective, Path(), publisher=cast(Any, None), observe=lambda progress: None
+        ledger,
+        cast(Any, None),
+        objective,
+        Path(),
+        stages=Stages(ledger),
+        publisher=cast(Any, None),
+        observe=lambda progress: None,
     )
     [proposal] = ledger.spec.propose(history := ledger.load(), 1)
     trial = ledger.reserve(proposal, history)
     assert trial is not None
     ledger.release(trial)
     waiting = RemoteTrials(session, engine)
-    waiting.submit("a trial", trial)
-    return waiting, trial
+    training = Training(trial)
+    waiting.submit("a trial", training)
+    return waiting, training
 
 
-def tags_of(trial: Trial, **tags: str) -> dict[str, str]:
+def tags_of(trial: Training, **tags: str) -> dict[str, str]:
     """What stands in a trial's run, with some tags changed."""
     store = connect()
     if tags:
@@ -251,9 +260,9 @@ def test_a_trial_that_another_worker_began_is_not_begun_again() -> None:
     _, trial = away("twice", engine := Engine())
     [request] = engine.orders
     remote = RemoteSession(request)
-    assert remote.begin(request)[0].config == trial.config
+    assert remote.begin(request).config == trial.config
     assert tags_of(trial)["hpo.owner"] == remote.session.ledger.owner
-    assert remote.begin(request)[0].config == trial.config  # another attempt in this process
+    assert remote.begin(request).config == trial.config  # another attempt in this process
     tags_of(trial, owner="another/1/2")
     with pytest.raises(AlreadyStarted, match="another/1/2"):
         remote.begin(request)

@@ -18,7 +18,7 @@ from hpo_core.study.spec import StudySpec
 from hpo_core.tracking.connection import connect
 from hpo_flows.base.progress import StudyResult
 from hpo_flows.cli import app as cli
-from hpo_flows.loop import champion
+from hpo_flows.loop.stages import Stages
 from hpo_flows.objectives.context import TrialContext
 from hpo_flows.objectives.messages import Artifact, Report
 from tests.conftest import PATIENCE, ModelServer, wait_until
@@ -227,6 +227,8 @@ def test_two_flows_at_once_come_to_one_verdict(tmp_path: Path) -> None:
     assert [flow.returncode for flow in flows] == [0, 0], outputs
     assert all("champion of shapes: version 1 promoted" in output for output in outputs)
     ledger = find_study(connect(), "study")
-    challenge = champion.challenge_in(ledger, ledger.load(), None)
+    stages = Stages(ledger)
+    stages.load(ledger.load())
+    challenge = stages.challenge
     assert challenge is not None and challenge.done and len(challenge.retrained) == 4
     assert [each.number for each in connect().versions("shapes")] == [1]

@@ -20,6 +20,7 @@ from hpo_core.lineage.opening import find_study, open_study
 from hpo_core.lineage.replay import explain
 from hpo_core.numerics.learning_curve import chance_of_beating
 from hpo_core.selection.early_stopping import RULES, make_rule
+from hpo_core.selection.evaluation import Training
 from hpo_core.selection.milestones import Milestones
 from hpo_core.study.file import study_from
 from hpo_core.study.spec import StudySpec
@@ -179,7 +180,7 @@ def reserved(ledger: Ledger) -> Trial:
 def played(session: Session, losses: list[float], metric: str = "loss") -> tuple[Trial, int]:
     """A trial that reports these losses and obeys; and after how many steps it ended."""
     made = reserved(session.ledger)
-    record, rule = TrialLog(session, made, {}, session.folder), session.ledger.spec.stop_rule
+    record, rule = TrialLog(session, Training(made), {}, session.folder), session.ledger.spec.stop_rule
     assert rule is not None
     steps = judged = 0
     for step, loss in enumerate(losses):
@@ -192,7 +193,7 @@ def played(session: Session, losses: list[float], metric: str = "loss") -> tuple
             break
     record.finish(FINISHED, {"loss": losses[steps - 1]})
     session.ledger.release(made)
-    session.rungs.history = session.ledger.load()
+    session.rungs.show(session.ledger.load())
     return next(each for each in session.rungs.history if each.number == made.number), steps
 
 
@@ -222,7 +223,7 @@ def test_what_a_proposal_saw_of_a_trial_that_was_stopped_later_can_be_rebuilt(tm
         played(session, [level] * 4)
     ahead = reserved(session.ledger)  # it runs while the next one is proposed
     after = reserved(session.ledger)
-    record = TrialLog(session, ahead, {}, session.folder)
+    record = TrialLog(session, Training(ahead), {}, session.folder)
     assert not record.receive(Report(0, {"loss": 9.0}, 1))
     record.finish(FINISHED, {"loss": 9.0})
     session.ledger.release(ahead)

@@ -1,0 +1,95 @@
+"""Runs the search: asks the strategy for configurations and reserves them as trials, until a stop rule holds."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Iterator
+from dataclasses import replace
+
+from hpo_core.base.errors import StudyFailed
+from hpo_core.history.history import History
+from hpo_core.history.trial import Trial
+from hpo_core.ledger.ledger import Ledger
+from hpo_core.selection.evaluation import Training
+from hpo_flows.loop.stage import Step, collect
+from hpo_flows.reports.description import study_description
+from hpo_flows.trials.session import FAILURE
+
+MAX_SHOWN = 1500
+"""How many characters of a traceback are shown, counted from its end."""
+
+
+class SearchStage:
+    """The search of one study, shared with all other flows that work on it.
+
+    Args:
+        ledger: The study.
+
+    Attributes:
+        reason: Why the search is over; empty while it is not.
+    """
+
+    def __init__(self, ledger: Ledger) -> None:
+        self._ledger, self._spec = ledger, ledger.spec
+        self.reason = ""
+        self._halted = False
+        self._began: float | None = None
+        self._earlier: frozenset[int] = frozenset()  # the trials that failed before this run of the study
+
+    def halt(self) -> None:
+        """Reserve no further trial, because this flow is being stopped. A signal handler may call it."""
+        self._halted = True
+
+    def load(self, history: History) -> bool:
+        self.reason = self._spec.stop_reason(history, self._minutes) or ""
+        return bool(self.reason)
+
+    def advance(self, history: History, free: int) -> Step:
+        """Reserve up to ``free`` trials.
+
+        Raises:
+            StudyFailed: The first trials of this run all failed with the same error.
+        """
+        if self._began is None:
+            self._began, self._earlier = time.monotonic(), frozenset(trial.number for trial in history.failed)
+        step = collect(self._reserve(history, free))
+        return replace(step, over=bool(self.reason) and not step.stale)
+
+    def _reserve(self, history: History, free: int) -> Iterator[Training | None]:
+        """Ask the strategy, and reserve what it proposes; None if another flow was faster."""
+        while not self.load(history) and free > 0:
+            if (alike := self._spec.repeated_error(history, self._earlier)) is not None:
+                if not history.running:
+                    raise self._failed(alike, history)
+                return  # the running ones were started at the same time and may still succeed
+            left = math.inf if self._spec.stop.trials is None else self._spec.stop.trials - self._spec.started(history)
+            proposals = self._spec.propose(history, int(min(free, left)))
+            if not proposals:
+                self.reason = "" if history.running else "the strategy has nothing more to propose"
+                return
+            for proposal in proposals:
+                if self._halted:
+                    return
+                trial = self._ledger.reserve(proposal, history)
+                yield None if trial is None else Training(trial)
+                if trial is not None:
+                    history, free = history.with_trials([trial]), free - 1
+
+    def record(self, history: History) -> None:
+        self._ledger.study.describe(study_description(self._spec, history))
+
+    @property
+    def _minutes(self) -> float:
+        return 0.0 if self._began is None else (time.monotonic() - self._began) / 60
+
+    def _failed(self, trial: Trial, history: History) -> StudyFailed:
+        """The error for a study whose trials all failed in the same way as this one."""
+        details = self._ledger.store.download(trial.run_id, FAILURE) or b""
+        end = details.decode(errors="replace").strip()[-MAX_SHOWN:]
+        count = sum(each.number not in self._earlier for each in history.failed)
+        return StudyFailed(
+            f"the first {count} trials all failed with the same error, so no further one is started: {trial.reason}\n"
+            + "".join(f"  {line}\n" for line in end.splitlines())
+            + "correct it and run the same command to go on; stop: {same_error: false} goes on in any case"
+        )

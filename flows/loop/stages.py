@@ -1,0 +1,62 @@
+"""The stages of one study, in order."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from hpo_core.champion.challenge import Challenge
+from hpo_core.history.history import History
+from hpo_core.ledger.evaluations import FoldLedger
+from hpo_core.ledger.ledger import Ledger
+from hpo_core.selection.evaluation import Training
+from hpo_core.selection.final_choice import Choice
+from hpo_flows.loop.champion import ChampionStage
+from hpo_flows.loop.final import FinalStage
+from hpo_flows.loop.search import SearchStage
+from hpo_flows.loop.stage import Stage
+
+
+class Stages:
+    """The search, and the final choice and the champion if the study asks for them.
+
+    Args:
+        ledger: The study.
+
+    Attributes:
+        search: The search.
+    """
+
+    def __init__(self, ledger: Ledger) -> None:
+        self._ledger, self._folds, spec = ledger, FoldLedger(ledger), ledger.spec
+        self.search = SearchStage(ledger)
+        self._final = FinalStage(ledger, self._folds) if spec.final is not None else None
+        self._champion = ChampionStage(ledger, self._folds, self._final) if spec.champion is not None else None
+
+    def __iter__(self) -> Iterator[Stage]:
+        return (stage for stage in (self.search, self._final, self._champion) if stage is not None)
+
+    def load(self, history: History) -> bool:
+        """Load the state of all stages from MLflow; returns whether nothing is left to do in any."""
+        return all([stage.load(history) for stage in self])
+
+    def record(self, history: History) -> None:
+        """Write the outcomes into the study's run, as last loaded."""
+        for stage in self:
+            stage.record(history)
+
+    def release(self, training: Training) -> None:
+        """Stop treating a training as this flow's; the next load reads its outcome."""
+        if training.evaluation is None:
+            self._ledger.release(training.trial)
+        else:
+            self._folds.release(training.run_id)
+
+    @property
+    def choice(self) -> Choice | None:
+        """The state of the final choice, as last loaded; None if the study asks for none."""
+        return None if self._final is None else self._final.choice
+
+    @property
+    def challenge(self) -> Challenge | None:
+        """The state of the challenge, as last loaded; None if the study asks for none, or has no winner yet."""
+        return None if self._champion is None else self._champion.challenge

@@ -1,0 +1,106 @@
+"""Prepares an attempt at a trial: the job for a worker, with its seed, and the model or checkpoint it begins with."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from pathlib import Path
+
+from hpo_core.base.seeding import fold_seed, repeat_seed, trial_seed
+from hpo_core.history.trial import fidelity_key
+from hpo_core.selection.evaluation import ChampionVersion, EvaluationKind, Fold, Retraining, Training
+from hpo_flows.trials.checkpoints import inherited
+from hpo_flows.trials.session import Session
+from hpo_flows.workers.job import Job, TrialFailed
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """An attempt that a worker can begin.
+
+    Args:
+        job: What the worker does.
+        obstacle: Why a trial that continues another one has no checkpoint to begin with; empty otherwise.
+    """
+
+    job: Job
+    obstacle: str = ""
+
+
+def prepare(session: Session, training: Training, folder: Path) -> Prepared:
+    """Prepare an attempt.
+
+    Args:
+        session: The session it belongs to.
+        training: What is trained.
+        folder: The attempt's own folder, which is created.
+
+    Raises:
+        TrialFailed: The registry lacks the champion that is to be scored.
+        TrackingError: MLflow does not answer.
+        OSError: The disk refuses.
+    """
+    spec, phase = session.ledger.spec, training.phase
+    folder.mkdir(parents=True, exist_ok=True)
+    if phase == "search":
+        session.rungs.restart(training.trial)
+    resume, obstacle = None, ""
+    if training.parent is not None and spec.promotes:
+        resume, obstacle = inherited(session.ledger.store, session.rungs.history, training.parent, folder)
+    job = Job(
+        session.objective,
+        spec.metric,
+        training.config,
+        training.number,
+        _seed(session, training),
+        training.fidelity,
+        folder,
+        resume,
+        spec.stop_rule.milestones if spec.stop_rule is not None and phase == "search" else None,
+        spec.callbacks,
+        phase=phase,
+        fold=training.kind if isinstance(training.kind, Fold) else None,
+        champion=_champion(session, training.kind, folder),
+        sign=spec.sign,
+        to_beat=_to_beat(session, training),
+    )
+    return Prepared(job, obstacle)
+
+
+def _seed(session: Session, training: Training) -> int:
+    """The seed of a run. A promoted trial keeps the seed of its first ancestor; each later evaluation has its own."""
+    seed, kind = session.ledger.spec.seed, training.kind
+    if training.phase == "search":
+        return trial_seed(seed, session.rungs.history.origin(training.trial))
+    if isinstance(kind, Retraining):
+        return repeat_seed(seed, training.number, kind.index)
+    return fold_seed(seed, training.number, kind.index if isinstance(kind, Fold) else -1)
+
+
+def _champion(session: Session, kind: EvaluationKind | None, folder: Path) -> Path | None:
+    """Fetch the champion's model if this evaluation scores it, else None.
+
+    Raises:
+        TrialFailed: The registry does not have its files.
+    """
+    spec = session.ledger.spec.champion
+    if spec is None or not isinstance(kind, ChampionVersion):
+        return None
+    target = folder / "champion"
+    target.mkdir(parents=True, exist_ok=True)
+    found = session.ledger.store.fetch_version(spec.model, kind.version, target)
+    if found is None:
+        raise TrialFailed(f"the files of version {kind.version} of {spec.model!r} cannot be fetched", retry=False)
+    return found
+
+
+def _to_beat(session: Session, training: Training) -> float:
+    """The loss a trial must beat to be the best so far. With a final choice, only the winner ever counts as best."""
+    if training.phase in ("test", "seed"):
+        return math.inf
+    if training.phase in ("fold", "champion") or session.ledger.spec.final is not None:
+        return -math.inf
+    best = session.rungs.history.incumbent
+    if best is None or best.loss is None or fidelity_key(training.fidelity) > fidelity_key(best.fidelity):
+        return math.inf
+    return best.loss if fidelity_key(training.fidelity) == fidelity_key(best.fidelity) else -math.inf
