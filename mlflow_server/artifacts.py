@@ -44,7 +44,7 @@ class Artifacts(ABC):
 
     @abstractmethod
     def delete(self, keys: Iterable[str]) -> None:
-        """Delete files; those that are gone already are no error."""
+        """Delete files; those that are gone already are not an error."""
 
     @abstractmethod
     def prepare(self) -> None:
@@ -214,5 +214,5 @@ def checked_key(key: str) -> str:
     """
     path = PurePosixPath(key)
     if not key or path.is_absolute() or ".." in path.parts:
-        raise InputError("archive", f"{key!r} is no path of an artifact", "it was not made by `backup`")
+        raise InputError("archive", f"{key!r} is not the path of an artifact", "it was not made by `backup`")
     return key

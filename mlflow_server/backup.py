@@ -184,7 +184,7 @@ def _members(archive: Path) -> Iterator[tuple[str, IO[bytes]]]:
         for member in tar:
             content = tar.extractfile(member)
             if content is None:
-                raise InputError("archive", f"{member.name} in {archive} is no file", "it was not made by `backup`")
+                raise InputError("archive", f"{member.name} in {archive} is not a file", "it was not made by `backup`")
             yield member.name, content
 
 

@@ -239,9 +239,9 @@ def database_of(uri: str, environment: Mapping[str, str]) -> Database:
     try:
         url = sqlalchemy.make_url(uri)
     except (ArgumentError, ValueError):
-        raise InputError(STORE, "is no address of a database", "write postgresql://user@host/database") from None
+        raise InputError(STORE, "is not an address of a database", "write postgresql://user@host/database") from None
     if url.drivername not in ("postgresql", "postgres", "postgresql+psycopg2") or not url.database:
-        problem = f"{url.drivername}://... is no PostgreSQL database" if url.database else "names no database"
+        problem = f"{url.drivername}://... is not a PostgreSQL database" if url.database else "names no database"
         raise InputError(STORE, problem, "write postgresql://user@host/database")
     if any("password" in key for key in url.query):
         raise InputError(STORE, "holds a password in its query", "set PGPASSWORD instead")

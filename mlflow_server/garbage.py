@@ -37,7 +37,7 @@ def seconds_of(age: str) -> float:
     """
     match = re.fullmatch(r"(\d+(?:\.\d+)?)([smhd])", age)
     if match is None:
-        raise InputError("--older-than", f"{age!r} is no age", "write 30d, 12h, 90m or 0s")
+        raise InputError("--older-than", f"{age!r} is not an age", "write 30d, 12h, 90m or 0s")
     return float(match[1]) * _UNITS[match[2]]
 
 

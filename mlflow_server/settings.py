@@ -72,7 +72,7 @@ def stores(profile: str, folder: Path, environment: Mapping[str, str]) -> tuple[
         raise InputError(STORE, f"{database.uri} is not PostgreSQL", "write postgresql://, or use --profile local")
     destination = _needed(environment, DESTINATION, "s3://bucket")
     if not destination.startswith("s3://"):
-        raise InputError(DESTINATION, f"{destination!r} is no bucket", "write s3://bucket or s3://bucket/prefix")
+        raise InputError(DESTINATION, f"{destination!r} is not a bucket", "write s3://bucket or s3://bucket/prefix")
     return database, Bucket(destination, environment)
 
 
@@ -91,7 +91,7 @@ def server_settings(
         InputError: Something is missing or cannot be.
     """
     if not 1 <= port <= 65535:
-        raise InputError("--port", f"{port} is no port", "give 1 to 65535")
+        raise InputError("--port", f"{port} is not a port", "give 1 to 65535")
     if workers is not None and workers < 1:
         raise InputError("--workers", f"{workers} is not positive", "give at least 1")
     database, artifacts = stores(profile, folder, environment)

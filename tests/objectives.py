@@ -230,7 +230,7 @@ def _bad_report(trial: TrialContext) -> float:
 
 
 def _bad_input(trial: TrialContext) -> float:
-    raise InputError("callbacks.0.EarlyStopping.monitor", "'los' is no metric", "name one")
+    raise InputError("callbacks.0.EarlyStopping.monitor", "'los' is not a metric", "name one")
 
 
 MISBEHAVIOUR: dict[str, Callable[[TrialContext], Any]] = {

@@ -164,7 +164,7 @@ def _kind_of(tags: Mapping[str, str]) -> EvaluationKind | None:
             return Retraining(counted(Tag.REPEAT))
         case "champion":
             return ChampionVersion(counted(Tag.VERSION))
-    raise ValueError("it is no evaluation")
+    raise ValueError("it is not an evaluation")
 
 
 def evaluation_of(run: Run, spec: StudySpec) -> Evaluation | None:

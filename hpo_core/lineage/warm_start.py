@@ -28,7 +28,6 @@ from hpo_core.ledger.tags import CLAIMS, Tag, join_tag, split_tag
 from hpo_core.space.configuration import Scalar
 from hpo_core.space.parameters import Fixed, Float, Int, Parameter
 from hpo_core.space.search_space import SearchSpace
-from hpo_core.strategies.base import uses_prior
 from hpo_core.study.sections import WarmStart
 from hpo_core.study.spec import StudySpec
 
@@ -79,7 +78,7 @@ def warm_start(ledger: Ledger, on_message: Callable[[str], Any] = log.info) -> N
             log.warning("%s: nothing that warm_start names fits, so the study starts cold", spec.name)
     elif imported.given != tuple(spec.warm_start):
         on_message(f"{spec.name}: warm_start: what was imported when the study began stays; a new list changes nothing")
-    if imported.sources and not uses_prior(spec.strategy.make()):
+    if imported.sources and not spec.strategy.make().learns_from_prior():
         log.warning("%s: the strategy %r makes no use of what was imported", spec.name, spec.strategy.name)
 
 
@@ -207,7 +206,7 @@ def _find(store: Store, entry: WarmStart, field: str) -> list[Run]:
 
 
 def _is_scaffold(run: Run, study: Run) -> bool:
-    """Whether a run is no training: a study, its claims, or one of the very study that is to learn."""
+    """Whether a run is not a training: a study, its claims, or one of the very study that is to learn."""
     role = run.tags.get(Tag.ROLE, "trial")
     return role != "trial" or run.tags.get("mlflow.parentRunId") == study.id
 

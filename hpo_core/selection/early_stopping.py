@@ -8,13 +8,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass, fields
-from difflib import get_close_matches
-from typing import Any, ClassVar, Protocol
+from typing import Annotated, Any, ClassVar, Protocol
 
 import numpy as np
+from pydantic import Field
+from pydantic.dataclasses import dataclass
 
 from hpo_core.base.errors import InputError
+from hpo_core.base.settings import STRICT, Count, make_settings, near_or_known
 from hpo_core.history.history import History
 from hpo_core.history.trial import Trial
 from hpo_core.numerics.learning_curve import chance_of_beating
@@ -25,7 +26,7 @@ Curve = Mapping[int, float]
 
 
 class StopRule(Protocol):
-    """A frozen dataclass of settings, with one pure function."""
+    """A strict frozen dataclass of settings (:mod:`hpo_core.base.settings`), with one pure function."""
 
     name: ClassVar[str]
     compares: ClassVar[bool]
@@ -58,7 +59,7 @@ def _latest(curve: Curve) -> float:
     return curve[max(curve)]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, config=STRICT)
 class Geometric:
     """Milestones spaced by a constant factor.
 
@@ -68,23 +69,16 @@ class Geometric:
         every: The number of steps between two milestones, instead of a factor.
     """
 
-    first: int = 5
-    eta: float = 3
-    every: int | None = None
-
-    def __post_init__(self) -> None:
-        for field in ("first", "every"):
-            value = getattr(self, field)
-            if value is not None and (isinstance(value, bool) or not isinstance(value, int) or value < 1):
-                raise ValueError(f"{field}: {value!r} is not a whole number of at least 1")
-        _check_number("eta", self.eta, 1.1, 1e6)
+    first: Count = 5
+    eta: Annotated[float, Field(ge=1.1, le=1e6)] = 3
+    every: Count | None = None
 
     @property
     def milestones(self) -> Milestones:
         return Milestones(self.first, self.eta, self.every)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, config=STRICT)
 class Median(Geometric):
     """Stop a trial whose loss at a milestone is above the median of the other trials.
 
@@ -98,11 +92,7 @@ class Median(Geometric):
     name: ClassVar[str] = "median"
     compares: ClassVar[bool] = True
     final: ClassVar[bool] = False
-    trials: int = 5
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        _check_number("trials", self.trials, 1, math.inf)
+    trials: Count = 5
 
     def verdict(self, history: History, trial: Trial, curve: Curve, milestone: int) -> str:
         others = _others(history, trial, milestone)
@@ -111,7 +101,7 @@ class Median(Geometric):
         return f"worse than the median of {len(others)} trials"
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, config=STRICT)
 class AshaStop(Geometric):
     """Stop a trial that is not among the best ``1 / eta`` at a milestone.
 
@@ -132,7 +122,7 @@ class AshaStop(Geometric):
         return f"{rank} of {len(others) + 1}, not among the best {most}" if rank > most else ""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, config=STRICT)
 class Plateau:
     """Stop a trial whose loss has not fallen for some steps.
 
@@ -144,13 +134,8 @@ class Plateau:
     name: ClassVar[str] = "plateau"
     compares: ClassVar[bool] = False
     final: ClassVar[bool] = True
-    patience: int = 10
-    delta: float = 0.0
-
-    def __post_init__(self) -> None:
-        if isinstance(self.patience, bool) or not isinstance(self.patience, int) or self.patience < 1:
-            raise ValueError(f"patience: {self.patience!r} is not a whole number of at least 1")
-        _check_number("delta", self.delta, 0, math.inf)
+    patience: Count = 10
+    delta: Annotated[float, Field(ge=0)] = 0.0
 
     @property
     def milestones(self) -> Milestones:
@@ -165,7 +150,7 @@ class Plateau:
         return f"no better for {waited} steps" if waited >= self.patience else ""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, config=STRICT)
 class Extrapolation(Geometric):
     """Stop a trial whose curve has almost no chance of ending below the incumbent's loss.
 
@@ -177,15 +162,9 @@ class Extrapolation(Geometric):
     name: ClassVar[str] = "extrapolation"
     compares: ClassVar[bool] = False
     final: ClassVar[bool] = False
-    eta: float = 1.5
-    chance: float = 0.05
-    steps: int | None = None
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        _check_number("chance", self.chance, 0, 1)
-        if self.steps is not None:
-            _check_number("steps", self.steps, 1, math.inf)
+    eta: Annotated[float, Field(ge=1.1, le=1e6)] = 1.5
+    chance: Annotated[float, Field(ge=0, le=1)] = 0.05
+    steps: Count | None = None
 
     def verdict(self, history: History, trial: Trial, curve: Curve, milestone: int) -> str:
         best = history.incumbent
@@ -218,22 +197,5 @@ def make_rule(name: str, settings: Mapping[str, Any]) -> StopRule:
     6
     """
     if name not in RULES:
-        near = get_close_matches(name, RULES, 1)
-        remedy = f"did you mean {near[0]!r}?" if near else f"choose one of {', '.join(RULES)}"
-        raise InputError("early_stop.rule", f"{name!r} is not a rule", remedy)
-    cls: Any = RULES[name]
-    known = [field.name for field in fields(cls)]
-    for key in settings:
-        if key not in known:
-            raise InputError(f"early_stop.{key}", f"{name!r} has no setting {key!r}", f"it has {', '.join(known)}")
-    try:
-        rule: StopRule = cls(**settings)
-    except (TypeError, ValueError) as error:
-        raise InputError("early_stop", f"{name!r}: {error}", "correct the setting") from None
-    return rule
-
-
-def _check_number(field: str, value: object, low: float, high: float) -> None:
-    if isinstance(value, bool) or not isinstance(value, int | float) or not low <= value <= high:
-        valid = f"from {low:g} to {high:g}" if high < 1e6 else f"of at least {low:g}"
-        raise ValueError(f"{field}: {value!r} is not a number {valid}")
+        raise InputError("early_stop.rule", f"{name!r} is not a rule", near_or_known(name, RULES))
+    return make_settings(RULES[name], settings, name=name, field="early_stop")

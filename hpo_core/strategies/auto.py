@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import ClassVar
 
+from pydantic.dataclasses import dataclass
+
+from hpo_core.base.settings import STRICT, Count
 from hpo_core.history.history import History
 from hpo_core.history.trial import Proposal
 from hpo_core.space.configuration import Scalar
 from hpo_core.space.search_space import SearchSpace
 from hpo_core.strategies.algorithms.bayesian import Bayesian
 from hpo_core.strategies.algorithms.tpe import Tpe
-from hpo_core.strategies.base import check_whole
+from hpo_core.strategies.base import Strategy
 
 # The other strategies are independent of each other; this one only chooses among them.
 
@@ -19,8 +22,8 @@ SHORT, SHORT_START = 10, 4
 """A study with at most SHORT trials starts with only SHORT_START Sobol points, or a model would choose too few."""
 
 
-@dataclass(frozen=True)
-class Auto:
+@dataclass(frozen=True, config=STRICT)
+class Auto(Strategy):
     """``bayesian`` up to ``long`` trials, then ``tpe``; each proposal's notes say what was picked and why.
 
     A Gaussian process makes the most of few trials, but models only a limited number. In a longer study the Parzen
@@ -35,13 +38,9 @@ class Auto:
 
     name: ClassVar[str] = "auto"
     uses_prior: ClassVar[bool] = True
-    long: int = 2000
-    budget: int | None = None
-
-    def __post_init__(self) -> None:
-        check_whole(self, long=1)
-        if self.budget is not None:
-            check_whole(self, budget=1)
+    uses_budget: ClassVar[bool] = True
+    long: Count = 2000
+    budget: Count | None = None
 
     def propose(self, space: SearchSpace, history: History, n: int, *, seed: int) -> list[Proposal]:
         proposals: list[Proposal] = []

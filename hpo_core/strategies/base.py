@@ -1,24 +1,44 @@
-"""Defines the interface of a strategy, and checks that several strategies share."""
+"""Defines the interface of a strategy, and what a strategy says of itself."""
 
 from __future__ import annotations
 
-from typing import ClassVar, Protocol, runtime_checkable
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from typing import ClassVar
 
 from hpo_core.history.history import History
 from hpo_core.history.trial import Proposal
 from hpo_core.space.search_space import SearchSpace
 
 
-class Strategy(Protocol):
-    """A frozen dataclass of settings, with one pure function of the past.
+class Strategy(ABC):
+    """A strict frozen dataclass of settings (:mod:`hpo_core.base.settings`), with one pure function of the past.
 
     ``propose`` reads no clock, file or global random generator and keeps no state between calls: its result depends
-    only on its arguments. Any process may therefore call it again after a crash. A strategy that learns from
-    ``history.prior`` declares the class attribute ``uses_prior = True``; see :func:`uses_prior`.
+    only on its arguments. Any process may therefore call it again after a crash.
     """
 
     name: ClassVar[str]
 
+    uses_prior: ClassVar[bool] = False
+    """Whether it learns from ``history.prior``, what was known before the first trial."""
+
+    uses_budget: ClassVar[bool] = False
+    """Whether it has a setting ``budget``, which is the study's number of trials unless the user gives another."""
+
+    chooses_fidelity: ClassVar[bool] = False
+    """Whether it chooses the fidelity of its proposals; it then has a field ``fidelity`` with the study's."""
+
+    promotes: ClassVar[bool] = False
+    """Whether its trials continue earlier ones; see :meth:`promotable`."""
+
+    needs_hypergradient: ClassVar[bool] = False
+    """Whether it gets nowhere unless trials log hypergradients."""
+
+    nested: ClassVar[Mapping[str, str | None]] = {}
+    """The settings that are strategies themselves, each with the name of its default; None for no strategy."""
+
+    @abstractmethod
     def propose(self, space: SearchSpace, history: History, n: int, *, seed: int) -> list[Proposal]:
         """Up to ``n`` proposals for the trials ``history.next_number, ...``.
 
@@ -31,38 +51,21 @@ class Strategy(Protocol):
             n: The number of free slots, >= 1.
             seed: The study's seed; all randomness comes from :func:`hpo_core.base.seeding.trial_rng`.
         """
-        ...
 
+    def check(self, space: SearchSpace) -> None:  # noqa: B027  (most strategies can search any space)
+        """Refuse a space that it cannot search.
 
-def uses_prior(strategy: Strategy) -> bool:
-    """Whether a strategy, or its sampler, learns from what the study knew before its first trial."""
-    sampler = getattr(strategy, "sampler", None)
-    return any(getattr(each, "uses_prior", False) for each in (strategy, sampler))
-
-
-@runtime_checkable
-class Promoting(Protocol):
-    """A strategy whose trials continue earlier ones: at a higher fidelity, or one gradient step further."""
+        Raises:
+            ValueError: It cannot; the message begins with the setting to change.
+        """
 
     def promotable(self, history: History) -> frozenset[int]:
         """The numbers of the trials that later ones may still continue; their checkpoints must be kept.
 
         A trial is promoted to a fidelity only once, but may still be listed after that.
         """
-        ...
+        return frozenset()
 
-
-def check_whole(strategy: object, **least: int) -> None:
-    """Check that settings are whole numbers and not too low.
-
-    Args:
-        strategy: The strategy with the settings.
-        **least: The lowest valid value of each setting, by name.
-
-    Raises:
-        ValueError: A setting is not a whole number, or is too low.
-    """
-    for field, bound in least.items():
-        value = getattr(strategy, field)
-        if isinstance(value, bool) or not isinstance(value, int) or value < bound:
-            raise ValueError(f"{field}: {value!r} is not a whole number of at least {bound}")
+    def learns_from_prior(self) -> bool:
+        """Whether it, or the strategy that it samples with, learns from what was known before the first trial."""
+        return self.uses_prior

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import fields
-from difflib import get_close_matches
 from typing import Any
 
 from hpo_core.base.errors import InputError
+from hpo_core.base.settings import make_settings, near_or_known
 from hpo_core.history.fidelity import Fidelity
 from hpo_core.strategies.algorithms.asha import Asha
 from hpo_core.strategies.algorithms.bayesian import Bayesian
@@ -18,7 +17,7 @@ from hpo_core.strategies.algorithms.quasi_random import QuasiRandom
 from hpo_core.strategies.algorithms.random import Random
 from hpo_core.strategies.algorithms.tpe import Tpe
 from hpo_core.strategies.auto import Auto
-from hpo_core.strategies.base import Promoting, Strategy
+from hpo_core.strategies.base import Strategy
 
 STRATEGIES: dict[str, type[Strategy]] = {
     "asha": Asha,
@@ -33,28 +32,14 @@ STRATEGIES: dict[str, type[Strategy]] = {
     "tpe": Tpe,
 }
 
-SAMPLER, OUTER, FIDELITY = "sampler", "outer", "fidelity"
-"""Settings that a strategy receives as objects: another strategy, given by name, and the study's fidelity."""
-
-__all__ = ["STRATEGIES", "Promoting", "Strategy", "has_fidelity", "has_setting", "make_strategy"]
-
-
-def _settings(name: str) -> list[str]:
-    cls: Any = STRATEGIES[name]
-    return [field.name for field in fields(cls) if field.init]
-
-
-def has_setting(name: str, key: str) -> bool:
-    """Whether a registered strategy has a setting with this name.
-
-    >>> has_setting("auto", "budget"), has_setting("random", "budget")
-    (True, False)
-    """
-    return key in _settings(name)
-
 
 def make_strategy(
-    name: str, settings: Mapping[str, Any] | None = None, fidelity: Fidelity | None = None, *, field: str = "strategy"
+    name: str,
+    settings: Mapping[str, Any] | None = None,
+    fidelity: Fidelity | None = None,
+    *,
+    budget: int | None = None,
+    field: str = "strategy",
 ) -> Strategy:
     """Create a strategy from its name and settings.
 
@@ -62,7 +47,8 @@ def make_strategy(
         name: One of :data:`STRATEGIES`.
         settings: Its settings. A setting that is itself a strategy (``sampler``, ``outer``) is a name, or a mapping
             with ``name`` and settings.
-        fidelity: The study's fidelity, for a strategy that uses it.
+        fidelity: The study's fidelity, for a strategy that chooses fidelities.
+        budget: The study's number of trials, for a strategy that uses it and whose settings do not give another.
         field: Where the study file defines the strategy, for messages.
 
     Raises:
@@ -73,45 +59,39 @@ def make_strategy(
     >>> make_strategy("hyperband", {"sampler": "quasi_random"}, Fidelity("epochs", 1, 9)).sampler
     QuasiRandom()
     """
+    cls, given = strategy_class(name, field), dict(settings or {})
+    hidden = {"fidelity"} if cls.chooses_fidelity else set()
+    for key in hidden & given.keys():
+        raise InputError(f"{field}.{key}", f"{name!r} takes the study's fidelity", "give it as fidelity: in the study")
+    for key, default in cls.nested.items():
+        value = given.get(key, default)
+        given[key] = None if value is None and default is None else _nested(value, f"{field}.{key}")
+    if cls.chooses_fidelity and fidelity is not None:
+        given["fidelity"] = fidelity
+    if cls.uses_budget and budget is not None:
+        given.setdefault("budget", budget)
+    return make_settings(cls, given, name=name, field=field, hidden=hidden)
+
+
+def strategy_class(name: str, field: str = "strategy") -> type[Strategy]:
+    """The class of a strategy, which says what it can do.
+
+    Raises:
+        InputError: There is no strategy of this name.
+    """
     if name not in STRATEGIES:
-        near = get_close_matches(name, STRATEGIES, 1)
-        raise InputError(
-            f"{field}.name",
-            f"{name!r} is not a strategy",
-            f"did you mean {near[0]!r}?" if near else f"choose one of {', '.join(sorted(STRATEGIES))}",
-        )
-    cls: Any = STRATEGIES[name]
-    known = [setting for setting in _settings(name) if setting != FIDELITY]
-    given = dict(settings or {})
-    for key in given:
-        if key not in known:
-            remedy = f"it has {', '.join(known)}" if known else "it has none"
-            raise InputError(f"{field}.{key}", f"{name!r} has no setting {key!r}", remedy)
-    if SAMPLER in known:
-        given[SAMPLER] = _sampler(given.get(SAMPLER, "random"), f"{field}.{SAMPLER}")
-    if given.get(OUTER) is not None:
-        given[OUTER] = _sampler(given[OUTER], f"{field}.{OUTER}")
-    if has_fidelity(name) and fidelity is not None:
-        given[FIDELITY] = fidelity
-    try:
-        strategy: Strategy = cls(**given)
-    except (TypeError, ValueError) as error:
-        raise InputError(field, f"{name!r}: {error}", "correct the setting") from None
-    return strategy
+        raise InputError(f"{field}.name", f"{name!r} is not a strategy", near_or_known(name, sorted(STRATEGIES)))
+    return STRATEGIES[name]
 
 
-def has_fidelity(name: str) -> bool:
-    """Whether a strategy chooses the fidelities of its proposals and promotes trials."""
-    return name in STRATEGIES and has_setting(name, FIDELITY)
-
-
-def _sampler(value: Any, field: str) -> Strategy:
+def _nested(value: Any, field: str) -> Strategy:
+    """A strategy that another one samples with."""
     settings = dict(value) if isinstance(value, Mapping) else {"name": value}
     name = settings.pop("name", None)
     if not isinstance(name, str):
         raise InputError(field, f"{value!r} does not name a strategy", "write it as tpe, or as {name: tpe, start: 5}")
-    if has_fidelity(name):
-        raise InputError(field, f"{name!r} chooses fidelities itself", "give a strategy that does not, such as tpe")
-    if issubclass(STRATEGIES.get(name, object), Promoting):
-        raise InputError(field, f"{name!r} continues trials itself", "give a strategy that does not, such as tpe")
+    cls = strategy_class(name, field)
+    if cls.chooses_fidelity or cls.promotes:
+        problem = "chooses fidelities" if cls.chooses_fidelity else "continues trials"
+        raise InputError(field, f"{name!r} {problem} itself", "give a strategy that does not, such as tpe")
     return make_strategy(name, settings, field=field)

@@ -1,105 +1,119 @@
 """Defines which callbacks a study file can name, and their settings.
 
 Keras itself is not needed to tell that a name or a setting is wrong; :mod:`hpo_flows.keras` makes the objects. Where a
-callback writes files, their place is not a setting: each trial writes into a folder of its own.
+callback writes files, their place is not a setting: each trial writes into a folder of its own. The defaults are those
+of Keras, which gets only what the file says.
 """
 
 from __future__ import annotations
 
-import math
 import re
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
-from difflib import get_close_matches
-from typing import Any
+from collections.abc import Mapping
+from typing import Annotated, Any, Literal
+
+from pydantic import Field
+from pydantic.dataclasses import dataclass
+
+from hpo_core.base.errors import InputError
+from hpo_core.base.settings import STRICT, Count, Positive, make_settings, near_or_known
 
 Callback = dict[str, dict[str, Any]]
 """A callback as a study file has it: ``{name: settings}``."""
 
-
-@dataclass(frozen=True)
-class Kind:
-    """What a setting may be.
-
-    Args:
-        text: The same in words, for an error.
-        accepts: Whether a value is such a one.
-    """
-
-    text: str
-    accepts: Callable[[Any], bool]
+Name = Annotated[str, Field(min_length=1)]
+Mode = Literal["auto", "min", "max"]
+Index = Annotated[int, Field(ge=0)]
+Letter = Annotated[str, Field(min_length=1, max_length=1)]
 
 
-def _is_number(value: Any) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+@dataclass(frozen=True, config=STRICT)
+class EarlyStopping:
+    monitor: Name = "val_loss"
+    min_delta: float = 0
+    patience: Index = 0
+    mode: Mode = "auto"
+    baseline: float | None = None
+    restore_best_weights: bool = False
+    start_from_epoch: Index = 0
 
 
-def _is_whole(value: Any, least: int) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool) and value >= least
+@dataclass(frozen=True, config=STRICT)
+class ReduceLROnPlateau:
+    monitor: Name = "val_loss"
+    factor: Annotated[float, Field(gt=0, lt=1)] = 0.1
+    patience: Index = 10
+    mode: Mode = "auto"
+    min_delta: float = 1e-4
+    cooldown: Index = 0
+    min_lr: float = 0.0
 
 
-NAME = Kind("the name of a metric", lambda value: isinstance(value, str) and bool(value))
-
-FLAG = Kind("true or false", lambda value: isinstance(value, bool))
-
-NUMBER = Kind("a number", _is_number)
-
-POSITIVE = Kind("a number above 0", lambda value: _is_number(value) and value > 0)
-
-SHARE = Kind("a number between 0 and 1", lambda value: _is_number(value) and 0 < value < 1)
-
-FLOOR = Kind("a number from 0 and below 1", lambda value: _is_number(value) and 0 <= value < 1)
-
-COUNT = Kind("a whole number from 0", lambda value: _is_whole(value, 0))
-
-SEVERAL = Kind("a whole number above 0", lambda value: _is_whole(value, 1))
-
-MODE = Kind("auto, min or max", lambda value: value in ("auto", "min", "max"))
-
-EPOCH_OR_STEPS = Kind("epoch, or a number of batches", lambda value: value == "epoch" or _is_whole(value, 1))
-
-UPDATES = Kind("epoch, batch, or a number of batches", lambda value: value in ("epoch", "batch") or _is_whole(value, 1))
-
-BATCHES = Kind("a batch, or the first and the last one", lambda value: _is_whole(value, 0) or _is_range(value))
-
-LETTER = Kind("a single character", lambda value: isinstance(value, str) and len(value) == 1)
+@dataclass(frozen=True, config=STRICT)
+class ModelCheckpoint:
+    monitor: Name = "val_loss"
+    save_best_only: bool = False
+    save_weights_only: bool = False
+    mode: Mode = "auto"
+    save_freq: Literal["epoch"] | Count = "epoch"
+    initial_value_threshold: float | None = None
 
 
-def _is_range(value: Any) -> bool:
-    return isinstance(value, list) and len(value) == 2 and all(_is_whole(each, 0) for each in value)
+@dataclass(frozen=True, config=STRICT)
+class TensorBoard:
+    histogram_freq: Index = 0
+    write_graph: bool = True
+    write_images: bool = False
+    write_steps_per_second: bool = False
+    update_freq: Literal["epoch", "batch"] | Count = "epoch"
+    profile_batch: Index | Annotated[list[Index], Field(min_length=2, max_length=2)] = 0
 
 
-SETTINGS: Mapping[str, Mapping[str, Kind]] = {
-    "EarlyStopping": {
-        "monitor": NAME, "min_delta": NUMBER, "patience": COUNT, "mode": MODE, "baseline": NUMBER,
-        "restore_best_weights": FLAG, "start_from_epoch": COUNT,
-    },
-    "ReduceLROnPlateau": {
-        "monitor": NAME, "factor": SHARE, "patience": COUNT, "mode": MODE, "min_delta": NUMBER, "cooldown": COUNT,
-        "min_lr": NUMBER,
-    },
-    "ModelCheckpoint": {
-        "monitor": NAME, "save_best_only": FLAG, "save_weights_only": FLAG, "mode": MODE, "save_freq": EPOCH_OR_STEPS,
-        "initial_value_threshold": NUMBER,
-    },
-    "TensorBoard": {
-        "histogram_freq": COUNT, "write_graph": FLAG, "write_images": FLAG, "write_steps_per_second": FLAG,
-        "update_freq": UPDATES, "profile_batch": BATCHES,
-    },
-    "LearningRateScheduler": {},
-    "CSVLogger": {"separator": LETTER},
-    "TerminateOnNaN": {},
-}  # fmt: skip
+@dataclass(frozen=True, config=STRICT)
+class CSVLogger:
+    separator: Letter = ","
 
-SCHEDULES: Mapping[str, Mapping[str, Kind]] = {
-    "exponential": {"rate": POSITIVE},
-    "step": {"every": SEVERAL, "factor": POSITIVE},
-    "cosine": {"epochs": SEVERAL, "floor": FLOOR},
+
+@dataclass(frozen=True, config=STRICT)
+class NoSettings:
+    pass
+
+
+@dataclass(frozen=True, config=STRICT)
+class Exponential:
+    """Times ``rate`` each epoch."""
+
+    rate: Positive
+
+
+@dataclass(frozen=True, config=STRICT)
+class Step:
+    """Times ``factor`` every few epochs."""
+
+    every: Count
+    factor: Positive
+
+
+@dataclass(frozen=True, config=STRICT)
+class Cosine:
+    """Down to ``floor`` times the first rate, along half a cosine over ``epochs``."""
+
+    epochs: Count
+    floor: Annotated[float, Field(ge=0, lt=1)] = 0
+
+
+CALLBACKS: Mapping[str, type] = {
+    "EarlyStopping": EarlyStopping,
+    "ReduceLROnPlateau": ReduceLROnPlateau,
+    "ModelCheckpoint": ModelCheckpoint,
+    "TensorBoard": TensorBoard,
+    "LearningRateScheduler": NoSettings,
+    "CSVLogger": CSVLogger,
+    "TerminateOnNaN": NoSettings,
 }
-"""Learning-rate schedules by name: times ``rate`` each epoch; times ``factor`` every few epochs, as set; down to
-``floor`` times the first rate along half a cosine over the given epochs (``floor`` is 0 where absent)."""
+"""The callbacks by name. ``LearningRateScheduler`` has the settings of its schedule (:data:`SCHEDULES`)."""
 
-REQUIRED = {"rate", "every", "factor", "epochs"}
+SCHEDULES: Mapping[str, type] = {"exponential": Exponential, "step": Step, "cosine": Cosine}
+"""The schedules of the learning rate, by name."""
 
 _REFERENCE = re.compile(r"[A-Za-z_][\w.]*:[A-Za-z_]\w*")
 
@@ -118,43 +132,26 @@ def checked_callback(value: Any) -> Callback:
     if not isinstance(value, Mapping) or len(value) != 1:
         raise ValueError(f"{value!r} is not one callback; write it as {{EarlyStopping: {{patience: 3}}}}")
     (name, settings), *_ = value.items()
-    if name not in SETTINGS:
-        raise ValueError(f"{name!r} is no callback; {_near(name, SETTINGS)}")
+    if name not in CALLBACKS:
+        raise ValueError(f"{name!r} is not a callback; {near_or_known(str(name), CALLBACKS)}")
     settings = {} if settings is None else settings
     if not isinstance(settings, Mapping):
         raise ValueError(f"{name} has the settings {settings!r}; write them as names and values")
     if name == "LearningRateScheduler":
         _check_schedule(settings)
     else:
-        _check_settings(name, settings, SETTINGS[name])
+        make_settings(CALLBACKS[name], settings, name=name, field=name)
     return {name: dict(settings)}
-
-
-def _check_settings(where: str, settings: Mapping[str, Any], known: Mapping[str, Kind]) -> None:
-    for key, value in settings.items():
-        if key not in known:
-            raise ValueError(f"{where} has no setting {key!r}; {_near(key, known)}")
-        if not known[key].accepts(value):
-            raise ValueError(f"{where}.{key} is {value!r}; give {known[key].text}")
 
 
 def _check_schedule(settings: Mapping[str, Any]) -> None:
     where, schedule = "LearningRateScheduler", settings.get("schedule")
     others = {key: value for key, value in settings.items() if key != "schedule"}
     if isinstance(schedule, str) and _REFERENCE.fullmatch(schedule):
-        _check_settings(where, others, {})
-        return
-    if not isinstance(schedule, str) or schedule not in SCHEDULES:
-        known = f"{', '.join(SCHEDULES)}, or a function as module:function"
-        raise ValueError(f"{where}.schedule is {schedule!r}; give one of {known}")
-    _check_settings(f"{where} ({schedule})", others, SCHEDULES[schedule])
-    for key in SCHEDULES[schedule]:
-        if key in REQUIRED and key not in others:
-            raise ValueError(f"{where} ({schedule}) lacks {key!r}; give {SCHEDULES[schedule][key].text}")
-
-
-def _near(name: object, known: Mapping[str, Any]) -> str:
-    near = get_close_matches(str(name), known, 1)
-    if near:
-        return f"did you mean {near[0]!r}?"
-    return f"known are {', '.join(known)}" if known else "it has none"
+        cls: type = NoSettings  # a function of the user has no settings
+    elif isinstance(schedule, str) and schedule in SCHEDULES:
+        cls = SCHEDULES[schedule]
+    else:
+        remedy = f"give one of {', '.join(SCHEDULES)}, or a function as module:function"
+        raise InputError(f"{where}.schedule", f"{schedule!r} is not a schedule", remedy)
+    make_settings(cls, others, name=schedule, field=where)

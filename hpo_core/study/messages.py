@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from difflib import get_close_matches
 from typing import Any
 
 from hpo_core.base.errors import InputError
+from hpo_core.base.settings import near_or_known, problem_of
 from hpo_core.study.sections import (
     ChampionSpec,
     FidelitySpec,
@@ -31,24 +31,22 @@ def explain(detail: Any) -> InputError:
     field, kind, value = ".".join(loc), detail["type"], detail["input"]
     if kind == "extra_forbidden":
         known = _known_keys(detail["loc"])
-        near = get_close_matches(loc[-1], known, 1)
-        return InputError(
-            field, "there is no such key", f"did you mean {near[0]!r}?" if near else f"known are {', '.join(known)}"
-        )
+        return InputError(field, "there is no such key", near_or_known(loc[-1], known))
     if kind == "missing":
         return InputError(field, "is missing", "add it")
     if kind in ("union_tag_invalid", "union_tag_not_found"):
         found = value.get("type") if isinstance(value, dict) else value
-        return InputError(f"{field}.type", f"{found!r} is no type of parameter", f"choose one of {', '.join(_TYPES)}")
+        return InputError(f"{field}.type", f"{found!r} is not a type of parameter", near_or_known(str(found), _TYPES))
     message = detail["msg"].removeprefix("Value error, ")
+    if isinstance(error := detail.get("ctx", {}).get("error"), InputError):
+        return InputError(f"{field}.{error.field}" if field else error.field, error.problem, error.remedy)
     if kind == "value_error":
         if not field:  # from a check over several keys, whose message names the field
             field, _, message = message.partition(": ")
         problem, _, remedy = message.partition("; ")
         shown = f"{value!r}: " if isinstance(value, str | int | float) and repr(value) not in problem else ""
         return InputError(field, shown + problem, remedy)
-    shown = repr(value) if len(repr(value)) < 80 else repr(value)[:77] + "..."
-    return InputError(field, f"{shown}: {message[0].lower()}{message[1:]}", "correct it")
+    return InputError(field, problem_of(detail), "correct it")
 
 
 def _known_keys(loc: Sequence[Any]) -> list[str]:

@@ -15,7 +15,7 @@ from hpo_core.selection.early_stopping import StopRule, make_rule
 from hpo_core.selection.final_choice import Rule, Selection
 from hpo_core.space.configuration import plain
 from hpo_core.strategies.base import Strategy
-from hpo_core.strategies.make import STRATEGIES, has_setting, make_strategy
+from hpo_core.strategies.make import make_strategy
 from hpo_core.study.names import BAD_MODEL, GOOD_MODEL, is_model_name
 
 
@@ -125,7 +125,7 @@ class ChampionSpec(Section):
 
     model: str = Field(description="Name of a model in MLflow's registry; created if there is none.")
     seeds: int = Field(5, ge=1, le=100, description="On how many seeds the winner is re-trained.")
-    confidence: float = Field(0.95, ge=0.5, lt=1, description="That a promotion is no luck of the seeds.")
+    confidence: float = Field(0.95, ge=0.5, lt=1, description="That a promotion is not the luck of the seeds.")
 
     @field_validator("model")
     @classmethod
@@ -157,7 +157,7 @@ class NotifySpec(Section):
         """The address, with the environment's variables in it.
 
         Raises:
-            ValueError: One is not set, or what comes out is no address; the message does not quote it.
+            ValueError: One is not set, or what comes out is not an address; the message does not quote it.
         """
         if missing := [name for name in _VARIABLE.findall(self.url) if name not in os.environ]:
             raise ValueError(f"the environment variable {missing[0]} is not set")
@@ -199,11 +199,7 @@ class StrategySpec(BaseModel):
     name: str
 
     def make(self, budget: int | None = None, fidelity: Fidelity | None = None) -> Strategy:
-        """The strategy; one that has a setting ``budget`` gets the study's where the file does not give it."""
-        settings = dict(self.model_extra or {})
-        if budget is not None and self.name in STRATEGIES and has_setting(self.name, "budget"):
-            settings.setdefault("budget", budget)
-        return make_strategy(self.name, settings, fidelity)
+        return make_strategy(self.name, self.model_extra, fidelity, budget=budget)
 
 
 _UNITS = {"": 1, "B": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "KIB": 2**10, "MIB": 2**20, "GIB": 2**30}
@@ -215,7 +211,7 @@ def as_bytes(value: Any) -> Any:
         return value
     match = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([A-Za-z]*)\s*", value)
     if match is None or match[2].upper() not in _UNITS:
-        raise ValueError(f"{value!r} is no amount of memory; write it as 500MiB or 2GiB")
+        raise ValueError(f"{value!r} is not an amount of memory; write it as 500MiB or 2GiB")
     return int(float(match[1]) * _UNITS[match[2].upper()])
 
 
@@ -240,7 +236,7 @@ class RunnerSpec(Section):
         if schemes and not self.address:
             raise ValueError(f"no address is given; add address: {schemes[0]}host:port, of what {self.type} listens on")
         if schemes and (found is None or (found["scheme"] or schemes[0]) not in schemes):
-            raise ValueError(f"{self.address!r} is no address of {self.type}; write it as {schemes[0]}host:port")
+            raise ValueError(f"{self.address!r} is not an address of {self.type}; write it as {schemes[0]}host:port")
         if not schemes and self.address:
             raise ValueError(f"the type {self.type} has no address; remove it, or choose dask or ray")
         if self.type == "deployment" and not self.work_pool:

@@ -30,8 +30,7 @@ from hpo_core.selection.early_stopping import Extrapolation, StopRule
 from hpo_core.space.configuration import Scalar
 from hpo_core.space.parameters import Parameter
 from hpo_core.space.search_space import SearchSpace
-from hpo_core.strategies.base import Promoting
-from hpo_core.strategies.make import STRATEGIES, has_fidelity
+from hpo_core.strategies.make import strategy_class
 from hpo_core.study.callbacks import checked_callback
 from hpo_core.study.names import BAD_NAME, MAX_NAME_LENGTH, NAME
 from hpo_core.study.sections import (
@@ -127,7 +126,7 @@ class StudySpec(Section):
     @classmethod
     def _loggable(cls, value: str) -> str:
         if problem := bad_metric(value):
-            raise ValueError(f"{value!r} is no metric that MLflow can keep; {problem}")
+            raise ValueError(f"{value!r} is not a metric that MLflow can keep; {problem}")
         return value
 
     @field_validator("objective", "data")
@@ -156,7 +155,7 @@ class StudySpec(Section):
         # Settings that only the space can judge (a parameter's name) show at the first proposal, which costs nothing.
         try:
             strategy = self.strategy.make(fidelity=self.scale)
-            getattr(strategy, "check", lambda space: None)(space)
+            strategy.check(space)
             strategy.propose(space, History(), 1, seed=self.seed)
         except InputError:
             raise
@@ -177,7 +176,7 @@ class StudySpec(Section):
                 raise ValueError(f"fidelity.{error}") from None
         else:
             example = "add fidelity: {name: epochs, min: 1, max: 27, eta: 3}, say"
-            if has_fidelity(self.strategy.name):
+            if strategy_class(self.strategy.name).chooses_fidelity:
                 raise ValueError(
                     f"fidelity: it is missing, and the strategy {self.strategy.name!r} needs it; {example}"
                 )
@@ -207,12 +206,12 @@ class StudySpec(Section):
     @property
     def promotes(self) -> bool:
         """Whether trials may go on from others, so that checkpoints are worth keeping."""
-        return isinstance(self.strategy.make(fidelity=self.scale), Promoting)
+        return strategy_class(self.strategy.name).promotes
 
     @property
     def needs_hypergradient(self) -> bool:
         """Whether the strategy goes nowhere unless trials log hypergradients."""
-        return getattr(STRATEGIES[self.strategy.name], "needs_hypergradient", False)
+        return strategy_class(self.strategy.name).needs_hypergradient
 
     @cached_property
     def search_space(self) -> SearchSpace:
@@ -289,7 +288,7 @@ class StudySpec(Section):
         for config in self.first:
             proposal = Proposal(
                 self.search_space.validated(config),
-                lowest if has_fidelity(self.strategy.name) else full,
+                lowest if strategy_class(self.strategy.name).chooses_fidelity else full,
                 notes={"strategy": "first"},
             )
             if proposal.identity not in taken and len(proposals) < n:
@@ -354,8 +353,8 @@ class StudySpec(Section):
         """
         strategy = self.strategy.make(fidelity=self.scale)
         parents = {trial.parent for trial in history}
-        candidates = strategy.promotable(history) if isinstance(strategy, Promoting) else frozenset()
-        if has_fidelity(self.strategy.name):
+        candidates = strategy.promotable(history)
+        if strategy_class(self.strategy.name).chooses_fidelity:
             candidates -= parents
         now = [trial.parent for trial in history.running] + [proposal.parent for proposal in self._again(history)]
         needed = {number for number in now if number is not None} | candidates

@@ -374,11 +374,11 @@ def test_passwords_stay_out_of_command_lines_and_messages() -> None:
     ]
     + [
         ({"MLFLOW_BACKEND_STORE_URI": "sqlite:///x.db"}, "is not PostgreSQL"),
-        ({"MLFLOW_BACKEND_STORE_URI": "mysql://u:secret-of-mine@h/d"}, "is no PostgreSQL database"),
+        ({"MLFLOW_BACKEND_STORE_URI": "mysql://u:secret-of-mine@h/d"}, "is not a PostgreSQL database"),
         ({"MLFLOW_BACKEND_STORE_URI": "postgresql://u:secret-of-mine@h:port/d"}, "no address"),
         ({"MLFLOW_BACKEND_STORE_URI": "postgresql://h/d?password=secret-of-mine"}, "PGPASSWORD"),
         ({"MLFLOW_BACKEND_STORE_URI": "postgresql://u:secret-of-mine@h"}, "names no database"),
-        ({"MLFLOW_ARTIFACTS_DESTINATION": "/a/folder"}, "is no bucket"),
+        ({"MLFLOW_ARTIFACTS_DESTINATION": "/a/folder"}, "is not a bucket"),
         ({"MLFLOW_ARTIFACTS_DESTINATION": "s3://"}, "names no bucket"),
         ({"MLFLOW_AUTH_ADMIN_PASSWORD": "short"}, "is shorter than 12"),
         ({"MLFLOW_SERVER_ALLOWED_HOSTS": "a.example,*"}, "name the hosts"),
@@ -398,7 +398,7 @@ def test_a_team_server_with_wrong_settings_does_not_start(
     ("command", "words"),
     [
         ("up --host 0.0.0.0", "asks nobody for a password"),
-        ("up --port 0", "is no port"),
+        ("up --port 0", "is not a port"),
         ("up --workers 0", "is not positive"),
         ("backup", "nothing to back up"),
         ("backup no/such/folder.tar", "there is no folder"),
@@ -406,7 +406,7 @@ def test_a_team_server_with_wrong_settings_does_not_start(
         ("backup --env wrong.env", "line 2 of wrong.env is not NAME=value"),
         ("restore none.tar", "cannot be read"),
         ("restore wrong.env", "cannot be read"),
-        ("gc --older-than soon", "is no age"),
+        ("gc --older-than soon", "is not an age"),
         ("gc", "there is no database"),
         ("secrets wrong.env", "exists"),
     ],

@@ -23,7 +23,7 @@ import typer
 import yaml
 from typer.testing import CliRunner
 
-from hpo_core.strategies.make import has_fidelity
+from hpo_core.strategies.make import strategy_class
 from hpo_core.study.file import parse_yaml, study_from
 from hpo_core.study.spec import StudySpec
 from hpo_flows.cli.app import app
@@ -91,7 +91,7 @@ def validate(text: str) -> None:
     strategy = whole.get("strategy", "auto")
     name = strategy["name"] if isinstance(strategy, dict) else strategy
     rule = whole.get("early_stop", "")
-    if has_fidelity(name) or "extrapolation" in str(rule):
+    if strategy_class(name).chooses_fidelity or "extrapolation" in str(rule):
         whole.setdefault("fidelity", FIDELITY)
     spec = study_from(whole)
     if "objective" in data and spec.objective.startswith("examples."):

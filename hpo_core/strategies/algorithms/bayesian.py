@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import Annotated, Any, ClassVar, Literal
 
 import numpy as np
+from pydantic import Field
+from pydantic.dataclasses import dataclass
 
 from hpo_core.base.arrays import Array
 from hpo_core.base.moments import LARGEST
 from hpo_core.base.seeding import trial_rng
+from hpo_core.base.settings import STRICT, Count, Positive
 from hpo_core.history.history import History
 from hpo_core.history.prior import comparable
 from hpo_core.history.trial import Proposal, Trial
@@ -20,13 +22,9 @@ from hpo_core.numerics.transforms import LogDistance, Standardised, YeoJohnson
 from hpo_core.space.configuration import Scalar
 from hpo_core.space.cube import Cube
 from hpo_core.space.search_space import SearchSpace
-from hpo_core.strategies.base import check_whole
+from hpo_core.strategies.base import Strategy
 from hpo_core.strategies.common.sampling import fill_ranked
 from hpo_core.strategies.common.transfer import suggested
-
-ACQUISITIONS = ("log_ei", "ucb", "pi", "thompson")
-
-TRANSFORMS = ("alternate", "yeo_johnson", "log")
 
 ELITE = 5
 """The number of best configurations to draw candidates around, and of best candidates to refine."""
@@ -35,8 +33,8 @@ FITTED = 200
 """The maximum number of trials in the fit of the hyperparameters; each step costs the cube of that number."""
 
 
-@dataclass(frozen=True)
-class Bayesian:
+@dataclass(frozen=True, config=STRICT)
+class Bayesian(Strategy):
     """Proposes the candidate with the highest acquisition under a Matern-5/2 Gaussian process.
 
     Args:
@@ -57,24 +55,13 @@ class Bayesian:
 
     name: ClassVar[str] = "bayesian"
     uses_prior: ClassVar[bool] = True
-    acquisition: str = "log_ei"
-    kappa: float = 2.0
-    widen: float = 2.0
-    transform: str = "alternate"
-    start: int = 6
-    candidates: int = 500
-    max_points: int = 500
-
-    def __post_init__(self) -> None:
-        if self.acquisition not in ACQUISITIONS:
-            raise ValueError(f"acquisition: {self.acquisition!r} is not one of {', '.join(ACQUISITIONS)}")
-        if self.transform not in TRANSFORMS:
-            raise ValueError(f"transform: {self.transform!r} is not one of {', '.join(TRANSFORMS)}")
-        if not _is_number(self.kappa) or self.kappa < 0:
-            raise ValueError(f"kappa: {self.kappa!r} is not a number of at least 0")
-        if not _is_number(self.widen) or self.widen <= 0:
-            raise ValueError(f"widen: {self.widen!r} is not a number above 0")
-        check_whole(self, start=1, candidates=1, max_points=10)
+    acquisition: Literal["log_ei", "ucb", "pi", "thompson"] = "log_ei"
+    kappa: Annotated[float, Field(ge=0)] = 2.0
+    widen: Positive = 2.0
+    transform: Literal["alternate", "yeo_johnson", "log"] = "alternate"
+    start: Count = 6
+    candidates: Count = 500
+    max_points: Annotated[int, Field(ge=10)] = 500
 
     def propose(self, space: SearchSpace, history: History, n: int, *, seed: int) -> list[Proposal]:
         cube = Cube(space)
@@ -142,10 +129,6 @@ class Bayesian:
     def _transform(self, losses: Array, number: int) -> Standardised:
         use_log = self.transform == "log" or (self.transform == "alternate" and number % 2 == 1)
         return LogDistance.fit(losses) if use_log else YeoJohnson.fit(losses)
-
-
-def _is_number(value: object) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool) and abs(value) < np.inf
 
 
 def _subset(losses: Array, most: int, rng: np.random.Generator) -> Any:

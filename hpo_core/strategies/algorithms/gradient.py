@@ -2,23 +2,27 @@
 
 from __future__ import annotations
 
-import math
-from dataclasses import dataclass, replace
+from collections.abc import Mapping
+from dataclasses import replace
 from functools import cached_property
-from typing import ClassVar
+from typing import Annotated, ClassVar, Literal
 
 import numpy as np
+from pydantic import Field
+from pydantic.dataclasses import dataclass
 
 from hpo_core.base.seeding import trial_rng
+from hpo_core.base.settings import STRICT, Count, Positive
 from hpo_core.history.history import History
 from hpo_core.history.trial import Proposal, Trial, TrialState
 from hpo_core.space.configuration import Scalar
 from hpo_core.space.search_space import SearchSpace
-from hpo_core.strategies.base import Strategy, check_whole
+from hpo_core.strategies.base import Strategy
 from hpo_core.strategies.common.descent import Adam, Chain, Descent, Momentum, Rules, chains, is_continuous
 from hpo_core.strategies.common.sampling import first_new, sobol_from
 
-OPTIMIZERS = ("adam", "sgd")
+Decay = Annotated[float, Field(ge=0, lt=1)]
+"""A number of at least 0 and below 1."""
 
 MIDDLE = 0.8
 """Starts lie in this middle share of each continuous range; near its ends there is little slope to follow."""
@@ -27,8 +31,8 @@ HALVINGS = 12
 """How many step lengths are tried, each half the last, while they break a constraint or reach nothing new."""
 
 
-@dataclass(frozen=True)
-class Gradient:
+@dataclass(frozen=True, config=STRICT)
+class Gradient(Strategy):
     """Follows the hypergradients that trials log, in chains of steps from starts chosen quasi-randomly or by ``outer``.
 
     Args:
@@ -52,27 +56,16 @@ class Gradient:
 
     name: ClassVar[str] = "gradient"
     needs_hypergradient: ClassVar[bool] = True
-    optimizer: str = "adam"
-    rate: float = 0.4
-    momentum: float = 0.9
-    beta2: float = 0.99
-    chains: int = 3
-    patience: int = 6
-    gain: float = 1e-3
+    promotes: ClassVar[bool] = True
+    nested: ClassVar[Mapping[str, str | None]] = {"outer": None}
+    optimizer: Literal["adam", "sgd"] = "adam"
+    rate: Positive = 0.4
+    momentum: Decay = 0.9
+    beta2: Decay = 0.99
+    chains: Count = 3
+    patience: Count = 6
+    gain: Decay = 1e-3
     outer: Strategy | None = None
-
-    def __post_init__(self) -> None:
-        if self.optimizer not in OPTIMIZERS:
-            raise ValueError(f"optimizer: {self.optimizer!r} is not one of {', '.join(OPTIMIZERS)}")
-        for field, low, high in (("rate", 0.0, math.inf), ("gain", -1e-300, 1.0)):
-            value = getattr(self, field)
-            if isinstance(value, bool) or not isinstance(value, int | float) or not low < value < high:
-                raise ValueError(f"{field}: {value!r} is not a finite number above 0")
-        for field in ("momentum", "beta2"):
-            value = getattr(self, field)
-            if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value < 1:
-                raise ValueError(f"{field}: {value!r} is not a number of at least 0 and below 1")
-        check_whole(self, chains=1, patience=1)
 
     def check(self, space: SearchSpace) -> None:
         """Refuse a space in which nothing can follow a gradient.

@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import field
 from itertools import islice
 from typing import ClassVar
 
+from pydantic.dataclasses import dataclass
+
+from hpo_core.base.settings import STRICT, Count
 from hpo_core.history.history import History
 from hpo_core.history.trial import Proposal
 from hpo_core.space.search_space import SearchSpace
+from hpo_core.strategies.base import Strategy
 
 
-@dataclass(frozen=True)
-class Grid:
+@dataclass(frozen=True, config=STRICT)
+class Grid(Strategy):
     """Goes through the grid in order, the last declared parameter varying fastest; done at its end.
 
     Args:
@@ -26,15 +30,8 @@ class Grid:
     """
 
     name: ClassVar[str] = "grid"
-    steps: int = 5
-    steps_by_name: Mapping[str, int] = field(default_factory=dict)
-
-    def __post_init__(self) -> None:
-        if not isinstance(self.steps_by_name, Mapping):
-            raise ValueError(f"steps_by_name: {self.steps_by_name!r} is not a mapping of parameter names to numbers")
-        for where, steps in (("steps", self.steps), *self.steps_by_name.items()):
-            if isinstance(steps, bool) or not isinstance(steps, int) or steps < 1:
-                raise ValueError(f"{where}: {steps!r} is not a whole number above 0")
+    steps: Count = 5
+    steps_by_name: Mapping[str, Count] = field(default_factory=dict)
 
     def propose(self, space: SearchSpace, history: History, n: int, *, seed: int) -> list[Proposal]:
         if unknown := [name for name in self.steps_by_name if name not in space.parameters]:

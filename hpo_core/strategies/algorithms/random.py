@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import ClassVar
 
+from pydantic.dataclasses import dataclass
+
+from hpo_core.base.settings import STRICT
 from hpo_core.history.history import History
 from hpo_core.history.trial import Proposal
 from hpo_core.space.search_space import SearchSpace
+from hpo_core.strategies.base import Strategy
 from hpo_core.strategies.common.sampling import fill, uniform_from
 
 
-@dataclass(frozen=True)
-class Random:
+@dataclass(frozen=True, config=STRICT)
+class Random(Strategy):
     """Takes independent uniform points of the unit cube, one random stream per trial; no configuration repeats."""
 
     name: ClassVar[str] = "random"

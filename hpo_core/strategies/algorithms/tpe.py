@@ -4,20 +4,21 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from typing import ClassVar
 
 import numpy as np
+from pydantic.dataclasses import dataclass
 
 from hpo_core.base.arrays import Array
 from hpo_core.base.seeding import trial_rng
+from hpo_core.base.settings import STRICT, Count, Share
 from hpo_core.history.history import History
 from hpo_core.history.prior import Source, comparable
 from hpo_core.history.trial import Proposal, TrialState
 from hpo_core.numerics.parzen import Parzen
 from hpo_core.space.cube import Cube
 from hpo_core.space.search_space import SearchSpace
-from hpo_core.strategies.base import check_whole
+from hpo_core.strategies.base import Strategy
 from hpo_core.strategies.common.sampling import fill_ranked
 from hpo_core.strategies.common.transfer import suggested
 
@@ -25,8 +26,8 @@ FADE = 10.0
 """The number of trials that halves the weight of a past observation."""
 
 
-@dataclass(frozen=True)
-class Tpe:
+@dataclass(frozen=True, config=STRICT)
+class Tpe(Strategy):
     """Proposes the candidate with the highest ratio of two densities: that of the best trials over that of the rest.
 
     Bergstra et al. (2011), "Algorithms for hyper-parameter optimization", section 4, over the joint space as in
@@ -52,20 +53,13 @@ class Tpe:
 
     name: ClassVar[str] = "tpe"
     uses_prior: ClassVar[bool] = True
-    start: int = 10
-    gamma: float = 0.1
-    most: int = 25
-    candidates: int = 128
-    narrowest: float = 0.03
-    spread: float = 0.5
-    old: float = 1.0
-
-    def __post_init__(self) -> None:
-        check_whole(self, start=1, most=1, candidates=1)
-        for field in ("gamma", "narrowest", "spread", "old"):
-            value = getattr(self, field)
-            if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value <= 1:
-                raise ValueError(f"{field}: {value!r} is not a number above 0 and up to 1")
+    start: Count = 10
+    gamma: Share = 0.1
+    most: Count = 25
+    candidates: Count = 128
+    narrowest: Share = 0.03
+    spread: Share = 0.5
+    old: Share = 1.0
 
     def propose(self, space: SearchSpace, history: History, n: int, *, seed: int) -> list[Proposal]:
         cube = Cube(space)

@@ -109,7 +109,7 @@ EXPECTED = {
     "string": "the objective returned '0.5!'; return the loss as a number",
     "none": "the objective returned None",
     "wrong key": "the objective returned no 'loss' but ['accuracy']",
-    "bad input": "callbacks.0.EarlyStopping.monitor: 'los' is no metric; name one",
+    "bad input": "callbacks.0.EarlyStopping.monitor: 'los' is not a metric; name one",
     "bad report": "ValueError: the metric 'loss' has the value 'high', which is not a number",
     "2,000 metrics": None,
     "impossible metric name": None,
@@ -167,7 +167,7 @@ def test_a_metric_that_the_objective_does_not_return_ends_the_study_at_once() ->
 
 def test_a_mistake_in_the_study_that_only_the_worker_sees_ends_it_at_once() -> None:
     spec = make_spec("misbehave", space={"how": {"type": "fixed", "value": "bad input"}}, stop={"trials": 50})
-    with pytest.raises(InputError, match=r"^callbacks\.0\.EarlyStopping\.monitor: 'los' is no metric; name one$"):
+    with pytest.raises(InputError, match=r"^callbacks\.0\.EarlyStopping\.monitor: 'los' is not a metric; name one$"):
         tune(spec)
     (trial,) = open_ledger(spec).load().trials
     assert trial.state is TrialState.FAILED

@@ -31,7 +31,7 @@ from hpo_core.selection.evaluation import Fold
 from hpo_core.space.parameters import Boolean, Choice, Float, Int, Ordinal
 from hpo_core.space.search_space import SearchSpace
 from hpo_core.strategies.base import Strategy
-from hpo_core.strategies.make import STRATEGIES, has_fidelity, make_strategy
+from hpo_core.strategies.make import STRATEGIES, make_strategy
 from hpo_core.study.file import study_from
 from hpo_core.study.names import MAX_NAME_LENGTH
 from hpo_core.study.spec import StudySpec
@@ -46,7 +46,7 @@ from hpo_flows.objectives.splits import split
 from hpo_flows.reports.notify import post
 from tests.memory_store import MemoryStore
 
-SAMPLERS = sorted(name for name in STRATEGIES if not has_fidelity(name) and name != "grid")
+SAMPLERS = sorted(name for name in STRATEGIES if not STRATEGIES[name].chooses_fidelity and name != "grid")
 
 
 def spec_of(space: dict[str, Any], **changes: Any) -> StudySpec:
@@ -121,7 +121,7 @@ def test_numpys_error_state_is_no_business_of_a_proposal(strategy: str) -> None:
     """optuna/optuna#2639, optuna/optuna#5664: an objective's module calls ``np.seterr(all="raise")``, and the sampler
     fails of an underflow."""
     changes: dict[str, Any] = {"strategy": strategy}
-    if has_fidelity(strategy):
+    if STRATEGIES[strategy].chooses_fidelity:
         changes["fidelity"] = {"name": "epochs", "min": 1, "max": 9}
     space = {"x": {"type": "float", "low": 1e-7, "high": 1, "log": True}, "k": {"type": "choice", "choices": [1, None]}}
     spec, rng = spec_of(space, **changes), np.random.default_rng(0)
@@ -163,7 +163,7 @@ def test_a_grid_knows_the_configurations_that_were_given_first() -> None:
     assert len({trial.identity for trial in trials}) == len(trials) == 6
 
 
-@pytest.mark.parametrize("strategy", [name for name in sorted(STRATEGIES) if has_fidelity(name)])
+@pytest.mark.parametrize("strategy", [name for name in sorted(STRATEGIES) if STRATEGIES[name].chooses_fidelity])
 def test_what_failed_is_not_promoted(strategy: str) -> None:
     """scikit-learn/scikit-learn#20678: a halving search took NaN for the best score."""
     space, rng = SearchSpace({"x": Float(low=0, high=1)}), np.random.default_rng(0)

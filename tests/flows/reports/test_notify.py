@@ -185,7 +185,7 @@ def test_what_is_no_http_at_all_fails_nothing(
         notifier = Notifier(make_spec(notify=[{"on": ALL, "url": url} for url in urls]))
         notifier.tell("finished", "the end")
         notifier.close()
-    assert "notify.2.url: it is no address of http or https" in caplog.text and "passwd" not in caplog.text
+    assert "notify.2.url: it is not an address of http or https" in caplog.text and "passwd" not in caplog.text
     assert "notify.3.url: the environment variable ABSENT is not set; no notifications are sent there" in caplog.text
 
 

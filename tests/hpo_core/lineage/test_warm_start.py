@@ -25,7 +25,6 @@ from hpo_core.ledger.tags import CLAIMS
 from hpo_core.lineage.opening import find_study, open_study
 from hpo_core.lineage.warm_start import NotImportable, fitting_config, recall, warm_start
 from hpo_core.space.configuration import identity
-from hpo_core.strategies.base import uses_prior
 from hpo_core.strategies.common.transfer import CONSENSUS, SUGGESTED, suggested
 from hpo_core.strategies.make import STRATEGIES, make_strategy
 from hpo_core.tracking.connection import connect
@@ -344,7 +343,7 @@ def test_the_laws_hold_with_a_past(strategy: str, how: str, seed: int) -> None:
     assert [p.identity for p in singles] == [p.identity for p in pair]
     cold = make_strategy(strategy).propose(SPACE, History(), 3, seed=seed)
     warm = made.propose(SPACE, History(prior=prior), 3, seed=seed)
-    assert (identity(cold[0].config) != identity(warm[0].config)) == uses_prior(made)
+    assert (identity(cold[0].config) != identity(warm[0].config)) == made.learns_from_prior()
     assert len({p.identity for p in warm}) == 3
 
 

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import replace
+from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any, cast
 
 import numpy as np
 import pytest
 
+from hpo_core.base.errors import InputError
 from hpo_core.history.history import History
 from hpo_core.history.trial import Trial, TrialState
 from hpo_core.ledger.decode import trial_of
@@ -337,3 +338,13 @@ def test_a_flow_stops_its_trials(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     shown = MlflowClient(result.tracking_uri).get_run(result.history.trials[0].run_id)
     assert {key for key in shown.data.metrics if key.startswith("hpo.")} == {"hpo.rung.1", "hpo.rung.3", "hpo.rung.9"}
     assert shown.info.status == "FINISHED"
+
+
+SETTINGS_OF_EACH = [(rule, field.name) for rule, cls in RULES.items() for field in fields(cast(Any, cls))]
+
+
+@pytest.mark.parametrize(("rule", "setting"), SETTINGS_OF_EACH)
+@pytest.mark.parametrize("value", [True, "7", -1, math.nan, math.inf, [1]], ids=str)
+def test_no_setting_takes_what_it_cannot_mean(rule: str, setting: str, value: object) -> None:
+    with pytest.raises(InputError, match=rf"early_stop\.{setting}: .*; correct it"):
+        make_rule(rule, {setting: value})

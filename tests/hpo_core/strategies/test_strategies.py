@@ -13,14 +13,16 @@ import random
 import subprocess
 import sys
 from collections.abc import Callable, Sequence
-from dataclasses import replace
+from dataclasses import fields, replace
 from functools import cache
 from pathlib import Path
+from typing import Any, cast
 
 import numpy as np
 import pytest
 
 from hpo_core import Boolean, Choice, Fixed, Float, Int, Ordinal, SearchSpace
+from hpo_core.base.errors import InputError
 from hpo_core.history.history import History
 from hpo_core.history.trial import Proposal, Trial, TrialState
 from hpo_core.space.configuration import Config, config_from_json, config_to_json, identity
@@ -387,3 +389,24 @@ if __name__ == "__main__":
     from tests.conftest import SEED
 
     print(json.dumps(answers(SEED)))
+
+
+@every_strategy
+def test_a_strategy_refuses_what_it_does_not_know(strategy: str) -> None:
+    with pytest.raises(InputError, match=f"strategy.flavour: '{strategy}' has no setting 'flavour'"):
+        make_strategy(strategy, {"flavour": 3})
+
+
+SETTINGS_OF_EACH = [
+    (strategy, field.name)
+    for strategy, cls in STRATEGIES.items()
+    for field in fields(cast(Any, cls))
+    if field.name not in ("fidelity", *cls.nested)
+]
+
+
+@pytest.mark.parametrize(("strategy", "setting"), SETTINGS_OF_EACH)
+@pytest.mark.parametrize("value", [True, "7", -1, math.nan, math.inf, [1]], ids=str)
+def test_no_setting_takes_what_it_cannot_mean(strategy: str, setting: str, value: object) -> None:
+    with pytest.raises(InputError, match=rf"strategy\.{setting}: .*; correct it"):
+        make_strategy(strategy, {setting: value})
