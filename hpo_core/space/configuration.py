@@ -55,7 +55,7 @@ def plain(data: Any) -> Any:
     {'trials': 3, 'choices': [1, 2], 'low': [0.5, 'x']}
     """
     if isinstance(data, Mapping):
-        return {plain(key): plain(value) for key, value in data.items()}
+        return {key if isinstance(key, tuple) else plain(key): plain(value) for key, value in data.items()}
     if isinstance(data, list | tuple):
         return [plain(value) for value in data]
     return data.tolist() if hasattr(data, "tolist") else data

@@ -24,8 +24,9 @@ import yaml
 from typer.testing import CliRunner
 
 from hpo_core.strategies.make import strategy_class
-from hpo_core.study.file import parse_yaml, study_from
+from hpo_core.study.file import study_from
 from hpo_core.study.spec import StudySpec
+from hpo_core.study.yaml import parse_yaml
 from hpo_flows.cli.app import app
 from tests.documents import ROOT, Block, blocks, commands, spans
 from tests.snippets import AFTER, BEFORE, ENVIRONMENT, NOT_RUN, SLOW, a_trial

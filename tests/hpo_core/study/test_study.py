@@ -23,9 +23,10 @@ from hpo_core.history.trial import Trial, TrialState
 from hpo_core.space.configuration import identity
 from hpo_core.space.parameters import Choice, Float, Int
 from hpo_core.space.search_space import SearchSpace
-from hpo_core.study.file import MAX_FILE_BYTES, load_study, override_spec, parse_yaml, study_from
+from hpo_core.study.file import MAX_FILE_BYTES, load_study, override_spec, study_from
 from hpo_core.study.resume import compare
 from hpo_core.study.spec import StudySpec
+from hpo_core.study.yaml import YAMLError, parse_yaml
 from hpo_flows.reports.text import status_line
 
 STUDY: dict[str, Any] = {
@@ -324,13 +325,13 @@ def test_a_study_file(tmp_path: Path) -> None:
         ("space: {x: {low: 1, low: 2}}", r"the key 'low' stands twice \(line 1\)"),
         ("a: &x [1]\nb: *x", "aliases"),
         ("a: &a [*a]", "aliases"),
-        ("<<: {a: 1}", "not a YAML file"),
+        ("<<: {a: 1}", "<<: there is no such key"),
         ("a: 1\n---\nb: 2", "not a YAML file"),
         ("a: !!python/object/apply:os.system [exit]", "could not determine a constructor"),
         ("a: !custom x", "could not determine a constructor"),
         ("[" * 5000, "not a YAML file"),
         ("{a: " * 2000 + "}" * 2000, "not a YAML file"),
-        ("? [1]\n: 2", "unhashable key"),
+        ("? [1]\n: 2", "used as a key"),
         ("name: !!float 2024-13-01", "not a YAML file"),
         ("seed: " + "9" * 5000, "not a YAML file"),
         ("a: !!bool x", "not a YAML file"),
@@ -347,7 +348,7 @@ def test_a_file_that_cannot_be_read(tmp_path: Path, text: str | bytes, message: 
     path = written(tmp_path, text)
     with pytest.raises(InputError, match=message) as caught:
         load_study(path)
-    assert str(caught.value).startswith(f"{path}: ") or "1: keys" in message
+    assert str(caught.value).startswith(f"{path}: ") or message.startswith(("1: keys", "<<: "))
 
 
 def test_an_absent_file_and_a_folder(tmp_path: Path) -> None:
@@ -434,7 +435,7 @@ def test_json_is_yaml(data: Any, indent: int | None) -> None:
 def test_json_with_its_characters_as_they_are_is_read_or_refused(data: Any) -> None:
     try:
         found = parse_yaml(json.dumps(data, ensure_ascii=False))
-    except yaml.YAMLError:
+    except YAMLError:
         return
     assert repr(found) == repr(data)
 
@@ -444,7 +445,7 @@ def test_json_with_its_characters_as_they_are_is_read_or_refused(data: Any) -> N
     ['"\\ud83d"', "a: \x85b", "'a\u2028b'", "!!timestamp 2026-01-01", "{true: 1, 'true': 2}", "!!int on"],
 )
 def test_what_yaml_1_2_does_not_have_is_refused(text: str) -> None:
-    with pytest.raises(yaml.YAMLError):
+    with pytest.raises(YAMLError):
         parse_yaml(text)
 
 
