@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
@@ -125,8 +124,3 @@ def print_choice(spec: StudySpec, choice: Choice, console: Console) -> None:
         say(console, f"  {name} = {value}")
     for line in test_lines(choice):
         say(console, f"  {line}")
-
-
-def error(message: str) -> None:
-    """Print a message on standard error, unchanged."""
-    print(message, file=sys.stderr)

@@ -183,7 +183,7 @@ def _web_address(text: str, *, quote: bool = True) -> str:
     """
     if not re.fullmatch(r"https?://[^/\s]+(/[^\s]*)?", text):
         shown = f"{text!r} is" if quote else "it is"
-        raise ValueError(f"{shown} no address of http or https; write it as https://host/path, or as ${{NAME}}")
+        raise ValueError(f"{shown} not an address of http or https; write it as https://host/path, or as ${{NAME}}")
     return text
 
 

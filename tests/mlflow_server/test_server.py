@@ -375,7 +375,7 @@ def test_passwords_stay_out_of_command_lines_and_messages() -> None:
     + [
         ({"MLFLOW_BACKEND_STORE_URI": "sqlite:///x.db"}, "is not PostgreSQL"),
         ({"MLFLOW_BACKEND_STORE_URI": "mysql://u:secret-of-mine@h/d"}, "is not a PostgreSQL database"),
-        ({"MLFLOW_BACKEND_STORE_URI": "postgresql://u:secret-of-mine@h:port/d"}, "no address"),
+        ({"MLFLOW_BACKEND_STORE_URI": "postgresql://u:secret-of-mine@h:port/d"}, "not an address"),
         ({"MLFLOW_BACKEND_STORE_URI": "postgresql://h/d?password=secret-of-mine"}, "PGPASSWORD"),
         ({"MLFLOW_BACKEND_STORE_URI": "postgresql://u:secret-of-mine@h"}, "names no database"),
         ({"MLFLOW_ARTIFACTS_DESTINATION": "/a/folder"}, "is not a bucket"),

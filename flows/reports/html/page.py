@@ -1,8 +1,7 @@
-"""Writes the report as HTML: one self-contained page, and a small page per plot."""
+"""Writes the report as one self-contained HTML page."""
 
 from __future__ import annotations
 
-import base64
 import json
 from collections.abc import Sequence
 from html import escape
@@ -13,8 +12,6 @@ from hpo_core.history.history import History
 from hpo_core.study.spec import StudySpec
 from hpo_flows.reports.html.figures import Plot
 from hpo_flows.reports.text import metric_value, number, ranked, show
-
-PLOTLY = "plotly.min.js"
 
 BEST = 10
 
@@ -61,11 +58,8 @@ function draw() {
       .then(() => { place.dataset.drawn = "yes"; });
   }
 }
-if (window.Plotly) {
-  document.querySelectorAll("img.still").forEach(image => image.remove());
-  draw();
-  dark.addEventListener("change", draw);
-}
+draw();
+dark.addEventListener("change", draw);
 """
 
 HEAD = """<!DOCTYPE html>
@@ -85,7 +79,7 @@ WIDE = {"history", "parallel", "slices", "timeline"}
 
 def plotly_script() -> str:
     """The library's source; about 5 MB."""
-    return (files("plotly") / "package_data" / PLOTLY).read_text(encoding="utf-8")
+    return (files("plotly") / "package_data" / "plotly.min.js").read_text(encoding="utf-8")
 
 
 def report_page(spec: StudySpec, history: History, plots: Sequence[Plot], written: str) -> str:
@@ -114,39 +108,15 @@ def report_page(spec: StudySpec, history: History, plots: Sequence[Plot], writte
     return "\n".join(parts)
 
 
-def plot_page(plot: Plot, still: bytes) -> str:
-    """A page with one plot, which loads plotly from its own folder.
-
-    MLflow's viewer shows a page without its folder, so it shows the picture inside instead.
-    """
-    picture = (
-        f'<img class="still" style="width:100%" alt="{escape(plot.title)}" src="data:image/png;base64,{_b64(still)}">'
-    )
-    return "\n".join(
-        [
-            _head(plot.title),
-            _section(plot, picture),
-            f'<script src="{PLOTLY}"></script>',
-            _data([plot]),
-            f"<script>{SCRIPT}</script>",
-            "</body></html>\n",
-        ]
-    )
-
-
-def _b64(data: bytes) -> str:
-    return base64.b64encode(data).decode()
-
-
 def _head(title: str) -> str:
     return HEAD.format(title=escape(title), style=STYLE)
 
 
-def _section(plot: Plot, inside: str = "") -> str:
+def _section(plot: Plot) -> str:
     wide = ' class="wide"' if plot.name in WIDE else ""
     height = plot.figure.layout.height or 380
     return (
-        f"<section{wide}><h2>{escape(plot.title)}</h2><p>{escape(plot.caption)}</p>{inside}"
+        f"<section{wide}><h2>{escape(plot.title)}</h2><p>{escape(plot.caption)}</p>"
         f'<div class="plot" id="{escape(plot.name)}" style="height:{height:g}px"></div></section>'
     )
 

@@ -1,7 +1,7 @@
 """Writes the report to a folder and uploads it to the study's run, every few minutes and at the end.
 
-Nothing here can fail a study: the first error is one warning. plotly and matplotlib, behind the figures, are imported
-only when a report is written.
+Nothing here can fail a study: the first error is one warning. plotly, behind the figures, is imported only when a
+report is written.
 """
 
 from __future__ import annotations
@@ -32,8 +32,6 @@ METRICS_A_REQUEST = 1_000
 
 BEST_SO_FAR = "best_so_far"
 
-FOLDER = "plots"
-
 WRITTEN = Tag.REPORT
 """The tag with the history that the report shows, so that a finished study does not get the same report again."""
 
@@ -41,33 +39,15 @@ SWITCH = "HPO_REPORT"
 """The environment variable that turns reports off if it is ``off``."""
 
 
-def write_report(spec: StudySpec, history: History, folder: Path, *, library: bool = True) -> Path:
-    """Write ``report.html``, and ``plots/`` with a page and a picture per plot.
-
-    Args:
-        spec, history: The study.
-        folder: The target folder; created if absent.
-        library: Also write plotly's script, which the pages in ``plots/`` need.
-
-    Returns:
-        The path of ``report.html``.
-    """
+def write_report(spec: StudySpec, history: History, folder: Path) -> Path:
+    """Write ``report.html`` to a folder, which is created if absent; returns its path."""
     from hpo_flows.reports.html.figures import plots
-    from hpo_flows.reports.html.page import PLOTLY, plot_page, plotly_script, report_page
-    from hpo_flows.reports.html.png import png
+    from hpo_flows.reports.html.page import report_page
 
-    drawn = plots(spec, history)
-    beside = folder / FOLDER
-    beside.mkdir(parents=True, exist_ok=True)
-    for plot in drawn:
-        picture = png(plot)
-        (beside / f"{plot.name}.png").write_bytes(picture)
-        (beside / f"{plot.name}.html").write_text(plot_page(plot, picture), encoding="utf-8")
-    if library:
-        (beside / PLOTLY).write_text(plotly_script(), encoding="utf-8")
+    folder.mkdir(parents=True, exist_ok=True)
     path = folder / "report.html"
     written = datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC")
-    path.write_text(report_page(spec, history, drawn, written), encoding="utf-8")
+    path.write_text(report_page(spec, history, plots(spec, history), written), encoding="utf-8")
     return path
 
 
@@ -99,7 +79,6 @@ class Publisher:
         self._due = time.monotonic() + EVERY_SECONDS
         self._digest = ledger.study_run.tags.get(WRITTEN, "")
         self._sent = 0  # points of best_so_far
-        self._library_sent = False
         self._warned = False
         self._thread: threading.Thread | None = None
 
@@ -125,7 +104,7 @@ class Publisher:
         began = time.monotonic()
         try:
             self._publish(history)
-        except Exception as error:  # plotly, matplotlib and the artifact store raise their own kinds
+        except Exception as error:  # plotly and the artifact store raise their own kinds
             (log.debug if self._warned else log.warning)(
                 "the report of %s could not be written: %s: %s", self._ledger.spec.name, type(error).__name__, error
             )
@@ -141,10 +120,7 @@ class Publisher:
             self._store.log(run, batch, {}, {})
             self._sent += len(batch)
         with tempfile.TemporaryDirectory() as folder:
-            report = write_report(spec, history, Path(folder), library=not self._library_sent)
-            self._store.upload(run, report, "")
-            self._store.upload(run, report.parent / FOLDER, FOLDER)
-        self._library_sent = True
+            self._store.upload(run, write_report(spec, history, Path(folder)), "")
         self._store.log(run, [], {}, {WRITTEN: history.digest})
 
 
