@@ -24,7 +24,7 @@ from pydantic_core import PydanticUndefined
 from hpo_core.history.fidelity import Fidelity
 from hpo_core.selection.early_stopping import RULES, make_rule
 from hpo_core.space.parameters import Boolean, Choice, Fixed, Float, Int, Ordinal
-from hpo_core.strategies.make import FIDELITY, OUTER, SAMPLER, STRATEGIES, make_strategy
+from hpo_core.strategies.make import STRATEGIES, make_strategy
 from hpo_core.study.resume import MAY_CHANGE
 from hpo_core.study.spec import StudySpec
 
@@ -133,12 +133,13 @@ def _settings(default: Any) -> Iterator[Row]:
     meanings: dict[str, str] = {}
     for base in reversed(cls.__mro__):
         meanings |= _arguments(base.__doc__ or "")
-    hints = typing.get_type_hints(cls)
+    hints = typing.get_type_hints(cls, include_extras=True)
+    nested = getattr(cls, "nested", {})  # a rule has none
     for field in dataclasses.fields(cls):
-        if field.init and field.name != FIDELITY:  # which the study hands over
+        if field.init and field.name != "fidelity":  # which is the study's
             value = getattr(default, field.name)
-            shown = f"`{value.name}`" if field.name in (SAMPLER, OUTER) and value else _value(value)
-            kind = "a strategy" if field.name in (SAMPLER, OUTER) else _named(hints[field.name])
+            shown = f"`{value.name}`" if field.name in nested and value else _value(value)
+            kind = "a strategy" if field.name in nested else _named(hints[field.name])
             yield _row(f"{cls.__name__}.{field.name}", field.name, kind, shown, meanings.get(field.name, ""))
 
 
@@ -152,10 +153,12 @@ def _type(name: str, field: FieldInfo) -> str:
     if any(inner in PARAMETERS for inner in _models(field.annotation)):
         return "[parameters](#parameters) by name"
     text = _named(field.annotation).replace("#keys", f"#{name}")
-    bounds = [
-        f"{sign} {getattr(each, key)}" for each in field.metadata for key, sign in SIGNS.items() if hasattr(each, key)
-    ]
-    return ", ".join([text, *bounds])
+    return ", ".join([text, *_bounds(field.metadata)])
+
+
+def _bounds(metadata: Iterable[Any]) -> list[str]:
+    """What pydantic says of a number, besides its type."""
+    return [f"{sign} {getattr(each, key)}" for each in metadata for key, sign in SIGNS.items() if hasattr(each, key)]
 
 
 SIGNS = {"ge": "≥", "gt": ">", "le": "≤", "lt": "<"}
@@ -170,7 +173,8 @@ def _named(annotation: Any) -> str:
     if origin is typing.Literal:
         return " or ".join(f"`{each}`" for each in arguments)
     if origin is typing.Annotated:
-        return _named(arguments[0])
+        inside = [found for each in arguments[1:] if isinstance(each, FieldInfo) for found in each.metadata]
+        return ", ".join([_named(arguments[0]), *_bounds(inside)])
     if origin in (typing.Union, types.UnionType):
         return " or ".join(dict.fromkeys(_named(each) for each in arguments if each is not type(None)))
     if origin is list:

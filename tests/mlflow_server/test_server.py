@@ -481,7 +481,7 @@ def test_an_archive_cannot_lead_out_of_its_folder(archive: Path, tmp_path: Path)
     with tarfile.open(archive, "w") as tar:
         for name, path in (("database.dump",) * 2, ("artifacts/../../evil", "artifacts/a/b"), ("manifest.json",) * 2):
             tar.add(tmp_path / "x" / path, name)
-    with pytest.raises(InputError, match="no path of an artifact"):
+    with pytest.raises(InputError, match="not the path of an artifact"):
         restore(archive, Sqlite(tmp_path / "new/mlflow.db"), Folder(tmp_path / "new/mlartifacts"))
 
 

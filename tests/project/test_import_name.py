@@ -3,19 +3,23 @@ alone."""
 
 from __future__ import annotations
 
+import contextlib
 import os
+import signal
 import subprocess
 import sys
 import zipfile
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 import yaml
 
+from hpo_core.base.errors import StudyUnknown
 from hpo_core.lineage.opening import find_study
 from hpo_core.tracking.connection import connect
-from tests.conftest import PATIENCE
-from tests.studies import ROOT, environment
+from tests.conftest import PATIENCE, MlflowServer, PrefectServer, free_port, wait_until
+from tests.studies import ROOT
 
 OURS = {"hpo_core", "hpo_flows", "mlflow_server"}
 
@@ -63,24 +67,85 @@ def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path
 
 
-def in_project(project: Path, *command: str) -> str:
-    """Run a command of this environment in the project, as its user would; the repository is not on the path."""
-    own = {key: value for key, value in environment().items() if key != "PYTHONPATH"}
-    ended = subprocess.run(command, cwd=project, env=own, capture_output=True, text=True, timeout=PATIENCE, check=False)
+@pytest.fixture(scope="module")
+def prefect(tmp_path_factory: pytest.TempPathFactory) -> Iterator[PrefectServer]:
+    server = PrefectServer(tmp_path_factory.mktemp("prefect"))
+    server.start()
+    yield server
+    server.stop()
+
+
+def own(prefect: PrefectServer) -> dict[str, str]:
+    """The environment of the project's user; the repository is not on the path."""
+    return {key: value for key, value in (os.environ | prefect.environment()).items() if key != "PYTHONPATH"}
+
+
+def in_project(project: Path, prefect: PrefectServer, *command: str) -> str:
+    """Run a command of this environment in the project, as its user would."""
+    ended = subprocess.run(
+        command, cwd=project, env=own(prefect), capture_output=True, text=True, timeout=PATIENCE, check=False
+    )
     assert ended.returncode == 0, ended.stderr
     return ended.stdout
 
 
 @pytest.mark.slow
-@pytest.mark.usefixtures("prefect_server")
-def test_a_project_with_a_package_called_flows(project: Path) -> None:
+def test_a_project_with_a_package_called_flows(project: Path, prefect: PrefectServer) -> None:
     hpo = str(Path(sys.executable).with_name("hpo"))
-    in_project(project, hpo, "validate", "study.yaml")
-    in_project(project, hpo, "tune", "study.yaml")
-    assert "loss" in in_project(project, hpo, "best", "mine")
-    assert "x" in in_project(project, hpo, "explain", "mine", "2")
-    assert in_project(project, sys.executable, "script.py").strip() == "2"
+    in_project(project, prefect, hpo, "validate", "study.yaml")
+    in_project(project, prefect, hpo, "tune", "study.yaml")
+    assert "loss" in in_project(project, prefect, hpo, "best", "mine")
+    assert "x" in in_project(project, prefect, hpo, "explain", "mine", "2")
+    assert in_project(project, prefect, sys.executable, "script.py").strip() == "2"
     assert len(find_study(connect(), "mine").load().complete) == 3
+
+
+@contextlib.contextmanager
+def running(project: Path, prefect: PrefectServer, *command: str) -> Iterator[Path]:
+    """A command that goes on while the project is used; its output."""
+    log = project / f"{abs(hash(command))}.log"
+    with open(log, "wb") as out:
+        process = subprocess.Popen(
+            command, cwd=project, env=own(prefect), stdout=out, stderr=out, start_new_session=True
+        )
+    try:
+        yield log
+    finally:
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
+
+
+@pytest.mark.slow
+def test_a_project_with_a_package_called_flows_on_dask(
+    project: Path, prefect: PrefectServer, mlflow_server: MlflowServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytest.importorskip("prefect_dask")
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", mlflow_server.uri)
+    address, here = f"tcp://127.0.0.1:{free_port()}", ["--host", "127.0.0.1", "--dashboard-address", "127.0.0.1:0"]
+    port = address.rpartition(":")[2]
+    scheduler = [sys.executable, "-m", "distributed.cli.dask_scheduler", *here, "--port", port]
+    worker = [sys.executable, "-m", "distributed.cli.dask_worker", *here, "--nthreads", "1", address]
+    hpo = str(Path(sys.executable).with_name("hpo"))
+    with running(project, prefect, *scheduler), running(project, prefect, *worker):
+        runner = f"runner={{type: dask, address: '{address}'}}"
+        in_project(project, prefect, hpo, "tune", "study.yaml", "--set", runner)
+    history = find_study(connect(), "mine").load()
+    assert len(history.complete) == 3
+    assert len({trial.owner for trial in history}) == 1, "one Dask worker has trained all"
+
+
+@pytest.mark.slow
+def test_a_project_with_a_package_called_flows_is_served(project: Path, prefect: PrefectServer) -> None:
+    hpo = str(Path(sys.executable).with_name("hpo"))
+
+    def complete() -> int:
+        with contextlib.suppress(StudyUnknown):
+            return len(find_study(connect(), "mine").load().complete)
+        return 0
+
+    with running(project, prefect, hpo, "serve", "study.yaml", "--every", "5") as log:
+        wait_until(lambda: complete() == 3, log.read_text)
 
 
 def test_what_is_installed_has_our_three_names_and_no_other(tmp_path: Path) -> None:

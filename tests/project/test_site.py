@@ -51,7 +51,7 @@ def test_the_reference_has_every_key_and_setting() -> None:
     assert set(StudySpec.model_fields) <= rows
     assert {"trials", "eta", "top", "low", "choices", "acquisition", "gamma", "outer", "patience"} <= rows
     assert all(f"### `{name}`" in page for name in (*STRATEGIES, *RULES, "float", "fixed"))
-    assert "| `gamma` | number | `0.1` | The share of trials that counts as good. |" in page
+    assert "| `gamma` | number, > 0, ≤ 1 | `0.1` | The share of trials that counts as good. |" in page
 
 
 def test_a_key_without_a_description_ends_the_build() -> None:
