@@ -5,23 +5,20 @@ Li et al. (2020), arXiv:1810.05934.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import field
 from typing import ClassVar
 
 from pydantic.dataclasses import dataclass
 
 from hpo_core.base.settings import STRICT
-from hpo_core.history.fidelity import Fidelity
 from hpo_core.history.history import History
 from hpo_core.history.trial import Proposal, Trial, TrialState
 from hpo_core.space.search_space import SearchSpace
-from hpo_core.strategies.base import Strategy
 from hpo_core.strategies.common.brackets import Rung, best_first, entering, promoted
+from hpo_core.strategies.common.promoting import Promoting
 
 
 @dataclass(frozen=True, config=STRICT)
-class Asha(Strategy):
+class Asha(Promoting):
     """Promotes a trial in the best ``1 / eta`` of those that ended on its rung; without one, starts a new trial.
 
     Algorithm 2 of Li et al., with promotions from the highest rung first. No trial waits for another; the price is that
@@ -36,14 +33,6 @@ class Asha(Strategy):
     """
 
     name: ClassVar[str] = "asha"
-    chooses_fidelity: ClassVar[bool] = True
-    promotes: ClassVar[bool] = True
-    nested: ClassVar[Mapping[str, str | None]] = {"sampler": "random"}
-    sampler: Strategy
-    fidelity: Fidelity = field(default_factory=Fidelity)
-
-    def learns_from_prior(self) -> bool:
-        return self.sampler.learns_from_prior()
 
     def propose(self, space: SearchSpace, history: History, n: int, *, seed: int) -> list[Proposal]:
         proposals: list[Proposal] = []

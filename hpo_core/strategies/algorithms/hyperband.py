@@ -5,24 +5,21 @@ Li et al. (2018), jmlr.org/papers/v18/16-558.html.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import field
 from functools import partial
 from typing import ClassVar
 
 from pydantic.dataclasses import dataclass
 
 from hpo_core.base.settings import STRICT
-from hpo_core.history.fidelity import Fidelity
 from hpo_core.history.history import History
 from hpo_core.history.trial import Proposal
 from hpo_core.space.search_space import SearchSpace
-from hpo_core.strategies.base import Strategy
 from hpo_core.strategies.common.brackets import Brackets, propose
+from hpo_core.strategies.common.promoting import Promoting
 
 
 @dataclass(frozen=True, config=STRICT)
-class Hyperband(Strategy):
+class Hyperband(Promoting):
     """Runs the bracket with the most halvings, then those with fewer and fewer, and repeats until the study ends.
 
     Args:
@@ -35,14 +32,6 @@ class Hyperband(Strategy):
     """
 
     name: ClassVar[str] = "hyperband"
-    chooses_fidelity: ClassVar[bool] = True
-    promotes: ClassVar[bool] = True
-    nested: ClassVar[Mapping[str, str | None]] = {"sampler": "random"}
-    sampler: Strategy
-    fidelity: Fidelity = field(default_factory=Fidelity)
-
-    def learns_from_prior(self) -> bool:
-        return self.sampler.learns_from_prior()
 
     def propose(self, space: SearchSpace, history: History, n: int, *, seed: int) -> list[Proposal]:
         sample = partial(self.sampler.propose, space, n=1, seed=seed)
