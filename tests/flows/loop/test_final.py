@@ -19,7 +19,7 @@ from hpo_core.study.spec import StudySpec
 from hpo_core.tracking.connection import connect
 from hpo_flows.api import open_ledger
 from hpo_flows.base.progress import StudyResult
-from hpo_flows.cli.app import best
+from hpo_flows.cli.look import best
 from tests.conftest import PATIENCE, ModelServer, wait_until
 from tests.objectives import _wine
 from tests.studies import _somewhere_else as _somewhere_else

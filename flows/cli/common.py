@@ -1,0 +1,80 @@
+"""What several commands share: their arguments, and how they find the study that is meant.
+
+What loads mlflow, pydantic or the strategies is imported where it is used, since each command starts a process.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from hpo_core.study.names import study_name
+from hpo_core.tracking.connection import connect
+from hpo_core.tracking.credentials import redact
+from hpo_flows.objectives.reference import search_path as folders_of
+
+if TYPE_CHECKING:
+    from hpo_core.ledger.ledger import Ledger
+    from hpo_core.study.spec import StudySpec
+
+
+StudyArgument = Annotated[str, typer.Argument(metavar="STUDY", help="A study file (YAML), or the name of a study.")]
+
+StudyFileArgument = Annotated[str, typer.Argument(metavar="STUDY.yaml", help="A study file.")]
+
+JsonOption = Annotated[bool, typer.Option("--json", help="Print one JSON object instead of a table.")]
+
+SetOption = Annotated[
+    list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Override a key: stop.minutes=5")
+]
+
+
+def is_file(study: str) -> bool:
+    if Path(study).suffix in (".yaml", ".yml") or "/" in study:
+        return True
+    try:
+        return Path(study).is_file()
+    except OSError:  # too long for a file name
+        return False
+
+
+def load_spec(study: str, overrides: list[str]) -> StudySpec:
+    from hpo_core.study.file import load_study
+
+    return load_study(Path(study), overrides)
+
+
+def open_stored(study: str) -> Ledger:
+    """The stored study for a file or a name. Creates nothing."""
+    from hpo_core.lineage.opening import find_study
+    from hpo_core.lineage.series import find_current
+
+    if is_file(study):
+        spec = load_spec(study, [])
+        return find_current(connect(), spec)
+    name = study_name(study)
+    return find_study(connect(), name)
+
+
+def search_path(study: str) -> tuple[str, ...]:
+    """The folders searched for an objective: the working folder, then the study file's."""
+    return folders_of(study) if is_file(study) else (os.getcwd(),)
+
+
+def shown_uri(ledger: Ledger) -> str:
+    return redact(ledger.store.uri)
+
+
+def ui_hint(ledger: Ledger) -> str:
+    uri = ledger.store.uri
+    if uri.startswith("http"):
+        return f"{redact(uri)}/#/experiments/{ledger.study_run.experiment}/runs/{ledger.study_run.id}"
+    return "hpo ui (or make ui), then http://127.0.0.1:5000"
+
+
+def print_json(**fields: Any) -> None:
+    print(json.dumps(fields))

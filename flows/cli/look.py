@@ -1,0 +1,138 @@
+"""The commands that look at a study: status, best, explain, report and ui."""
+
+from __future__ import annotations
+
+import subprocess
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from hpo_core.base.errors import InputError
+from hpo_core.tracking.connection import connect, tracking_uri, ui_command
+from hpo_core.tracking.credentials import redact
+from hpo_flows.cli.common import JsonOption, StudyArgument, open_stored, print_json, shown_uri
+
+
+def status(study: StudyArgument, as_json: JsonOption = False) -> None:
+    """Say how far a study is."""
+    from hpo_flows.reports.text import metric_value, skipped_line, status_line
+
+    ledger = open_stored(study)
+    spec, history = ledger.spec, ledger.load()
+    best = history.incumbent
+    if not as_json:
+        if ledger.skipped:
+            typer.echo(skipped_line(ledger.skipped), err=True)
+        typer.echo(f"{spec.name}: {status_line(spec, history, 0.0)}")
+        return
+    print_json(
+        study=spec.name,
+        complete=len(history.complete),
+        running=len(history.running),
+        failed=len(history.failed),
+        skipped=len(ledger.skipped),
+        trials=spec.stop.trials,
+        best=metric_value(spec, best),
+        best_trial=None if best is None else best.number,
+        metric=spec.metric,
+        direction=spec.direction,
+        experiment=spec.experiment,
+        run_id=ledger.study_run.id,
+        tracking_uri=shown_uri(ledger),
+    )
+
+
+def best(study: StudyArgument, as_json: JsonOption = False) -> None:
+    """Show the best trials and the configuration of the winner, or of the incumbent where no winner is chosen."""
+    from rich.console import Console
+
+    from hpo_flows.loop.final import choice_of
+    from hpo_flows.reports.terminal import TOP, print_choice, trials_table
+    from hpo_flows.reports.text import metric_value, ranked
+
+    ledger = open_stored(study)
+    spec, history = ledger.spec, ledger.load()
+    incumbent = history.incumbent
+    if incumbent is None:
+        typer.echo(f"study {spec.name!r} has no complete trial yet", err=True)
+        raise typer.Exit(1)
+    choice = choice_of(ledger, history)
+    if as_json:
+        winner = None if choice is None else choice.winner
+        best = incumbent if winner is None else winner.trial
+        print_json(
+            study=spec.name,
+            trial=best.number,
+            value=metric_value(spec, best),
+            metric=spec.metric,
+            config=dict(best.config),
+            metrics=dict(best.metrics),
+            run_id=best.run_id,
+            incumbent=incumbent.number,
+            final=None if winner is None else {"mean": spec.sign * winner.mean, "error": winner.standard_error},
+            test=None if choice is None or choice.test is None else dict(choice.test.metrics),
+        )
+        return
+    Console().print(trials_table(spec, ranked(history)[:TOP], f"Best trials of {spec.name} by {spec.metric}"))
+    if choice is not None and choice.standings:
+        print_choice(spec, choice, Console())
+        if choice.winner is not None:
+            return
+    for name, value in incumbent.config.items():
+        typer.echo(f"{name} = {value}")
+
+
+def explain_trial(
+    study: StudyArgument,
+    trial: Annotated[int, typer.Argument(metavar="TRIAL", help="The number of a trial.", min=0)],
+    as_json: JsonOption = False,
+) -> None:
+    """Say why a trial has its configuration."""
+    from hpo_core.lineage.replay import explain
+    from hpo_flows.reports.explanation import data, lines
+
+    ledger = open_stored(study)
+    found = explain(ledger, trial)
+    if as_json:
+        print_json(**data(ledger.spec, found))
+        return
+    for line in lines(ledger.spec, found):
+        typer.echo(line)
+
+
+def write_study_report(
+    study: StudyArgument,
+    out: Annotated[Path | None, typer.Option(help="The folder to write to; report-NAME by default.")] = None,
+    open_: Annotated[bool, typer.Option("--open", help="Open the report in a browser.")] = False,
+) -> None:
+    """Write the study's report and plots to a folder."""
+    import webbrowser
+
+    from hpo_flows.reports.html.publish import write_report
+
+    ledger = open_stored(study)
+    folder = out or Path(f"report-{ledger.spec.name}")
+    try:
+        path = write_report(ledger.spec, ledger.load(), folder)
+    except OSError as error:
+        raise InputError(
+            "--out", f"the report cannot be written to {folder} ({error})", "name another folder"
+        ) from None
+    typer.echo(f"The report is {path}")
+    if open_ and not webbrowser.open(path.absolute().as_uri()):
+        typer.echo("no browser could be started", err=True)
+
+
+def ui(
+    port: Annotated[int, typer.Option(help="Port on 127.0.0.1.", min=1, max=65535)] = 5000,
+) -> None:
+    """Open MLflow's UI over the tracking store."""
+
+    uri = tracking_uri()
+    if uri.startswith("http"):
+        typer.echo(f"The tracking server has its own UI: {redact(uri)}")
+        return
+    connect(uri)
+    typer.echo(f"MLflow's UI is at http://127.0.0.1:{port} (Ctrl-C ends it)")
+    raise typer.Exit(subprocess.call(ui_command(uri, port=port)))

@@ -1,0 +1,77 @@
+"""The commands that check and run a study: validate and tune."""
+
+from __future__ import annotations
+
+import json
+from typing import Annotated
+
+import typer
+
+from hpo_flows.cli.common import SetOption, StudyArgument, is_file, load_spec, open_stored, search_path, ui_hint
+from hpo_flows.objectives.reference import Objective
+from hpo_flows.workers.output import PRINTED
+
+
+def validate(study: StudyArgument, set_: SetOption = None) -> None:
+    """Check a study file and that its objective can be imported; nothing is run."""
+
+    spec = load_spec(study, list(set_ or []))
+    Objective(spec.objective, search_path(study), needs_hypergradient=spec.needs_hypergradient).load()
+    size = spec.search_space.size
+    configurations = "endless" if size == float("inf") else f"up to {size:,.0f}"
+    typer.echo(
+        f"{study} is valid: study {spec.name!r}, {spec.search_space.dimensions} parameters "
+        f"({configurations} configurations), strategy {spec.strategy.name!r}"
+    )
+
+
+def tune(
+    study: StudyArgument,
+    trials: Annotated[
+        str | None, typer.Option(metavar="N", help="Total number of trials of the study; +N for N more.")
+    ] = None,
+    parallel: Annotated[int | None, typer.Option(help="Trials at a time.")] = None,
+    strategy: Annotated[str | None, typer.Option(help="Name of a strategy.")] = None,
+    set_: SetOption = None,
+    verbose: Annotated[
+        bool, typer.Option("--verbose", "-v", help="Show what trials print, after the number of each.")
+    ] = False,
+) -> None:
+    """Run a study, or go on with it."""
+    from hpo_core.study.file import override_spec
+    from hpo_flows.api import open_ledger, run
+    from hpo_flows.reports.live import LiveProgress
+    from hpo_flows.reports.terminal import print_summary
+
+    overrides = list(set_ or [])
+    if trials is not None:
+        overrides.append(f"stop.trials={trials}")
+    if parallel is not None:
+        overrides.append(f"parallel={parallel}")
+    if strategy is not None:
+        overrides.append(f"strategy={json.dumps(strategy)}")
+    spec = load_spec(study, overrides) if is_file(study) else override_spec(open_stored(study).spec, overrides)
+    objective = Objective(spec.objective, search_path(study))
+    if not spec.runner.elsewhere:  # otherwise it must be importable there, not here
+        objective.precheck()
+    ledger = open_ledger(
+        spec,
+        on_message=lambda line: typer.echo(line, err=True),
+        path=objective.path,
+    )
+    spec = ledger.spec
+    if verbose and spec.runner.elsewhere:
+        typer.echo(f"what trials print on other machines is not streamed; see {PRINTED} in their runs", err=True)
+    try:
+        with LiveProgress(spec, verbose=verbose) as observe:
+            result = run(ledger, objective, observe)
+    except KeyboardInterrupt as stopped:
+        typer.echo("stopped; run the same command to go on", err=True)
+        raise typer.Exit(128 + getattr(stopped, "number", 2)) from None
+    print_summary(spec, result.history, result.reason, ui_hint(ledger), choice=result.choice)
+    if result.challenge is not None and spec.champion is not None:
+        from hpo_flows.reports.text import challenge_line
+
+        typer.echo(challenge_line(result.challenge, spec.champion.model))
+    if result.best is None:
+        raise typer.Exit(1)
