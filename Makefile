@@ -2,7 +2,10 @@
 PYTHON ?= python3
 BIN := .venv/bin
 STAMP := .venv/.installed
+DEV := .venv/.installed-dev
 STUDY ?= examples/digits_cnn.yaml
+LOCK := $(BIN)/python -m uv pip compile --quiet --universal --upgrade --python-version 3.11 --no-annotate \
+	--no-header --no-emit-index-url --no-emit-find-links pyproject.toml
 PEERS := optuna smac kerastuner hebo ax dehb synetune
 QUICK := random tpe bayesian peer:hyperopt peer:optuna_tpe peer:optuna_tpe_multivariate
 SLOW := peer:optuna_gp peer:smac peer:skopt peer:kerastuner peer:ax peer:hebo
@@ -14,15 +17,15 @@ REGRET := $(BIN)/python -m benchmarks.regret
 help: ## List the targets
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-10s %s\n", $$1, $$2}'
 
-setup: $(STAMP) ## Make .venv with the pinned packages
+setup: $(STAMP) ## Make .venv with what tuning needs
 
-$(STAMP): requirements.lock pyproject.toml
-	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
-		{ echo "Python 3.11 or newer is needed; name it: make PYTHON=python3.12 $(MAKECMDGOALS)"; exit 1; }
-	test -x $(BIN)/python || $(PYTHON) -m venv .venv
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check --requirement requirements.lock
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --editable .
+$(STAMP): requirements/run.txt requirements/install.py pyproject.toml
+	$(PYTHON) requirements/install.py
 	touch $(STAMP)
+
+$(DEV): requirements/dev.txt requirements/install.py pyproject.toml
+	$(PYTHON) requirements/install.py --dev
+	touch $(STAMP) $(DEV)
 
 tune: $(STAMP) ## Tune a Keras network on the digits images (STUDY=... for another study)
 	$(BIN)/hpo tune $(STUDY) $(ARGS)
@@ -30,24 +33,24 @@ tune: $(STAMP) ## Tune a Keras network on the digits images (STUDY=... for anoth
 ui: $(STAMP) ## Browse the studies in MLflow's UI
 	$(BIN)/hpo ui
 
-team: $(STAMP) ## Start a team's servers here: PostgreSQL, S3, MLflow, Prefect (docs/team.md)
+team: $(DEV) ## Start a team's servers here: PostgreSQL, S3, MLflow, Prefect (docs/team.md)
 	$(BIN)/python -m mlflow_server team $(ARGS)
 
-test: $(STAMP) ## Run the tests, as many files at a time as there are processors, up to 4
+test: $(DEV) ## Run the tests, as many files at a time as there are processors, up to 4
 	$(BIN)/python -m pytest -n logical --maxprocesses 4 --dist loadfile --no-loadscope-reorder
 
-slow: $(STAMP) ## Run the tests that take minutes, one a processor at a time, up to 4
+slow: $(DEV) ## Run the tests that take minutes, one a processor at a time, up to 4
 	$(BIN)/python -m pytest -m slow -n logical --maxprocesses 4 --dist load
 
-lint: $(STAMP) ## Check style and the direction of imports
+lint: $(DEV) ## Check style and the direction of imports
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/lint-imports
 
-type: $(STAMP) ## Check types
+type: $(DEV) ## Check types
 	$(BIN)/mypy
 
-bench: $(STAMP) ## Measure overhead and scale beside peers, in this machine's time
+bench: $(DEV) ## Measure overhead and scale beside peers, in this machine's time
 	$(BIN)/python -m benchmarks
 
 peers: $(PEERS:%=.venv-peers/%/.installed) ## Make the environments of the packages that benchmarks measure beside ours
@@ -58,7 +61,7 @@ peers: $(PEERS:%=.venv-peers/%/.installed) ## Make the environments of the packa
 	touch $@
 
 # A few minutes: make regret ARGS="--instances hpobench_mlp/car live/wine_svm --seeds 1"
-regret: $(STAMP) peers ## Measure regret by trial beside peers (needs HPO_BENCH_DATA; hours)
+regret: $(DEV) peers ## Measure regret by trial beside peers (needs HPO_BENCH_DATA; hours)
 	$(REGRET) run $(QUICK) $(ARGS)
 	$(REGRET) run $(QUICK) --batch 8 $(ARGS)
 	$(REGRET) run $(QUICK) --group live $(ARGS)
@@ -69,15 +72,15 @@ regret: $(STAMP) peers ## Measure regret by trial beside peers (needs HPO_BENCH_
 	$(REGRET) versus bayesian regret.jsonl
 	$(REGRET) plot regret.jsonl --strategies $(QUICK)
 
-docs: $(STAMP) ## Build the documents as a site, in site/
+docs: $(DEV) ## Build the documents as a site, in site/
 	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --quiet --strict
 
-docs-serve: $(STAMP) ## Show the site at http://127.0.0.1:8000 and renew it as one writes
+docs-serve: $(DEV) ## Show the site at http://127.0.0.1:8000 and renew it as one writes
 	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs serve --dev-addr 127.0.0.1:8000
 
-lock: $(STAMP) ## Renew the pins (needs uv on the PATH)
-	uv pip compile --quiet --universal --python-version 3.11 --all-extras --group dev \
-		--no-emit-index-url --no-emit-find-links --no-header pyproject.toml --output-file requirements.lock
+lock: $(DEV) ## Renew the pins
+	$(LOCK) --extra keras --output-file requirements/run.txt
+	$(LOCK) --all-extras --group dev --constraint requirements/run.txt --output-file requirements/dev.txt
 
 clean: ## Remove .venv and caches; studies stay
 	rm -rf .venv .venv-peers .mypy_cache .pytest_cache .ruff_cache .hypothesis .import_linter_cache

@@ -24,6 +24,9 @@ from hpo_core.tracking.connection import database_path, sqlite_uri
 from mlflow_server.postgres import client_program
 
 STORE = "MLFLOW_BACKEND_STORE_URI"
+
+EXAMPLE = "postgresql://user@host/database"
+
 PATH_COLUMNS = [
     ("experiments", "artifact_location"),
     ("runs", "artifact_uri"),
@@ -162,7 +165,7 @@ class Postgresql(Database):
     kind = "postgresql"
 
     def __init__(self, url: URL, password: str | None) -> None:
-        self._url = url.set(drivername="postgresql+psycopg2", password=password)
+        self._url = url.set(drivername="postgresql+psycopg", password=password)
         shown = URL.create("postgresql", url.username, None, url.host, url.port, url.database, url.query)
         self.uri = shown.render_as_string(hide_password=False)
         self.environment = {} if password is None else {"PGPASSWORD": password}
@@ -171,7 +174,7 @@ class Postgresql(Database):
         try:
             return sqlalchemy.create_engine(self._url, poolclass=NullPool, connect_args={"connect_timeout": 10})
         except ImportError:
-            raise InputError(STORE, "psycopg2 is not installed", "install hpo-flows[team]") from None
+            raise InputError(STORE, "psycopg is not installed", "install hpo-flows[postgres]") from None
 
     def offers(self, extension: str) -> bool:
         """Whether an extension is installed with the server."""
@@ -239,8 +242,11 @@ def database_of(uri: str, environment: Mapping[str, str]) -> Database:
     try:
         url = sqlalchemy.make_url(uri)
     except (ArgumentError, ValueError):
-        raise InputError(STORE, "is not an address of a database", "write postgresql://user@host/database") from None
-    if url.drivername not in ("postgresql", "postgres", "postgresql+psycopg2") or not url.database:
+        raise InputError(STORE, "is not an address of a database", f"write {EXAMPLE}") from None
+    if (
+        url.drivername not in ("postgresql", "postgres", "postgresql+psycopg", "postgresql+psycopg2")
+        or not url.database
+    ):
         problem = f"{url.drivername}://... is not a PostgreSQL database" if url.database else "names no database"
         raise InputError(STORE, problem, "write postgresql://user@host/database")
     if any("password" in key for key in url.query):

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from functools import cached_property
 
 import numpy as np
-from scipy.special import ndtri
+import scipy
 
 from hpo_core.base.arrays import Array
 from hpo_core.history.trial import Trial, TrialState
@@ -91,7 +91,7 @@ def align(losses: Array, how: str) -> Array:
     if how == "rank":
         order = np.searchsorted(np.sort(losses[finished]), losses[finished], side="left")
         ties = np.searchsorted(np.sort(losses[finished]), losses[finished], side="right")
-        values = ndtri((order + ties) / (2.0 * finished.sum()))
+        values = scipy.special.ndtri((order + ties) / (2.0 * finished.sum()))
     else:
         values = YeoJohnson.fit(losses[finished]).forward(losses[finished])
     result = np.full(len(losses), values.max())

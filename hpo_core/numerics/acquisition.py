@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 
 import numpy as np
-from scipy.special import erfcx, log1p, log_ndtr
+import scipy
 
 from hpo_core.base.arrays import Array
 
@@ -26,10 +26,12 @@ def _log_h(z: Array) -> Array:
     near, far = z > -1.0, z < -1e4
     middle = ~near & ~far
     x = z[near]
-    result[near] = np.log(np.exp(-0.5 * x * x - _LOG_SQRT_2PI) + x * np.exp(log_ndtr(x)))
+    result[near] = np.log(np.exp(-0.5 * x * x - _LOG_SQRT_2PI) + x * np.exp(scipy.special.log_ndtr(x)))
     x = z[middle]
-    ratio = math.sqrt(math.pi / 2) * erfcx(-x / math.sqrt(2.0)) * np.abs(x)  # |z| Phi(z) / phi(z), below 1
-    result[middle] = -0.5 * x * x - _LOG_SQRT_2PI + log1p(-ratio)
+    ratio = (
+        math.sqrt(math.pi / 2) * scipy.special.erfcx(-x / math.sqrt(2.0)) * np.abs(x)
+    )  # |z| Phi(z) / phi(z), below 1
+    result[middle] = -0.5 * x * x - _LOG_SQRT_2PI + scipy.special.log1p(-ratio)
     x = z[far]
     result[far] = -0.5 * x * x - _LOG_SQRT_2PI - 2.0 * np.log(-x)
     return result
@@ -53,7 +55,7 @@ def log_probability_of_improvement(mean: Array, std: Array, best: float) -> Arra
     >>> log_probability_of_improvement(np.array([0.0]), np.array([1.0]), 0.0).round(4)
     array([-0.6931])
     """
-    result: Array = log_ndtr((best - mean) / std)
+    result: Array = scipy.special.log_ndtr((best - mean) / std)
     return result
 
 

@@ -21,8 +21,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
-from scipy.linalg import lapack
-from scipy.optimize import minimize
+import scipy
 
 from hpo_core.base.arrays import Array
 from hpo_core.base.threads import one_thread
@@ -113,7 +112,7 @@ def _cholesky(K: Array) -> Array:
     # Near-singular matrices may need more than the usual jitter: it grows until a factor exists.
     jitter = JITTER
     while True:
-        L, info = lapack.dpotrf(K + jitter * np.eye(len(K)), lower=1, clean=1)
+        L, info = scipy.linalg.lapack.dpotrf(K + jitter * np.eye(len(K)), lower=1, clean=1)
         if info == 0:
             factor: Array = L
             return factor
@@ -136,7 +135,7 @@ def negative_log_posterior(theta: Array, X: Array, owner: Any, y: Array, active:
     f = effects(X, owner)
     T = h.trend * (f @ f.T)
     L = _cholesky(K + T + h.noise * np.eye(n))
-    inverse, _ = lapack.dpotri(L, lower=1)
+    inverse, _ = scipy.linalg.lapack.dpotri(L, lower=1)
     inverse = np.tril(inverse) + np.tril(inverse, -1).T
     weights = inverse @ y
     value = 0.5 * float(y @ weights) + float(np.log(np.diag(L)).sum())
@@ -180,7 +179,7 @@ def fit(X: Array, owner: Any, y: Array, *, active: float | None = None, steps: i
     bounds = [(math.log(5e-3), math.log(1e3))] * D
     bounds += [(math.log(low), math.log(high)) for low, high in ((1e-2, 1e2), (1e-7, 2.0), (1e-6, 1e2))]
     found = [
-        minimize(
+        scipy.optimize.minimize(
             negative_log_posterior,
             replace(mode, lengths=mode.lengths * shrink).theta,
             args=(X, owner, y, active),
@@ -211,7 +210,7 @@ class GaussianProcess:
     def condition(X: Array, owner: Any, y: Array, hyperparameters: Hyperparameters) -> GaussianProcess:
         """The process given the losses ``y`` at ``X``."""
         L = _cholesky(covariance(hyperparameters, owner, X, X) + hyperparameters.noise * np.eye(len(y)))
-        inverse_factor, _ = lapack.dtrtri(L, lower=1)
+        inverse_factor, _ = scipy.linalg.lapack.dtrtri(L, lower=1)
         weights = inverse_factor.T @ (inverse_factor @ y)
         return GaussianProcess(X, owner, y, hyperparameters, inverse_factor, weights)
 

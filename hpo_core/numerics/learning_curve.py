@@ -11,7 +11,7 @@ with ``horizon / t``. ``benchmarks/early_stop.py`` measures the benefit.
 from __future__ import annotations
 
 import numpy as np
-from scipy.special import stdtr
+import scipy
 
 from hpo_core.base.arrays import Array
 from hpo_core.base.moments import LARGEST
@@ -77,4 +77,4 @@ def chance_of_beating(steps: Array, losses: Array, horizon: float, best: float) 
     std = np.sqrt(variance * (n + 1.0 + leverage) / (n - 2)) * (horizon / t[-1])
     log_evidence = -0.5 * INDEPENDENT * n * np.log(variance)
     evidence = np.exp(log_evidence - log_evidence.max())  # the maximum is taken out so that exp() cannot overflow
-    return float((evidence * stdtr(n - 2, (goal - mean) / std)).sum() / evidence.sum())
+    return float((evidence * scipy.special.stdtr(n - 2, (goal - mean) / std)).sum() / evidence.sum())

@@ -21,7 +21,7 @@ from functools import cached_property
 from typing import Any
 
 import numpy as np
-from scipy.special import ndtr, ndtri
+import scipy
 
 from hpo_core.base.arrays import Array
 from hpo_core.space.cube import Cube
@@ -104,7 +104,7 @@ class Parzen:
         on_a, on_b = (~np.isnan(A)).astype(float), (~np.isnan(B)).astype(float)
         A, B = np.nan_to_num(A) / h, np.nan_to_num(B) / h
         # The share of each normal inside [0, 1]; the truncated density is divided by it.
-        inside = np.log(h * math.sqrt(2.0 * math.pi)) + np.log(ndtr(1.0 / h - B) - ndtr(-B))
+        inside = np.log(h * math.sqrt(2.0 * math.pi)) + np.log(scipy.special.ndtr(1.0 / h - B) - scipy.special.ndtr(-B))
         squares = (A * A) @ on_b.T - 2.0 * (A @ B.T) + on_a @ (B * B).T
         terms: Array = -0.5 * squares - on_a @ (inside * on_b).T
         return terms
@@ -137,8 +137,8 @@ class Parzen:
         centres, uniform = self.X[chosen], rng.random((count, d))
         h = self.bandwidths
         with np.errstate(invalid="ignore"):
-            low, high = ndtr(-centres / h), ndtr((1.0 - centres) / h)
-            drawn = np.clip(centres + h * ndtri(low + uniform * (high - low)), 0.0, 1.0)
+            low, high = scipy.special.ndtr(-centres / h), scipy.special.ndtr((1.0 - centres) / h)
+            drawn = np.clip(centres + h * scipy.special.ndtri(low + uniform * (high - low)), 0.0, 1.0)
         leave = rng.random((count, d)) < self.leaving
         for j in np.flatnonzero(~self._numeric):
             options = int(self.cube.categories[j])

@@ -152,11 +152,8 @@ class StudySpec(Section):
         self._check_fidelity()
         if self.final is not None:
             _check_order(self.final, space)
-        # Settings that only the space can judge (a parameter's name) show at the first proposal, which costs nothing.
         try:
-            strategy = self.strategy.make(fidelity=self.scale)
-            strategy.check(space)
-            strategy.propose(space, History(), 1, seed=self.seed)
+            self.strategy.make(fidelity=self.scale).check(space)
         except InputError:
             raise
         except ValueError as error:

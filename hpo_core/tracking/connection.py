@@ -45,14 +45,14 @@ def tracking_uri(given: str | None = None) -> str:
 def sqlite_uri(database: Path) -> str:
     """The URI of a database file.
 
-    SQLAlchemy ends the path at a ``?``, so such a path becomes a nested ``file:`` URI in which it is quoted.
-    (With ``sqlite:///``, MLflow would treat that URI as a path and create its folders.)
+    SQLAlchemy reads what follows a ``%`` or a ``?`` in its own way, so these are quoted. (A quoted URI that begins with
+    ``sqlite:///`` MLflow would treat as a path, and create its folders.)
 
-    >>> sqlite_uri(Path("/data/50% #1/mlflow.db")), sqlite_uri(Path("/what?/mlflow.db"))
-    ('sqlite:////data/50% #1/mlflow.db', 'sqlite+pysqlite:///file:/what%3F/mlflow.db?uri=true')
+    >>> sqlite_uri(Path("/data/one #1/mlflow.db")), sqlite_uri(Path("/what?/mlflow.db"))
+    ('sqlite:////data/one #1/mlflow.db', 'sqlite+pysqlite:////what%3F/mlflow.db')
     """
     path = str(database.absolute())
-    return f"sqlite+pysqlite:///file:{quote(path)}?uri=true" if "?" in path else f"sqlite:///{path}"
+    return f"sqlite+pysqlite:///{quote(path)}" if re.search("[%?]", path) else f"sqlite:///{path}"
 
 
 def database_path(uri: str, field: str = "MLFLOW_TRACKING_URI") -> Path | None:
@@ -67,10 +67,10 @@ def database_path(uri: str, field: str = "MLFLOW_TRACKING_URI") -> Path | None:
     """
     if (found := _SQLITE.fullmatch(uri)) is None:
         return None
-    file, settings = found["file"] or "", dict(parse_qsl(found["settings"] or "", keep_blank_values=True))
+    file, settings = unquote(found["file"] or ""), dict(parse_qsl(found["settings"] or "", keep_blank_values=True))
     nested = "uri" in settings
     if nested:
-        file = unquote(re.sub(r"^file:(//(localhost)?(?=/))?", "", file))
+        file = unquote(re.sub(r"^file:(//(localhost)?(?=/))?", "", file.partition("?")[0]))
     if file in ("", ":memory:") or settings.get("mode") == "memory" or settings.get("vfs") == "memdb":
         problem = f"{uri!r} is a database in memory, which no other process sees and which is gone with this one"
         raise InputError(field, problem, "name a file, as in sqlite:///mlflow.db")

@@ -6,10 +6,10 @@ Prefect and the worker pool are imported only by the checks that need them.
 from __future__ import annotations
 
 import platform
-import re
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass
-from importlib.metadata import PackageNotFoundError, version
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from importlib.metadata import PackageNotFoundError, requires, version
+
+from packaging.requirements import Requirement
 
 from hpo_core.base.errors import InputError
 from hpo_core.space.configuration import Scalar
@@ -22,36 +22,7 @@ MANY_PARAMS = 1_000
 
 IMPORT_SECONDS = 120.0
 
-PACKAGES = ("mlflow", "prefect", "fastapi", "sqlalchemy", "numpy", "scipy", "scikit-learn")
-
-OPTIONAL = ("tensorflow", "keras", "psycopg2-binary")
-
-
-@dataclass(frozen=True)
-class Clash:
-    """A combination of versions that is known not to work.
-
-    Args:
-        package: A package, broken from ``first`` on.
-        first: The first version that does not work.
-        beside: The package that it does not work with, in release ``release``.
-        release: A release of ``beside``; empty for all.
-        why: What happens.
-    """
-
-    package: str
-    first: str
-    beside: str
-    release: str
-    why: str
-
-
-CLASHES = (
-    Clash("fastapi", "0.155", "prefect", "3.8", "Prefect's server does not start, the temporary one included"),
-    Clash(
-        "sqlalchemy", "2.1", "prefect", "3.8", "Prefect's scheduler starts no runs, and only its server's log shows it"
-    ),
-)
+OPTIONAL = ("tensorflow", "keras", "psycopg")
 
 
 # -- this machine -----------------------------------------------------------------------------------------------
@@ -65,43 +36,34 @@ def installed(package: str) -> str | None:
         return None
 
 
-def packages(version_of: Callable[[str], str | None] = installed) -> Iterator[Finding]:
-    """Check the versions of the required packages, and warn of combinations known to be broken."""
-    versions = {name: found for name in (*PACKAGES, *OPTIONAL) if (found := version_of(name)) is not None}
-    clashes = [clash for clash in CLASHES if _clashes(clash, versions)]
-    for clash in clashes:
-        yield Finding(
-            "packages",
-            Level.PROBLEM,
-            f"{clash.package} {versions[clash.package]} beside {clash.beside} {versions[clash.beside]}: {clash.why}",
-            f"pip install '{clash.package}<{clash.first}'",
-        )
-    if missing := [name for name in PACKAGES if name not in versions]:
-        yield Finding(
-            "packages", Level.PROBLEM, f"not installed: {', '.join(missing)}", f"pip install {' '.join(missing)}"
-        )
-    if not clashes and not missing:
+def packages(
+    version_of: Callable[[str], str | None] = installed, required: Sequence[str] | None = None
+) -> Iterator[Finding]:
+    """Check that the required packages are installed, in versions that this one works with.
+
+    Args:
+        version_of: The installed version of a package; None if it is not installed.
+        required: Requirements as pip writes them; those of this package by default.
+    """
+    versions: dict[str, str] = {}
+    wrong: list[str] = []
+    for each in map(Requirement, requires("hpo-flows") or [] if required is None else required):
+        if each.marker is not None and not each.marker.evaluate({"extra": ""}):
+            continue
+        found = version_of(each.name)
+        if found is None:
+            wrong.append(str(each))
+            yield Finding("packages", Level.PROBLEM, f"{each.name} is not installed", f"pip install '{each}'")
+        elif not each.specifier.contains(found, prereleases=True):
+            wrong.append(str(each))
+            why = f"{each.name} {found} is installed, and {each.specifier} is needed"
+            yield Finding("packages", Level.PROBLEM, why, f"pip install '{each}'")
+        else:
+            versions[each.name] = found
+    if not wrong:
+        versions |= {name: found for name in OPTIONAL if (found := version_of(name)) is not None}
         listed = ", ".join(f"{name} {found}" for name, found in versions.items())
         yield Finding("packages", Level.OK, f"python {platform.python_version()}, {listed}")
-
-
-def _clashes(clash: Clash, versions: Mapping[str, str]) -> bool:
-    if clash.package not in versions or clash.beside not in versions:
-        return False
-    release = _release(clash.release)
-    return (
-        _release(versions[clash.package]) >= _release(clash.first)
-        and _release(versions[clash.beside])[: len(release)] == release
-    )
-
-
-def _release(text: str) -> tuple[int, ...]:
-    """
-    >>> _release("2.1.0b1"), _release("0.155")
-    ((2, 1, 0), (0, 155))
-    """
-    digits = re.match(r"\d+(\.\d+)*", text)
-    return tuple(int(part) for part in digits[0].split(".")) if digits else ()
 
 
 def prefect() -> Iterator[Finding]:

@@ -33,9 +33,13 @@ class Grid(Strategy):
     steps: Count = 5
     steps_by_name: Mapping[str, Count] = field(default_factory=dict)
 
-    def propose(self, space: SearchSpace, history: History, n: int, *, seed: int) -> list[Proposal]:
+    def check(self, space: SearchSpace) -> None:
+        """Refuse steps for a parameter that the space does not have."""
         if unknown := [name for name in self.steps_by_name if name not in space.parameters]:
             raise ValueError(f"steps_by_name: {unknown[0]!r} is not a parameter of the space {list(space.parameters)}")
+
+    def propose(self, space: SearchSpace, history: History, n: int, *, seed: int) -> list[Proposal]:
+        self.check(space)
         steps = {name: self.steps_by_name.get(name, self.steps) for name in space.parameters}
         grid = map(Proposal, space.enumerate(steps, feasible=True))
         return list(islice((proposal for proposal in grid if proposal.identity not in history.identities), n))

@@ -6,7 +6,7 @@ from collections.abc import Callable, Container, Iterator, Sequence
 from itertools import islice
 
 import numpy as np
-from scipy.stats import qmc
+import scipy
 
 from hpo_core.base.arrays import Array
 from hpo_core.base.errors import InputError
@@ -35,7 +35,7 @@ def sobol(dimensions: int, seed: int, start: int, count: int) -> Array:
     """
     if dimensions == 0:
         return np.empty((count, 0))
-    engine = qmc.Sobol(dimensions, scramble=True, rng=np.random.default_rng(np.random.SeedSequence(seed)))
+    engine = scipy.stats.qmc.Sobol(dimensions, scramble=True, rng=np.random.default_rng(np.random.SeedSequence(seed)))
     if start:
         engine.fast_forward(start)
     points: Array = engine.random(count)

@@ -151,10 +151,9 @@ def test_a_metric_that_mlflow_does_not_take_is_found_before_any_training(store: 
 
 # -- this machine -----------------------------------------------------------------------------------------------
 
-GOOD = {"mlflow": "3.17.2", "prefect": "3.8.8", "fastapi": "0.154.9", "sqlalchemy": "2.0.58", "numpy": "2.4.0"} | {
-    "scipy": "1.17.0",
-    "scikit-learn": "1.9.0",
-}
+NEEDED = ["mlflow<3.18,>=3.17", "prefect>=3.9.1", "numpy>=2", 'boto3>=1; extra == "team"']
+
+GOOD = {"mlflow": "3.17.2", "prefect": "3.9.1", "numpy": "2.4.0"}
 
 
 @pytest.mark.parametrize(
@@ -162,14 +161,14 @@ GOOD = {"mlflow": "3.17.2", "prefect": "3.8.8", "fastapi": "0.154.9", "sqlalchem
     [
         (GOOD, "ok", "mlflow 3.17.2"),
         (GOOD | {"tensorflow": "2.21.0"}, "ok", "tensorflow 2.21.0"),
-        (GOOD | {"fastapi": "0.155.0"}, "problem", "fastapi<0.155"),
-        (GOOD | {"fastapi": "0.155.0", "prefect": "3.9.0"}, "ok", "fastapi 0.155.0"),
-        (GOOD | {"sqlalchemy": "2.1.0b1"}, "problem", "sqlalchemy<2.1"),
-        ({name: found for name, found in GOOD.items() if name != "scipy"}, "problem", "pip install scipy"),
+        (GOOD | {"numpy": "3.0.0rc1"}, "ok", "numpy 3.0.0rc1"),
+        (GOOD | {"mlflow": "3.18.0"}, "problem", "mlflow 3.18.0 is installed, and <3.18,>=3.17 is needed"),
+        (GOOD | {"prefect": "3.8.8"}, "problem", "pip install 'prefect>=3.9.1'"),
+        ({name: found for name, found in GOOD.items() if name != "numpy"}, "problem", "pip install 'numpy>=2'"),
     ],
 )
 def test_versions(versions: Mapping[str, str], level: str, word: str) -> None:
-    finding = only(machine_checks.packages(versions.get))
+    finding = only(machine_checks.packages(versions.get, NEEDED))
     assert finding.level == level
     assert word in str(finding)
 
