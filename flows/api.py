@@ -26,6 +26,7 @@ from hpo_flows.base.paths import home
 from hpo_flows.base.progress import StudyResult
 from hpo_flows.base.stopping import second_signal_ends
 from hpo_flows.loop.stages import Stages
+from hpo_flows.loop.temporary_server import start_early
 from hpo_flows.objectives.reference import Objective
 from hpo_flows.reports.html.publish import Publisher
 from hpo_flows.reports.notify import Notifier, both, failures_told, notifier_of, tell_end
@@ -91,6 +92,7 @@ def run_study(
     from hpo_flows.reports.live import LiveProgress
 
     with second_signal_ends():
+        start_early()  # it comes up while MLflow is imported
         ledger = open_ledger(spec, tracking_uri, path=function.path)
         if not progress:
             return run(ledger, function)

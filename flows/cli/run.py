@@ -40,6 +40,7 @@ def tune(
     """Run a study, or go on with it."""
     from hpo_core.study.file import override_spec
     from hpo_flows.api import open_ledger, run
+    from hpo_flows.loop.temporary_server import start_early
     from hpo_flows.reports.live import LiveProgress
     from hpo_flows.reports.terminal import print_summary
 
@@ -54,6 +55,8 @@ def tune(
     objective = Objective(spec.objective, search_path(study))
     if not spec.runner.elsewhere:  # otherwise it must be importable there, not here
         objective.precheck()
+    if not spec.runner.elsewhere:
+        start_early()  # it comes up while MLflow is imported
     ledger = open_ledger(
         spec,
         on_message=lambda line: typer.echo(line, err=True),

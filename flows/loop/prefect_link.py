@@ -1,7 +1,7 @@
 """Connects to Prefect's server, starts a temporary one if none is named, and notices when it is lost.
 
-What Prefect shows is only a view: a study that has started goes on without it. Prefect's server and its background
-workers are imported inside functions, because most runs need neither and both are slow to load.
+What Prefect shows is only a view: a study that has started goes on without it. Prefect's background workers are
+imported where they are needed, because most runs do not need them.
 """
 
 from __future__ import annotations
@@ -11,11 +11,10 @@ import logging
 import os
 import re
 import socket
-import subprocess
 import time
 from collections.abc import Iterator
 from queue import Empty
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import httpx
 from prefect.client.orchestration import get_client
@@ -28,11 +27,7 @@ from prefect.settings import (
 )
 
 from hpo_core.base.errors import Unreachable
-from hpo_flows.base.stopping import ENDINGS
-
-if TYPE_CHECKING:
-    from prefect.server.api.server import SubprocessASGIServer
-
+from hpo_flows.loop.temporary_server import TemporaryServer, temporary_server
 
 log = logging.getLogger("hpo")
 
@@ -61,11 +56,12 @@ def named_server() -> str | None:
     return re.sub(r"//[^/@]*@", "//", url) if url else None
 
 
-def reach() -> bool:
-    """Wait for Prefect's server, starting a temporary one if none is named.
+@contextlib.contextmanager
+def reached() -> Iterator[Link]:
+    """Wait for Prefect's server, starting a temporary one if none is named; inside the block, Prefect uses it.
 
-    Returns:
-        Whether a study can be shown there; if not, a warning has said why.
+    Yields:
+        The connection. It is lost from the start if a study cannot be shown; then a warning has said why.
 
     Raises:
         Unreachable: A server is named but does not answer.
@@ -76,14 +72,23 @@ def reach() -> bool:
                 f"Prefect's server at {url} does not answer ({why}); start it, correct PREFECT_API_URL, or unset that "
                 "for a temporary server"
             )
-        return True
-    if not PREFECT_SERVER_ALLOW_EPHEMERAL_MODE.value():
-        why = "none is named, and Prefect's settings allow no temporary one"
+        yield Link()
+        return
+    if PREFECT_SERVER_ALLOW_EPHEMERAL_MODE.value():
+        try:
+            server = temporary_server()
+        except OSError as error:
+            why = f"its temporary server cannot be started ({error})"
+        else:
+            why = _wait_for(server)
     else:
-        why = _start_temporary()
+        why = "none is named, and Prefect's settings allow no temporary one"
     if why:
         log.warning("the study goes on without Prefect's view: %s", why)
-    return not why
+        yield Link(lost=True)
+        return
+    with temporary_settings({PREFECT_API_URL: server.api_url}):
+        yield Link(temporary=True)
 
 
 def silence() -> str | None:
@@ -97,49 +102,23 @@ def silence() -> str | None:
     return None
 
 
-def temporary_server() -> SubprocessASGIServer:
-    """The temporary server of this process, running or not. Prefect keeps it as a singleton."""
-    from prefect.server.api.server import SubprocessASGIServer
-
-    return SubprocessASGIServer()
-
-
-def _start_temporary() -> str:
-    """Start the temporary server that Prefect's client would start. Returns why that failed, or an empty string.
-
-    Prefect itself waits only 20 seconds and then raises; a busy machine needs that long to import it.
-    """
-    server = temporary_server()
-    if server.running:
-        return ""
-    began, given = time.monotonic(), os.environ.get(START_SETTING, "")
+def _wait_for(server: TemporaryServer) -> str:
+    """Wait until the temporary server answers. Returns why it does not, or an empty string."""
+    given = os.environ.get(START_SETTING, "")
     limit = float(given) if given.replace(".", "", 1).isdigit() else START_SECONDS
-    ENDINGS.append(lambda: _kill(server.server_process))
-    try:
-        server.start(timeout=max(int(min(limit, TELL_SECONDS)), 1))
-        return ""
-    except Exception as error:  # from Prefect, httpx or the operating system
-        why = f"{type(error).__name__}: {error}".splitlines()[0][:300]
-    if time.monotonic() < began + limit:
-        log.warning("Prefect's temporary server is not there yet; waiting for it up to %.0f s in all", limit)
-    while (process := server.server_process) is not None and time.monotonic() < began + limit:
-        if process.poll() is not None:
-            why = f"its temporary server ended with exit code {process.returncode}"
-            break
+    began, told = time.monotonic(), False
+    while (waited := time.monotonic() - began) < limit:
+        if (code := server.process.poll()) is not None:
+            return f"its temporary server ended with exit code {code}"
         with contextlib.suppress(httpx.HTTPError):
             if httpx.get(f"{server.api_url}/health", timeout=ANSWER_SECONDS).is_success:
-                server.running = True  # Prefect's client then uses it
                 return ""
-        time.sleep(0.2)
-    else:
-        why = f"its temporary server does not answer within {limit:.0f} s ({why}); {START_SETTING} sets how long"
-    server.stop()
-    return why
-
-
-def _kill(process: subprocess.Popen[Any] | None) -> None:
-    if process is not None:
-        process.kill()
+        if waited > TELL_SECONDS and not told:
+            log.warning("Prefect's temporary server is not there yet; waiting for it up to %.0f s in all", limit)
+            told = True
+        time.sleep(0.1)
+    server.end()
+    return f"its temporary server does not answer within {limit:.0f} s; {START_SETTING} sets how long"
 
 
 @contextlib.contextmanager
@@ -154,10 +133,11 @@ class Link:
 
     Attributes:
         lost: Whether the server is given up, so that no more requests go there.
+        temporary: Whether the server ends with this process, and has no UI.
     """
 
-    def __init__(self, lost: bool = False) -> None:
-        self.lost = lost
+    def __init__(self, lost: bool = False, *, temporary: bool = False) -> None:
+        self.lost, self.temporary = lost, temporary
         self._due, self._direct = 0.0, True
 
     def look(self) -> None:
@@ -165,7 +145,7 @@ class Link:
         if self.lost or not self._direct or time.monotonic() < self._due:
             return
         self._due = time.monotonic() + LOOK_SECONDS
-        url = httpx.URL(PREFECT_API_URL.value() or temporary_server().api_url)
+        url = httpx.URL(PREFECT_API_URL.value())
         try:
             port = url.port or (443 if url.scheme == "https" else 80)
             socket.create_connection((url.host, port), timeout=ANSWER_SECONDS).close()

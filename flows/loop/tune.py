@@ -30,7 +30,7 @@ from hpo_flows.base.progress import Progress
 from hpo_flows.base.stopping import Stopped, noted
 from hpo_flows.loop.engine import Engine, PrefectTasks, Threads
 from hpo_flows.loop.flow_runs import Renewal, crash_dead_flow_runs, owned_flow_run
-from hpo_flows.loop.prefect_link import Link, forget_events, impatient, reach
+from hpo_flows.loop.prefect_link import Link, forget_events, impatient, reached
 from hpo_flows.loop.prefect_view import PrefectView
 from hpo_flows.loop.session import SESSIONS, FlowSession
 from hpo_flows.loop.stage import Step
@@ -112,21 +112,22 @@ def run_loop(session: FlowSession) -> str:
         Stopped: SIGINT or SIGTERM came.
     """
     runner, spec, id = session.runner, session.ledger.spec, session.ledger.study_run.id
-    link = Link(lost=not reach())
-    session.ledger.study.set_status(RUNNING)
-    loop = _LOOPS[id] = Loop(session, link)
-    try:
-        if not link.lost:
-            _run_flow(loop, make_flow(spec.parallel, runner), spec.name, id)
-        if loop.begun:
-            return loop.outcome()
-        if runner is not None:
-            raise EngineError(f"{runner.name} trains trials by way of Prefect, which is not there; start its server")
-        return loop.run()
-    finally:
-        del _LOOPS[id]
-        if link.lost:
-            forget_events()  # again, since the end of the flow run has added some
+    with reached() as link:
+        session.ledger.study.set_status(RUNNING)
+        loop = _LOOPS[id] = Loop(session, link)
+        try:
+            if not link.lost:
+                _run_flow(loop, make_flow(spec.parallel, runner), spec.name, id)
+            if loop.begun:
+                return loop.outcome()
+            if runner is not None:
+                why = "trains trials by way of Prefect, which is not there; start its server"
+                raise EngineError(f"{runner.name} {why}")
+            return loop.run()
+        finally:
+            del _LOOPS[id]
+            if link.lost:
+                forget_events()  # again, since the end of the flow run has added some
 
 
 def _run_flow(loop: Loop, made: Any, name: str, id: str) -> None:
@@ -262,7 +263,7 @@ class Loop:
 
     def _tell_url(self) -> None:
         """Write the address of this flow run in Prefect's UI to the study's run, if Prefect has a UI."""
-        if self.link.lost:
+        if self.link.lost or self.link.temporary:
             return
         if (url := url_for("flow-run", obj_id=runtime.flow_run.id)) is not None:
             self._ledger.study.log({Tag.FLOW_RUN_URL: url})

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -15,7 +16,7 @@ from prefect.settings import PREFECT_API_URL, PREFECT_SERVER_ALLOW_EPHEMERAL_MOD
 from hpo_core.base.errors import Unreachable
 from hpo_core.history.trial import Trial, TrialState
 from hpo_core.selection.evaluation import Training
-from hpo_flows.loop import engine, prefect_link
+from hpo_flows.loop import engine, prefect_link, temporary_server
 from hpo_flows.loop.engine import PrefectTasks, Threads
 from hpo_flows.loop.prefect_link import Link
 from hpo_flows.workers.job import TrialFailed
@@ -101,19 +102,21 @@ def test_threads_make_all_attempts(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 class Temporary:
-    """Prefect's temporary server, which does not come up in Prefect's own time."""
+    """Prefect's temporary server, which does not answer at once."""
 
     api_url = "http://127.0.0.1:9/api"
 
     def __init__(self, exit_code: int | None, answers: bool) -> None:
-        self.running, self.answers, self.stopped = False, answers, False
-        self.server_process: Any = SimpleNamespace(poll=lambda: exit_code, returncode=exit_code, kill=lambda: None)
+        self.answers, self.asked, self.ended = answers, 0, False
+        self.process: Any = SimpleNamespace(poll=lambda: exit_code)
 
-    def start(self, timeout: int) -> None:
-        raise RuntimeError("Timed out while attempting to connect")
+    def get(self, url: str, timeout: float) -> Any:
+        assert url == f"{self.api_url}/health"
+        self.asked += 1
+        return SimpleNamespace(is_success=self.answers and self.asked > 1)
 
-    def stop(self) -> None:
-        self.stopped = True
+    def end(self) -> None:
+        self.ended = True
 
 
 @pytest.mark.parametrize(
@@ -130,27 +133,29 @@ def test_a_temporary_server_is_waited_for_and_done_without(
 ) -> None:  # fmt: skip
     server = Temporary(exit_code, answers)
     monkeypatch.setattr(prefect_link, "temporary_server", lambda: server)
-    monkeypatch.setattr(prefect_link, "ENDINGS", [])
-    monkeypatch.setattr(prefect_link.httpx, "get", lambda url, timeout: SimpleNamespace(is_success=server.answers))
+    monkeypatch.setattr(prefect_link, "TELL_SECONDS", 0.0)
+    monkeypatch.setattr(prefect_link.httpx, "get", server.get)
     monkeypatch.setenv(prefect_link.START_SETTING, limit)
     with caplog.at_level(logging.WARNING, "hpo"), temporary_settings(restore_defaults={PREFECT_API_URL}):
-        assert prefect_link.reach() is there
+        with prefect_link.reached() as link:
+            assert (link.lost, link.temporary) == (not there, there)
+            assert PREFECT_API_URL.value() == (server.api_url if there else None)
     assert told in caplog.text
-    assert (server.running, server.stopped) == (there, not there)
     assert ("goes on without Prefect's view" in caplog.text) is not there
 
 
 def test_without_a_server_and_without_leave_to_start_one_a_study_goes_on(caplog: pytest.LogCaptureFixture) -> None:
     off = {PREFECT_SERVER_ALLOW_EPHEMERAL_MODE: False}
     with caplog.at_level(logging.WARNING, "hpo"), temporary_settings(off, restore_defaults={PREFECT_API_URL}):
-        assert not prefect_link.reach()
+        with prefect_link.reached() as link:
+            assert link.lost
     assert "goes on without Prefect's view" in caplog.text
 
 
 def test_a_named_server_that_is_not_there_is_an_error_that_hides_its_password() -> None:
     with temporary_settings({PREFECT_API_URL: f"http://me:secret@127.0.0.1:{free_port()}/api"}):
         with pytest.raises(Unreachable, match="PREFECT_API_URL") as caught:
-            prefect_link.reach()
+            prefect_link.reached().__enter__()
     assert "secret" not in str(caught.value)
 
 
@@ -163,3 +168,26 @@ def test_a_server_that_goes_away_is_told_once(caplog: pytest.LogCaptureFixture) 
             link.look()
             link.failed(RuntimeError("and this"))
     assert caplog.text.count("WARNING") == 1 and "goes on without its view" in caplog.text
+
+
+@pytest.mark.parametrize("name", temporary_server.NAMES)
+def test_no_server_is_started_early_where_one_may_be_named(
+    name: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    for each in temporary_server.NAMES:
+        monkeypatch.delenv(each, raising=False)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("PREFECT_HOME", str(tmp_path))
+    started: list[bool] = []
+    monkeypatch.setattr(temporary_server, "temporary_server", lambda: started.append(True))
+    monkeypatch.setenv(name, "x")
+    temporary_server.start_early()
+    assert not started
+    monkeypatch.delenv(name)
+    for file in ("profiles.toml", "prefect.toml", "pyproject.toml", ".env"):
+        (tmp_path / file).touch()
+        temporary_server.start_early()
+        (tmp_path / file).unlink()
+    assert not started
+    temporary_server.start_early()
+    assert started == [True]

@@ -112,7 +112,7 @@ def test_an_objective_that_does_not_do_its_part_is_told_so_and_goes_on_once_it_d
         tune(spec.model_copy(update={"objective": "tests.objectives:fixed_loss"}))
     tune(spec)
     other = estimator_spec("deaf", 0.0, 0.5)
-    with pytest.raises(InputError, match=r"champion: .* did not read trial\.champion; where that is not None"):
+    with pytest.raises(InputError, match=r"champion: .* did not read trial\.champion; if that is not None"):
         tune(other.model_copy(update={"objective": "tests.objectives:fixed_loss"}))
     with pytest.raises(InputError, match="champion: in phase 'champion', the objective returned no 'loss' but"):
         tune(other.model_copy(update={"objective": "tests.objectives:other_metric"}))
