@@ -19,8 +19,11 @@ from hpo_flows.reports.text import duration, fidelity_name, metric_value, number
 
 BINS = 24
 
-MOST_BARS = 16
-"""So many of the most important parameters have a bar."""
+MOST_ROWS = 9
+"""More parameters take the full width, in two columns."""
+
+LEAST = 0.005
+"""A parameter that matters less has no bar."""
 
 NEXT = 4
 """So many trials are named after the best."""
@@ -42,11 +45,10 @@ def run_link(place: Place | None, run: str, text: str) -> str:
     )
 
 
-def card(title: str, body: str, caption: str = "", span: int = 6, id: str = "") -> str:
+def card(title: str, body: str, caption: str = "", span: int = 6) -> str:
     """A card that takes so many of twelve columns on a wide screen."""
-    named = f' id="{escape(id)}"' if id else ""
     told = f"<p>{escape(caption)}</p>" if caption else ""
-    return f'<section class="card s{span}"{named}><h3>{escape(title)}</h3>{told}{body}</section>'
+    return f'<section class="card s{span}"><h3>{escape(title)}</h3>{told}{body}</section>'
 
 
 def took(seconds: float) -> str:
@@ -117,7 +119,7 @@ def best_configuration(past: Past, place: Place | None) -> str:
     )
     if len(past.best) > 1:
         body += f'<h4>Next best</h4><div class="next">{"".join(_next(past, t) for t in past.best[1 : 1 + NEXT])}</div>'
-    return card("Best configuration", body, caption, span=4, id="best")
+    return card("Best configuration", body, caption, span=4)
 
 
 def _next(past: Past, trial: Trial) -> str:
@@ -144,22 +146,26 @@ def importance_card(past: Past) -> str:
         why = f"Not known yet: the forests explain {explained}, too little to rank parameters by. More trials may help."
         return card(title, f'<p class="empty">{why}</p>', span=6)
     most = max(float((found.mean + found.spread).max()), 1e-12)
-    rows = []
-    for name, mean, spread in list(zip(found.names, found.mean, found.spread, strict=True))[:MOST_BARS]:
-        mean = max(float(mean), 0.0)
-        low, high = max(mean - float(spread), 0.0), mean + float(spread)
-        whisker = f'<u style="left:{100 * low / most:.4g}%;width:{100 * (high - low) / most:.4g}%"></u>'
-        value = f"{mean:.2f}" if mean >= 0.005 else "none seen"
+    rows, unseen = [], []
+    for name, mean, spread in zip(found.names, found.mean, found.spread, strict=True):
+        if mean < LEAST:
+            unseen.append(name)
+            continue
+        low, high = max(mean - spread, 0.0), mean + spread
         rows.append(
-            f'<div class="bars" title="{escape(name)}: {mean:.3f} ± {spread:.3f}"><span>{escape(name)}</span>'
-            f'<i><i style="width:{100 * mean / most:.4g}%"></i>{whisker if value[0] != "n" else ""}</i>'
-            f"<em>{value}</em></div>"
+            f'<div class="bars" title="{escape(name)}: {mean:.3f} ± {spread:.3f}">'
+            f"<span>{escape(short(name, 34))}</span>"
+            f'<i><i style="width:{100 * mean / most:.4g}%"></i>'
+            f'<u style="left:{100 * low / most:.4g}%;width:{100 * (high - low) / most:.4g}%"></u></i>'
+            f"<em>{mean:.2f}</em></div>"
         )
+    rest = f'<p class="unseen">No effect seen: {escape(", ".join(unseen))}.</p>' if unseen else ""
     caption = (
         f"By {METHOD}: how far R2 on held-out trials falls when a parameter's values are shuffled; whiskers are the "
         f"standard deviation over splits. The forests explain {explained}."
     )
-    return card(title, "".join(rows), caption, span=6)
+    many = len(found.names) > MOST_ROWS
+    return card(title, f'<div class="rows">{"".join(rows)}</div>{rest}', caption, span=12 if many else 6)
 
 
 def space_card(past: Past) -> str:
@@ -180,7 +186,8 @@ def space_card(past: Past) -> str:
     caption = (
         f"Bars: where the trials lie in a range. Marks: the best {min(BEST, len(past.best))}, the tallest the best."
     )
-    return card("Search space", "".join(rows), caption if past.best else "", span=6, id="space")
+    body, many = f'<div class="rows">{"".join(rows)}</div>', len(rows) > MOST_ROWS
+    return card("Search space", body, caption if past.best else "", span=12 if many else 6)
 
 
 def _range(parameter: Any) -> str:
@@ -261,7 +268,7 @@ def failures_card(past: Past) -> str:
         )
     failed = len(past.history.failed)
     caption = f"{failed} failed trial{'s' * (failed != 1)} by reason; reasons that differ only in numbers count as one."
-    return card("What failed, and why", "".join(rows), caption, span=12, id="failures")
+    return card("What failed, and why", "".join(rows), caption, span=12)
 
 
 def _numbers(trials: Sequence[Trial]) -> str:

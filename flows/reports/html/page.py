@@ -95,8 +95,7 @@ def report_page(past: Past, place: Place | None, written: str) -> str:
             _small(
                 "Other metrics", "What else the objective measured, against the study's metric.", drawn["other_metrics"]
             ),
-            _plots(drawn["predictions"], 6),
-            _plots(drawn["distribution"], 6),
+            _plots([*drawn["predictions"], *drawn["distribution"]], 6 if drawn["predictions"] else 12),
         ),
         "Failures": _grid(cards.failures_card(past)),
         "Trials": _grid(card("All trials", TOOLS.format(example=escape(_example(past))), span=12)),

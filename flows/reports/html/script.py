@@ -146,6 +146,7 @@ function fill() {
   body.replaceChildren(...kept.slice(state.page * size, (state.page + 1) * size).map(trial => {
     const line = make("tr", undefined, trial.n === data.best ? "best" : "");
     line.dataset.number = trial.n;
+    line.tabIndex = 0;
     line.append(...columns.map((column, i) => {
       const kind = (column.text ? "text " : "") + (i === 1 ? trial.s : "");
       const cell = make("td", column.link ? undefined : shown(column, trial), kind.trim());
@@ -173,6 +174,9 @@ heads.append(...columns.map((column, i) => {
 body.addEventListener("click", event => {
   const line = event.target.closest("tr");
   if (line && !event.target.closest("a")) show(+line.dataset.number);
+});
+body.addEventListener("keydown", event => {
+  if (event.key === "Enter" && event.target.matches("tr")) show(+event.target.dataset.number);
 });
 const change = changes => { Object.assign(state, { page: 0 }, changes); fill(); };
 document.getElementById("words").oninput = event => change({ words: event.target.value });

@@ -59,8 +59,8 @@ header { padding: 1.4rem 0 1rem; } header p { margin-top: 0.3rem; } header p b {
 .scroll { overflow-x: auto; margin: 0 -0.4rem; } .plot { width: 100%; }
 .plot:empty::after { content: "drawing\\2026"; color: var(--mute); font-size: 0.85rem; }
 .small { display: grid; gap: 0.6rem 1rem; grid-template-columns: repeat(auto-fit, minmax(260px, 1fr)); }
-.small figure { margin: 0; min-width: 0; } .small figcaption { font-size: 0.82rem; color: var(--dim); }
-.small figcaption b { color: var(--ink); }
+.small figure { margin: 0; min-width: 0; } .small figure:only-child { max-width: 700px; }
+.small figcaption { font-size: 0.82rem; color: var(--dim); }
 .next { display: grid; gap: 0.35rem; } .next button { display: flex; justify-content: space-between; }
 h4 { margin: 0.9rem 0 0.3rem; font-size: 0.82rem; color: var(--dim); font-weight: 600; }
 .parcoords text { paint-order: stroke; stroke: var(--card); stroke-width: 4px; stroke-linejoin: round;
@@ -79,16 +79,17 @@ button.main { background: var(--accent); border-color: var(--accent); color: var
 .run { font-size: 0.85rem; color: var(--dim); } .run button { margin-left: 0.4rem; padding: 0 0.5rem; }
 .bars { display: grid; grid-template-columns: minmax(80px, 30%) 1fr 4.4rem; gap: 0.7rem; align-items: center;
   padding: 0.2rem 0; font-size: 0.9rem; }
-.bars span { overflow: hidden; text-overflow: ellipsis; white-space: nowrap; } .bars em { font-style: normal;
+.bars span { line-height: 1.25; } .bars em { font-style: normal;
   color: var(--dim); text-align: right; font-size: 0.82rem; white-space: nowrap; }
 .bars > i { position: relative; height: 14px; background: var(--wash); border-radius: 4px; }
 .bars > i > i { display: block; height: 100%; background: var(--accent); border-radius: 4px; }
+.unseen { color: var(--dim); font-size: 0.85rem; margin-top: 0.5rem; }
 .bars u { position: absolute; top: 6px; height: 2px; background: var(--mute); }
 .param { display: grid; grid-template-columns: minmax(110px, 34%) 1fr minmax(90px, 22%); gap: 0.8rem;
   align-items: center; padding: 0.4rem 0; border-top: 1px solid var(--line); font-size: 0.9rem; }
-.param:first-of-type { border-top: 0; } .param b { font-weight: 600; }
-.param small { display: block; color: var(--dim);
-  font-size: 0.78rem; line-height: 1.3; }
+.rows { display: grid; grid-template-columns: repeat(auto-fit, minmax(min(100%, 440px), 1fr)); column-gap: 2.5rem; }
+.param b { font-weight: 600; } .param mark { margin-left: 0.4rem; }
+.param small { display: block; color: var(--dim); font-size: 0.78rem; line-height: 1.3; }
 .param svg { width: 100%; height: 36px; display: block; } .param > div:last-child { text-align: right; }
 svg .all { fill: var(--s0); } svg .base { stroke: var(--line); fill: none; }
 svg .good, svg .first { stroke: var(--accent); stroke-width: 1.5; opacity: 0.55; vector-effect: non-scaling-stroke; }
@@ -140,8 +141,10 @@ footer { color: var(--dim); font-size: 0.82rem; padding: 1.6rem 0 2rem; }
 @media (max-width: 560px) {
   main, nav > div { padding-left: 0.8rem; padding-right: 0.8rem; } .card { padding: 0.9rem; border-radius: 10px; }
   .tiles { grid-template-columns: repeat(2, minmax(0, 1fr)); gap: 0.6rem; } .tile.lead { grid-column: 1 / -1; }
-.tile b { font-size: 1.25rem; } .tile.lead b { font-size: 1.6rem; }
+  .tile b { font-size: 1.25rem; } .tile.lead b { font-size: 1.6rem; }
   .grid { gap: 0.7rem; } .title .link, .title .run { margin-left: 0; } .param { gap: 0.5rem; }
+  .param { grid-template-columns: 1fr auto; } .param svg { grid-row: 2; grid-column: 1 / -1; height: 30px; }
+  th button { max-width: 150px; overflow: hidden; text-overflow: ellipsis; display: block; }
   .table { margin: 0 -0.9rem; } th:first-child, td:first-child { padding-left: 0.9rem; }
 }
 @media print { nav, .tools, button { display: none; } .card { break-inside: avoid; } }

@@ -26,13 +26,14 @@ def brief(value: float) -> float:
 
 
 def short(text: object, length: int = 80) -> str:
-    """A text of at most this many characters.
+    """A text of at most this many characters; of a long one both ends, since long names often begin alike.
 
-    >>> short("convolution", 6)
-    'convo…'
+    >>> short("encoder/convolution/width", 12)
+    'encode…width'
     """
     plain = str(text)
-    return plain if len(plain) <= length else plain[: length - 1] + "…"
+    tail = (length - 1) // 2
+    return plain if len(plain) <= length else f"{plain[: length - 1 - tail]}…{plain[len(plain) - tail :]}"
 
 
 def plotly_text(text: object, length: int = 80) -> str:
@@ -82,10 +83,10 @@ class ParameterAxis:
 
     @property
     def ticks(self) -> tuple[list[float], list[str]] | None:
-        """Positions and labels; None if plotly's own ticks suffice."""
+        """Positions and labels, as plain text; None if plotly's own ticks suffice."""
         if not self.numeric:
             options = self.parameter.options
-            return [float(i) for i in range(len(options))], [plotly_text(option, 16) for option in options]
+            return [float(i) for i in range(len(options))], [short(option, 14) for option in options]
         if not self.log:
             return None
         low, high = self.range
@@ -101,7 +102,8 @@ class ParameterAxis:
         if high > low:
             axis["range"] = [low - margin, high + margin]
         if self.ticks is not None:
-            axis |= {"tickmode": "array", "tickvals": self.ticks[0], "ticktext": self.ticks[1]}
+            axis |= {"tickmode": "array", "tickvals": self.ticks[0]}
+            axis["ticktext"] = [plotly_text(label) for label in self.ticks[1]]
         return axis
 
     def edge(self, config: Config) -> str:

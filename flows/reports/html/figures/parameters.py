@@ -19,10 +19,10 @@ MOST_SLICES = 12
 MOST_AXES = 10
 """So many axes of parallel coordinates can be told apart."""
 
-AXIS_WIDTH = 92
+AXIS_WIDTH = 98
 """Pixels for each axis of parallel coordinates."""
 
-LABEL = 13
+LABEL = 12
 """Characters of a name above such an axis."""
 
 TOGETHER = 3
@@ -79,7 +79,7 @@ def _dimension(axis: ParameterAxis, complete: Sequence[Trial]) -> dict[str, Any]
     if ticks is None:
         ticks = [low, (low + high) / 2, high], [f"{v:.3g}" for v in (low, (low + high) / 2, high)]
     extra = ([inactive], ["inactive"]) if absent else ([], [])
-    return dimension | {"tickvals": extra[0] + ticks[0], "ticktext": extra[1] + [text[:10] for text in ticks[1]]}
+    return dimension | {"tickvals": extra[0] + ticks[0], "ticktext": extra[1] + ticks[1]}  # not HTML here
 
 
 def slices(past: Past) -> list[Plot]:
