@@ -3,9 +3,9 @@
 STYLE = """
 :root {
   color-scheme: light dark;
-  --back: #f4f5f8; --card: #ffffff; --ink: #1a2130; --dim: #5b6475; --line: #e1e4ea; --mute: #a3abba;
+  --back: #f4f5f8; --card: #ffffff; --ink: #1a2130; --dim: #5b6475; --line: #e1e4ea; --mute: #858e9f;
   --accent: #3151d3; --soft: #9db0f2; --wash: rgba(49, 81, 211, 0.10); --onaccent: #ffffff;
-  --bad: #c8323c; --badwash: rgba(200, 50, 60, 0.09); --busy: #b7791f; --warnwash: rgba(183, 121, 31, 0.12);
+  --bad: #c8323c; --badwash: rgba(200, 50, 60, 0.09); --busy: #8f5a0c; --warnwash: rgba(183, 121, 31, 0.14);
   --s0: #cdd3e0; --s1: #7f97e3; --s2: #1b36a6; --shadow: 0 1px 2px rgba(20, 28, 45, 0.06);
 }
 @media (prefers-color-scheme: dark) {

@@ -19,10 +19,10 @@ MOST_SLICES = 12
 MOST_AXES = 10
 """So many axes of parallel coordinates can be told apart."""
 
-AXIS_WIDTH = 98
+AXIS_WIDTH = 108
 """Pixels for each axis of parallel coordinates."""
 
-LABEL = 12
+LABEL = 15
 """Characters of a name above such an axis."""
 
 TOGETHER = 3
