@@ -2,65 +2,28 @@
 
 from __future__ import annotations
 
+import base64
+import gzip
 import json
+import math
 from collections.abc import Sequence
+from functools import cache
 from html import escape
 from importlib.resources import files
 from typing import Any
 
-from hpo_core.history.history import History
-from hpo_core.study.spec import StudySpec
-from hpo_flows.reports.html.figures import Plot
-from hpo_flows.reports.text import metric_value, number, ranked, show
-
-BEST = 10
-
-STYLE = """
-:root { color-scheme: light dark; --back: #ffffff; --card: #f6f7f9; --ink: #1c2430; --dim: #5d6675; --line: #d9dde3; }
-@media (prefers-color-scheme: dark) {
-  :root { --back: #14181e; --card: #1c222a; --ink: #e4e8ee; --dim: #9aa4b2; --line: #39424e; }
-}
-* { box-sizing: border-box; }
-body { margin: 0 auto; max-width: 1180px; padding: 1rem; background: var(--back); color: var(--ink);
-  font: 15px/1.45 system-ui, sans-serif; overflow-wrap: anywhere; }
-h1 { font-size: 1.5rem; margin: 0.3rem 0; } h2 { font-size: 1.1rem; margin: 0; }
-p { color: var(--dim); margin: 0.3rem 0 0.8rem; }
-.facts { display: flex; flex-wrap: wrap; gap: 0.6rem; margin: 0.8rem 0; }
-.facts div { background: var(--card); border: 1px solid var(--line); border-radius: 8px; padding: 0.5rem 0.9rem; }
-.facts b { display: block; font-size: 1.2rem; } .facts span { color: var(--dim); font-size: 0.85rem; }
-section { background: var(--card); border: 1px solid var(--line); border-radius: 8px; padding: 0.9rem;
-  margin: 0 0 1rem; min-width: 0; }
-.grid { display: grid; gap: 0 1rem; grid-template-columns: repeat(2, minmax(0, 1fr));
-  grid-auto-flow: dense; }
-.wide { grid-column: 1 / -1; overflow-x: auto; } #parallel, #slices { min-width: 620px; }
- .scroll { overflow-x: auto; } .plot { width: 100%; min-height: 280px; }
-table { border-collapse: collapse; width: 100%; font-size: 0.9rem; }
-th, td { text-align: left; padding: 0.25rem 0.6rem; border-bottom: 1px solid var(--line); white-space: nowrap; }
-@media (max-width: 760px) { .grid { grid-template-columns: minmax(0, 1fr); } body { padding: 0.5rem; } }
-"""
-
-SCRIPT = """
-const plots = JSON.parse(document.getElementById("plots").textContent);
-const dark = window.matchMedia("(prefers-color-scheme: dark)");
-function themed(layout) {
-  const css = getComputedStyle(document.documentElement), of = name => css.getPropertyValue(name).trim();
-  const themed = Object.assign({}, layout, { paper_bgcolor: "rgba(0,0,0,0)", plot_bgcolor: "rgba(0,0,0,0)",
-    font: { color: of("--ink"), family: "system-ui, sans-serif", size: 12 }, autosize: true });
-  for (const axis of Object.keys(layout).filter(key => /^[xy]axis/.test(key)).concat("xaxis", "yaxis"))
-    themed[axis] = Object.assign({ automargin: true }, layout[axis], { gridcolor: of("--line"),
-      zerolinecolor: of("--line"), linecolor: of("--line") });
-  return themed;
-}
-function draw() {
-  for (const plot of plots) {
-    const place = document.getElementById(plot.name);
-    Plotly.react(place, plot.data, themed(plot.layout), { responsive: true, displaylogo: false })
-      .then(() => { place.dataset.drawn = "yes"; });
-  }
-}
-draw();
-dark.addEventListener("change", draw);
-"""
+from hpo_core.history.history import continues
+from hpo_core.history.trial import HYPERGRADIENT, HYPERGRADIENT_NORM, Trial
+from hpo_core.space.parameters import Float, Int
+from hpo_flows.reports.html import cards
+from hpo_flows.reports.html.cards import card
+from hpo_flows.reports.html.figures import plots
+from hpo_flows.reports.html.figures.parameters import MOST_DOTS
+from hpo_flows.reports.html.figures.past import Past, Plot, finite
+from hpo_flows.reports.html.place import QUERY, Place
+from hpo_flows.reports.html.script import SCRIPT
+from hpo_flows.reports.html.style import STYLE
+from hpo_flows.reports.text import fidelity_name, metric_value
 
 HEAD = """<!DOCTYPE html>
 <html lang="en">
@@ -74,87 +37,185 @@ HEAD = """<!DOCTYPE html>
 <body>
 """
 
-WIDE = {"history", "parallel", "slices", "timeline"}
+TOOLS = """<div class="tools">
+<input id="words" type="search" aria-label="Filter" placeholder="{example}">
+<select id="kind" aria-label="State"><option value="">all states</option><option>complete</option>
+<option value="early">stopped early</option><option>failed</option><option>running</option></select>
+<button id="chosen" hidden></button><button id="before">previous</button><button id="after">next</button>
+<span id="count"></span></div>
+<div class="table" id="table"><table><thead><tr></tr></thead><tbody></tbody></table></div>"""
+
+NO_SCRIPT = "<noscript><p>The plots and the table of all trials need JavaScript.</p></noscript>"
+
+MOST_METRICS = 12
+"""So many other metrics have a column in the table; all of them are shown with each trial."""
+
+NOTES = ("strategy", "why", "picked", "predicted_mean", "predicted_std", "acquisition", "retry_of")
+"""What is shown of the notes of a proposal."""
+
+MOST_REASON = 2_000
 
 
+@cache
 def plotly_script() -> str:
-    """The library's source; about 5 MB."""
-    return (files("plotly") / "package_data" / "plotly.min.js").read_text(encoding="utf-8")
+    """The library's source, compressed and as text; about 2 MB."""
+    source = (files("plotly") / "package_data" / "plotly.min.js").read_bytes()
+    return base64.b64encode(gzip.compress(source, mtime=0)).decode()
 
 
-def report_page(spec: StudySpec, history: History, plots: Sequence[Plot], written: str) -> str:
+def report_page(past: Past, place: Place | None, written: str) -> str:
     """The whole report. Opens from a file and without a network.
 
     Args:
-        spec, history: The study.
-        plots: Its plots.
+        past: The study.
+        place: Where the study is in MLflow, for links.
         written: When the report was made, as shown to its readers.
     """
+    drawn = plots(past)
+    sections = {
+        "Search": _grid(
+            _plots(drawn["optimisation_history"], 8),
+            cards.best_configuration(past, place),
+            _plots(drawn["learning_curves"], 12),
+        ),
+        "Parameters": _grid(
+            cards.importance_card(past),
+            cards.space_card(past),
+            _plots(drawn["parallel_coordinates"], 12),
+            _small("One at a time", _slices_caption(past), drawn["slices"]),
+            _small("Two at a time", _pairs_caption(), drawn["interplay"]),
+        ),
+        "Time": _grid(
+            cards.time_card(past),
+            _plots(drawn["durations"], 6),
+            _plots(drawn["timeline"], 12),
+            _plots(drawn["fidelity_spent"], 12),
+        ),
+        "Metrics": _grid(
+            _small(
+                "Other metrics", "What else the objective measured, against the study's metric.", drawn["other_metrics"]
+            ),
+            _plots([*drawn["predictions"], *drawn["distribution"]], 6 if drawn["predictions"] else 12),
+        ),
+        "Failures": _grid(cards.failures_card(past)),
+        "Trials": _grid(card("All trials", TOOLS.format(example=escape(_example(past))), span=12)),
+    }
+    sections = {name: body for name, body in sections.items() if body}
+    tabs = "".join(f'<button data-to="{name.lower()}">{name}</button>' for name in sections)
+    shown = [plot for each in drawn.values() for plot in each]
     parts = [
-        _head(f"{spec.name}: report"),
-        f"<h1>{escape(spec.name)}</h1>",
-        f"<p>{escape(spec.direction)} {escape(spec.metric)} of {escape(spec.objective)} by "
-        f"{escape(spec.strategy.name)}. Written {escape(written)}.</p>",
-        _facts(spec, history),
-        _table(spec, history),
-        '<div class="grid">',
-        *(_section(plot) for plot in plots),
-        "</div>",
-        f"<script>{plotly_script()}</script>",
-        _data(plots),
+        HEAD.format(title=escape(f"{past.spec.name}: report"), style=STYLE),
+        f"<nav><div>{tabs}</div></nav><main>",
+        cards.header(past, place, written),
+        NO_SCRIPT,
+        cards.facts(past),
+        cards.to_know(past),
+        *(f'<h2 id="{name.lower()}">{name}</h2>{body}' for name, body in sections.items()),
+        "<footer>Click a point or a row to see its trial. The camera above a plot saves it as a picture.</footer>",
+        "</main><dialog></dialog>",
+        f'<script type="text/plain" id="plotly">{plotly_script()}</script>',
+        _data(past, place, shown),
         f"<script>{SCRIPT}</script>",
         "</body></html>\n",
     ]
     return "\n".join(parts)
 
 
-def _head(title: str) -> str:
-    return HEAD.format(title=escape(title), style=STYLE)
+def _grid(*made: str) -> str:
+    body = "".join(made)
+    return f'<div class="grid">{body}</div>' if body else ""
 
 
-def _section(plot: Plot) -> str:
-    wide = ' class="wide"' if plot.name in WIDE else ""
-    height = plot.figure.layout.height or 380
+def _place(plot: Plot) -> str:
+    least = f";min-width:{plot.least}px" if plot.least else ""
+    return f'<div class="plot" id="{escape(plot.name)}" style="height:{plot.height}px{least}"></div>'
+
+
+def _plots(drawn: Sequence[Plot], span: int) -> str:
+    made = []
+    for plot in drawn:
+        body = f'<div class="scroll">{_place(plot)}</div>' if plot.least else _place(plot)
+        made.append(card(plot.title, body, plot.caption, span=span))
+    return "".join(made)
+
+
+def _small(title: str, caption: str, drawn: Sequence[Plot]) -> str:
+    """A card of small plots, side by side as far as there is room."""
+    made = []
+    for plot in drawn:
+        told = f"<figcaption>{escape(plot.caption)}</figcaption>" if plot.caption else ""
+        made.append(f"<figure>{told}{_place(plot)}</figure>")
+    return card(title, f'<div class="small">{"".join(made)}</div>', caption, span=12) if made else ""
+
+
+def _slices_caption(past: Past) -> str:
+    first = "the most important first; " if past.reliable is not None else ""
+    told = (
+        f"The value by each parameter alone, {first}the stronger the colour, the later the trial; the ring is the best."
+    )
+    return told + past.cut
+
+
+def _pairs_caption() -> str:
     return (
-        f"<section{wide}><h2>{escape(plot.title)}</h2><p>{escape(plot.caption)}</p>"
-        f'<div class="plot" id="{escape(plot.name)}" style="height:{height:g}px"></div></section>'
+        "What a forest expects of pairs of the most important parameters, averaged over all others; the stronger the "
+        f"colour, the better. Dots are the best {MOST_DOTS} trials; between options nothing is drawn."
     )
 
 
-def _data(plots: Sequence[Plot]) -> str:
-    """The figures as JSON, escaped so that no text can end the script element."""
-    data: list[dict[str, Any]] = []
-    for plot in plots:
-        figure = json.loads(plot.figure.to_json())
-        figure["layout"].pop("template", None)
-        data.append({"name": plot.name, "data": figure["data"], "layout": figure["layout"]})
-    text = json.dumps(data).replace("<", "\\u003c")
-    return f'<script type="application/json" id="plots">{text}</script>'
+def _example(past: Past) -> str:
+    """An example of what the filter understands."""
+    numeric = [name for name in past.names if isinstance(past.spec.search_space.parameters[name], Float | Int)]
+    if not numeric or " " in numeric[0] or not past.best or numeric[0] not in past.best[0].config:
+        return "Filter: any text"
+    return f"Filter: any text, or {numeric[0]}<{past.best[0].config[numeric[0]]:.2g}"
 
 
-def _facts(spec: StudySpec, history: History) -> str:
-    best = history.incumbent
-    facts = [
-        ("trials complete", str(len(history.complete))),
-        ("failed", str(len(history.failed))),
-        ("running", str(len(history.running))),
-        (f"best {spec.metric}", number(metric_value(spec, best))),
-        ("incumbent", "-" if best is None else f"trial {best.number}"),
-    ]
-    return (
-        '<div class="facts">'
-        + "".join(f"<div><b>{escape(b)}</b><span>{escape(a)}</span></div>" for a, b in facts)
-        + "</div>"
-    )
+def _data(past: Past, place: Place | None, shown: Sequence[Plot]) -> str:
+    """All that the script needs, as JSON, escaped so that no text can end the script element."""
+    spec, history = past.spec, past.history
+    names = {
+        name for trial in history for name in trial.metrics if not name.startswith((HYPERGRADIENT, HYPERGRADIENT_NORM))
+    }
+    data = {
+        "metric": spec.metric,
+        "minimize": spec.sign > 0,
+        "fidelity": fidelity_name(spec),
+        "best": None if history.incumbent is None else history.incumbent.number,
+        "address": "" if place is None else place.address,
+        "query": QUERY,
+        "names": list(past.names),
+        "numeric": [n for n in past.names if isinstance(spec.search_space.parameters[n], Float | Int)],
+        "metrics": sorted(names - {spec.metric})[:MOST_METRICS],
+        "trials": [_trial(past, trial) for trial in history],
+        "plots": [
+            {"name": plot.name, "height": plot.height, "data": plot.data, "layout": plot.layout} for plot in shown
+        ],
+    }
+    text = json.dumps(data, separators=(",", ":"), allow_nan=False, default=float)
+    return f'<script type="application/json" id="data">{text.replace("<", chr(92) + "u003c")}</script>'
 
 
-def _table(spec: StudySpec, history: History) -> str:
-    names = spec.search_space.free
-    head = "".join(f"<th>{escape(cell)}</th>" for cell in ("trial", spec.metric, *names))
-    rows = []
-    for trial in ranked(history)[:BEST]:
-        cells = [str(trial.number), number(metric_value(spec, trial))]
-        cells += [show(trial.config[name]) if name in trial.config else "" for name in names]
-        rows.append("<tr>" + "".join(f"<td>{escape(cell)}</td>" for cell in cells) + "</tr>")
-    table = f"<table><tr>{head}</tr>{''.join(rows)}</table>"
-    return f'<section><h2>Best trials</h2><div class="scroll">{table}</div></section>'
+def _trial(past: Past, trial: Trial) -> dict[str, Any]:
+    notes = {key: trial.notes[key] for key in NOTES if key in trial.notes}
+    for key in ("predicted_mean", "predicted_std", "acquisition"):
+        if key in notes:
+            number = finite(notes[key])
+            notes[key] = str(notes[key]) if math.isnan(number) else number
+    if isinstance(mean := notes.get("predicted_mean"), float):
+        notes["predicted_mean"] = past.spec.sign * mean
+    return {
+        "n": trial.number,
+        "s": trial.state.value,
+        "v": metric_value(past.spec, trial),
+        "f": trial.fidelity,
+        "t": past.seconds(trial),
+        "at": trial.start,
+        "p": trial.parent if continues(trial) else None,
+        "e": trial.stopped_early,
+        "why": trial.reason[:MOST_REASON],
+        "run": trial.run_id,
+        "c": dict(trial.config),
+        "m": {name: value if math.isfinite(value) else str(value) for name, value in trial.metrics.items()},
+        "notes": notes,
+    }

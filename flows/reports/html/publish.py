@@ -13,6 +13,7 @@ import threading
 import time
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from hpo_core.history.history import History
 from hpo_core.history.trial import TrialState
@@ -20,6 +21,10 @@ from hpo_core.ledger.ledger import Ledger
 from hpo_core.ledger.store import Metric
 from hpo_core.ledger.tags import Tag
 from hpo_core.study.spec import StudySpec
+from hpo_flows.reports.html.place import Place
+
+if TYPE_CHECKING:
+    from hpo_flows.reports.html.figures.past import Curves
 
 log = logging.getLogger("hpo")
 
@@ -39,16 +44,31 @@ SWITCH = "HPO_REPORT"
 """The environment variable that turns reports off if it is ``off``."""
 
 
-def write_report(spec: StudySpec, history: History, folder: Path) -> Path:
-    """Write ``report.html`` to a folder, which is created if absent; returns its path."""
-    from hpo_flows.reports.html.figures import plots
+def write_report(
+    spec: StudySpec, history: History, folder: Path, place: Place | None = None, curves: Curves | None = None
+) -> Path:
+    """Write ``report.html`` to a folder, which is created if absent; returns its path.
+
+    Args:
+        spec, history: The study.
+        folder: Where to write.
+        place: Where the study is in MLflow; without it, trials have no links.
+        curves: Learning curves by trial number. Where they are missing, the report draws rungs and milestones.
+    """
+    from hpo_flows.reports.html.figures import past_of
     from hpo_flows.reports.html.page import report_page
 
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / "report.html"
     written = datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC")
-    path.write_text(report_page(spec, history, plots(spec, history), written), encoding="utf-8")
+    path.write_text(report_page(past_of(spec, history, curves), place, written), encoding="utf-8")
     return path
+
+
+def place_of(ledger: Ledger) -> Place:
+    """Where a study is in MLflow."""
+    run = ledger.study_run
+    return Place(ledger.store.uri, run.experiment, run.id)
 
 
 def best_so_far(spec: StudySpec, history: History) -> list[Metric]:
@@ -56,7 +76,7 @@ def best_so_far(spec: StudySpec, history: History) -> list[Metric]:
 
     It ends at the first trial that still runs, so that no point has to be revised.
     """
-    from hpo_flows.reports.html.figures import incumbents
+    from hpo_flows.reports.html.figures.past import incumbents
 
     open_from = min((trial.number for trial in history.running), default=history.next_number)
     settled = History(trial for trial in history if trial.number < open_from)
@@ -120,7 +140,7 @@ class Publisher:
             self._store.log(run, batch, {}, {})
             self._sent += len(batch)
         with tempfile.TemporaryDirectory() as folder:
-            self._store.upload(run, write_report(spec, history, Path(folder)), "")
+            self._store.upload(run, write_report(spec, history, Path(folder), place_of(self._ledger)), "")
         self._store.log(run, [], {}, {WRITTEN: history.digest})
 
 

@@ -160,12 +160,14 @@ def test_the_report_opens_inside_mlflow(page: Any, study: StudyResult) -> None:
     frame.get_by_role("heading", name="Optimisation history").wait_for()
     frame.locator("#history .scatterlayer .point").first.wait_for()
     assert frame.locator("#history .scatterlayer .point").count() >= TRIALS
+    frame.get_by_text("Open in MLflow").click()
+    frame.get_by_text("address copied").wait_for()  # the frame may not open pages
     make_room(page)
-    picture(page, "mlflow-report")
+    picture(page, "report-mlflow")
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
-@pytest.mark.parametrize(("width", "height"), [(944, 1312), (375, 900)], ids=["wide", "narrow"])
+@pytest.mark.parametrize(("width", "height"), [(1280, 1420), (375, 900)], ids=["wide", "narrow"])
 def test_the_report_of_the_study_works_without_a_network(
     scheme: str, width: int, height: int, study: StudyResult, tmp_path: Path
 ) -> None:

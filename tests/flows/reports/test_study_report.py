@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from ruamel.yaml import YAML
 from typer.testing import CliRunner
 
 from hpo_core.history.history import History
@@ -23,8 +24,15 @@ from hpo_core.study.spec import StudySpec
 from hpo_flows.api import open_ledger, run
 from hpo_flows.cli.app import app
 from hpo_flows.objectives.reference import Objective
-from hpo_flows.reports.html.figures import DRAWN, Past, fidelity_spent, incumbents, lanes, rungs
-from hpo_flows.reports.html.importance import importance
+from hpo_flows.reports.html.cards import failures_card, importance_card, space_card
+from hpo_flows.reports.html.figures import DRAWN
+from hpo_flows.reports.html.figures.durations import lanes
+from hpo_flows.reports.html.figures.importance import Importance, importance
+from hpo_flows.reports.html.figures.parameters import interplay
+from hpo_flows.reports.html.figures.past import Past, Plot, incumbents
+from hpo_flows.reports.html.figures.progress import fidelity_spent, learning_curves, optimisation_history
+from hpo_flows.reports.html.findings import edges, failures, remarks, status, time_spent
+from hpo_flows.reports.html.place import Place
 from hpo_flows.reports.html.publish import Publisher, best_so_far, write_report
 from tests.browser import browsing, needs_chromium
 from tests.conftest import PATIENCE
@@ -34,8 +42,10 @@ from tests.memory_store import MemoryStore
 ROOT = Path(__file__).parents[3]
 LARGEST = sys.float_info.max
 ALL = {
-    "history", "importance", "parallel", "slices", "contour", "edf", "timeline", "rungs", "predictions", "fidelity",
+    "history", "rungs", "parallel", "slice-0", "slice-1", "slice-2", "slice-3", "pair-0", "pair-1", "pair-2",
+    "timeline", "durations", "fidelity", "metric-0", "predictions", "edf",
 }  # fmt: skip
+SERVER = Place("http://me:secret@mlflow.test:5000/", "7", "study")
 
 
 @pytest.fixture(autouse=True)
@@ -87,6 +97,7 @@ def drawn_history(spec: StudySpec, trials: int = 40, fidelities: tuple[float | N
                 end=None if state is TrialState.RUNNING else end,
                 owner="host/1/1",
                 run_id=f"r{number}",
+                metrics={"accuracy": -loss, "<i>seconds": rng.random()},
             )
         )
     return History(made)
@@ -96,26 +107,58 @@ def drawn_history(spec: StudySpec, trials: int = 40, fidelities: tuple[float | N
 def written(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with the report of a study that has everything."""
     folder = tmp_path_factory.mktemp("report")
-    write_report(spec_of(), drawn_history(spec_of()), folder)
+    write_report(spec_of(), drawn_history(spec_of()), folder, SERVER)
     return folder
+
+
+def data_in(report: Path) -> dict[str, Any]:
+    """What a report holds for its script."""
+    page = report.read_text(encoding="utf-8")
+    found: dict[str, Any] = json.loads(page.partition('id="data">')[2].partition("</script>")[0])
+    return found
 
 
 def plots_in(report: Path) -> list[dict[str, Any]]:
     """The figures that a report holds."""
-    page = report.read_text(encoding="utf-8")
-    found: list[dict[str, Any]] = json.loads(page.partition('id="plots">')[2].partition("</script>")[0])
+    found: list[dict[str, Any]] = data_in(report)["plots"]
     return found
+
+
+def painted(thing: Any) -> Any:
+    """A figure with plain colours, as the page's script makes it."""
+    if isinstance(thing, list):
+        return [painted(each) for each in thing]
+    if not isinstance(thing, dict):
+        return "#123456" if isinstance(thing, str) and thing.startswith("--") else thing
+    return {key: "Blues" if key == "colorscale" else painted(value) for key, value in thing.items() if key != "trials"}
+
+
+def only(plots: list[Plot]) -> Plot:
+    assert len(plots) == 1
+    return plots[0]
 
 
 def test_every_plot_is_drawn_where_the_history_has_it(written: Path) -> None:
     assert {plot["name"] for plot in plots_in(written / "report.html")} == ALL
     plain = Past(spec_of(), drawn_history(spec_of(), fidelities=(None,)), None)
-    assert {plot.name for draw in DRAWN if (plot := draw(plain))} == ALL - {
+    assert {plot.name for draw in DRAWN for plot in draw(plain)} == ALL - {
         "rungs",
         "fidelity",
-        "importance",
-        "contour",
+        "pair-0",
+        "pair-1",
+        "pair-2",
     }
+
+
+def test_plotly_knows_every_property_of_the_plots(written: Path) -> None:
+    import plotly.graph_objects as go
+
+    for plot in plots_in(written / "report.html"):
+        go.Figure(painted(plot["data"]), painted(plot["layout"]))
+
+
+def test_a_report_of_a_thousand_trials_is_small(tmp_path: Path) -> None:
+    assert write_report(spec_of(), drawn_history(spec_of(), 1_000), tmp_path, SERVER).stat().st_size < 4_000_000
 
 
 @pytest.mark.parametrize("trials", [0, 2])
@@ -145,19 +188,20 @@ def test_losses_near_the_largest_float_are_drawn(tmp_path: Path) -> None:
         for number, loss in enumerate(losses)
     )
     path = write_report(spec, history, tmp_path)
-    assert "accuracy = -1.79769e+308" in path.read_text(encoding="utf-8")
+    assert [trial["v"] for trial in data_in(path)["trials"][:2]] == [-LARGEST, LARGEST]
     figures = plots_in(path)
-    assert {plot["name"] for plot in figures} == ALL
+    assert {plot["name"] for plot in figures} >= ALL - {"pair-0", "pair-1", "pair-2", "metric-0"}
     drawn = [v for figure in figures for trace in figure["data"] for v in trace.get("y") or [] if isinstance(v, float)]
     assert max(map(abs, drawn)) <= 1e100
 
 
 def test_nothing_that_people_wrote_is_run_or_fetched(written: Path) -> None:
     text = (written / "report.html").read_text(encoding="utf-8")
-    assert "<script>window.broken" not in text and "<td><b>adam</b>" not in text
-    assert "&lt;b&gt;adam" in text
-    figures = json.loads(text.partition('id="plots">')[2].partition("</script>")[0])
-    assert "<b>adam" not in json.dumps(figures), "plotly reads a few tags wherever it writes"
+    assert text.count("</script>") == 3 and "<script>window.broken" not in text and "<b>adam" not in text
+    assert "&lt;b&gt;adam" in text and "&lt;/script&gt;&lt;script&gt;window.broken" in text
+    figures = json.dumps([plot for plot in plots_in(written / "report.html") if plot["name"] != "parallel"])
+    assert "<b>adam" not in figures and "<i>seconds" not in figures, "plotly reads a few tags wherever it writes"
+    assert "secret" not in text
     assert not re.search(r"<(script|link|img)[^>]+(src|href)=\"(?!data:)", text)
 
 
@@ -170,6 +214,37 @@ def test_importance_finds_what_matters_and_says_its_spread() -> None:
     assert importance(spec.search_space, drawn_history(spec, 8)) is None
 
 
+def test_what_cannot_be_relied_on_is_not_shown() -> None:
+    spec, history = spec_of(), drawn_history(spec_of())
+    names = spec.search_space.free
+    noise = Importance(names, np.array([0.3, 0.1, -0.1, -0.2]), np.full(4, 0.1), explained=0.1)
+    past = Past(spec, history, noise)
+    assert past.names == names and interplay(past) == []
+    assert "Not known yet" in importance_card(past) and 'class="bars"' not in importance_card(past)
+    negative = Importance(names, np.array([0.3, 0.1, -0.1, -0.2]), np.full(4, 0.1), explained=0.8)
+    card = importance_card(Past(spec, history, negative))
+    assert "No effect seen: kind, momentum." in card and card.count('class="bars"') == 2 and "width:-" not in card
+
+
+def test_nothing_is_drawn_between_options_nor_where_a_parameter_is_inactive() -> None:
+    spec, history = spec_of(), drawn_history(spec_of())
+    order = Importance(("kind", "momentum", "rate", "units"), np.full(4, 0.5), np.zeros(4), explained=0.9)
+    kinds, rates, numbers = (plot.data[0] for plot in interplay(Past(spec, history, order)))
+    assert (kinds["type"], rates["type"], numbers["type"]) == ("heatmap", "heatmap", "contour")
+    assert kinds["x"] == [0.0, 1.0, 2.0]
+    assert [value is None for value in kinds["z"][0]] == [True, False, True], "only one kind has a momentum"
+
+
+def test_a_few_poor_trials_do_not_squash_the_others() -> None:
+    spec = spec_of(direction="minimize")
+    losses = [5_000.0, 300.0, *(1.0 + i / 50 for i in range(30))]
+    trials = [Trial(n, {"rate": 0.1}, TrialState.COMPLETE, loss, start=1, end=2) for n, loss in enumerate(losses)]
+    plot = only(optimisation_history(Past(spec, History(trials), None)))
+    assert max(value for trace in plot.data for value in trace["y"]) < 3
+    assert "2 trials are poorer than 2.2" in plot.caption
+    assert "triangle-up" in plot.data[0]["marker"]["symbol"] and plot.data[0]["marker"]["symbol"][0] == "circle"
+
+
 def test_the_learning_curves_hold_rungs_and_what_a_promotion_added() -> None:
     def trial(number: int, config: dict[str, float], **rest: Any) -> Trial:
         return Trial(number, config, TrialState.COMPLETE, -0.5 - number / 10, start=1, end=number + 2, **rest)
@@ -180,11 +255,96 @@ def test_the_learning_curves_hold_rungs_and_what_a_promotion_added() -> None:
         trial(2, {"rate": 0.2}, fidelity=3.0),
     ]
     past = Past(spec_of(), History(trials), None)
-    curves, spent = rungs(past), fidelity_spent(past)
-    assert curves is not None and spent is not None
-    assert curves.figure.data[0].x == (1.0, 3.0, 9.0, None, 3.0, None)
-    assert curves.figure.data[0].y == (0.2, 0.5, 0.6, None, 0.7, None)
-    assert list(spent.figure.data[0].y) == [3.0, 9.0, 12.0]
+    others, second, best = only(learning_curves(past)).data
+    assert (others["x"], best["name"], second["name"]) == ([], "trial 1, the best", "next 1")
+    assert (best["x"], best["y"]) == ([1.0, 3.0, 9.0], [0.2, 0.5, 0.6])
+    assert (second["x"], second["y"]) == ([3.0], [0.7])
+    assert only(fidelity_spent(past)).data[0]["y"] == [3.0, 9.0, 12.0]
+
+
+def test_curves_that_were_read_are_drawn_thinned_and_without_what_is_not_finite() -> None:
+    trials = [Trial(n, {"rate": 0.1 / (n + 1)}, TrialState.COMPLETE, -float(n), start=1, end=2) for n in range(9)]
+    curves = {n: [(step, n - 1 / (step + 1)) for step in range(1_000)] for n in range(8)} | {8: [(0, math.nan)]}
+    others, *best = only(learning_curves(Past(spec_of(), History(trials), None, curves))).data
+    assert [trace["customdata"][0] for trace in best] == [3, 4, 5, 6, 7]
+    assert set(others["customdata"]) == {0, 1, 2, None}
+    assert len(best[0]["x"]) == 200 and (best[0]["x"][0], best[0]["x"][-1]) == (0, 999)
+
+
+def test_the_range_of_a_parameter_whose_best_value_is_at_its_end_should_be_wider() -> None:
+    spec = spec_of()
+
+    def past(**config: Any) -> Past:
+        return Past(spec, History([Trial(0, config, TrialState.COMPLETE, 0.0, start=1, end=2)]), None)
+
+    inside = past(rate=0.003, units=32, kind="<b>adam</b>")
+    assert edges(inside) == [] and "<mark>" not in space_card(inside)
+    outside = past(rate=0.0999, units=8, kind=None)
+    assert [(edge.name, edge.side, edge.bound) for edge in edges(outside)] == [
+        ("rate", "high", 0.1),
+        ("units", "low", 8),
+    ]
+    told = "The best rate (0.0999) is at the upper end of its range: widen it if you can."
+    assert remarks(outside)[0] == ("warn", told)
+    assert space_card(outside).count("<mark>widen") == 2
+
+
+def test_failures_stand_by_reason_with_what_they_have_in_common() -> None:
+    def trial(number: int, kind: str | None, reason: str = "") -> Trial:
+        state = TrialState.FAILED if reason else TrialState.COMPLETE
+        return Trial(number, {"kind": kind}, state, None if reason else 0.0, reason=reason, start=1, end=2)
+
+    trials = [trial(n, "$sgd$", f"nan at step {n}<") for n in range(3)] + [trial(3, None, "no memory")]
+    past = Past(spec_of(), History([*trials, *(trial(n, "<b>adam</b>") for n in range(4, 9))]), None)
+    first, second = failures(past)
+    assert ([t.number for t in first.trials], first.shared) == ([0, 1, 2], {"kind": "$sgd$"})
+    assert (second.reason, second.shared) == ("no memory", {})
+    assert "nan at step 0&lt;" in failures_card(past) and "all with kind = $sgd$" in failures_card(past)
+    assert remarks(past)[0][1] == "4 of 9 ended trials failed; the 3 most alike all have kind = $sgd$."
+
+
+def test_the_report_says_why_the_study_ended_as_far_as_its_trials_tell() -> None:
+    def told(states: list[TrialState], **changes: Any) -> tuple[str, str]:
+        trials = [
+            Trial(n, {"rate": 0.1}, state, 0.0 if state is TrialState.COMPLETE else None, reason="no", start=1, end=2)
+            for n, state in enumerate(states)
+        ]
+        return status(Past(spec_of(**changes), History(trials), None))
+
+    done, failed, running = TrialState.COMPLETE, TrialState.FAILED, TrialState.RUNNING
+    assert told([]) == ("empty", "It has no trial yet")
+    assert told([done, running]) == ("running", "1 trial is running")
+    assert told([done, running], stop={"trials": 2})[1].endswith("no other will start: all 2 trials are started")
+    assert told([done, done], stop={"trials": 2}) == ("ended", "It ended: all 2 trials are started")
+    assert told([failed] * 3) == ("ended", "It ended: every trial failed with the same error")
+    assert told([done], stop={"minutes": 5})[0] == "paused"
+
+
+def test_the_time_of_all_slots_is_divided_without_rest() -> None:
+    def trial(number: int, start: int, end: int, loss: float | None, **rest: Any) -> Trial:
+        state = TrialState.FAILED if loss is None else TrialState.COMPLETE
+        return Trial(number, {}, state, loss, start=1_000 * start, end=1_000 * end, owner="a", **rest)
+
+    trials = [
+        trial(0, 1, 11, 0.0),
+        trial(1, 1, 5, None),
+        trial(2, 6, 8, 0.0, stopped_early=True),
+        trial(3, 11, 21, 0.0),
+    ]
+    spent = time_spent(Past(spec_of(), History(trials), None))
+    assert spent is not None
+    assert spent.shares == {"trained to the end": 20.0, "stopped early": 2.0, "failed": 4.0, "idle": 14.0}
+    assert (spent.elapsed, spent.slots, spent.trained, spent.durations) == (20.0, 2, 26.0, (2.0, 10.0, 10.0))
+
+
+def test_every_trial_leads_to_its_run(tmp_path: Path, written: Path) -> None:
+    data = data_in(written / "report.html")
+    assert (data["address"], data["trials"][3]["run"]) == ("http://mlflow.test:5000/#/experiments/7/runs/", "r3")
+    text = (written / "report.html").read_text(encoding="utf-8")
+    assert 'href="http://mlflow.test:5000/#/experiments/7/runs/study?workflowType=machine_learning"' in text
+    local = write_report(spec_of(), drawn_history(spec_of()), tmp_path, Place("sqlite:///mlflow.db", "7", "study"))
+    assert data_in(local)["address"] == ""
+    assert 'data-text="study">copy</button>' in local.read_text(encoding="utf-8")
 
 
 def test_a_trial_stands_in_the_slot_that_was_free() -> None:
@@ -294,22 +454,94 @@ def test_a_study_leaves_its_report_in_mlflow_and_its_view_in_prefect(
     assert (out.exit_code, (tmp_path / "here" / "report.html").exists()) == (0, True), out.output
 
 
+DRAWN_ALL = "document.querySelectorAll('.plot[data-drawn]').length === document.querySelectorAll('.plot').length"
+
+
 @pytest.mark.slow
 @needs_chromium
 @pytest.mark.parametrize("scheme", ["light", "dark"])
-@pytest.mark.parametrize("width", [1280, 375])
+@pytest.mark.parametrize("width", [1440, 800, 390])
 def test_the_report_opens_in_a_browser_without_a_network(scheme: str, width: int, written: Path) -> None:
     wrong: list[str] = []
-    drawn = "document.querySelectorAll('.plot[data-drawn]').length === document.querySelectorAll('.plot').length"
     viewport = {"width": width, "height": 800}
     with browsing(viewport=viewport, color_scheme=scheme, offline=True) as page:
         page.on("console", lambda message: wrong.append(message.text) if message.type == "error" else None)
         page.on("pageerror", lambda error: wrong.append(str(error)))
         page.on("request", lambda r: None if r.url.startswith(("file:", "data:", "blob:")) else wrong.append(r.url))
         page.goto((written / "report.html").as_uri())
-        page.wait_for_function(drawn, timeout=1000 * PATIENCE)
+        page.wait_for_function(DRAWN_ALL, timeout=1000 * PATIENCE)
         assert page.evaluate("document.documentElement.scrollWidth") <= width
         assert page.locator("#history .scatterlayer .point").count() > 20
+        assert page.evaluate("window.broken") is None
+        assert "<b>adam</b>" in page.locator("#parallel").inner_text(), "its ticks are plain text"
         back = page.evaluate("getComputedStyle(document.body).backgroundColor")
     assert wrong == []
     assert (sum(json.loads(back.replace("rgb(", "[").replace(")", "]"))) > 380) == (scheme == "light")
+
+
+@pytest.mark.slow
+@needs_chromium
+def test_the_table_sorts_and_filters_and_opens_trials(tmp_path: Path) -> None:
+    history = drawn_history(spec_of(), 1_000)
+    report = write_report(spec_of(), history, tmp_path, SERVER)
+    with browsing(viewport={"width": 1440, "height": 900}, offline=True) as page:
+        page.set_default_timeout(1000 * PATIENCE)
+        page.goto(report.as_uri())
+        page.wait_for_function(DRAWN_ALL)
+
+        def column(i: int) -> list[str]:
+            found: list[str] = page.locator(f"#table tbody td:nth-child({i})").all_inner_texts()
+            return found
+
+        values = [float(text) for text in column(3)]
+        assert len(values) == 25 and values == sorted(values, reverse=True)
+        page.locator("#table th button").first.click()
+        page.locator("#after").click()
+        assert column(1) == [str(number) for number in range(25, 50)]
+        page.locator("#words").fill("rate>0.05 kind=$sgd$")
+        wanted = [t for t in history if t.config["rate"] > 0.05 and t.config["kind"] == "$sgd$"]  # type: ignore[operator]
+        assert f"of {len(wanted)} (of 1000 trials)" in page.locator("#count").inner_text()
+        page.locator("#words").fill("")
+        page.locator("#kind").select_option("failed")
+        assert f"of {len(history.failed)} " in page.locator("#count").inner_text()
+        page.locator("#table tbody tr").first.click()
+        dialog = page.locator("dialog")
+        assert "Trial 5" in dialog.inner_text() and "</script><script>window.broken" in dialog.inner_text()
+        assert dialog.locator("a").get_attribute("href").endswith("/runs/r5?workflowType=machine_learning")
+
+
+@pytest.mark.slow
+@needs_chromium
+def test_what_is_chosen_in_the_parallel_coordinates_is_in_the_table(written: Path) -> None:
+    with browsing(viewport={"width": 1440, "height": 900}, offline=True) as page:
+        page.set_default_timeout(1000 * PATIENCE)
+        page.goto((written / "report.html").as_uri())
+        page.wait_for_function(DRAWN_ALL)
+        page.locator("#parallel").scroll_into_view_if_needed()
+        axis = page.locator("#parallel .axis-brush .background").first.bounding_box()
+        across = axis["x"] + axis["width"] / 2
+        page.mouse.move(across, axis["y"] + 30)
+        page.wait_for_timeout(300)
+        page.mouse.down()
+        page.mouse.move(across, axis["y"] + 150, steps=10)
+        page.wait_for_timeout(300)
+        page.mouse.up()
+        page.locator("#chosen").wait_for()
+        chosen = int(page.locator("#chosen").inner_text().split()[0])
+        assert 0 < chosen < 40
+        assert f"of {chosen} (of 40 trials)" in page.locator("#count").inner_text()
+        page.locator("#chosen").click()
+        assert "of 40 trials" in page.locator("#count").inner_text()
+
+
+@pytest.mark.slow
+@needs_chromium
+def test_the_best_configuration_can_be_copied(written: Path) -> None:
+    with browsing(viewport={"width": 800, "height": 900}, permissions=["clipboard-read", "clipboard-write"]) as page:
+        page.goto((written / "report.html").as_uri())
+        page.get_by_role("button", name="Copy YAML").click()
+        page.get_by_role("button", name="copied").wait_for()
+        copied = page.evaluate("navigator.clipboard.readText()")
+    best = drawn_history(spec_of()).incumbent
+    assert best is not None
+    assert YAML(typ="safe").load(copied) == dict(best.config)

@@ -1,0 +1,182 @@
+"""How the values depend on the parameters: one at a time, two at a time, all at once."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from itertools import combinations
+from typing import Any
+
+import numpy as np
+
+from hpo_core.base.arrays import Array
+from hpo_core.history.trial import Trial
+from hpo_flows.reports.html.figures.axes import ParameterAxis, brief, plotly_text
+from hpo_flows.reports.html.figures.importance import features, forest
+from hpo_flows.reports.html.figures.past import Past, Plot
+
+MOST_SLICES = 12
+
+MOST_AXES = 10
+"""So many axes of parallel coordinates can be told apart."""
+
+AXIS_WIDTH = 108
+"""Pixels for each axis of parallel coordinates."""
+
+LABEL = 15
+"""Characters of a name above such an axis."""
+
+TOGETHER = 3
+"""Of so many of the most important parameters, every pair is drawn."""
+
+FEWEST_FALL = 0.01
+"""Beyond the first two, a parameter that matters less, or less than the spread, is not drawn with others."""
+
+MOST_DOTS = 60
+"""So many of the best trials are shown there; more would hide what is below."""
+
+GRID = 18
+"""Points along each side of such a picture."""
+
+AVERAGED = 24
+"""The number of configurations over which such a picture averages all other parameters."""
+
+
+def parallel_coordinates(past: Past) -> list[Plot]:
+    """Each complete trial as a line through its parameters and its value."""
+    complete, names = past.history.complete, past.names[:MOST_AXES]
+    if len(complete) < 2 or not names:
+        return []
+    dimensions = [_dimension(past.axis(name), complete) for name in names]
+    dimensions.append({"label": plotly_text(past.spec.metric, LABEL), "values": past.values})
+    trace = {
+        "type": "parcoords", "dimensions": dimensions, "line": past.colours(complete),
+        "labelside": "top", "trials": [trial.number for trial in complete],
+        "labelfont": {"color": "--ink", "size": 12}, "tickfont": {"color": "--dim", "size": 11},
+        "rangefont": {"color": "rgba(0,0,0,0)", "size": 1},
+        "unselected": {"line": {"color": "--line", "opacity": 0.25}},
+    }  # fmt: skip
+    caption = "A line is a trial: the more it stands out, the better. Drag along an axis to choose trials, drag a "
+    caption += f"name to move its axis. The table below follows the choice.{past.cut.replace(', as triangles', '')}"
+    if len(past.names) > MOST_AXES:
+        caption += f" Drawn are {MOST_AXES} of {len(past.names)} parameters."
+    layout = {"margin": {"l": 48, "r": 40, "t": 44, "b": 20}}
+    least = AXIS_WIDTH * len(dimensions)
+    return [Plot("parallel", "Parallel coordinates", caption, [trace], layout, 400, wide=True, least=least)]
+
+
+def _dimension(axis: ParameterAxis, complete: Sequence[Trial]) -> dict[str, Any]:
+    """One axis of parallel coordinates; an inactive parameter has a place of its own below the others."""
+    low, high = axis.range
+    places = [axis.of(trial.config) for trial in complete]
+    inactive = low - 0.12 * ((high - low) or 1.0)
+    absent = None in places
+    dimension: dict[str, Any] = {
+        "label": plotly_text(axis.name, LABEL),
+        "values": [brief(inactive if place is None else place) for place in places],
+        "range": [inactive if absent else low, high if high > low else low + 1],
+    }
+    ticks = axis.ticks
+    if ticks is None:
+        ticks = [low, (low + high) / 2, high], [f"{v:.3g}" for v in (low, (low + high) / 2, high)]
+    extra = ([inactive], ["inactive"]) if absent else ([], [])
+    return dimension | {"tickvals": extra[0] + ticks[0], "ticktext": extra[1] + ticks[1]}  # not HTML here
+
+
+def slices(past: Past) -> list[Plot]:
+    """The value against each parameter alone, a plot for each."""
+    complete = past.history.complete
+    if not complete:
+        return []
+    found = []
+    numbers = [trial.number for trial in complete]
+    for i, name in enumerate(past.names[:MOST_SLICES]):
+        axis = past.axis(name)
+        here = [trial for trial in complete if name in trial.config]
+        if not here:
+            continue
+        marker = {
+            "color": [trial.number for trial in here], "colorscale": "--scale", "cmin": numbers[0],
+            "cmax": max(numbers[-1], numbers[0] + 1), "size": 6,
+        }  # fmt: skip
+        trace = past.points(here, [axis.spread(trial.config, trial.number) for trial in here], marker)
+        layout = {"xaxis": axis.layout(), "yaxis": {"title": {"text": past.metric}}}
+        rings = [trial for trial in past.best[:1] if name in trial.config]
+        ring = {"color": "--ink", "symbol": "circle-open", "size": 12, "line": {"width": 2}}
+        best = past.points(rings, [axis.spread(trial.config, trial.number) for trial in rings], ring)
+        found.append(Plot(f"slice-{i}", name, "", [trace, best], layout, 230))
+    return found
+
+
+def interplay(past: Past) -> list[Plot]:
+    """Each pair of the most important parameters: what a forest expects, averaged over all others."""
+    if past.reliable is None or len(past.names) < 2:
+        return []
+    X = features(past.spec.search_space, past.history)
+    losses = [past.spec.sign * value for value in past.values]
+    model = forest(0).fit(X, losses)
+    found = zip(past.names, past.reliable.mean, past.reliable.spread, strict=True)
+    clear = [name for i, (name, fall, spread) in enumerate(found) if i < 2 or fall > max(spread, FEWEST_FALL)]
+    pairs = list(combinations(clear[:TOGETHER], 2))
+    drawn = [_pair(past, f"pair-{i}", names, X, model) for i, names in enumerate(pairs)]
+    return [plot for plot in drawn if plot is not None]
+
+
+def _pair(past: Past, id: str, names: Sequence[str], X: Array, model: Any) -> Plot | None:
+    """What the forest expects of two parameters; cells where one has options, for nothing lies between options."""
+    space = past.spec.search_space
+    axes = [past.axis(name) for name in names]
+    here = [i for i, trial in enumerate(past.history.complete) if all(name in trial.config for name in names)]
+    if len(here) < 2 or any(axis.range[0] == axis.range[1] for axis in axes):
+        return None
+    units, places = zip(*(_grid(axis) for axis in axes), strict=True)
+    base = X[here][np.linspace(0, len(here) - 1, min(AVERAGED, len(here))).astype(int)]
+    U, V = np.meshgrid(*units)
+    rows = np.tile(base, (U.size, 1))
+    for name, grid in zip(names, (U, V), strict=True):
+        rows[:, space.free.index(name)] = np.repeat(grid.ravel(), len(base))
+    Z = past.spec.sign * model.predict(rows).reshape(U.size, len(base)).mean(axis=1).reshape(U.shape)
+    cells = not all(axis.numeric for axis in axes)
+    heights: dict[str, Any] = {
+        "type": "heatmap" if cells else "contour", "x": places[0], "y": places[1],
+        "z": [[brief(z) for z in row] for row in Z], "colorscale": "--scale", "reversescale": past.spec.sign > 0,
+        "colorbar": {"thickness": 8, "outlinewidth": 0, "title": {"text": past.metric, "side": "right"}},
+        "hovertemplate": "expected %{z:.6g}<extra></extra>",
+    }  # fmt: skip
+    heights |= (
+        {"xgap": 0 if axes[0].numeric else 4, "ygap": 0 if axes[1].numeric else 4}
+        if cells
+        else {"contours": {"coloring": "heatmap"}, "line": {"width": 0.6, "color": "--card"}}
+    )
+    for row, v in enumerate(places[1]):
+        for column, u in enumerate(places[0]):
+            if not _together(axes, (u, v)):
+                heights["z"][row][column] = None
+    trials = [trial for trial in past.best if all(name in trial.config for name in names)][:MOST_DOTS]
+    x, y = ([axis.spread(trial.config, trial.number, i) for trial in trials] for i, axis in enumerate(axes))
+    points = {
+        "type": "scatter", "mode": "markers", "x": x, "y": y, "customdata": [trial.number for trial in trials],
+        "marker": {"color": "--card", "size": 5, "line": {"color": "--ink", "width": 1}}, "showlegend": False,
+        "cliponaxis": False,
+    }  # fmt: skip
+    layouts = [axis.layout() for axis in axes]
+    for axis, layout in zip(axes, layouts, strict=True):
+        layout["range"] = list(axis.range)
+    return Plot(id, f"{names[0]} and {names[1]}", "", [heights, points], {"xaxis": layouts[0], "yaxis": layouts[1]})
+
+
+def _together(axes: Sequence[ParameterAxis], places: Sequence[float]) -> bool:
+    """Whether both parameters are active at these places, as far as one of them depends on the other."""
+    for axis, (other, place) in zip(axes, reversed(list(zip(axes, places, strict=True))), strict=True):
+        wanted = axis.parameter.when.get(other.name)
+        if wanted is not None and not any(abs(other.at(value) - place) < 1e-6 for value in wanted):
+            return False
+    return True
+
+
+def _grid(axis: ParameterAxis) -> tuple[Array, list[float]]:
+    """Coordinates in the unit cube along an axis, and their positions in a plot."""
+    if not axis.numeric:
+        count = len(axis.parameter.options)
+        return (np.arange(count) + 0.5) / count, [float(i) for i in range(count)]
+    values = list(dict.fromkeys(axis.parameter.decode(float(u)) for u in np.linspace(0, 1, GRID)))
+    return np.array([axis.parameter.encode(value) for value in values]), [brief(axis.at(value)) for value in values]

@@ -1,0 +1,188 @@
+"""A study as its report sees it, and what every plot of it shares."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from functools import cached_property
+from typing import Any
+
+from hpo_core.history.history import History
+from hpo_core.history.trial import Trial, fidelity_key
+from hpo_core.study.spec import StudySpec
+from hpo_flows.reports.html.figures.axes import ParameterAxis, brief, plotly_text
+from hpo_flows.reports.html.figures.importance import Importance
+from hpo_flows.reports.text import ranked
+
+MOST_DRAWN = 1e100
+"""Larger values are drawn there: their squares and ranges would overflow. What the pointer shows is the true value."""
+
+FEWEST_CUT = 8
+"""With fewer values, nothing is cut off."""
+
+Curves = Mapping[int, Sequence[tuple[float, float]]]
+"""Learning curves by trial number: steps and values of the study's metric, in its own direction."""
+
+
+@dataclass(frozen=True)
+class Plot:
+    """A plotly figure as plain data, with its place in the report.
+
+    A colour that starts with two dashes is a variable of the page's style, and so is the colour scale ``--scale``. The
+    points of a trace with ``customdata`` are trials, by number: the page says what they are and opens them.
+
+    Args:
+        name: Its id in the page.
+        title, caption: What it shows and how to read it, as plain text.
+        data, layout: The traces and the layout.
+        height: In pixels.
+        wide: Whether it takes the full width.
+        least: The width in pixels below which it scrolls sideways.
+    """
+
+    name: str
+    title: str
+    caption: str
+    data: list[dict[str, Any]]
+    layout: dict[str, Any]
+    height: int = 320
+    wide: bool = False
+    least: int = 0
+
+
+def poor_end(losses: Sequence[float]) -> float | None:
+    """The loss at which a plot ends where a few poor ones would squash all others; None if all fit.
+
+    The end is four times as far from the best loss as the median is, but no more than a fifth of the losses lie beyond
+    it. It is used only if it at least halves the range.
+
+    >>> poor_end([0.1, 0.2, 0.2, 0.3, 0.3, 0.3, 0.4, 90.0])
+    0.9
+    >>> poor_end([0.1, 0.2, 0.2, 0.3, 0.3, 0.3, 0.4, 0.9])
+    >>> poor_end([0.1, 0.11, 0.12, 0.13, 0.14, 60.0, 70.0, 80.0, 90.0])
+    """
+    if len(losses) < FEWEST_CUT:
+        return None
+    ordered = sorted(min(max(loss, -MOST_DRAWN), MOST_DRAWN) for loss in losses)
+    best, median, worst = ordered[0], ordered[len(ordered) // 2], ordered[-1]
+    reach = max(4 * (median - best), ordered[math.ceil(0.8 * len(ordered)) - 1] - best)
+    return brief(best + reach) if reach > 0 and worst - best > 2 * reach else None
+
+
+def incumbents(history: History) -> list[Trial]:
+    """The incumbent after each complete trial, in the order of their numbers: higher fidelity first, then loss."""
+    best: list[Trial] = []
+    for trial in history.complete:
+        rank = (-fidelity_key(trial.fidelity), trial.loss)
+        best.append(trial if not best or rank < (-fidelity_key(best[-1].fidelity), best[-1].loss) else best[-1])
+    return best
+
+
+def moment(milliseconds: int) -> str:
+    """A time as plotly reads it, in UTC."""
+    return datetime.fromtimestamp(milliseconds / 1000, UTC).strftime("%Y-%m-%d %H:%M:%S.%f")[:-3]
+
+
+@dataclass(frozen=True)
+class Past:
+    """A study as the report sees it: the metric in its own direction."""
+
+    spec: StudySpec
+    history: History
+    importance: Importance | None
+    curves: Curves = field(default_factory=dict)
+
+    def shown(self, loss: float) -> float:
+        """The position of a loss, in the metric's own direction."""
+        return brief(self.spec.sign * min(max(loss, -MOST_DRAWN), MOST_DRAWN))
+
+    @cached_property
+    def end(self) -> float | None:
+        """The loss at which plots end; poorer trials are drawn there. None if all fit."""
+        return poor_end([trial.loss for trial in self.history.complete if trial.loss is not None])
+
+    def beyond(self, trial: Trial) -> bool:
+        """Whether a complete trial is poorer than what plots show."""
+        return self.end is not None and trial.loss is not None and trial.loss > self.end
+
+    def value(self, trial: Trial) -> float:
+        """The position of a complete trial's value."""
+        assert trial.loss is not None
+        return self.shown(trial.loss if self.end is None else min(trial.loss, self.end))
+
+    @cached_property
+    def values(self) -> list[float]:
+        return [self.value(trial) for trial in self.history.complete]
+
+    @property
+    def cut(self) -> str:
+        """What a caption says of the trials beyond the end of the plots; nothing if all fit."""
+        if self.end is None:
+            return ""
+        poor = sum(map(self.beyond, self.history.complete))
+        lie = "1 trial is" if poor == 1 else f"{poor} trials are"
+        return f" {lie} poorer than {self.spec.sign * self.end:.4g}: drawn there, as triangles."
+
+    @cached_property
+    def best(self) -> list[Trial]:
+        """The complete trials, best first."""
+        return ranked(self.history)
+
+    @property
+    def reliable(self) -> Importance | None:
+        """The importance of the parameters if it can be relied on."""
+        return self.importance if self.importance is not None and self.importance.reliable else None
+
+    @property
+    def names(self) -> Sequence[str]:
+        """The free parameters, most important first if that is known."""
+        return self.spec.search_space.free if self.reliable is None else self.reliable.names
+
+    @property
+    def metric(self) -> str:
+        """The metric's name as a title of an axis."""
+        return plotly_text(self.spec.metric, 32)
+
+    def axis(self, name: str) -> ParameterAxis:
+        return ParameterAxis(name, self.spec.search_space.parameters[name])
+
+    def seconds(self, trial: Trial) -> float | None:
+        """How long a trial took; None if unknown: it still runs, or it was lost and only found later."""
+        if trial.end is None or not trial.start or trial.number in self._lost:
+            return None
+        return max(trial.end - trial.start, 0) / 1000
+
+    @cached_property
+    def _lost(self) -> frozenset[int]:
+        return frozenset(trial.number for trial in self.history.lost)
+
+    def points(
+        self, trials: Sequence[Trial], x: Sequence[Any], marker: Mapping[str, Any], **more: Any
+    ) -> dict[str, Any]:
+        """A dot for each trial at its value; a triangle where that is beyond the end of the plot."""
+        edge = "triangle-up" if self.spec.sign > 0 else "triangle-down"
+        usual = marker.get("symbol", "circle")
+        symbols = [edge if self.beyond(trial) else usual for trial in trials]
+        return {
+            "type": "scatter", "mode": "markers", "x": list(x), "y": [self.value(trial) for trial in trials],
+            "customdata": [trial.number for trial in trials],
+            "marker": {"size": 7} | dict(marker) | {"symbol": symbols if len(set(symbols)) > 1 else usual},
+            "showlegend": False,
+        } | more  # fmt: skip
+
+    def colours(self, trials: Sequence[Trial]) -> dict[str, Any]:
+        """Colours by rank, so that the best stand out however far the poorest are off."""
+        count = max(len(self.best) - 1, 1)
+        ranks = {trial.number: 1 - i / count for i, trial in enumerate(self.best)}
+        return {"color": [brief(ranks[t.number] ** 2) for t in trials], "colorscale": "--scale", "cmin": 0, "cmax": 1}
+
+
+def finite(text: object) -> float:
+    """A number from a tag, which anybody may have written; NaN if it is none."""
+    try:
+        value = float(str(text))
+    except ValueError:
+        return math.nan
+    return value if math.isfinite(value) else math.nan

@@ -1,0 +1,237 @@
+"""How the search went: values by trial, learning curves, their distribution, and what the surrogate expected."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from itertools import accumulate
+from typing import Any
+
+from hpo_core.history.history import continues
+from hpo_core.history.trial import Trial
+from hpo_flows.reports.html.figures.axes import brief, plotly_text
+from hpo_flows.reports.html.figures.past import MOST_DRAWN, Past, Plot, finite, incumbents, moment, poor_end
+from hpo_flows.reports.text import fidelity_name
+
+BEST_CURVES = 5
+"""How many curves stand out from the others."""
+
+MOST_RUNGS = 9
+"""So many rungs have a mark of their own on the axis."""
+
+MOST_OTHERS = 150
+"""More curves in grey would be one area."""
+
+MOST_STEPS = 200
+"""A longer curve is thinned."""
+
+
+def optimisation_history(past: Past) -> list[Plot]:
+    """Every complete trial's value, and the incumbent's, by trial number."""
+    complete = past.history.complete
+    if not complete:
+        return []
+    line = incumbents(past.history)
+    leaders = list({trial.number: trial for trial in line}.values())
+    highest = past.history.max_fidelity
+    first_shown = sorted(complete, key=past.beyond)  # a legend takes its symbol from the first point
+    full = [trial for trial in first_shown if trial.fidelity == highest]
+    rest = [trial for trial in first_shown if trial.fidelity != highest]
+    leaders.sort(key=past.beyond)
+    traces = [
+        past.points(full, [t.number for t in full], {"color": "--mute"}, name="trial", showlegend=True),
+        {
+            "type": "scatter", "mode": "lines", "name": "best so far", "x": [trial.number for trial in complete],
+            "y": [past.value(best) for best in line], "line": {"color": "--accent", "width": 2.5, "shape": "hv"},
+            "hoverinfo": "skip",
+        },
+        past.points(leaders, [t.number for t in leaders], {"color": "--accent", "size": 9}, name="new best",
+                    showlegend=True),
+    ]  # fmt: skip
+    if rest:
+        marker = {"color": "--mute", "symbol": "circle-open", "size": 6}
+        lower = past.points(rest, [t.number for t in rest], marker, name="lower fidelity", showlegend=True)
+        traces.insert(0, lower)
+    if failed := past.history.failed:
+        reach = max(past.values) - min(past.values)
+        floor = brief((max(past.values) + reach / 20) if past.spec.sign > 0 else (min(past.values) - reach / 20))
+        traces.append(
+            {
+                "type": "scatter",
+                "mode": "markers",
+                "name": "failed",
+                "x": [trial.number for trial in failed],
+                "y": [floor] * len(failed),
+                "customdata": [trial.number for trial in failed],
+                "marker": {"color": "--bad", "symbol": "x-thin-open", "size": 8, "line": {"width": 2}},
+            }
+        )
+    layout = {"xaxis": {"title": {"text": "trial"}}, "yaxis": {"title": {"text": past.metric}}}
+    caption = f"Each trial's value, and the best so far at the highest fidelity.{past.cut}"
+    return [Plot("history", "Optimisation history", caption, traces, layout, 380)]
+
+
+Curve = Sequence[tuple[float, float]]
+
+
+def _by_rung(past: Past) -> dict[int, list[tuple[float, float]]]:
+    """The values of each configuration by fidelity, under the number of its last trial."""
+    by_identity: dict[str, list[Trial]] = {}
+    for trial in (*past.history.complete, *past.history.running):
+        by_identity.setdefault(trial.identity, []).append(trial)
+    found = {}
+    for trials in by_identity.values():
+        seen = {float(step): loss for trial in trials for step, loss in trial.rungs.items()}
+        seen |= {t.fidelity: t.loss for t in trials if t.fidelity is not None and t.loss is not None}
+        if seen:
+            found[trials[-1].number] = [(fidelity, past.shown(seen[fidelity])) for fidelity in sorted(seen)]
+    return found
+
+
+def _thinned(curve: Curve) -> Curve:
+    """An evenly spaced selection of the finite points, ends included."""
+    sound = [point for point in curve if math.isfinite(point[1])]
+    if len(sound) <= MOST_STEPS:
+        return sound
+    return [sound[round(i * (len(sound) - 1) / (MOST_STEPS - 1))] for i in range(MOST_STEPS)]
+
+
+def learning_curves(past: Past) -> list[Plot]:
+    """The best trials' curves over those of all others.
+
+    They are the curves that the objective logged, where those were read, and else the values at the fidelities and
+    milestones that each configuration reached.
+    """
+    by_rung = _by_rung(past)
+    curves: dict[int, Curve] = dict(by_rung)
+    logged = {
+        n: [(brief(x), past.shown(past.spec.sign * y)) for x, y in _thinned(curve)] for n, curve in past.curves.items()
+    }
+    curves |= {number: curve for number, curve in logged.items() if curve}
+    if len({step for curve in curves.values() for step, _ in curve}) < 2:
+        return []
+    order = [trial.number for trial in past.best if trial.number in curves][:BEST_CURVES]
+    mode = "lines" if logged else "lines+markers"
+    x: list[float | None] = []
+    y: list[float | None] = []
+    who: list[int | None] = []
+    others = [number for number in curves if number not in order]
+    drawn = others[:: -(-len(others) // MOST_OTHERS)] if others else []
+    for number in drawn:
+        x += [*(step for step, _ in curves[number]), None]
+        y += [*(value for _, value in curves[number]), None]
+        who += [number] * len(curves[number]) + [None]
+    traces = [
+        {
+            "type": "scatter", "mode": mode, "name": "others", "x": x, "y": y, "customdata": who, "opacity": 0.6,
+            "line": {"color": "--mute", "width": 1}, "marker": {"size": 4}, "hoverinfo": "skip",
+        }
+    ]  # fmt: skip
+    second = 1 if len(order) > 1 else 0
+    for place, number in reversed(list(enumerate(order))):
+        traces.append(
+            {
+                "type": "scatter",
+                "mode": mode,
+                "name": f"next {len(order) - 1}" if place else f"trial {number}, the best",
+                "showlegend": place <= second,
+                "x": [step for step, _ in curves[number]],
+                "y": [value for _, value in curves[number]],
+                "customdata": [number] * len(curves[number]),
+                "marker": {"size": 5},
+                "opacity": 1 - 0.13 * place,
+                "line": {"color": "--accent", "width": 1.4 if place else 3},
+                "legendrank": 1 + place,
+            }
+        )
+    steps = [step for curve in curves.values() for step, _ in curve]
+    unit = fidelity_name(past.spec) if past.spec.fidelity is not None else "step"
+    layout: dict[str, Any] = {
+        "xaxis": {"title": {"text": plotly_text(unit)}},
+        "yaxis": {"title": {"text": past.metric}},
+    }
+    if not logged and len(set(steps)) <= MOST_RUNGS:
+        places = sorted(set(steps))
+        layout["xaxis"] |= {"tickmode": "array", "tickvals": places, "ticktext": [f"{place:g}" for place in places]}
+    if not logged and min(steps) > 0 and max(steps) > 20 * min(steps):
+        layout["xaxis"]["type"] = "log"
+    rest = "all others" if len(drawn) == len(others) else f"{len(drawn)} of the {len(others)} others"
+    caption = f"The best {len(order)} in colour over {rest} in grey."
+    caption += " A dot is a rung or milestone that a configuration reached." if not logged else ""
+    losses = [past.spec.sign * value for curve in curves.values() for _, value in curve]
+    if (end := poor_end(losses)) is not None:
+        best = min(losses)
+        ends = [past.shown(end), past.shown(best - 0.05 * (end - best))]
+        layout["yaxis"]["range"] = sorted(ends)
+        caption += " The poorest values lie outside: double-click to see all."
+    return [Plot("rungs", "Learning curves", caption, traces, layout, 380)]
+
+
+def distribution(past: Past) -> list[Plot]:
+    """The empirical distribution function of the values."""
+    values = sorted(past.values)
+    if len(values) < 2:
+        return []
+    steps = [brief((i + 1) / len(values)) for i in range(len(values))]
+    line = {
+        "type": "scatter", "mode": "lines", "x": values, "y": steps,
+        "line": {"color": "--accent", "width": 2, "shape": "hv"}, "fill": "tozeroy", "fillcolor": "--wash",
+        "hovertemplate": "%{y:.0%} of the trials are at or below %{x:.6g}<extra></extra>",
+    }  # fmt: skip
+    title = {"text": "share of trials at or below"}
+    layout = {"xaxis": {"title": {"text": past.metric}}, "yaxis": {"title": title, "tickformat": ".0%"}}
+    caption = "The empirical distribution function of all complete trials."
+    if past.end is not None:
+        caption += f"{past.cut.partition(':')[0]}, and counted there."
+    return [Plot("edf", "Distribution of values", caption, [line], layout)]
+
+
+def predictions(past: Past) -> list[Plot]:
+    """What the surrogate expected of each trial before it ran, and what was observed."""
+    told: list[Trial] = []
+    expected: list[float] = []
+    spreads: list[float] = []
+    for trial in past.history.complete:
+        mean, std = (finite(trial.notes.get(key)) for key in ("predicted_mean", "predicted_std"))
+        if math.isfinite(mean):
+            told.append(trial)
+            expected.append(past.shown(mean if past.end is None else min(mean, past.end)))
+            spreads.append(brief(min(std, MOST_DRAWN)) if std >= 0 else 0.0)
+    if len(told) < 3:
+        return []
+    whiskers = {"type": "data", "array": spreads, "color": "--line", "thickness": 1, "width": 0}
+    dots = past.points(told, expected, {"color": "--accent", "opacity": 0.75}, error_x=whiskers)
+    ends = [min(expected + dots["y"]), max(expected + dots["y"])]
+    same = {
+        "type": "scatter", "mode": "lines", "x": ends, "y": ends, "line": {"color": "--dim", "dash": "dot", "width": 1},
+        "showlegend": False, "hoverinfo": "skip",
+    }  # fmt: skip
+    layout = {
+        "xaxis": {"title": {"text": f"expected {past.metric}"}},
+        "yaxis": {"title": {"text": f"observed {past.metric}"}},
+    }
+    caption = (
+        "What the surrogate expected before each trial, with its standard deviation, and what came. On the dotted "
+    )
+    caption += f"line they agree.{past.cut}"
+    return [Plot("predictions", "Predicted against observed", caption, [same, dots], layout)]
+
+
+def fidelity_spent(past: Past) -> list[Plot]:
+    """The fidelity spent by all trials together; a trial that resumes from another counts what it added."""
+    reached = {trial.number: trial.fidelity or 0.0 for trial in past.history}
+    ended = sorted((t for t in past.history if t.end is not None and t.fidelity is not None), key=lambda t: t.end or 0)
+    if not ended or past.history.max_fidelity is None:
+        return []
+    had = [reached.get(t.parent, 0.0) if t.parent is not None and continues(t) else 0.0 for t in ended]
+    added = [max(reached[trial.number] - before, 0.0) for trial, before in zip(ended, had, strict=True)]
+    line = {
+        "type": "scatter", "mode": "lines", "x": [moment(trial.end or 0) for trial in ended],
+        "y": [brief(total) for total in accumulate(added)], "fill": "tozeroy", "fillcolor": "--wash",
+        "line": {"color": "--accent", "width": 2, "shape": "hv"},
+        "hovertemplate": "%{x}<br>%{y:.6g}<extra></extra>",
+    }  # fmt: skip
+    unit = plotly_text(fidelity_name(past.spec))
+    layout = {"xaxis": {"title": {"text": "time (UTC)"}}, "yaxis": {"title": {"text": f"{unit} spent"}}}
+    caption = "By all ended trials together; promotions count what they added."
+    return [Plot("fidelity", "Fidelity spent", caption, [line], layout)]

@@ -1,0 +1,200 @@
+"""What a study's history says by itself: why it ended, what failed, where the time went, which ranges are narrow."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from hpo_core.history.trial import Trial
+from hpo_core.space.configuration import Config, Scalar, scalar_key
+from hpo_core.space.parameters import Listed
+from hpo_flows.reports.html.figures.durations import lanes
+from hpo_flows.reports.html.figures.past import Past
+from hpo_flows.reports.text import number
+
+BEST = 10
+"""So many of the best trials show where good values lie."""
+
+FEWEST_ALIKE = 3
+"""So many failed trials with one value in common say something about that value."""
+
+_NUMBERS = re.compile(r"[\w.+-]*\d[\w.+-]*")
+
+_PLAIN_KEY = re.compile(r"[A-Za-z_][A-Za-z0-9_./-]*")
+
+_WORDS = frozenset({"true", "false", "null", "yes", "no", "on", "off", "y", "n"})
+"""Keys that some readers of YAML do not take for text."""
+
+
+def yaml_of(config: Config) -> str:
+    """A configuration as YAML that readers of YAML 1.1 and 1.2 take for the same.
+
+    >>> print(yaml_of({"rate": 1e-05, "kind": "no", "on": None}))
+    rate: 1.0e-05
+    kind: "no"
+    "on": null
+    """
+    return "\n".join(f"{_key(name)}: {_value(value)}" for name, value in config.items())
+
+
+def _key(name: str) -> str:
+    plain = _PLAIN_KEY.fullmatch(name) and name.lower() not in _WORDS
+    return name if plain else json.dumps(name, ensure_ascii=False)
+
+
+def _value(value: Scalar) -> str:
+    text = json.dumps(value, ensure_ascii=False)
+    return re.sub(r"^(-?\d+)e", r"\1.0e", text) if isinstance(value, float) else text
+
+
+def status(past: Past) -> tuple[str, str]:
+    """In one word whether the study goes on, and in a sentence why it stopped, as far as its trials tell."""
+    spec, history = past.spec, past.history
+    why = spec.stop_reason(history, 0.0)
+    if history.running:
+        count = len(history.running)
+        trials = "1 trial is" if count == 1 else f"{count} trials are"
+        return "running", f"{trials} running" + (f"; no other will start: {why}" if why else "")
+    if why:
+        return "ended", f"It ended: {why}"
+    if spec.repeated_error(history) is not None:
+        return "ended", "It ended: every trial failed with the same error"
+    if not len(history):
+        return "empty", "It has no trial yet"
+    after = f"its {spec.stop.minutes:g} minutes were over, " if spec.stop.minutes is not None else ""
+    return "paused", f"No trial is running, and no other rule ended it: {after}it was stopped, or it goes on soon"
+
+
+@dataclass(frozen=True)
+class Edge:
+    """A parameter whose best value lies at the end of its range.
+
+    Args:
+        name, value: The parameter, and its value in the best trial.
+        side: ``low`` or ``high``.
+        bound: The value at that end.
+        others: How many of the other best trials lie there, too.
+    """
+
+    name: str
+    value: Scalar
+    side: str
+    bound: Scalar
+    others: int
+
+
+def edges(past: Past) -> list[Edge]:
+    """The parameters whose range should be wider, for the best trial lies at its end."""
+    if not past.best:
+        return []
+    found = []
+    for name in past.spec.search_space.free:
+        axis, config = past.axis(name), past.best[0].config
+        if side := axis.edge(config):
+            others = sum(axis.edge(trial.config) == side for trial in past.best[1:BEST])
+            ends = [axis.parameter.decode(0.0), axis.parameter.decode(1.0)]
+            bound = ends[side == "high"] if axis.numeric else axis.parameter.options[-(side == "high")]
+            found.append(Edge(name, config[name], side, bound, others))
+    return found
+
+
+@dataclass(frozen=True)
+class FailureGroup:
+    """Trials that failed for the same reason, but for the numbers in it.
+
+    Args:
+        reason: The reason of the first of them.
+        trials: All of them, by number.
+        shared: The options that all of them have and that few others do.
+    """
+
+    reason: str
+    trials: tuple[Trial, ...]
+    shared: Mapping[str, Scalar]
+
+
+def failures(past: Past) -> list[FailureGroup]:
+    """What failed and why, the most frequent reason first."""
+    groups: dict[str, list[Trial]] = {}
+    for trial in past.history.failed:
+        groups.setdefault(_NUMBERS.sub("#", trial.reason), []).append(trial)
+    ordered = sorted(groups.values(), key=lambda trials: -len(trials))
+    return [FailureGroup(trials[0].reason, tuple(trials), _shared(past, trials)) for trials in ordered]
+
+
+def _shared(past: Past, failed: list[Trial]) -> dict[str, Scalar]:
+    others = past.history.complete
+    if len(failed) < FEWEST_ALIKE or not others:
+        return {}
+    found = {}
+    for name in past.spec.search_space.free:
+        if not isinstance(past.spec.search_space.parameters[name], Listed):
+            continue
+        keys = {scalar_key(trial.config[name]) if name in trial.config else "" for trial in failed}
+        if len(keys) == 1 and (key := keys.pop()):
+            alike = sum(name in trial.config and scalar_key(trial.config[name]) == key for trial in others)
+            if alike <= 0.5 * len(others):
+                found[name] = failed[0].config[name]
+    return found
+
+
+@dataclass(frozen=True)
+class TimeSpent:
+    """Seconds of all slots together, and of the study by the clock."""
+
+    shares: Mapping[str, float]
+    elapsed: float
+    slots: int
+    durations: tuple[float, ...]
+
+    @property
+    def trained(self) -> float:
+        return sum(seconds for what, seconds in self.shares.items() if what != "idle")
+
+
+def time_spent(past: Past) -> TimeSpent | None:
+    """Where the time went; None if no trial has ended. A slot is idle between its flow's first trial and its last."""
+    timed = {trial.number: seconds for trial in past.history if (seconds := past.seconds(trial)) is not None}
+    trials = [trial for trial in past.history if trial.number in timed]
+    if not trials:
+        return None
+    shares = dict.fromkeys(("trained to the end", "stopped early", "failed", "idle"), 0.0)
+    for trial in trials:
+        what = "failed" if trial.loss is None else "stopped early" if trial.stopped_early else "trained to the end"
+        shares[what] += timed[trial.number]
+    where = lanes(trials)
+    for owner in {trial.owner for trial in trials}:
+        own = [trial for trial in trials if trial.owner == owner]
+        span = (max(trial.end or 0 for trial in own) - min(trial.start for trial in own)) / 1000
+        slots = len({where[trial.number] for trial in own})
+        shares["idle"] += max(slots * span - sum(timed[trial.number] for trial in own), 0.0)
+    elapsed = (max(trial.end or 0 for trial in trials) - min(trial.start for trial in trials)) / 1000
+    complete = tuple(sorted(timed[trial.number] for trial in trials if trial.loss is not None))
+    return TimeSpent(shares, elapsed, len(set(where.values())), complete)
+
+
+def remarks(past: Past) -> list[tuple[str, str]]:
+    """What a reader should know first: how much it matters (``warn`` or ``info``), and a sentence."""
+    found = []
+    for edge in edges(past):
+        end = "lower" if edge.side == "low" else "upper"
+        also = f", as in {edge.others} of the next {BEST - 1} best" if edge.others else ""
+        lies = f"The best {edge.name} ({_said(edge.value)}) is at the {end} end of its range"
+        found.append(("warn", f"{lies}{also}: widen it if you can."))
+    complete, failed = past.history.complete, past.history.failed
+    if failed and len(failed) >= 0.1 * (len(complete) + len(failed)):
+        group = failures(past)[0]
+        shared = " and ".join(f"{name} = {_said(value)}" for name, value in group.shared.items())
+        most = f"; the {len(group.trials)} most alike all have {shared}" if shared else ""
+        found.append(("warn", f"{len(failed)} of {len(complete) + len(failed)} ended trials failed{most}."))
+    if complete and (since := past.history.since_improvement()) >= max(20, len(complete) // 2):
+        found.append(("info", f"The last {since} complete trials brought no improvement."))
+    if past.reliable is not None and past.reliable.mean[0] > 0:
+        found.append(("info", f"{past.reliable.names[0]} matters most among the parameters."))
+    return found
+
+
+def _said(value: Scalar) -> str:
+    return number(value) if isinstance(value, float) else str(value)
