@@ -12,6 +12,7 @@ from typing import Annotated, Any
 import typer
 
 from hpo_core.base.errors import InputError, StudyFailed, TrackingRefusal, Unreachable
+from hpo_core.base.extras import missing_extra
 from hpo_flows.base import stopping
 from hpo_flows.cli import deployment, look, manage, run
 
@@ -93,6 +94,7 @@ def _usage_line(error: Any) -> str:
 
 def _explain(error: Exception) -> int:
 
+    error = missing_extra(error) or error
     if isinstance(error, StudyFailed):
         print(f"error: {error}", file=sys.stderr)
         return 1
