@@ -35,7 +35,7 @@ def list_studies(as_json: JsonOption = False) -> None:
     if as_json:
         print_json(studies=[_data(study) for study in studies])
     elif not studies:
-        typer.echo("there is no study in the MLflow store; hpo init writes a first one, hpo tune starts it", err=True)
+        typer.echo("there is no study in the MLflow store yet; hpo init writes a first one", err=True)
     else:
         _print_table(studies)
 
@@ -163,6 +163,7 @@ def delete(
     if not yes and not sys.stdin.isatty():
         raise InputError("--yes", "it is missing, and there is no terminal to ask on", f"hpo delete {study} --yes")
     ledger = open_stored(study)
+    _check_idle(ledger)
     if not yes:
         typer.echo(_losses(ledger))
         if not typer.confirm("Delete it?"):
@@ -170,21 +171,43 @@ def delete(
             raise typer.Exit(1)
     trials, run = len(ledger.load()), ledger.study_run
     ledger.discard()
-    typer.echo(f"{ledger.spec.name} is in MLflow's trash, with {_count(trials, 'trial')}. Until a gc, to restore it:")
+    typer.echo(f"{ledger.spec.name}: deleted, with {_count(trials, 'trial')}")
+    typer.echo("To restore it from MLflow's trash, until a gc:")
     typer.echo(f"  mlflow runs restore --run-id {run.id}")
-    typer.echo("and the runs of its trials likewise, or all at once in MLflow's UI (filter State: Deleted).")
+    typer.echo("and its trials likewise; or all at once in MLflow's UI (State: Deleted).")
+
+
+def _check_idle(ledger: Ledger) -> None:
+    """Check that no flow works on a study, as far as its runs tell.
+
+    Raises:
+        InputError: One does, or may have just begun; :meth:`Ledger.discard` sees only what trains.
+    """
+    from hpo_core.lineage.listing import StudyState, study_state
+
+    history, run = ledger.load(), ledger.study.check_there()
+    live = bool(ledger.owners())
+    if study_state(ledger.store, run, ledger.spec, history, live=live) is StudyState.RUNNING:
+        problem = "a flow works on it now" if live else "a flow was at work within the last four minutes"
+        raise InputError(
+            f"study {ledger.spec.name!r}", problem, "end that first (hpo stop)" + ("" if live else ", or wait")
+        )
 
 
 def _losses(ledger: Ledger) -> str:
     """What is deleted with a study, and what is not."""
     spec, trials, evaluations = ledger.spec, len(ledger.load()), len(ledger.evaluation_runs())
-    goes = [_count(trials, "trial"), *([_count(evaluations, "evaluation")] if evaluations else []), "its claims"]
-    lines = [f"Study {spec.name} in the experiment {spec.experiment}: {', '.join(goes)} go to MLflow's trash."]
+    goes = [_count(trials, "trial"), *([_count(evaluations, "evaluation")] if evaluations else [])]
+    lines = [
+        f"Study {spec.name}" + ("" if spec.experiment == spec.name else f", in the experiment {spec.experiment}") + ":",
+        f"  {', '.join(goes)} and its claims go to MLflow's trash;",
+    ]
     if spec.champion is not None:
-        model = spec.champion.model
         lines.append(
-            f"The registered model {model} stays; a gc deletes the files of those versions that are of this study."
+            f"  the registered model {spec.champion.model} stays (a gc takes the files of this study's versions)."
         )
+    else:
+        lines.append("  registered models stay.")
     return "\n".join(lines)
 
 

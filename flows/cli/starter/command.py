@@ -21,6 +21,9 @@ STUDY, OBJECTIVE = "study.yaml", "objective.py"
 
 DEFAULT_NAME = "my-study"
 
+_NAMED = "name: STUDY".ljust(27)
+"""What a template has in place of the name, up to the remark behind it."""
+
 _PLAIN = re.compile(r"(?!(?:true|false|null|yes|no|on|off)$)[a-z][a-z0-9_-]*", re.IGNORECASE)
 
 
@@ -47,7 +50,7 @@ def init(
             raise InputError(str(path), "it is there already", "name another folder (hpo init FOLDER), or move it away")
     chosen = kind or _asked()
     folder.mkdir(parents=True, exist_ok=True)
-    text = _template(f"{chosen}.yaml").replace("name: STUDY", f"name: {_name(folder)}", 1)
+    text = _template(f"{chosen}.yaml").replace(_NAMED, f"name: {_name(folder)}".ljust(len(_NAMED)), 1)
     for path, content in ((study, text), (objective, _template(f"{chosen}.py"))):
         with path.open("x", encoding="utf-8") as file:
             file.write(content)

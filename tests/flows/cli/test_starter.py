@@ -49,6 +49,7 @@ def test_every_kind_is_commented_and_valid(tmp_path: Path, monkeypatch: pytest.M
         commented_out = [
             line.removeprefix("# ") for line in text.splitlines() if line.startswith("# ") and ": " in line
         ]
+        assert "STUDY" not in text and max(map(len, text.splitlines())) <= 80
         spec = load_study(tmp_path / kind / "study.yaml")
         assert spec.name == kind and spec.stop.trials == 20
         # What is commented out is valid, too, once the mark is taken away.

@@ -82,7 +82,7 @@ def test_list(ledger: Ledger, monkeypatch: pytest.MonkeyPatch, capsys: pytest.Ca
 def test_list_of_an_empty_store(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     assert called(["list"], monkeypatch) == 0
     out, err = capsys.readouterr()
-    assert out == "" and err.startswith("there is no study in the MLflow store")
+    assert out == "" and err.startswith("there is no study in the MLflow store yet")
     assert called(["list", "--json"], monkeypatch) == 0
     assert told(capsys) == {"studies": []}
 
@@ -179,7 +179,7 @@ def test_delete_says_how_to_restore(monkeypatch: pytest.MonkeyPatch, capsys: pyt
     ledger, other = ended(experiment="both"), open_study(connect(), make_spec(name="other", experiment="both"))
     assert called(["delete", "study", "--yes"], monkeypatch) == 0
     out = capsys.readouterr().out
-    assert "study is in MLflow's trash, with 1 trial." in out
+    assert "study: deleted, with 1 trial" in out
     assert f"mlflow runs restore --run-id {ledger.study_run.id}" in out
     assert ledger.store.get(ledger.study_run.id).deleted and not ledger.store.get(other.study_run.id).deleted
     assert called(["status", "study"], monkeypatch) == 2
@@ -191,7 +191,17 @@ def test_delete_refuses_while_a_flow_works_on_it(
     ledger = ended()
     reserve(ledger)
     assert called(["delete", "study", "--yes"], monkeypatch) == 2
-    assert capsys.readouterr().err.endswith("a flow works on it now; stop that first (hpo stop)\n")
+    assert capsys.readouterr().err.endswith("a flow works on it now; end that first (hpo stop)\n")
+    assert not ledger.store.get(ledger.study_run.id).deleted
+
+
+def test_delete_refuses_while_a_flow_may_be_starting(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    ledger = open_study(connect(), make_spec(name="study"))
+    assert called(["delete", "study", "--yes"], monkeypatch) == 2
+    said = "study 'study': a flow was at work within the last four minutes; end that first (hpo stop), or wait"
+    assert capsys.readouterr().err == f"error: {said}\n"
     assert not ledger.store.get(ledger.study_run.id).deleted
 
 
@@ -204,7 +214,7 @@ def test_delete_asks_on_a_terminal(answer: str, code: int, tmp_path: Path) -> No
     os.write(ours, f"{answer}\n".encode())
     said = all_of(ours)
     assert child.wait() == code
-    assert "1 trial, its claims go to MLflow's trash" in said and "The registered model wine stays" in said
+    assert "1 trial and its claims go to MLflow's trash" in said and "the registered model wine stays" in said
     assert ledger.store.get(ledger.study_run.id).deleted == (answer == "y")
 
 
