@@ -12,6 +12,7 @@ from typing import IO, Any, NamedTuple
 from urllib.parse import urlsplit
 
 from hpo_core.base.errors import InputError, TrackingError
+from hpo_core.base.extras import missing_extra
 
 DESTINATION = "MLFLOW_ARTIFACTS_DESTINATION"
 ENDPOINT = "MLFLOW_S3_ENDPOINT_URL"
@@ -190,8 +191,8 @@ def _client(environment: Mapping[str, str]) -> Any:
     try:
         import boto3
         from botocore.config import Config
-    except ImportError:
-        raise InputError(DESTINATION, "boto3 is not installed", "install hpo-flows[team]") from None
+    except ImportError as error:
+        raise missing_extra(error, DESTINATION) or error from None
     endpoint = environment.get(ENDPOINT)
     settings = Config(
         connect_timeout=5, retries={"total_max_attempts": 3}, s3={"addressing_style": "path"} if endpoint else {}

@@ -20,6 +20,7 @@ from sqlalchemy.exc import ArgumentError, OperationalError, SQLAlchemyError
 from sqlalchemy.pool import NullPool
 
 from hpo_core.base.errors import InputError, TrackingError
+from hpo_core.base.extras import missing_extra
 from hpo_core.tracking.connection import database_path, sqlite_uri
 from mlflow_server.postgres import client_program
 
@@ -173,8 +174,8 @@ class Postgresql(Database):
     def engine(self) -> sqlalchemy.Engine:
         try:
             return sqlalchemy.create_engine(self._url, poolclass=NullPool, connect_args={"connect_timeout": 10})
-        except ImportError:
-            raise InputError(STORE, "psycopg is not installed", "install hpo-flows[postgres]") from None
+        except ImportError as error:
+            raise missing_extra(error, STORE) or error from None
 
     def offers(self, extension: str) -> bool:
         """Whether an extension is installed with the server."""

@@ -12,14 +12,16 @@ from typing import Annotated, Any
 import typer
 
 from hpo_core.base.errors import InputError, StudyFailed, TrackingRefusal, Unreachable
+from hpo_core.base.extras import missing_extra
 from hpo_flows.base import stopping
-from hpo_flows.cli import deployment, look, manage, run
+from hpo_flows.cli import deployment, look, manage, run, studies
+from hpo_flows.cli.common import optional_value
+from hpo_flows.cli.starter import command as starter
 
-_NAMES = {"explain_trial": "explain", "write_study_report": "report"}
+_NAMES = {"explain_trial": "explain", "list_studies": "list", "write_study_report": "report"}
 """The commands whose functions have a longer name."""
 
 app = typer.Typer(
-    add_completion=False,
     pretty_exceptions_enable=False,
     help="Tune hyperparameters in Prefect flows, with MLflow as the only state.",
 )
@@ -45,21 +47,26 @@ def _before_all(
 
 
 for _command in (
-    run.tune,
+    starter.init,
     run.validate,
+    run.tune,
+    studies.list_studies,
     look.status,
     look.best,
     look.explain_trial,
     look.write_study_report,
+    studies.export,
     look.ui,
     manage.stop,
+    studies.delete,
     manage.promote,
     manage.rollback,
     manage.doctor,
     deployment.deploy,
     deployment.serve,
 ):
-    app.command(_NAMES.get(_command.__name__))(_command)
+    _class = optional_value("--watch", "5") if _command is look.status else None
+    app.command(_NAMES.get(_command.__name__), cls=_class)(_command)
 
 
 def main() -> None:
@@ -93,6 +100,7 @@ def _usage_line(error: Any) -> str:
 
 def _explain(error: Exception) -> int:
 
+    error = missing_extra(error) or error
     if isinstance(error, StudyFailed):
         print(f"error: {error}", file=sys.stderr)
         return 1

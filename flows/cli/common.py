@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
+from typer.core import TyperCommand
 
 from hpo_core.study.names import study_name
 from hpo_core.tracking.connection import connect
@@ -74,6 +75,30 @@ def ui_hint(ledger: Ledger) -> str:
     if uri.startswith("http"):
         return f"{redact(uri)}/#/experiments/{ledger.study_run.experiment}/runs/{ledger.study_run.id}"
     return "hpo ui (or make ui), then http://127.0.0.1:5000"
+
+
+def optional_value(option: str, default: str) -> type[Any]:
+    """A command whose option may stand without a value, which is then the default; typer itself has no such options."""
+
+    class Command(TyperCommand):
+        def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+            end = args.index("--") if "--" in args else len(args)
+            if option in args[:end]:
+                place = args.index(option)
+                given = args[place + 1 : place + 2]
+                if not given or not _is_number(given[0]):
+                    args = [*args[:place], f"{option}={default}", *args[place + 1 :]]
+            return super().parse_args(ctx, args)
+
+    return Command
+
+
+def _is_number(text: str) -> bool:
+    try:
+        float(text)
+    except ValueError:
+        return False
+    return True
 
 
 def print_json(**fields: Any) -> None:

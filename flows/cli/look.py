@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import subprocess
+import sys
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -13,19 +14,74 @@ from hpo_core.tracking.connection import connect, tracking_uri, ui_command
 from hpo_core.tracking.credentials import redact
 from hpo_flows.cli.common import JsonOption, StudyArgument, open_stored, print_json, shown_uri
 
+if TYPE_CHECKING:
+    from hpo_core.history.history import History
+    from hpo_core.ledger.ledger import Ledger
 
-def status(study: StudyArgument, as_json: JsonOption = False) -> None:
+
+def status(
+    study: StudyArgument,
+    as_json: JsonOption = False,
+    watch: Annotated[
+        float | None,
+        typer.Option(
+            metavar="[SECONDS]", help="Look again every SECONDS (5) until the study is over.", min=0.5, max=86_400
+        ),
+    ] = None,
+) -> None:
     """Say how far a study is."""
-    from hpo_flows.reports.text import metric_value, skipped_line, status_line
+    from hpo_flows.reports.text import skipped_line, status_line
 
     ledger = open_stored(study)
-    spec, history = ledger.spec, ledger.load()
-    best = history.incumbent
-    if not as_json:
-        if ledger.skipped:
-            typer.echo(skipped_line(ledger.skipped), err=True)
-        typer.echo(f"{spec.name}: {status_line(spec, history, 0.0)}")
+    if watch is not None:
+        _watch(ledger, watch, as_json)
         return
+    history = ledger.load()
+    if as_json:
+        _print_status(ledger, history)
+        return
+    if ledger.skipped:
+        typer.echo(skipped_line(ledger.skipped), err=True)
+    typer.echo(f"{ledger.spec.name}: {status_line(ledger.spec, history, 0.0)}")
+
+
+def _watch(ledger: Ledger, seconds: float, as_json: bool) -> None:
+    """Show a study's progress until it is over: in place on a terminal, elsewhere a line each time."""
+    import contextlib
+    import time
+
+    from rich.console import Console
+    from rich.live import Live
+    from rich.text import Text
+
+    from hpo_core.lineage.listing import StudyState, study_state
+    from hpo_flows.reports.text import status_line
+
+    spec, console = ledger.spec, Console()
+    shown = None
+    if console.is_terminal and not as_json:
+        shown = Live(console=console, auto_refresh=False, vertical_overflow="visible")
+    with shown or contextlib.nullcontext():
+        while True:
+            history, run = ledger.load(), ledger.study.check_there()
+            state = study_state(ledger.store, run, spec, history, live=bool(ledger.owners()))
+            line = f"{spec.name}: {state}  |  {status_line(spec, history, 0.0)}"
+            if shown is not None:
+                shown.update(Text(line), refresh=True)
+            elif as_json:
+                _print_status(ledger, history, state=state.value)
+            else:
+                typer.echo(line)
+            sys.stdout.flush()
+            if state is not StudyState.RUNNING:
+                return
+            time.sleep(seconds)
+
+
+def _print_status(ledger: Ledger, history: History, **more: str) -> None:
+    from hpo_flows.reports.text import metric_value
+
+    spec, best = ledger.spec, history.incumbent
     print_json(
         study=spec.name,
         complete=len(history.complete),
@@ -40,10 +96,17 @@ def status(study: StudyArgument, as_json: JsonOption = False) -> None:
         experiment=spec.experiment,
         run_id=ledger.study_run.id,
         tracking_uri=shown_uri(ledger),
+        **more,
     )
 
 
-def best(study: StudyArgument, as_json: JsonOption = False) -> None:
+def best(
+    study: StudyArgument,
+    as_json: JsonOption = False,
+    as_yaml: Annotated[
+        bool, typer.Option("--yaml", help="Print the configuration alone, as `first:` of a study file.")
+    ] = False,
+) -> None:
     """Show the best trials and the configuration of the winner, or of the incumbent where no winner is chosen."""
     from rich.console import Console
 
@@ -51,6 +114,8 @@ def best(study: StudyArgument, as_json: JsonOption = False) -> None:
     from hpo_flows.reports.terminal import TOP, print_choice, trials_table
     from hpo_flows.reports.text import metric_value, ranked
 
+    if as_json and as_yaml:
+        raise InputError("--yaml", "it is given together with --json", "give one of them")
     ledger = open_stored(study)
     spec, history = ledger.spec, ledger.load()
     incumbent = history.incumbent
@@ -58,9 +123,14 @@ def best(study: StudyArgument, as_json: JsonOption = False) -> None:
         typer.echo(f"study {spec.name!r} has no complete trial yet", err=True)
         raise typer.Exit(1)
     choice = choice_of(ledger, history)
+    winner = None if choice is None else choice.winner
+    best = incumbent if winner is None else winner.trial
+    if as_yaml:
+        from hpo_core.study.yaml import as_item
+
+        typer.echo(f"first:\n{as_item(best.config)}")
+        return
     if as_json:
-        winner = None if choice is None else choice.winner
-        best = incumbent if winner is None else winner.trial
         print_json(
             study=spec.name,
             trial=best.number,
@@ -109,12 +179,12 @@ def write_study_report(
     """Write the study's report and plots to a folder."""
     import webbrowser
 
-    from hpo_flows.reports.html.publish import write_report
+    from hpo_flows.reports.html.publish import place_of, write_report
 
     ledger = open_stored(study)
     folder = out or Path(f"report-{ledger.spec.name}")
     try:
-        path = write_report(ledger.spec, ledger.load(), folder)
+        path = write_report(ledger.spec, ledger.load(), folder, place_of(ledger))
     except OSError as error:
         raise InputError(
             "--out", f"the report cannot be written to {folder} ({error})", "name another folder"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 from typing import Annotated
 
 import typer
@@ -23,6 +24,8 @@ def validate(study: StudyArgument, set_: SetOption = None) -> None:
         f"{study} is valid: study {spec.name!r}, {spec.search_space.dimensions} parameters "
         f"({configurations} configurations), strategy {spec.strategy.name!r}"
     )
+    given = "".join(f" --set {shlex.quote(each)}" for each in set_ or [])
+    typer.echo(f"start it: hpo tune {shlex.quote(study)}{given}")
 
 
 def tune(

@@ -10,6 +10,8 @@ from __future__ import annotations
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
+from hpo_core.base.extras import require
+
 if TYPE_CHECKING:
     from hpo_flows.hypergradient.bilevel import Bilevel, State, cross_entropy, squared_error
     from hpo_flows.hypergradient.hyperparameters import (
@@ -76,6 +78,8 @@ __all__ = [
 
 
 def __getattr__(name: str) -> Any:
+    if name in __all__:
+        require("tensorflow", f"hpo_flows.hypergradient.{name}")
     for module in _MODULES if name in __all__ else ():
         if hasattr(loaded := import_module(f"{__name__}.{module}"), name):
             return getattr(loaded, name)

@@ -8,6 +8,8 @@ from __future__ import annotations
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
+from hpo_core.base.extras import require
+
 if TYPE_CHECKING:
     from hpo_flows.keras.hyperparameters import HyperParameters
     from hpo_flows.keras.metric import Objective
@@ -39,5 +41,6 @@ __all__ = [
 
 def __getattr__(name: str) -> Any:
     if name in _HOMES:
+        require("keras", f"hpo_flows.keras.{name}")
         return getattr(import_module(f"hpo_flows.keras.{_HOMES[name]}"), name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from hpo_core.base.errors import InputError
+from hpo_core.base.extras import missing_extra
 
 Function = Callable[..., Any]
 
@@ -107,11 +108,10 @@ class Objective:
 
     def _absent(self, problem: object) -> InputError:
         package = self.reference.partition(":")[0].partition(".")[0]
-        return InputError(
-            "objective",
-            f"{self.reference!r} cannot be imported ({problem})",
-            f"run from the folder that {package!r} is in, or install what it needs",
-        )
+        remedy = f"run from the folder that {package!r} is in, or install what it needs"
+        if (missing := missing_extra(problem)) is not None:
+            problem, remedy = missing.problem, missing.remedy
+        return InputError("objective", f"{self.reference!r} cannot be imported ({problem})", remedy)
 
     def load(self) -> Function:
         """Import the function and check it.
@@ -144,10 +144,11 @@ class Objective:
             try:
                 return unpickled(self.pickled)
             except Exception as error:  # a module is missing here, or an object cannot be rebuilt
+                missing = missing_extra(error)
                 raise InputError(
                     "objective",
                     f"{self.reference!r} cannot be rebuilt in a worker process ({type(error).__name__}: {error})",
-                    "put it into a module that can be imported from there",
+                    "put it into a module that can be imported from there" if missing is None else missing.remedy,
                 ) from error
         module_name, _, path = self.reference.partition(":")
         try:

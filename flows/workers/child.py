@@ -15,6 +15,7 @@ from queue import SimpleQueue
 from typing import Any
 
 from hpo_core.base.errors import InputError
+from hpo_core.base.extras import missing_extra
 from hpo_flows.objectives.context import TrialContext
 from hpo_flows.objectives.messages import (
     Answer,
@@ -120,6 +121,10 @@ def _train(job: Job, function: Callable[..., Any], attempt: _Attempt) -> Done | 
         returned = function(context)
     except InputError as error:
         return Failed(str(error), details=traceback.format_exc(), blamed_key=error.field)
+    except ImportError as error:
+        if (missing := missing_extra(error, "objective")) is None:
+            return Failed(shown(error), retry=True, details=traceback.format_exc())
+        return Failed(str(missing), details=traceback.format_exc(), blamed_key=missing.field)
     except SystemExit as error:
         return Failed(f"the objective called sys.exit({error.code})", retry=True)
     except BaseException as error:

@@ -16,6 +16,7 @@ it may claim the number on its behalf. ``docs/decisions/0001-claims.md`` has the
 
 from __future__ import annotations
 
+import contextlib
 import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -229,7 +230,7 @@ class Ledger(LedgerReader):
         self._put(replace(run, tags={**run.tags, Tag.CHECKPOINT: state}))
 
     def discard(self) -> None:
-        """Move the study and all its trials to MLflow's trash, which frees its name.
+        """Move the study, its trials and their evaluations to MLflow's trash, which frees its name.
 
         The study's own run goes first, so a crash half way leaves orphaned runs rather than a damaged study.
 
@@ -237,12 +238,18 @@ class Ledger(LedgerReader):
             InputError: A flow is working on it.
         """
         self.load()
-        if self.owners():
+        evaluations = self.evaluation_runs()
+        if self.owners() or any(run.status == RUNNING and not lost_because(run) for run in evaluations):
             raise InputError(f"study {self.spec.name!r}", "a flow works on it now", "stop that first (hpo stop)")
         self.store.delete_run(self.study_run.id)
-        self.store.delete_run(self.claims_run)
-        for run in self._search():
+        with contextlib.suppress(TrackingRefusal):  # deleted before, by hand
+            self.store.delete_run(self.claims_run)
+        for run in [*self._search(), *evaluations]:
             self.store.delete_run(run.id)
+
+    def evaluation_runs(self) -> list[Run]:
+        """The runs below trials: folds, tests, re-trainings; one request."""
+        return self.store.search([self.study_run.experiment], {Tag.FINAL: self.study_run.id})
 
 
 def _log_what_is_taken(store: Store, run: str, metrics: Sequence[Metric]) -> dict[str, str]:

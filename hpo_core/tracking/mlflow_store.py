@@ -44,6 +44,7 @@ from mlflow.store.artifact.artifact_repository_registry import get_artifact_repo
 from mlflow.utils.search_utils import SearchUtils
 
 from hpo_core.base.errors import InputError, TrackingError, TrackingRefusal
+from hpo_core.base.extras import missing_extra
 from hpo_core.ledger.store import CHAMPION, FAILED, FINISHED, KILLED, RUNNING, Dataset, Metric, Run, Version
 from hpo_core.tracking.credentials import redact, scrub
 
@@ -95,6 +96,8 @@ class MlflowStore:
                 self._call(self._reach)
             self._client = self._call(self._connect)
         except (ValueError, ImportError, sqlalchemy.exc.ArgumentError) as error:
+            if (missing := missing_extra(error, "MLFLOW_TRACKING_URI")) is not None:
+                raise missing from None
             problem = f"{redact(uri)} cannot be used ({scrub(error, uri)})"
             raise InputError("MLFLOW_TRACKING_URI", problem, "correct it, or install the database's driver") from None
 
@@ -153,6 +156,8 @@ class MlflowStore:
             try:
                 return request()
             except Exception as error:
+                if (missing := missing_extra(error)) is not None:  # the driver of a database, the client of S3
+                    raise missing from None
                 if "readonly database" in str(error):
                     raise TrackingError(f"the database {redact(self.uri)} is read-only; make it writable") from None
                 hopeless = is_internal(error) and time.monotonic() - began > INTERNAL_SECONDS

@@ -139,8 +139,12 @@ def _typer(group: Any, words: list[str]) -> None:
 
 
 def _hpo(words: list[str]) -> None:
-    numbers = {"N": "1", "K": "1", "TRIAL": "1"}
-    _typer(typer.main.get_command(app), [numbers.get(word.strip("[]"), word.strip("[]")) for word in words])
+    numbers = {"N": "1", "K": "1", "TRIAL": "1", "SECONDS": "1"}
+    command = typer.main.get_command(app)
+    if words[0].startswith("--"):
+        assert any(words[0] in parameter.opts for parameter in command.params) and len(words) == 1
+        return
+    _typer(command, [numbers.get(word.strip("[]"), word.strip("[]")) for word in words])
 
 
 def _python(words: list[str]) -> None:

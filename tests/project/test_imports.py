@@ -16,7 +16,7 @@ import hpo_flows
 import hpo_flows.keras
 
 ROOT = Path(hpo_core.__file__).parents[1]
-HEAVY = {"mlflow", "prefect", "tensorflow", "keras", "torch", "sklearn"}
+HEAVY = {"mlflow", "prefect", "tensorflow", "keras", "torch", "sklearn", "pandas", "pyarrow"}
 HELP = """
 import sys
 sys.argv = ["hpo", *{arguments}]
@@ -26,6 +26,13 @@ try:
 except SystemExit as end:
     assert end.code == 0, end.code
 """
+INIT = """
+import tempfile
+folder = tempfile.TemporaryDirectory()
+""" + HELP.replace("{arguments}", "['init', folder.name, '--kind', 'keras']")
+COMPLETION = "import os; os.environ |= dict(_HPO_COMPLETE='complete_bash', COMP_WORDS='hpo tu', COMP_CWORD='1')\n" + (
+    HELP.format(arguments=[])
+)
 
 
 def loaded_by(code: str) -> set[str]:
@@ -58,10 +65,17 @@ def loaded_by(code: str) -> set[str]:
         ("from hpo_flows.keras import HyperModel, Hyperband, Tuner, callbacks, keras_objective", HEAVY),
         (HELP.format(arguments=["--help"]), HEAVY | {"numpy", "scipy", "pydantic"}),
         (HELP.format(arguments=["tune", "--help"]), HEAVY | {"numpy", "scipy"}),
+        (HELP.format(arguments=["--version"]), HEAVY | {"numpy", "scipy", "pydantic", "rich"}),
+        (INIT, HEAVY | {"numpy", "scipy", "rich"}),
+        (COMPLETION, HEAVY | {"numpy", "scipy"}),
+        *(
+            (HELP.format(arguments=[command, "--help"]), HEAVY | {"numpy", "scipy"})
+            for command in ("list", "status", "export", "delete")
+        ),
     ],
     ids=[
         *("hpo_core", "flows", "worker", "ledger", "hypergradient", "mlflow_server", "keras", "keras_names", "help"),
-        "tune_help",
+        *("tune_help", "version", "init", "completion", "list_help", "status_help", "export_help", "delete_help"),
     ],
 )
 def test_nothing_heavy_is_imported(code: str, forbidden: set[str]) -> None:

@@ -6,13 +6,13 @@ Each engine is imported only if a study names it: Dask and Ray are optional pack
 from __future__ import annotations
 
 from collections.abc import Callable
-from importlib.util import find_spec
 
 from hpo_core.base.errors import InputError
+from hpo_core.base.extras import require
 from hpo_core.study.spec import StudySpec
 from hpo_flows.trials.remote.runner import Runner
 
-PACKAGES = {"dask": "prefect_dask", "ray": "prefect_ray"}
+PACKAGES = {"dask": ("distributed", "prefect_dask"), "ray": ("ray", "prefect_ray")}
 
 
 def make_runner(spec: StudySpec) -> Runner | None:
@@ -22,12 +22,8 @@ def make_runner(spec: StudySpec) -> Runner | None:
         InputError: A package that the engine needs is not installed.
     """
     runner = spec.runner
-    if (package := PACKAGES.get(runner.type)) is not None and find_spec(package) is None:
-        raise InputError(
-            "runner.type",
-            f"{runner.type!r} needs the package {package.replace('_', '-')}, which is not installed",
-            f"pip install 'hpo-flows[{runner.type}]'",
-        )
+    for package in PACKAGES.get(runner.type, ()):
+        require(package, "runner.type")
     made: Callable[[StudySpec], Runner]
     if runner.type == "dask":
         from hpo_flows.trials.remote.dask import DaskRunner as made

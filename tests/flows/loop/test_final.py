@@ -203,7 +203,7 @@ def test_hpo_stop_ends_a_study_before_its_final_choice(tmp_path: Path) -> None:
     path = write_study(tmp_path, "folded", stop={"trials": 3}, final={"top": 2, "folds": 20}, parallel=1)
     flow = start(path)
     wait_for_marks(tmp_path, 2)
-    open_ledger(make_spec("folded", stop={"trials": 3}, final={"top": 2, "folds": 20}, parallel=1)).request_stop()
+    open_ledger(make_spec("folded", stop={"trials": 3}, final={"top": 2, "folds": 20}, parallel=1)).study.request_stop()
     output, _ = flow.communicate(timeout=PATIENCE)
     assert flow.returncode == 0 and "hpo stop was called" in output and "of 40 folds are done" in output
     assert not any("test" in line for line in marks(tmp_path))

@@ -1,0 +1,109 @@
+"""Lays a study's trials out as a table: plain rows, for data frames, CSV, JSON and Parquet."""
+
+from __future__ import annotations
+
+import csv
+import datetime
+import io
+import json
+import math
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from hpo_core.history.history import History
+from hpo_core.study.spec import StudySpec
+from hpo_flows.reports.text import metric_value
+
+PARAMS, METRICS = "params.", "metrics."
+"""Prefixes of the columns of parameters and metrics, so that no name collides with another column."""
+
+
+def columns(spec: StudySpec, history: History) -> list[str]:
+    """The columns of :func:`rows`, also of a study without trials."""
+    logged = _logged(spec, history)
+    middle = [*(f"{PARAMS}{name}" for name in spec.space), *(f"{METRICS}{name}" for name in logged)]
+    return ["number", "state", "value", "fidelity", *middle, "start", "end", "seconds", "reason", "run_id"]
+
+
+def rows(spec: StudySpec, history: History) -> list[dict[str, Any]]:
+    """One row for each trial, ordered by number. All rows have the same columns in the same order.
+
+    The columns are ``number``, ``state``, ``value`` (the study's metric of a complete trial, in its own direction),
+    ``fidelity``, ``params.NAME`` for each parameter of the space, ``metrics.NAME`` for each metric that any trial
+    logged (the study's first), ``start`` and ``end`` (``datetime`` in UTC), ``seconds``, ``reason`` and ``run_id``.
+    A value that does not exist is None: that of an inactive parameter, the end of a running trial.
+    """
+    logged = _logged(spec, history)
+    return [
+        {
+            "number": trial.number,
+            "state": trial.state.value,
+            "value": metric_value(spec, trial),
+            "fidelity": trial.fidelity,
+            **{f"{PARAMS}{name}": trial.config.get(name) for name in spec.space},
+            **{f"{METRICS}{name}": trial.metrics.get(name) for name in logged},
+            "start": _moment(trial.start),
+            "end": None if trial.end is None else _moment(trial.end),
+            "seconds": None if trial.end is None else (trial.end - trial.start) / 1000,
+            "reason": trial.reason,
+            "run_id": trial.run_id,
+        }
+        for trial in history
+    ]
+
+
+def _logged(spec: StudySpec, history: History) -> list[str]:
+    """The metrics that trials have logged; the study's comes first, whether or not any has."""
+    return [spec.metric, *sorted({name for trial in history for name in trial.metrics} - {spec.metric})]
+
+
+def _moment(milliseconds: int) -> datetime.datetime:
+    return datetime.datetime.fromtimestamp(milliseconds / 1000, datetime.UTC)
+
+
+def csv_text(columns: Sequence[str], rows: Sequence[Mapping[str, Any]]) -> str:
+    """The rows as CSV with a line of headings; what is None is empty."""
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(columns)
+    writer.writerows([_plain(row[name]) for name in columns] for row in rows)
+    return text.getvalue()
+
+
+def json_text(columns: Sequence[str], rows: Sequence[Mapping[str, Any]]) -> str:
+    """The rows as a JSON array of objects, one a line; JSON has no NaN and infinity, so these are null."""
+    lines = [json.dumps({name: _finite(_plain(row[name])) for name in columns}, allow_nan=False) for row in rows]
+    return "[" + ",\n ".join(lines) + "]\n"
+
+
+def write_parquet(columns: Sequence[str], rows: Sequence[Mapping[str, Any]], path: Path) -> None:
+    """Write the rows to a Parquet file. A column of values of several types holds their JSON texts.
+
+    Raises:
+        OSError: The file cannot be written.
+    """
+    import pyarrow
+    from pyarrow import parquet
+
+    numbers, moment = pyarrow.float64(), pyarrow.timestamp("us", tz="UTC")
+    types = {"number": pyarrow.int64(), "value": numbers, "fidelity": numbers, "seconds": numbers}
+    types |= {"start": moment, "end": moment} | {name: numbers for name in columns if name.startswith(METRICS)}
+    arrays = {}
+    for name in columns:
+        values = [row[name] for row in rows]
+        try:
+            arrays[name] = pyarrow.array(values, types.get(name))
+        except (pyarrow.ArrowInvalid, pyarrow.ArrowTypeError, OverflowError):
+            texts = [None if value is None else json.dumps(_plain(value)) for value in values]
+            arrays[name] = pyarrow.array(texts)
+    parquet.write_table(pyarrow.table(arrays), path)
+
+
+def _plain(value: Any) -> Any:
+    """A value as text and numbers."""
+    return value.isoformat(timespec="milliseconds") if isinstance(value, datetime.datetime) else value
+
+
+def _finite(value: Any) -> Any:
+    return None if isinstance(value, float) and not math.isfinite(value) else value
