@@ -14,20 +14,14 @@ from prefect.artifacts import create_markdown_artifact, create_progress_artifact
 
 from hpo_core.history.history import History
 from hpo_core.ledger.ledger import Ledger
-from hpo_core.tracking.credentials import redact
 from hpo_flows.loop.prefect_link import Link
 from hpo_flows.reports.description import as_markdown
+from hpo_flows.reports.links import run_url
 from hpo_flows.reports.text import metric_value, number, ranked, show, status_line
 
 EVERY_SECONDS = 30.0
 
 BEST, COLUMNS = 10, 6
-
-
-def run_url(ledger: Ledger, run: str) -> str | None:
-    """A run's address in MLflow's UI; None if no server is named, so that the UI has no known address."""
-    uri = redact(ledger.store.uri)
-    return f"{uri}/#/experiments/{ledger.study_run.experiment}/runs/{run}" if uri.startswith("http") else None
 
 
 def share_done(ledger: Ledger, history: History, seconds: float) -> float:
@@ -45,7 +39,8 @@ def best_trials(ledger: Ledger, history: History, seconds: float) -> str:
     """The study in Markdown: a status line and a table of the best trials."""
     spec = ledger.spec
     names = spec.search_space.free[:COLUMNS]
-    link = run_url(ledger, ledger.study_run.id)
+    uri, experiment = ledger.store.uri, ledger.study_run.experiment
+    link = run_url(uri, experiment, ledger.study_run.id)
     lines = [
         f"**{as_markdown(spec.name)}**: {as_markdown(status_line(spec, history, seconds))}",
         "",
@@ -55,7 +50,7 @@ def best_trials(ledger: Ledger, history: History, seconds: float) -> str:
         "| ---: | ---: |" + " --- |" * (len(names) + 1),
     ]
     for trial in ranked(history)[:BEST]:
-        link = run_url(ledger, trial.run_id)
+        link = run_url(uri, experiment, trial.run_id)
         cells = [str(trial.number), number(metric_value(spec, trial))]
         cells += [as_markdown(show(trial.config[name])) if name in trial.config else "" for name in names]
         lines.append(f"| {' | '.join(cells)} | {f'[run]({link})' if link else f'`{trial.run_id[:8]}`'} |")
