@@ -25,6 +25,7 @@ from hpo_core.tracking.connection import tracking_uri as uri_in_force
 from hpo_flows.base.paths import home
 from hpo_flows.base.progress import StudyResult
 from hpo_flows.base.stopping import second_signal_ends
+from hpo_flows.base.waiting import waiting_for
 from hpo_flows.loop.stages import Stages
 from hpo_flows.objectives.reference import Objective
 from hpo_flows.reports.html.publish import Publisher
@@ -91,11 +92,12 @@ def run_study(
     from hpo_flows.reports.live import LiveProgress
 
     with second_signal_ends():
-        ledger = open_ledger(spec, tracking_uri, path=function.path)
         if not progress:
-            return run(ledger, function)
-        with LiveProgress(ledger.spec, verbose=verbose) as observe:
-            return run(ledger, function, observe)
+            return run(open_ledger(spec, tracking_uri, path=function.path), function)
+        with LiveProgress(spec, verbose=verbose) as live:
+            ledger = open_ledger(spec, tracking_uri, path=function.path)
+            live.begin(ledger.spec)
+            return run(ledger, function, live)
 
 
 def open_ledger(
@@ -115,6 +117,7 @@ def open_ledger(
         path: Folders searched first for the function that returns the data.
     """
 
+    waiting_for(f"{spec.name}: opening the study in MLflow")
     with failures_told(Notifier(spec)):
         check_store(spec, uri_in_force(tracking_uri))
         store = connect(tracking_uri)
@@ -179,6 +182,7 @@ def _run_flow(ledger: Ledger, objective: Objective, stages: Stages, publisher: P
         # Prefect's console lines would garble the live progress; its UI still gets all of them. Set before the import.
         os.environ.setdefault("PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL", "CRITICAL")
         os.environ.setdefault("PREFECT_LOGGING_INTERNAL_LEVEL", "CRITICAL")
+        waiting_for("loading Prefect")
         from hpo_flows.loop.session import SESSIONS, FlowSession
         from hpo_flows.loop.tune import run_loop
 

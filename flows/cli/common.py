@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import os
+import shlex
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -73,7 +74,7 @@ def shown_uri(ledger: Ledger) -> str:
 def ui_hint(ledger: Ledger) -> str:
     """Where MLflow shows the study: an address, or the command that opens it."""
     run = ledger.study_run
-    return run_url(ledger.store.uri, run.experiment, run.id) or f"hpo ui {ledger.spec.name}"
+    return run_url(ledger.store.uri, run.experiment, run.id) or f"hpo ui {shlex.quote(ledger.spec.name)}"
 
 
 def print_json(**fields: Any) -> None:

@@ -29,6 +29,7 @@ from prefect.settings import (
 
 from hpo_core.base.errors import Unreachable
 from hpo_flows.base.stopping import ENDINGS
+from hpo_flows.base.waiting import waiting_for
 
 if TYPE_CHECKING:
     from prefect.server.api.server import SubprocessASGIServer
@@ -71,6 +72,7 @@ def reach() -> bool:
         Unreachable: A server is named but does not answer.
     """
     if (url := named_server()) is not None:
+        waiting_for(f"reaching Prefect's server at {url}")
         if (why := silence()) is not None:
             raise Unreachable(
                 f"Prefect's server at {url} does not answer ({why}); start it, correct PREFECT_API_URL, or unset that "
@@ -112,6 +114,7 @@ def _start_temporary() -> str:
     server = temporary_server()
     if server.running:
         return ""
+    waiting_for("starting Prefect's temporary server")
     began, given = time.monotonic(), os.environ.get(START_SETTING, "")
     limit = float(given) if given.replace(".", "", 1).isdigit() else START_SECONDS
     ENDINGS.append(lambda: _kill(server.server_process))

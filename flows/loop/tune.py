@@ -28,6 +28,7 @@ from hpo_core.study.spec import StudySpec
 from hpo_core.tracking.connection import connect
 from hpo_flows.base.progress import Progress
 from hpo_flows.base.stopping import Stopped, noted
+from hpo_flows.base.waiting import waiting_for
 from hpo_flows.loop.engine import Engine, PrefectTasks, Threads
 from hpo_flows.loop.flow_runs import Renewal, crash_dead_flow_runs, owned_flow_run
 from hpo_flows.loop.prefect_link import Link, forget_events, impatient, reach
@@ -238,6 +239,7 @@ class Loop:
                     continue
                 if step.over and not self._running:
                     self._view.show(history, self._seconds, last=True)
+                    self._view.tell(f"{self._spec.name} ends: {reason}")
                     return reason
                 self._wait()
         except BaseException:
@@ -248,6 +250,7 @@ class Loop:
                 self._running.clear()
             while self._running:
                 self._take(self._ended.get())
+            self._view.tell(f"{self._spec.name} is ended by {'a signal' if self._signal is not None else 'an error'}")
             if self._signal is not None:  # the error may only be MLflow's, which gets little time after a signal
                 raise Stopped(self._signal) from None
             raise
@@ -255,6 +258,7 @@ class Loop:
     def _check_objective(self) -> None:
         """Check that the objective can be imported. That may take long, so a signal interrupts it at once."""
         self._interruptible = True
+        waiting_for(f"importing the objective {self._spec.objective}")
         try:
             self._session.pool.check()
         finally:
@@ -273,6 +277,7 @@ class Loop:
             history = self._ledger.load()
         for training in self._remote.ended() if self._remote is not None else ():
             del self._running[training.run_id]
+            self._session.board.end(training)
         self._session.rungs.show(history)
         discard_superfluous(self._ledger, history)
         when, incumbent = self._described
@@ -300,7 +305,7 @@ class Loop:
     def _observe(self, history: History) -> None:
         """Show the state of the study, and do what is due by the clock."""
         self._view.show(history, self._seconds)
-        self._session.observe(Progress(history, self._seconds, self._stages.choice))
+        self._session.observe(Progress(history, self._seconds, self._stages.choice, self._session.board.shown()))
         self._session.publisher.tick(history)
         self.link.look()
         self._renewal.tick()
@@ -322,6 +327,7 @@ class Loop:
         if self._remote is None:
             future = self._engine.submit(name, training)
         else:
+            self._session.board.begin(training)  # its agent shows its steps nowhere here
             self._stages.release(training)  # the dispatcher and then the agent renew its lease
             future = self._remote.submit(name, training)
         future.add_done_callback(lambda _: self._ended.put(training))
@@ -342,6 +348,7 @@ class Loop:
     def _take(self, training: Training | None) -> None:
         if training is None or self._running.pop(training.run_id, None) is None:
             return
+        self._session.board.end(training)
         self._stages.release(training)
         if self._remote is not None and (error := self._remote.settle(training)) is not None:
             self._session.fail(error)
