@@ -106,6 +106,12 @@ def temporary_server() -> SubprocessASGIServer:
     return SubprocessASGIServer()
 
 
+def temporary_is_gone() -> bool:
+    """Whether the study was shown by a temporary server that has ended."""
+    process = temporary_server().server_process if named_server() is None else None
+    return process is not None and process.poll() is not None
+
+
 def _start_temporary() -> str:
     """Start the temporary server that Prefect's client would start. Returns why that failed, or an empty string.
 

@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import contextlib
+import logging
 import time
 from collections.abc import Iterator
 from queue import Empty, SimpleQueue
@@ -31,7 +32,7 @@ from hpo_flows.base.stopping import Stopped, noted
 from hpo_flows.base.waiting import waiting_for
 from hpo_flows.loop.engine import Engine, PrefectTasks, Threads
 from hpo_flows.loop.flow_runs import Renewal, crash_dead_flow_runs, owned_flow_run
-from hpo_flows.loop.prefect_link import Link, forget_events, impatient, reach
+from hpo_flows.loop.prefect_link import Link, forget_events, impatient, reach, temporary_is_gone
 from hpo_flows.loop.prefect_view import PrefectView
 from hpo_flows.loop.session import SESSIONS, FlowSession
 from hpo_flows.loop.stage import Step
@@ -116,6 +117,7 @@ def run_loop(session: FlowSession) -> str:
     link = Link(lost=not reach())
     session.ledger.study.set_status(RUNNING)
     loop = _LOOPS[id] = Loop(session, link)
+    complaining = logging.raiseExceptions
     try:
         if not link.lost:
             _run_flow(loop, make_flow(spec.parallel, runner), spec.name, id)
@@ -126,8 +128,9 @@ def run_loop(session: FlowSession) -> str:
         return loop.run()
     finally:
         del _LOOPS[id]
-        if link.lost:
+        if link.lost or (loop.signalled and temporary_is_gone()):
             forget_events()  # again, since the end of the flow run has added some
+        logging.raiseExceptions = complaining
 
 
 def _run_flow(loop: Loop, made: Any, name: str, id: str) -> None:
@@ -193,6 +196,11 @@ class Loop:
             self.ended = True
         return self._reason
 
+    @property
+    def signalled(self) -> bool:
+        """Whether SIGINT or SIGTERM came."""
+        return self._signal is not None
+
     def outcome(self) -> str:
         """Return or raise what :meth:`run` did."""
         if self._error is not None:
@@ -207,6 +215,7 @@ class Loop:
         if self._interruptible:
             raise Stopped(number)
         self._signal = number
+        logging.raiseExceptions = False  # Ctrl-C also ends Prefect's temporary server, so that its log cannot be sent
         self._stages.search.halt()
         self._ledger.store.hurry()
         self._ended.put(None)

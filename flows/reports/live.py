@@ -26,6 +26,7 @@ from hpo_flows.reports.text import (
     failed_line,
     number,
     one_line,
+    roughly,
     seconds_left,
     status_line,
 )
@@ -146,7 +147,7 @@ class LiveProgress:
             told, self._told_choice = self._told_choice, choice_line(self._spec, progress.choice)
             if told != self._told_choice and not self._screen.moving:
                 self.tell(f"{self._time()}  {self._told_choice}")
-        pace = [*self._pace(progress), *([self._told_choice] if self._told_choice else [])]
+        pace = [self._told_choice] if self._told_choice else self._pace(progress)
         self._parts = self._counts(progress), pace  # once, however often the screen is drawn
         self._screen.refresh()
 
@@ -194,7 +195,8 @@ class LiveProgress:
     def _counts(self, seen: Progress) -> list[str]:
         assert self._spec is not None
         spec, history = self._spec, seen.history
-        parts = [f"{spec.name}: {count_line(spec, history)}", f"{len(history.running)} running"]
+        running = {(each.number, each.kind) for each in seen.running} | {(each.number, "") for each in history.running}
+        parts = [f"{spec.name}: {count_line(spec, history)}", f"{len(running)} running"]
         parts += [failed_line(spec, history)] if history.failed else []
         if spec.stop.full_trainings is not None and spec.scale is not None:
             parts.append(f"{spec.spent(history):.3g} of {spec.stop.full_trainings:g} full trainings")
@@ -206,7 +208,7 @@ class LiveProgress:
         minutes = (time.monotonic() - self._started) / 60
         parts = [f"{self._news.count / minutes:.2g} trials per minute"] if self._news.count > 1 and minutes > 0 else []
         left = seconds_left(self._spec, seen.history, seen.seconds)
-        return parts + ([f"about {duration(left)} left"] if left is not None else [])
+        return parts + ([f"about {roughly(left)} left"] if left is not None else [])
 
 
 def _now(when: int | None = None, form: str = "%Y-%m-%d %H:%M:%S") -> str:

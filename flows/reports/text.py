@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections import Counter
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
@@ -48,6 +49,14 @@ def duration(seconds: float) -> str:
     if seconds < 3600:
         return f"{seconds // 60} min {seconds % 60:02d} s"
     return f"{seconds // 3600} h {seconds % 3600 // 60:02d} min"
+
+
+def roughly(seconds: float) -> str:
+    """
+    >>> roughly(8.4), roughly(125), roughly(7325)
+    ('8 s', '2 min', '2 h 02 min')
+    """
+    return re.sub(r" min \d\d s$", " min", duration(round(seconds)))
 
 
 def one_line(text: object, length: int = 500) -> str:
@@ -136,7 +145,7 @@ def status_parts(spec: StudySpec, history: History, elapsed: float) -> list[str]
     if (best := history.incumbent) is not None:
         parts.append(best_line(spec, best))
     if (left := seconds_left(spec, history, elapsed)) is not None:
-        parts.append(f"about {duration(left)} left")
+        parts.append(f"about {roughly(left)} left")
     return parts
 
 
