@@ -81,6 +81,7 @@ def train(trial: TrialContext) -> dict[str, float]:
     network for the trials after it. The order of the images follows from the seed and the epoch alone, so a training
     that was continued is the same as one that never paused.
     """
+    keras.backend.clear_session()  # of what the trial before has left
     keras.utils.set_random_seed(trial.seed)
     data = digits()
     validation = tf.data.Dataset.from_tensor_slices(data["validation"]).batch(512).cache()
@@ -100,5 +101,5 @@ def train(trial: TrialContext) -> dict[str, float]:
         model.save(trial.checkpoint / MODEL)
     val_loss, val_accuracy = model.evaluate(validation, verbose=0)
     test_loss, test_accuracy = model.evaluate(*data["test"], verbose=0)
-    keras.backend.clear_session()
+    trial.log_model(model, data["test"][0][:5])  # kept if the trial is the best so far
     return {"val_accuracy": val_accuracy, "val_loss": val_loss, "test_accuracy": test_accuracy, "test_loss": test_loss}

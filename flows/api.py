@@ -25,6 +25,7 @@ from hpo_core.tracking.connection import tracking_uri as uri_in_force
 from hpo_flows.base.paths import home
 from hpo_flows.base.progress import StudyResult
 from hpo_flows.base.stopping import second_signal_ends
+from hpo_flows.base.waiting import waiting_for
 from hpo_flows.loop.stages import Stages
 from hpo_flows.loop.temporary_server import start_early
 from hpo_flows.objectives.reference import Objective
@@ -93,11 +94,12 @@ def run_study(
 
     with second_signal_ends():
         start_early()  # it comes up while MLflow is imported
-        ledger = open_ledger(spec, tracking_uri, path=function.path)
         if not progress:
-            return run(ledger, function)
-        with LiveProgress(ledger.spec, verbose=verbose) as observe:
-            return run(ledger, function, observe)
+            return run(open_ledger(spec, tracking_uri, path=function.path), function)
+        with LiveProgress(spec, verbose=verbose) as live:
+            ledger = open_ledger(spec, tracking_uri, path=function.path)
+            live.begin(ledger.spec)
+            return run(ledger, function, live)
 
 
 def open_ledger(
@@ -117,6 +119,7 @@ def open_ledger(
         path: Folders searched first for the function that returns the data.
     """
 
+    waiting_for(f"{spec.name}: opening the study in MLflow")
     with failures_told(Notifier(spec)):
         check_store(spec, uri_in_force(tracking_uri))
         store = connect(tracking_uri)
@@ -181,6 +184,7 @@ def _run_flow(ledger: Ledger, objective: Objective, stages: Stages, publisher: P
         # Prefect's console lines would garble the live progress; its UI still gets all of them. Set before the import.
         os.environ.setdefault("PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL", "CRITICAL")
         os.environ.setdefault("PREFECT_LOGGING_INTERNAL_LEVEL", "CRITICAL")
+        waiting_for("loading Prefect")
         from hpo_flows.loop.session import SESSIONS, FlowSession
         from hpo_flows.loop.tune import run_loop
 

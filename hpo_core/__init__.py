@@ -5,9 +5,13 @@ from __future__ import annotations
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
+from hpo_core.base import telemetry
+
 if TYPE_CHECKING:
     from hpo_core.space.parameters import Boolean, Choice, Fixed, Float, Int, Ordinal
     from hpo_core.space.search_space import SearchSpace
+
+telemetry.turn_off()  # here, since every process of this project imports this package before MLflow and Prefect
 
 __all__ = ["Boolean", "Choice", "Fixed", "Float", "Int", "Ordinal", "SearchSpace"]
 

@@ -55,6 +55,13 @@ def gated(trial: TrialContext) -> dict[str, float]:
     return slow(trial)
 
 
+def reporting(trial: TrialContext) -> float:
+    """As :func:`gated`, but it waits after its second report."""
+    for step in range(2):
+        trial.report(step, {"loss": 9.0 - step})
+    return gated(trial)["loss"]
+
+
 def together(trial: TrialContext) -> dict[str, float]:
     """As :func:`slow`, but no trial ends before as many flows as ``flows`` have begun one."""
     here = Path(os.environ["HPO_TEST_MARKS"])

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
@@ -11,6 +11,7 @@ from hpo_core.history.trial import Trial
 from hpo_core.selection.final_choice import Choice, best_trial
 from hpo_core.space.configuration import Scalar
 from hpo_core.study.spec import StudySpec
+from hpo_flows.base.board import Running
 
 if TYPE_CHECKING:
     from hpo_core.champion.challenge import Challenge
@@ -76,12 +77,13 @@ class StudyResult:
 class Progress:
     """What an observer of a study receives: the study as last loaded, and the seconds since this run of it started.
 
-    The final choice is None while the search goes on.
+    The final choice is None while the search goes on. ``running`` are this run's trainings, the longest running first.
     """
 
     history: History
     seconds: float
     choice: Choice | None = None
+    running: Sequence[Running] = ()
 
 
 Observer = Callable[[Progress], None]

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import os
+import shlex
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -17,6 +18,7 @@ from hpo_core.study.names import study_name
 from hpo_core.tracking.connection import connect
 from hpo_core.tracking.credentials import redact
 from hpo_flows.objectives.reference import search_path as folders_of
+from hpo_flows.reports.links import run_url
 
 if TYPE_CHECKING:
     from hpo_core.ledger.ledger import Ledger
@@ -71,10 +73,9 @@ def shown_uri(ledger: Ledger) -> str:
 
 
 def ui_hint(ledger: Ledger) -> str:
-    uri = ledger.store.uri
-    if uri.startswith("http"):
-        return f"{redact(uri)}/#/experiments/{ledger.study_run.experiment}/runs/{ledger.study_run.id}"
-    return "hpo ui (or make ui), then http://127.0.0.1:5000"
+    """Where MLflow shows the study: an address, or the command that opens it."""
+    run = ledger.study_run
+    return run_url(ledger.store.uri, run.experiment, run.id) or f"hpo ui {shlex.quote(ledger.spec.name)}"
 
 
 def optional_value(option: str, default: str) -> type[Any]:

@@ -12,7 +12,7 @@ import typer
 from hpo_core.base.errors import InputError
 from hpo_core.tracking.connection import connect, tracking_uri, ui_command
 from hpo_core.tracking.credentials import redact
-from hpo_flows.cli.common import JsonOption, StudyArgument, open_stored, print_json, shown_uri
+from hpo_flows.cli.common import JsonOption, StudyArgument, open_stored, print_json, shown_uri, ui_hint
 
 if TYPE_CHECKING:
     from hpo_core.history.history import History
@@ -110,7 +110,9 @@ def best(
     """Show the best trials and the configuration of the winner, or of the incumbent where no winner is chosen."""
     from rich.console import Console
 
+    from hpo_core.selection.final_choice import best_trial
     from hpo_flows.loop.final import choice_of
+    from hpo_flows.reports.ending import as_yaml, kept_model, model_lines, serve_line
     from hpo_flows.reports.terminal import TOP, print_choice, trials_table
     from hpo_flows.reports.text import metric_value, ranked
 
@@ -147,10 +149,13 @@ def best(
     Console().print(trials_table(spec, ranked(history)[:TOP], f"Best trials of {spec.name} by {spec.metric}"))
     if choice is not None and choice.standings:
         print_choice(spec, choice, Console())
-        if choice.winner is not None:
-            return
-    for name, value in incumbent.config.items():
-        typer.echo(f"{name} = {value}")
+    if choice is None or choice.winner is None:
+        for line in as_yaml(incumbent.config):
+            typer.echo(line)
+    if (model := kept_model(ledger, best_trial(history, choice) or incumbent, choice)) is not None:
+        for line in [f"Model: {model.uri}, loaded by", *model_lines(model), "and served by", serve_line(model)]:
+            typer.echo(line)
+    typer.echo(f"MLflow: {ui_hint(ledger)}")
 
 
 def explain_trial(

@@ -4,13 +4,18 @@ from __future__ import annotations
 
 import json
 import shlex
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from hpo_flows.cli.common import SetOption, StudyArgument, is_file, load_spec, open_stored, search_path, ui_hint
+from hpo_flows.cli.common import SetOption, StudyArgument, is_file, load_spec, open_stored, search_path
 from hpo_flows.objectives.reference import Objective
 from hpo_flows.workers.output import PRINTED
+
+if TYPE_CHECKING:
+    from hpo_core.ledger.ledger import Ledger
+    from hpo_flows.base.progress import StudyResult
+    from hpo_flows.reports.live import LiveProgress
 
 
 def validate(study: StudyArgument, set_: SetOption = None) -> None:
@@ -41,11 +46,7 @@ def tune(
     ] = False,
 ) -> None:
     """Run a study, or go on with it."""
-    from hpo_core.study.file import override_spec
-    from hpo_flows.api import open_ledger, run
-    from hpo_flows.loop.temporary_server import start_early
     from hpo_flows.reports.live import LiveProgress
-    from hpo_flows.reports.terminal import print_summary
 
     overrides = list(set_ or [])
     if trials is not None:
@@ -54,30 +55,39 @@ def tune(
         overrides.append(f"parallel={parallel}")
     if strategy is not None:
         overrides.append(f"strategy={json.dumps(strategy)}")
+    try:
+        with LiveProgress(verbose=verbose) as live:
+            live.say(f"reading {study} ...")  # before what takes its time to import
+            ledger, result = _run(study, overrides, live, verbose)
+    except KeyboardInterrupt as stopped:
+        typer.echo("stopped; run the same command to go on", err=True)
+        raise typer.Exit(128 + getattr(stopped, "number", 2)) from None
+    from hpo_flows.reports.ending import places_of
+    from hpo_flows.reports.terminal import print_summary
+    from hpo_flows.reports.text import challenge_line
+
+    spec = ledger.spec
+    places = places_of(ledger, result.best, result.choice)
+    print_summary(spec, result.history, result.reason, places, choice=result.choice)
+    if result.challenge is not None and spec.champion is not None:
+        typer.echo(challenge_line(result.challenge, spec.champion.model))
+    if result.best is None:
+        raise typer.Exit(1)
+
+
+def _run(study: str, overrides: list[str], live: LiveProgress, verbose: bool) -> tuple[Ledger, StudyResult]:
+    """Open the study and run it."""
+    from hpo_core.study.file import override_spec
+    from hpo_flows.api import open_ledger, run
+    from hpo_flows.loop.temporary_server import start_early
+
     spec = load_spec(study, overrides) if is_file(study) else override_spec(open_stored(study).spec, overrides)
     objective = Objective(spec.objective, search_path(study))
     if not spec.runner.elsewhere:  # otherwise it must be importable there, not here
         objective.precheck()
-    if not spec.runner.elsewhere:
         start_early()  # it comes up while MLflow is imported
-    ledger = open_ledger(
-        spec,
-        on_message=lambda line: typer.echo(line, err=True),
-        path=objective.path,
-    )
-    spec = ledger.spec
+    ledger = open_ledger(spec, on_message=live.tell, path=objective.path)
+    live.begin(ledger.spec)
     if verbose and spec.runner.elsewhere:
-        typer.echo(f"what trials print on other machines is not streamed; see {PRINTED} in their runs", err=True)
-    try:
-        with LiveProgress(spec, verbose=verbose) as observe:
-            result = run(ledger, objective, observe)
-    except KeyboardInterrupt as stopped:
-        typer.echo("stopped; run the same command to go on", err=True)
-        raise typer.Exit(128 + getattr(stopped, "number", 2)) from None
-    print_summary(spec, result.history, result.reason, ui_hint(ledger), choice=result.choice)
-    if result.challenge is not None and spec.champion is not None:
-        from hpo_flows.reports.text import challenge_line
-
-        typer.echo(challenge_line(result.challenge, spec.champion.model))
-    if result.best is None:
-        raise typer.Exit(1)
+        live.tell(f"what trials print on other machines is not streamed; see {PRINTED} in their runs")
+    return ledger, run(ledger, objective, live)

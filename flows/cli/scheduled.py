@@ -10,7 +10,7 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
-from prefect import flow, get_run_logger
+from prefect import flow, get_run_logger, runtime
 
 from hpo_core.study.file import load_study
 from hpo_flows.api import open_ledger, run
@@ -18,7 +18,13 @@ from hpo_flows.loop.flow_runs import owned_flow_run
 from hpo_flows.objectives.reference import Objective, search_path
 
 
-@flow(name="scheduled-study", persist_result=False)
+def run_name() -> str:
+    """The name of this flow run: the study, and when it was due, in local time."""
+    due = runtime.flow_run.scheduled_start_time.astimezone()
+    return f"{runtime.deployment.name or Path(runtime.flow_run.parameters['study']).stem} {due:%Y-%m-%d %H:%M:%S}"
+
+
+@flow(name="scheduled-study", flow_run_name=run_name, persist_result=False)
 def run_scheduled(study: str, overrides: list[str] | None = None) -> str:
     """Run a study until a stop rule holds. Its file and MLflow decide whether it is new, resumed, extended or dated.
 

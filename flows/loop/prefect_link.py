@@ -27,6 +27,7 @@ from prefect.settings import (
 )
 
 from hpo_core.base.errors import Unreachable
+from hpo_flows.base.waiting import waiting_for
 from hpo_flows.loop.temporary_server import TemporaryServer, temporary_server
 
 log = logging.getLogger("hpo")
@@ -67,6 +68,7 @@ def reached() -> Iterator[Link]:
         Unreachable: A server is named but does not answer.
     """
     if (url := named_server()) is not None:
+        waiting_for(f"reaching Prefect's server at {url}")
         if (why := silence()) is not None:
             raise Unreachable(
                 f"Prefect's server at {url} does not answer ({why}); start it, correct PREFECT_API_URL, or unset that "
@@ -88,7 +90,7 @@ def reached() -> Iterator[Link]:
         yield Link(lost=True)
         return
     with temporary_settings({PREFECT_API_URL: server.api_url}):
-        yield Link(temporary=True)
+        yield Link(server=server)
 
 
 def silence() -> str | None:
@@ -104,6 +106,7 @@ def silence() -> str | None:
 
 def _wait_for(server: TemporaryServer) -> str:
     """Wait until the temporary server answers. Returns why it does not, or an empty string."""
+    waiting_for("starting Prefect's temporary server")
     given = os.environ.get(START_SETTING, "")
     limit = float(given) if given.replace(".", "", 1).isdigit() else START_SECONDS
     began, told = time.monotonic(), False
@@ -133,12 +136,17 @@ class Link:
 
     Attributes:
         lost: Whether the server is given up, so that no more requests go there.
-        temporary: Whether the server ends with this process, and has no UI.
+        server: The temporary server of this process, which has no UI; None if another one is used.
     """
 
-    def __init__(self, lost: bool = False, *, temporary: bool = False) -> None:
-        self.lost, self.temporary = lost, temporary
+    def __init__(self, lost: bool = False, server: TemporaryServer | None = None) -> None:
+        self.lost, self.server = lost, server
         self._due, self._direct = 0.0, True
+
+    @property
+    def ended(self) -> bool:
+        """Whether the temporary server has ended: a Ctrl-C reaches it, too."""
+        return self.server is not None and self.server.process.poll() is not None
 
     def look(self) -> None:
         """Probe the server's address now and then, so that a lost server is noticed before requests wait for it."""

@@ -1,4 +1,4 @@
-"""Publishes a study's progress and its best trials, with links to their MLflow runs, as Prefect artifacts.
+"""Shows a study in Prefect: its story in the flow run's log, and as artifacts its progress and its best trials.
 
 This is only a view: if Prefect refuses it, the study goes on, and one warning says so.
 """
@@ -10,24 +10,23 @@ import time
 from typing import cast
 from uuid import UUID
 
+from prefect import get_run_logger
 from prefect.artifacts import create_markdown_artifact, create_progress_artifact, update_progress_artifact
 
 from hpo_core.history.history import History
 from hpo_core.ledger.ledger import Ledger
-from hpo_core.tracking.credentials import redact
 from hpo_flows.loop.prefect_link import Link
 from hpo_flows.reports.description import as_markdown
+from hpo_flows.reports.links import run_url
+from hpo_flows.reports.news import News, trial_line
 from hpo_flows.reports.text import metric_value, number, ranked, show, status_line
 
 EVERY_SECONDS = 30.0
 
 BEST, COLUMNS = 10, 6
 
-
-def run_url(ledger: Ledger, run: str) -> str | None:
-    """A run's address in MLflow's UI; None if no server is named, so that the UI has no known address."""
-    uri = redact(ledger.store.uri)
-    return f"{uri}/#/experiments/{ledger.study_run.experiment}/runs/{run}" if uri.startswith("http") else None
+ROOM = 160
+"""A configuration that makes a line of the log longer than this is told by what differs from the best."""
 
 
 def share_done(ledger: Ledger, history: History, seconds: float) -> float:
@@ -45,7 +44,8 @@ def best_trials(ledger: Ledger, history: History, seconds: float) -> str:
     """The study in Markdown: a status line and a table of the best trials."""
     spec = ledger.spec
     names = spec.search_space.free[:COLUMNS]
-    link = run_url(ledger, ledger.study_run.id)
+    uri, experiment = ledger.store.uri, ledger.study_run.experiment
+    link = run_url(uri, experiment, ledger.study_run.id)
     lines = [
         f"**{as_markdown(spec.name)}**: {as_markdown(status_line(spec, history, seconds))}",
         "",
@@ -55,7 +55,7 @@ def best_trials(ledger: Ledger, history: History, seconds: float) -> str:
         "| ---: | ---: |" + " --- |" * (len(names) + 1),
     ]
     for trial in ranked(history)[:BEST]:
-        link = run_url(ledger, trial.run_id)
+        link = run_url(uri, experiment, trial.run_id)
         cells = [str(trial.number), number(metric_value(spec, trial))]
         cells += [as_markdown(show(trial.config[name])) if name in trial.config else "" for name in names]
         lines.append(f"| {' | '.join(cells)} | {f'[run]({link})' if link else f'`{trial.run_id[:8]}`'} |")
@@ -63,7 +63,7 @@ def best_trials(ledger: Ledger, history: History, seconds: float) -> str:
 
 
 class PrefectView:
-    """The artifacts of one flow run. Use it in the flow's own thread, where Prefect knows the flow run.
+    """The log and the artifacts of one flow run. Use it in the flow's own thread, where Prefect knows the flow run.
 
     Args:
         ledger: The study.
@@ -76,10 +76,36 @@ class PrefectView:
         self._progress: UUID | None = None
         self._due = 0.0
         self._failed = False
+        self._news, self._first = News(), True
+
+    def _unavailable(self) -> bool:
+        return self._link.lost or self._failed
+
+    def tell(self, line: str) -> None:
+        """Write a line to the flow run's log. Prefect sends it from a thread of its own."""
+        if self._unavailable():
+            return
+        try:
+            get_run_logger().info("%s", line)
+        except Exception as error:  # there is no flow run, for instance
+            self._fail(error)
+
+    def _tell_news(self, history: History) -> None:
+        spec, news = self._ledger.spec, self._news.look(history)
+        if self._first:
+            self._first = False
+            self.tell(f"{spec.name}: {status_line(spec, history, 0.0)}")
+        for ended in news:
+            self.tell(trial_line(spec, ended, ROOM))
+
+    def _fail(self, error: Exception) -> None:
+        self._failed = True
+        self._link.failed(error)
 
     def show(self, history: History, seconds: float, *, last: bool = False) -> None:
         """Update Prefect's view, if that is due or this is the last time."""
-        if self._link.lost or self._failed or (time.monotonic() < self._due and not last):
+        self._tell_news(history)
+        if self._unavailable() or (time.monotonic() < self._due and not last):
             return
         self._due = time.monotonic() + EVERY_SECONDS
         try:
@@ -90,7 +116,8 @@ class PrefectView:
             else:
                 update_progress_artifact(self._progress, share, text)
             if history.complete:
-                create_markdown_artifact(best_trials(self._ledger, history, seconds), f"{self._key}-best")
+                about = f"The best trials of the study {self._ledger.spec.name}, with their runs in MLflow."
+                table = best_trials(self._ledger, history, seconds)
+                create_markdown_artifact(table, f"{self._key}-best", description=about)
         except Exception as error:  # Prefect's client raises many kinds
-            self._failed = True
-            self._link.failed(error)
+            self._fail(error)

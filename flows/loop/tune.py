@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import contextlib
+import logging
 import time
 from collections.abc import Iterator
 from queue import Empty, SimpleQueue
@@ -28,6 +29,7 @@ from hpo_core.study.spec import StudySpec
 from hpo_core.tracking.connection import connect
 from hpo_flows.base.progress import Progress
 from hpo_flows.base.stopping import Stopped, noted
+from hpo_flows.base.waiting import waiting_for
 from hpo_flows.loop.engine import Engine, PrefectTasks, Threads
 from hpo_flows.loop.flow_runs import Renewal, crash_dead_flow_runs, owned_flow_run
 from hpo_flows.loop.prefect_link import Link, forget_events, impatient, reached
@@ -112,6 +114,7 @@ def run_loop(session: FlowSession) -> str:
         Stopped: SIGINT or SIGTERM came.
     """
     runner, spec, id = session.runner, session.ledger.spec, session.ledger.study_run.id
+    complaining = logging.raiseExceptions
     with reached() as link:
         session.ledger.study.set_status(RUNNING)
         loop = _LOOPS[id] = Loop(session, link)
@@ -126,8 +129,9 @@ def run_loop(session: FlowSession) -> str:
             return loop.run()
         finally:
             del _LOOPS[id]
-            if link.lost:
+            if link.lost or (loop.signalled and link.ended):
                 forget_events()  # again, since the end of the flow run has added some
+            logging.raiseExceptions = complaining
 
 
 def _run_flow(loop: Loop, made: Any, name: str, id: str) -> None:
@@ -193,6 +197,11 @@ class Loop:
             self.ended = True
         return self._reason
 
+    @property
+    def signalled(self) -> bool:
+        """Whether SIGINT or SIGTERM came."""
+        return self._signal is not None
+
     def outcome(self) -> str:
         """Return or raise what :meth:`run` did."""
         if self._error is not None:
@@ -207,6 +216,7 @@ class Loop:
         if self._interruptible:
             raise Stopped(number)
         self._signal = number
+        logging.raiseExceptions = False  # Ctrl-C also ends Prefect's temporary server, so that its log cannot be sent
         self._stages.search.halt()
         self._ledger.store.hurry()
         self._ended.put(None)
@@ -239,6 +249,7 @@ class Loop:
                     continue
                 if step.over and not self._running:
                     self._view.show(history, self._seconds, last=True)
+                    self._view.tell(f"{self._spec.name} ends: {reason}")
                     return reason
                 self._wait()
         except BaseException:
@@ -249,6 +260,7 @@ class Loop:
                 self._running.clear()
             while self._running:
                 self._take(self._ended.get())
+            self._view.tell(f"{self._spec.name} is ended by {'a signal' if self._signal is not None else 'an error'}")
             if self._signal is not None:  # the error may only be MLflow's, which gets little time after a signal
                 raise Stopped(self._signal) from None
             raise
@@ -256,6 +268,7 @@ class Loop:
     def _check_objective(self) -> None:
         """Check that the objective can be imported. That may take long, so a signal interrupts it at once."""
         self._interruptible = True
+        waiting_for(f"importing the objective {self._spec.objective}")
         try:
             self._session.pool.check()
         finally:
@@ -263,7 +276,7 @@ class Loop:
 
     def _tell_url(self) -> None:
         """Write the address of this flow run in Prefect's UI to the study's run, if Prefect has a UI."""
-        if self.link.lost or self.link.temporary:
+        if self.link.lost or self.link.server is not None:
             return
         if (url := url_for("flow-run", obj_id=runtime.flow_run.id)) is not None:
             self._ledger.study.log({Tag.FLOW_RUN_URL: url})
@@ -274,6 +287,7 @@ class Loop:
             history = self._ledger.load()
         for training in self._remote.ended() if self._remote is not None else ():
             del self._running[training.run_id]
+            self._session.board.end(training)
         self._session.rungs.show(history)
         discard_superfluous(self._ledger, history)
         when, incumbent = self._described
@@ -301,7 +315,7 @@ class Loop:
     def _observe(self, history: History) -> None:
         """Show the state of the study, and do what is due by the clock."""
         self._view.show(history, self._seconds)
-        self._session.observe(Progress(history, self._seconds, self._stages.choice))
+        self._session.observe(Progress(history, self._seconds, self._stages.choice, self._session.board.shown()))
         self._session.publisher.tick(history)
         self.link.look()
         self._renewal.tick()
@@ -323,6 +337,7 @@ class Loop:
         if self._remote is None:
             future = self._engine.submit(name, training)
         else:
+            self._session.board.begin(training)  # its agent shows its steps nowhere here
             self._stages.release(training)  # the dispatcher and then the agent renew its lease
             future = self._remote.submit(name, training)
         future.add_done_callback(lambda _: self._ended.put(training))
@@ -343,6 +358,7 @@ class Loop:
     def _take(self, training: Training | None) -> None:
         if training is None or self._running.pop(training.run_id, None) is None:
             return
+        self._session.board.end(training)
         self._stages.release(training)
         if self._remote is not None and (error := self._remote.settle(training)) is not None:
             self._session.fail(error)

@@ -1,24 +1,52 @@
-"""Shows a running study's progress and this project's warnings on a terminal or in a log."""
+"""Shows a running study and this project's warnings: one live view on a terminal or in a notebook, elsewhere lines."""
 
 from __future__ import annotations
 
 import logging
+import time
+from collections.abc import Iterable
 from types import TracebackType
 from typing import TYPE_CHECKING
 
-from rich.console import Console, Group
-from rich.live import Live
+from rich.console import Console, Group, RenderableType
 from rich.progress_bar import ProgressBar
+from rich.spinner import Spinner
+from rich.table import Table
 from rich.text import Text
 
 from hpo_core.history.trial import TrialState
-from hpo_core.study.spec import StudySpec
-from hpo_flows.reports.terminal import say
-from hpo_flows.reports.text import choice_line, status_line, trial_line
+from hpo_flows.base.waiting import log as waiting
+from hpo_flows.reports.news import Ended, News, settings, trial_line
+from hpo_flows.reports.screens import screen_for
+from hpo_flows.reports.text import (
+    best_line,
+    choice_line,
+    count_line,
+    duration,
+    failed_line,
+    number,
+    one_line,
+    roughly,
+    seconds_left,
+    status_line,
+)
 from hpo_flows.workers.output import log as printed
 
 if TYPE_CHECKING:
+    from hpo_core.study.spec import StudySpec
+    from hpo_flows.base.board import Running
     from hpo_flows.base.progress import Progress
+
+NEW_SECONDS = 15.0
+"""How long a new best value is marked."""
+
+ROOM = 160
+"""Without a terminal, a configuration that makes a line longer than this is told by what differs from the best."""
+
+KEEP, KEEP_VERBOSE = 15, 200
+"""How many lines a notebook shows."""
+
+GAP = "  |  "
 
 
 class Warnings(logging.Handler):
@@ -27,74 +55,214 @@ class Warnings(logging.Handler):
     Without it they would be invisible, because of Prefect's logging configuration.
     """
 
-    def __init__(self, console: Console) -> None:
+    def __init__(self, live: LiveProgress) -> None:
         super().__init__()
-        self.addFilter(lambda record: record.levelno >= logging.WARNING or record.name == printed.name)
-        self._console = console
+        self.addFilter(lambda record: record.levelno >= logging.WARNING or record.name in (printed.name, waiting.name))
+        self._live = live
 
     def emit(self, record: logging.LogRecord) -> None:
-        """Print a record."""
+        """Show a record."""
+        if record.name == waiting.name:
+            self._live.say(record.getMessage())
+            return
         lines = (line.expandtabs() for line in record.getMessage().split("\n"))
         text = "\n".join("".join(c if c.isprintable() else "?" for c in line) for line in lines)
         if record.levelno < logging.WARNING:
-            say(self._console, text)
+            self._live.tell(text)
         else:
-            say(self._console, f"{record.levelname.lower()}: {text}", "yellow")
+            self._live.tell(f"{record.levelname.lower()}: {text}", "yellow")
 
 
 class LiveProgress:
-    """Shows a study while it runs: a live line on a terminal; elsewhere, as in a scheduler's log, one line per trial.
+    """Shows a study while it runs. It may be entered before the study is known, so that the start is shown, too.
 
     Args:
-        spec: The study.
+        spec: The study; None until :meth:`begin`.
         console: The output; by default standard error.
         verbose: Also show what trials print.
     """
 
-    def __init__(self, spec: StudySpec, console: Console | None = None, *, verbose: bool = False) -> None:
+    def __init__(self, spec: StudySpec | None = None, console: Console | None = None, *, verbose: bool = False) -> None:
         self._spec, self._verbose = spec, verbose
-        self._console = console or Console(stderr=True)
-        self._live = Live(console=self._console, refresh_per_second=4, transient=True)
-        self._warnings = Warnings(self._console)
-        self._told: set[int] = set()
-        self._first = True
+        self._progress: Progress | None = None
+        self._news = News()
+        self._said, self._said_at = "", time.monotonic()
+        self._started = self._improved = 0.0  # on the monotonic clock: the first look, and the last new best
         self._told_choice = ""
+        self._parts: tuple[list[str], list[str]] = [], []  # what is told above and below the best
+        self._warnings = Warnings(self)
+        keep = KEEP_VERBOSE if verbose else KEEP
+        self._screen = screen_for(console or Console(stderr=True), self._view, keep=keep)
 
     def __enter__(self) -> LiveProgress:
         logging.getLogger("hpo").addHandler(self._warnings)
+        waiting.setLevel(logging.INFO)
         if self._verbose:
             printed.setLevel(logging.INFO)
-        if self._console.is_terminal:
-            self._live.start()
-            self._live.update(Text(f"{self._spec.name}: opening the study ..."))
-        else:
-            say(self._console, f"{self._spec.name}: opening the study ...")
+        self._screen.start()
+        if self._spec is not None:
+            self.say(f"{self._spec.name}: starting ...")
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         logging.getLogger("hpo").removeHandler(self._warnings)
+        waiting.setLevel(logging.WARNING)
         if self._verbose:
             printed.setLevel(logging.WARNING)
-        self._live.stop()
+        self._said = ""
+        self._screen.stop()
+
+    def begin(self, spec: StudySpec) -> None:
+        """Name the study that is shown."""
+        self._spec = spec
+
+    def say(self, text: str) -> None:
+        """Say what is being waited for."""
+        self._said, self._said_at = one_line(text), time.monotonic()
+        if self._screen.moving:
+            self._screen.refresh()
+        else:
+            self._screen.line(f"{_now()}  {self._said}")
+
+    def tell(self, text: str, style: str = "") -> None:
+        """Show a line that stays."""
+        self._screen.line(text, style)
 
     def __call__(self, progress: Progress) -> None:
-        spec, history = self._spec, progress.history
-        ended = [trial for trial in history if trial.state is not TrialState.RUNNING and trial.number not in self._told]
-        self._told |= {trial.number for trial in ended}
-        line = status_line(spec, history, progress.seconds)
+        assert self._spec is not None
+        first, now = self._progress is None, time.monotonic()
+        news = self._news.look(progress.history)
+        self._progress, self._said = progress, ""
+        if first:
+            self._started = now
+            if progress.history.complete or progress.history.failed:
+                known = status_line(self._spec, progress.history, progress.seconds)
+                self.tell(f"{self._time()}  {self._spec.name} goes on: {known}")
+        for ended in news:
+            self._tell_end(ended)
+            self._improved = now if ended.is_best else self._improved
         if progress.choice is not None and progress.choice.standings:
-            told, self._told_choice = self._told_choice, choice_line(spec, progress.choice)
-            if told != self._told_choice and not self._console.is_terminal:
-                say(self._console, self._told_choice)
-        line = self._told_choice or line
-        if self._first:  # trials of earlier runs of the study are not shown
-            self._first, ended = False, []
-        for trial in ended:
-            say(self._console, trial_line(spec, trial))
-        if self._console.is_terminal:
-            bar = ProgressBar(total=spec.stop.trials or None, completed=spec.ended(history), width=40)
-            self._live.update(Group(Text(line), bar))
-        elif ended:
-            say(self._console, f"  {line}")
+            told, self._told_choice = self._told_choice, choice_line(self._spec, progress.choice)
+            if told != self._told_choice and not self._screen.moving:
+                self.tell(f"{self._time()}  {self._told_choice}")
+        pace = [self._told_choice] if self._told_choice else self._pace(progress)
+        self._parts = self._counts(progress), pace  # once, however often the screen is drawn
+        self._screen.refresh()
+
+    def _tell_end(self, ended: Ended) -> None:
+        assert self._spec is not None
+        trial, width, when = ended.trial, self._screen.width, self._time(ended.trial.end)
+        room = (width or ROOM) - len(when) - 2
+        line = f"{when}  {trial_line(self._spec, ended, room)}"
+        if trial.state is TrialState.FAILED:
+            self.tell(line, "red")  # in full: the reason matters
+        else:
+            text = Text(line)
+            text.truncate(width or len(line), overflow="ellipsis")
+            self.tell(text.plain, "green" if ended.is_best else "")
+
+    def _time(self, when: int | None = None) -> str:
+        """A time stamp; with the date where the lines may be read later."""
+        return _now(when, "%H:%M:%S" if self._screen.moving else "%Y-%m-%d %H:%M:%S")
+
+    def _view(self, width: int, height: int) -> RenderableType:
+        """The present state."""
+        if self._progress is None or self._spec is None:
+            return self._start_view()
+        seen = self._progress
+        lines: list[RenderableType] = [*_folded(self._parts[0], width)]
+        if self._spec.stop.trials:
+            done = len(seen.history.complete) + len(seen.history.failed)
+            lines.append(_bar(done, self._spec.stop.trials, min(width, 60)))
+        if (best := seen.history.incumbent) is not None:
+            line = Text(best_line(self._spec, best), "bold")
+            if self._improved and time.monotonic() - self._improved < NEW_SECONDS:
+                line.append("  * new", "bold green")
+            lines += [_cut(line), _cut(Text(f"  {settings(best.config.items())}", "dim"))]
+        lines += _folded(self._parts[1], width)
+        lines.append(_running_table(self._spec, seen, height - len(lines) - 2))
+        if self._said:
+            lines.append(self._start_view())
+        return Group(*lines)
+
+    def _start_view(self) -> RenderableType:
+        waited = time.monotonic() - self._said_at
+        text = f"{self._said} {duration(int(waited))}" if self._said and waited >= 2 else self._said
+        return Spinner("dots", Text(text)) if text else Text("")
+
+    def _counts(self, seen: Progress) -> list[str]:
+        assert self._spec is not None
+        spec, history = self._spec, seen.history
+        running = {(each.number, each.kind) for each in seen.running} | {(each.number, "") for each in history.running}
+        parts = [f"{spec.name}: {count_line(spec, history)}", f"{len(running)} running"]
+        parts += [failed_line(spec, history)] if history.failed else []
+        if spec.stop.full_trainings is not None and spec.scale is not None:
+            parts.append(f"{spec.spent(history):.3g} of {spec.stop.full_trainings:g} full trainings")
+        return parts
+
+    def _pace(self, seen: Progress) -> list[str]:
+        """Trials per minute in this run, and the time left; each only if it is known."""
+        assert self._spec is not None
+        minutes = (time.monotonic() - self._started) / 60
+        parts = [f"{self._news.count / minutes:.2g} trials per minute"] if self._news.count > 1 and minutes > 0 else []
+        left = seconds_left(self._spec, seen.history, seen.seconds)
+        return parts + ([f"about {roughly(left)} left"] if left is not None else [])
+
+
+def _now(when: int | None = None, form: str = "%Y-%m-%d %H:%M:%S") -> str:
+    """The local time of a time in milliseconds since 1970; by default of now."""
+    return time.strftime(form, time.localtime(None if when is None else when / 1000))
+
+
+def _cut(text: Text) -> Text:
+    """The text in one line, cut where the screen ends."""
+    text.no_wrap, text.overflow = True, "ellipsis"
+    return text
+
+
+def _folded(parts: Iterable[str], width: int) -> list[Text]:
+    """Short texts in as few lines as they fit into."""
+    lines: list[str] = []
+    for part in parts:
+        if lines and len(lines[-1]) + len(GAP) + len(part) <= width:
+            lines[-1] += GAP + part
+        else:
+            lines.append(part)
+    return [_cut(Text(line)) for line in lines]
+
+
+def _bar(done: int, total: int, width: int) -> Table:
+    bar = Table.grid()  # the bar alone does not end its line
+    bar.add_row(ProgressBar(total, done, width=width))
+    return bar
+
+
+def _running_table(spec: StudySpec, seen: Progress, rows: int) -> RenderableType:
+    """What runs now: this run's trainings with their last report, and those of others with their time alone."""
+    table = Table.grid(padding=(0, 2))
+    here = {each.number for each in seen.running}
+    trials = {trial.number: trial for trial in seen.history.running}
+    for each in seen.running[: max(rows, 1)]:
+        trial = None if each.kind else trials.get(each.number)
+        table.add_row(*_cells(spec, each, None if trial is None else trial.fidelity))
+    for number_, trial in list(trials.items())[: max(rows - len(seen.running), 0)]:
+        if number_ not in here:
+            table.add_row(Text(f"  trial {number_}"), Text(""), Text(""), _since(trial.start / 1000))
+    shown, every = table.row_count, len(seen.running) + sum(each not in here for each in trials)
+    return table if shown == every else Group(table, Text(f"  and {every - shown} more"))
+
+
+def _cells(spec: StudySpec, each: Running, fidelity: float | None) -> list[Text]:
+    name = f"  trial {each.number}" + (f", {each.kind}" if each.kind else "")
+    steps = "" if each.steps is None else f"step {each.steps}"
+    if each.steps is not None and spec.fidelity is not None and fidelity is not None:
+        steps = f"{spec.fidelity.name} {each.steps} of {fidelity:g}"
+    metric = spec.metric if spec.metric in each.metrics else next(iter(each.metrics), None)
+    value = "" if metric is None else f"{one_line(metric, 40)} {number(each.metrics[metric])}"
+    return [_cut(Text(name)), _cut(Text(one_line(steps, 40))), _cut(Text(value)), _since(each.since)]
+
+
+def _since(start: float) -> Text:
+    return Text(duration(int(max(time.time() - start, 0))), justify="right", no_wrap=True)

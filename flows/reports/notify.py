@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, Any
 from hpo_core.ledger.tags import Tag
 from hpo_core.study.sections import Event, NotifySpec
 from hpo_core.study.spec import StudySpec
-from hpo_core.tracking.credentials import redact
+from hpo_flows.reports.links import run_url
 from hpo_flows.reports.text import challenge_line, metric_value, number
 
 if TYPE_CHECKING:
@@ -236,10 +236,8 @@ def failures_told(notifier: Notifier) -> Iterator[Notifier]:
 
 def notifier_of(ledger: Ledger) -> Notifier:
     """The notifier of an opened study."""
-
-    uri, run = redact(ledger.store.uri), ledger.study_run
-    link = f"{uri}/#/experiments/{run.experiment}/runs/{run.id}" if uri.startswith("http") else ""
-    return Notifier(ledger.spec, run.id, link, ledger.owner)
+    run = ledger.study_run
+    return Notifier(ledger.spec, run.id, run_url(ledger.store.uri, run.experiment, run.id), ledger.owner)
 
 
 def tell_end(notifier: Notifier, ledger: Ledger, result: StudyResult) -> None:

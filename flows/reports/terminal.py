@@ -5,17 +5,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
+from rich.cells import cell_len
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from hpo_core.history.history import History
-from hpo_core.history.trial import Trial
-from hpo_core.selection.final_choice import Choice
-from hpo_core.study.spec import StudySpec
-
-if TYPE_CHECKING:
-    pass
+from hpo_flows.reports.ending import as_yaml, model_lines
+from hpo_flows.reports.screens import say
 from hpo_flows.reports.text import (
     choice_line,
     choice_rows,
@@ -29,14 +25,19 @@ from hpo_flows.reports.text import (
     test_lines,
 )
 
+if TYPE_CHECKING:
+    from hpo_core.history.history import History
+    from hpo_core.history.trial import Trial
+    from hpo_core.selection.final_choice import Choice
+    from hpo_core.study.spec import StudySpec
+    from hpo_flows.reports.ending import Places
+
 TOP = 5
 
-MAX_COLUMNS = 8
+MAX_COLUMNS = 12
 
-
-def say(console: Console, line: str, style: str = "") -> None:
-    """Print a line unchanged: rich interprets neither markup nor emoji names in it, and does not wrap it."""
-    console.print(Text(line, style), soft_wrap=True)
+FRAME = 3
+"""The characters that a column takes beside its text."""
 
 
 def new_table(title: str) -> Table:
@@ -52,22 +53,48 @@ def add_row(table: Table, *cells: str) -> None:
     table.add_row(*(Text(one_line(cell)) for cell in cells))
 
 
-def trials_table(spec: StudySpec, trials: Sequence[Trial], title: str) -> Table:
-    """Trials as rows; if there are many parameters, only the first few."""
+def trials_table(spec: StudySpec, trials: Sequence[Trial], title: str, width: int | None = None) -> Table:
+    """Trials as rows, and as many parameters as fit; those in which the trials differ come first.
+
+    Args:
+        spec: The study.
+        trials: The trials.
+        title: The table's title.
+        width: The width of the screen; by default the terminal's.
+    """
+    cells: dict[str, list[str]] = {"trial": [str(trial.number) for trial in trials]}
+    columns = [("trial", cells["trial"]), (spec.metric, [number(metric_value(spec, trial)) for trial in trials])]
+    if any(trial.fidelity is not None for trial in trials):
+        columns.append(
+            (fidelity_name(spec), ["" if trial.fidelity is None else f"{trial.fidelity:g}" for trial in trials])
+        )
+    free = {
+        name: [one_line(show(trial.config[name])) if name in trial.config else "" for trial in trials]
+        for name in spec.search_space.free
+    }
+    left = (Console().width if width is None else width) - 1 - sum(map(_breadth, columns))
+    fitting: set[str] = set()
+    for column in sorted(free.items(), key=lambda column: len(set(column[1])) < 2):
+        if _breadth(column) <= left and len(fitting) < MAX_COLUMNS:
+            fitting.add(column[0])
+            left -= _breadth(column)
     table = new_table(title)
-    names = [name for name in spec.search_space.free][:MAX_COLUMNS]
-    add_column(table, "trial", right=True)
-    add_column(table, spec.metric, right=True)
-    graded = any(trial.fidelity is not None for trial in trials)
-    if graded:
-        add_column(table, fidelity_name(spec), right=True)
-    for name in names:
-        add_column(table, name)
-    for trial in trials:
-        row = [show(trial.config[name]) if name in trial.config else "" for name in names]
-        extent = [] if not graded else ["" if trial.fidelity is None else f"{trial.fidelity:g}"]
-        add_row(table, str(trial.number), number(metric_value(spec, trial)), *extent, *row)
+    for name, _ in columns:
+        add_column(table, name, right=True)
+    for name in free:
+        if name in fitting:
+            add_column(table, name)
+    shown = [values for _, values in columns] + [values for name, values in free.items() if name in fitting]
+    for row in zip(*shown, strict=True):
+        add_row(table, *row)
+    if missing := len(free) - len(fitting):
+        more = "1 more parameter" if missing == 1 else f"{missing} more parameters"
+        table.caption, table.caption_justify = Text(f"{more} in MLflow", "dim"), "left"
     return table
+
+
+def _breadth(column: tuple[str, Sequence[str]]) -> int:
+    return max(map(cell_len, [column[0], *column[1]])) + FRAME
 
 
 def choice_table(spec: StudySpec, choice: Choice) -> Table:
@@ -87,11 +114,11 @@ def print_summary(
     spec: StudySpec,
     history: History,
     reason: str,
-    ui: str,
+    places: Places,
     console: Console | None = None,
     choice: Choice | None = None,
 ) -> None:
-    """Print the end of a run: why it ended, the best trials, the winner or incumbent, and where to look further."""
+    """Print the end of a run: why it ended, the best trials, the winner or incumbent, and where everything is."""
     console = console or Console()
     counts = f"{len(history.complete)} complete, {failed_line(spec, history)}"
     if history.running:
@@ -101,16 +128,17 @@ def print_summary(
     if best is None:
         say(console, "No trial is complete yet.")
     else:
-        console.print(trials_table(spec, ranked(history)[:TOP], f"Best trials by {spec.metric}"))
-        say(console, f"Incumbent: trial {best.number}")
-        for name, value in best.config.items():
-            say(console, f"  {name} = {value}")
-        for name in sorted(best.metrics, key=lambda name: (name != spec.metric, not name.startswith("test"), name)):
-            if name == spec.metric or name.startswith("test"):
-                say(console, f"  {name}: {number(best.metrics[name])}")
+        console.print(trials_table(spec, ranked(history)[:TOP], f"Best trials by {spec.metric}", console.width))
+        if choice is None or choice.winner is None:
+            say(console, f"Best: trial {best.number}")
+            for line in as_yaml(best.config):
+                say(console, f"  {line}")
+            for name in sorted(best.metrics, key=lambda name: (name != spec.metric, not name.startswith("test"), name)):
+                if name == spec.metric or name.startswith("test"):
+                    say(console, f"  # {one_line(name)}: {number(best.metrics[name])}")
     if choice is not None and choice.standings:
         print_choice(spec, choice, console)
-    say(console, f"Browse it in MLflow: {ui}")
+    print_places(places, console)
 
 
 def print_choice(spec: StudySpec, choice: Choice, console: Console) -> None:
@@ -120,7 +148,19 @@ def print_choice(spec: StudySpec, choice: Choice, console: Console) -> None:
     say(console, f"{line[0].upper()}{line[1:]}")
     if choice.winner is None:
         return
-    for name, value in choice.winner.trial.config.items():
-        say(console, f"  {name} = {value}")
-    for line in test_lines(choice):
+    for line in as_yaml(choice.winner.trial.config):
         say(console, f"  {line}")
+    for line in test_lines(choice):
+        say(console, f"  # {line}")
+
+
+def print_places(places: Places, console: Console) -> None:
+    """Print where the best configuration, its model, the report and the study are."""
+    if places.file:
+        say(console, f"Configuration: {places.file}")
+    if places.model is not None:
+        say(console, f"Model: {places.model.uri}, loaded by")
+        for line in model_lines(places.model):
+            say(console, line)
+    say(console, f"Report: {places.report}")
+    say(console, f"MLflow: {places.ui}")

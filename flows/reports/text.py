@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import re
 from collections import Counter
 from collections.abc import Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from hpo_core.champion.challenge import Challenge
-from hpo_core.history.history import History
-from hpo_core.history.trial import Trial, TrialState, fidelity_key
+from hpo_core.history.trial import Trial, fidelity_key
 from hpo_core.ledger.tags import Tag
-from hpo_core.selection.final_choice import Choice, Standing
-from hpo_core.study.spec import StudySpec
+
+if TYPE_CHECKING:  # the first line of `hpo tune` does not wait for the strategies
+    from hpo_core.champion.challenge import Challenge
+    from hpo_core.history.history import History
+    from hpo_core.selection.final_choice import Choice, Standing
+    from hpo_core.study.spec import StudySpec
 
 
 def challenge_line(challenge: Challenge, model: str) -> str:
@@ -35,15 +38,25 @@ def number(value: float | None) -> str:
 
 def duration(seconds: float) -> str:
     """
-    >>> duration(5), duration(125), duration(7325)
-    ('5 s', '2 min 05 s', '2 h 02 min')
+    >>> duration(0.34), duration(5), duration(125), duration(7325)
+    ('0.3 s', '5 s', '2 min 05 s', '2 h 02 min')
     """
+    if seconds < 9.95:
+        return f"{round(seconds, 1):g} s"
     seconds = round(seconds)
     if seconds < 60:
         return f"{seconds} s"
     if seconds < 3600:
         return f"{seconds // 60} min {seconds % 60:02d} s"
     return f"{seconds // 3600} h {seconds % 3600 // 60:02d} min"
+
+
+def roughly(seconds: float) -> str:
+    """
+    >>> roughly(8.4), roughly(125), roughly(7325)
+    ('8 s', '2 min', '2 h 02 min')
+    """
+    return re.sub(r" min \d\d s$", " min", duration(round(seconds)))
 
 
 def one_line(text: object, length: int = 500) -> str:
@@ -75,13 +88,21 @@ def metric_value(spec: StudySpec, trial: Trial | None) -> float | None:
     return None if trial is None or trial.loss is None else spec.sign * trial.loss
 
 
+def rank(trial: Trial) -> tuple[float, float, int]:
+    """A sort key for complete trials, best first; those of the highest fidelity come before all others."""
+    assert trial.loss is not None
+    return -fidelity_key(trial.fidelity), trial.loss, trial.number
+
+
 def ranked(history: History) -> list[Trial]:
-    """The complete trials, best first; those of the highest fidelity come before all others."""
-    return sorted(history.complete, key=lambda trial: (-fidelity_key(trial.fidelity), trial.loss, trial.number))
+    """The complete trials, best first."""
+    return sorted(history.complete, key=rank)
 
 
 def seconds_left(spec: StudySpec, history: History, elapsed: float) -> float | None:
-    """The estimated remaining seconds of the study, from the trials so far; None if unknown."""
+    """The estimated remaining seconds of a running study, from the trials so far; None if unknown."""
+    if not history.running or not spec.ended(history):
+        return None
     bounds: list[float] = []
     lost = {trial.number for trial in history.lost}  # their duration is unknown: the end is when the loss was noticed
     durations = [(t.end - t.start) / 1000 for t in history if t.end is not None and t.number not in lost]
@@ -93,7 +114,8 @@ def seconds_left(spec: StudySpec, history: History, elapsed: float) -> float | N
         bounds.append(left * sum(durations) / spent / spec.parallel)
     if spec.stop.minutes is not None:
         bounds.append(max(60 * spec.stop.minutes - elapsed, 0))
-    return min(bounds, default=None)
+    left = min(bounds, default=0.0)
+    return left if left >= 1 else None
 
 
 def failed_line(spec: StudySpec, history: History) -> str:
@@ -102,33 +124,43 @@ def failed_line(spec: StudySpec, history: History) -> str:
     return f"{len(history.failed)} failed" + (f" ({again} of them lost and run again)" if again else "")
 
 
-def status_line(spec: StudySpec, history: History, elapsed: float) -> str:
-    """A study's progress in one line."""
-    done = spec.ended(history)
-    total = f" of {spec.stop.trials}" if spec.stop.trials is not None else ""
-    parts = [f"trial {done}{total}", f"{len(history.running)} running"]
+def count_line(spec: StudySpec, history: History) -> str:
+    """How many trials have ended, of how many.
+
+    A study may have more than its file asks for, if that was changed.
+    """
+    done, total = spec.ended(history), spec.stop.trials
+    if total is None:
+        return f"{done} trial{'' if done == 1 else 's'} done"
+    return f"{done} of {max(total, done)} trials done"
+
+
+def status_parts(spec: StudySpec, history: History, elapsed: float) -> list[str]:
+    """A study's progress in short texts: counts, the best value, the time left if it is known."""
+    parts = [count_line(spec, history), f"{len(history.running)} running"]
     if history.failed:
         parts.append(failed_line(spec, history))
     if spec.stop.full_trainings is not None and spec.scale is not None:
         parts.append(f"{spec.spent(history):.3g} of {spec.stop.full_trainings:g} full trainings")
     if (best := history.incumbent) is not None:
-        parts.append(f"best {spec.metric} {number(metric_value(spec, best))} (trial {best.number})")
-    left = seconds_left(spec, history, elapsed)
-    parts.append(f"about {duration(left)} left" if left is not None and done else "time left not known yet")
-    return "  |  ".join(parts)
+        parts.append(best_line(spec, best))
+    if (left := seconds_left(spec, history, elapsed)) is not None:
+        parts.append(f"about {roughly(left)} left")
+    return parts
 
 
-def trial_line(spec: StudySpec, trial: Trial) -> str:
-    """How a trial ended, in one line."""
-    settings = ", ".join(f"{name}={show(value)}" for name, value in trial.config.items())
-    if trial.state is TrialState.FAILED:
-        return f"trial {trial.number:>4}  failed: {trial.reason}  ({settings})"
-    took = f" in {duration((trial.end - trial.start) / 1000)}" if trial.end is not None else ""
-    extent = "" if trial.fidelity is None else f" at {fidelity_name(spec)} {trial.fidelity:g}"
-    why = f", {trial.reason}" if trial.reason else ""
-    return (
-        f"trial {trial.number:>4}  {spec.metric} {number(metric_value(spec, trial))}{extent}{took}{why}  ({settings})"
-    )
+def status_line(spec: StudySpec, history: History, elapsed: float) -> str:
+    """A study's progress in one line."""
+    return "  |  ".join(status_parts(spec, history, elapsed))
+
+
+def best_line(spec: StudySpec, best: Trial) -> str:
+    return f"best {spec.metric} {number(metric_value(spec, best))} (trial {best.number})"
+
+
+def seconds_of(trial: Trial) -> float | None:
+    """How long a trial took; None if it runs."""
+    return None if trial.end is None else (trial.end - trial.start) / 1000
 
 
 def fidelity_name(spec: StudySpec) -> str:

@@ -39,7 +39,7 @@ def evaluate(session: Session, training: Training, attempt: int, tags: Mapping[s
     """
     folder = session.folder / "trials" / f"{training.number:04d}-{training.run_id[:8]}-{attempt}"
     record = TrialLog(session, training, tags, folder)
-    with _ended_in_any_case(session, training, record, folder):
+    with session.board.showing(training), _ended_in_any_case(session, training, record, folder):
         prepared = None
         try:
             prepared = prepare(session, training, folder)

@@ -90,6 +90,7 @@ class TrialLog:
         for key, reported in metrics.items():
             self._add(key, reported, now, step)
         self._judge.note(step, metrics)
+        self._session.board.note(self._training.run_id, step, metrics)
         if milestone is None:
             return True
         go_on = self._judge.judge(milestone)

@@ -10,6 +10,7 @@ from hpo_core.ledger.ledger import Ledger
 from hpo_core.ledger.spool import Spool
 from hpo_core.ledger.store import Dataset
 from hpo_core.ledger.tags import Tag
+from hpo_flows.base.board import Board
 from hpo_flows.objectives.reference import Objective
 from hpo_flows.trials.judge import Rungs
 from hpo_flows.trials.trace import Trace
@@ -40,6 +41,7 @@ class Session:
         warned: The warnings already shown.
         datasets: The datasets already logged to the study's run.
         traces: What the attempts at the running trials have left in MLflow, by run id.
+        board: What the running trials have reported last, for display.
     """
 
     ledger: Ledger
@@ -51,6 +53,7 @@ class Session:
     warned: set[str] = field(default_factory=set)
     datasets: list[Dataset] = field(default_factory=list)
     traces: dict[str, Trace] = field(default_factory=dict)
+    board: Board = field(default_factory=Board)
 
     def fail(self, error: Exception) -> None:
         """Note an error that must end the whole flow; the loop raises it. The first of several counts."""

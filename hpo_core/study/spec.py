@@ -366,7 +366,7 @@ class StudySpec(Section):
         """
         stop, best = self.stop, history.incumbent
         if stop.trials is not None and self.started(history) >= stop.trials:
-            return f"all {stop.trials} trials are started"
+            return f"all {stop.trials} trials are {'started' if history.running else 'done'}"
         if (
             stop.target is not None
             and best is not None

@@ -106,6 +106,12 @@ def test_the_keras_examples(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
     assert metrics["accuracy"] > 0.5
     assert [m.folder for m in sent if isinstance(m, Artifact)] == ["pictures", "pictures", "model"]
 
+    digits = tmp_path / "digits"
+    digits.mkdir()
+    metrics, sent = call("digits_cnn", digits, "test")
+    assert metrics["val_accuracy"] > 0.5
+    assert [m.folder for m in sent if isinstance(m, Artifact)] == ["model"]
+
     from examples import fashion_mnist
 
     monkeypatch.setenv("FASHION_MNIST", str(clothes))

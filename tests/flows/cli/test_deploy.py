@@ -184,6 +184,7 @@ def test_a_worker_runs_a_study_on_its_schedule(
     assert hpo(["deploy", "study.yaml", "--every", "5", "--work-pool", POOL], monkeypatch, capsys) == (0, "")
     wait_for(lambda: trials() >= 3, prefect)
     first = next(run for run in prefect.runs("nightly") if "hpo.owner" in run.labels)
+    assert re.fullmatch(r"nightly \d{4}-\d\d-\d\d \d\d:\d\d:\d\d", first.name)
     assert "hpo" in first.tags and first.parameters["study"] == "study.yaml"
     assert worker.poll() is None
     assert [trial.number for trial in find_study(connect(), "nightly").load()][:3] == [0, 1, 2]

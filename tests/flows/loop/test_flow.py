@@ -347,7 +347,11 @@ def test_the_command_line_answers_scripts(
     assert missing.returncode == 2 and "no study 'study'" in missing.stderr
     done = hpo("tune", str(path))
     assert done.returncode == 0, done.stderr
-    assert "Incumbent: trial" in done.stdout and "hpo ui" in done.stdout
+    assert "Best: trial" in done.stdout and "MLflow: hpo ui study" in done.stdout
+    assert "all 2 trials are done" in done.stdout and "Configuration: best-study.yaml" in done.stdout
+    first, *_, before_last, last = done.stderr.splitlines()
+    assert "reading" in first and "trial 0 " in before_last + last and "trial 1 " in before_last + last
+    assert "\x1b" not in done.stderr + done.stdout
     for study in (str(path), "study"):
         status = shown("status", study)
         assert (status["study"], status["complete"], status["running"], status["failed"]) == ("study", 2, 0, 0)

@@ -16,6 +16,7 @@ import pytest
 
 from hpo_flows.api import run_study
 from hpo_flows.base.progress import StudyResult
+from hpo_flows.reports.links import run_url, trials_url
 from tests.browser import browsing, needs_chromium
 from tests.conftest import PATIENCE, MlflowServer
 
@@ -141,6 +142,19 @@ def test_sorted_by_the_metric_the_incumbent_comes_first(page: Any, study: StudyR
     page.wait_for_url("**orderByKey=metrics*")
     page.locator(RUN, has_text=f"diabetes-{study.best.number:04}").wait_for(state="attached")
     assert names(page)[0] == f"diabetes-{study.best.number:04}"
+
+
+def test_the_link_to_the_trials_shows_them_best_first(page: Any, study: StudyResult) -> None:
+    page.goto(trials_url(study.tracking_uri, experiment_of(study), "r2", ascending=False))
+    page.locator(RUN).first.wait_for()
+    order = sorted(study.history.complete, key=lambda trial: trial.metrics["r2"], reverse=True)
+    assert names(page)[:5] == [f"diabetes-{trial.number:04}" for trial in order[:5]]
+
+
+def test_the_link_to_a_run_opens_its_page(page: Any, study: StudyResult) -> None:
+    page.goto(run_url(study.tracking_uri, experiment_of(study), study.run_id))
+    page.get_by_text(study.run_id).first.wait_for()
+    page.get_by_role("heading", name="diabetes").first.wait_for()
 
 
 def test_comparing_ten_trials_draws_their_parallel_coordinates(page: Any, study: StudyResult) -> None:

@@ -236,7 +236,7 @@ def test_the_end_of_a_study_is_told_once(listener: Listener) -> None:
     end = listener.messages[-1]
     assert result.best is not None
     assert (end["trial"], end["value"], end["config"]) == (1, result.best_value, {"x": 0.5})
-    assert end["reason"] == "all 2 trials are started" and end["run_id"] == result.run_id
+    assert end["reason"] == "all 2 trials are done" and end["run_id"] == result.run_id
     assert connect().get(result.run_id).tags["hpo.notified"].startswith("finished 20")
     tune(spec)
     assert len(listener.messages) == 3
@@ -262,7 +262,7 @@ def test_the_command_ends_well_whatever_the_receiver_does(tmp_path: Path, how: s
     path = write_study(tmp_path, "quick", notify=[{"on": ALL, "url": url}], stop={"trials": 3})
     flow = start(path)
     output, _ = flow.communicate(timeout=PATIENCE)
-    assert flow.returncode == 0 and "Study study: all 3 trials are started" in output, output
+    assert flow.returncode == 0 and "Study study: all 3 trials are done" in output, output
     assert hanging.messages if how == "hangs" else "does not answer" in output
     hanging.close()
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import json
 import logging
 
 import pytest
@@ -16,6 +17,7 @@ from hpo_core.selection.final_choice import Choice, Standing
 from hpo_core.study.spec import StudySpec
 from hpo_flows.base.progress import Progress
 from hpo_flows.reports.description import study_description
+from hpo_flows.reports.ending import Places
 from hpo_flows.reports.live import LiveProgress
 from hpo_flows.reports.terminal import choice_table, print_summary, trials_table
 from tests.hpo_core.study.test_study import spec as make_spec
@@ -66,10 +68,11 @@ def test_what_a_user_wrote_is_shown_as_it_is_while_a_study_runs_and_at_its_end(t
         observe(Progress(History([]), 0.0))
         observe(Progress(history, 1.0, choice))
         logging.getLogger("hpo").warning("%s is odd", text)
-    print_summary(spec, history, f"because of {text}", "ui", console, choice)
+    print_summary(spec, history, f"because of {text}", Places("ui", "report"), console, choice)
     lines = screen.getvalue()
-    for line in (f"(kind={text}, x a=True)", f"failed: {text}", f"{text} is odd", f"because of {text}", f"= {text}"):
+    for line in (f"(kind={text}, x a=True)", f"failed: {text}", f"{text} is odd", f"because of {text}"):
         assert line in lines
+    assert f"kind: {json.dumps(text)}" in lines  # as YAML
 
 
 @given(texts.filter(lambda text: text.strip() == text))

@@ -35,7 +35,7 @@ from hpo_flows.reports.html.findings import edges, failures, remarks, status, ti
 from hpo_flows.reports.html.place import Place
 from hpo_flows.reports.html.publish import Publisher, best_so_far, write_report
 from tests.browser import browsing, needs_chromium
-from tests.conftest import PATIENCE
+from tests.conftest import PATIENCE, wait_until
 from tests.hpo_core.ledger.test_ledger import finish, make_spec, reserve
 from tests.memory_store import MemoryStore
 
@@ -410,6 +410,16 @@ def test_a_report_that_cannot_be_written_is_one_warning(caplog: pytest.LogCaptur
     assert [message.endswith("PermissionError: full") for message in told] == [True]
 
 
+def told_in_prefect(flow_run: str) -> list[str]:
+    """The log of a flow run, once it has the end of the study; before that, nothing."""
+    from prefect.client.orchestration import get_client
+
+    with get_client(sync_client=True) as prefect:
+        mine = {"logs": {"flow_run_id": {"any_": [flow_run]}}}
+        lines = [log["message"] for log in prefect.request("POST", "/logs/filter", json=mine).json()]
+    return lines if any("ends: all 4 trials are done" in line for line in lines) else []
+
+
 @pytest.mark.usefixtures("prefect_server")
 def test_a_study_leaves_its_report_in_mlflow_and_its_view_in_prefect(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -446,9 +456,14 @@ def test_a_study_leaves_its_report_in_mlflow_and_its_view_in_prefect(
         artifacts = {each["key"]: each for each in prefect.request("POST", "/artifacts/filter", json={}).json()}
     assert artifacts["shown-1-progress"]["data"] == 100.0
     table = artifacts["shown-1-best"]["data"]
+    assert all(artifacts[key]["description"] for key in ("shown-1-progress", "shown-1-best"))
     flow_run = study.data.tags["hpo.flow_run_url"].rpartition("/")[2]
     assert {artifacts[key]["flow_run_id"] for key in ("shown-1-progress", "shown-1-best")} == {flow_run}
     assert result.best is not None and result.best.run_id[:8] in table
+    story = wait_until(lambda: told_in_prefect(flow_run), "the end of the study is not in the flow run's log")
+    for number in range(4):
+        assert any(f"trial {number}  loss" in line for line in story)
+    assert any(f"trial {result.best.number} " in line and "* best" in line for line in story)
 
     out = CliRunner().invoke(app, ["report", "Shown_1", "--out", str(tmp_path / "here")])
     assert (out.exit_code, (tmp_path / "here" / "report.html").exists()) == (0, True), out.output

@@ -655,10 +655,10 @@ RUNNING = trial(2, state=TrialState.RUNNING)
     ("stop", "history", "minutes", "reason"),
     [
         ({"trials": 2}, [trial(0, 1.0)], 0, None),
-        ({"trials": 2}, [trial(0, 1.0), trial(1, 1.0)], 0, "all 2 trials are started"),
-        ({"trials": 2}, [trial(0), trial(1)], 0, "all 2 trials are started"),
+        ({"trials": 2}, [trial(0, 1.0), trial(1, 1.0)], 0, "all 2 trials are done"),
+        ({"trials": 2}, [trial(0), trial(1)], 0, "all 2 trials are done"),
         ({"trials": 3}, [trial(0), trial(1), RUNNING], 0, "all 3 trials are started"),
-        ({"trials": 2}, [trial(5, 1.0)], 0, "all 2 trials are started"),
+        ({"trials": 2}, [trial(5, 1.0)], 0, "all 2 trials are done"),
         ({"minutes": 2}, [], 1.9, None),
         ({"minutes": 2}, [], 2.0, "2 minutes are over"),
         ({"target": 0.5}, [], 0, None),
@@ -814,10 +814,11 @@ def test_what_is_run_again_counts_once_and_the_strategy_does_not_see_it_as_a_fai
     assert study.stop_reason(History([lost, trial(1, 1.0, fidelity=27.0)]), 0.0) is None  # it is due
     again = replace(lost, number=2, state=TrialState.COMPLETE, loss=0.5, notes={"retry_of": "0", "attempt": "1"})
     history = History([lost, trial(1, 1.0, fidelity=27.0), again])
-    assert study.stop_reason(history, 0.0) == "all 2 trials are started"
+    assert study.stop_reason(history, 0.0) == "all 2 trials are done"
     assert (study.started(history), study.ended(history), study.spent(history)) == (2, 2, 2.0)
     assert [each.number for each in history.without_retaken()] == [1, 2]
-    assert status_line(study, history, 0.0).startswith("trial 2 of 2  |  0 running  |  1 failed (1 of them lost and")
+    counts = "2 of 2 trials done  |  0 running  |  1 failed (1 of them lost and"
+    assert status_line(study, history, 0.0).startswith(counts)
     more = spec(stop={"trials": "+2"}, strategy="random", fidelity=FIDELITY)
     assert more.with_total_trials(study, more.started(history), True)[0].stop.trials == 4
     off = spec(stop={"trials": 2}, strategy="random", fidelity=FIDELITY, rerun_lost=0)
