@@ -1,0 +1,42 @@
+"""Builds addresses of pages in MLflow's UI. Only a tracking server has them, so the other ones give an empty text."""
+
+from __future__ import annotations
+
+from urllib.parse import quote, urlencode
+
+from hpo_core.ledger.tags import Tag
+from hpo_core.tracking.credentials import without_credentials
+
+_WORKFLOW = {"workflowType": "machine_learning"}
+"""MLflow shows experiments in one of two layouts; without this, it asks which."""
+
+
+def run_url(uri: str, experiment: str, run: str) -> str:
+    """The address of a run, without credentials; empty if the tracking URI is not a server's.
+
+    >>> run_url("http://me:secret@host:5000/", "1", "ab")
+    'http://host:5000/#/experiments/1/runs/ab?workflowType=machine_learning'
+    >>> run_url("sqlite:///mlflow.db", "1", "ab")
+    ''
+    """
+    return _page(uri, f"experiments/{experiment}/runs/{run}", _WORKFLOW)
+
+
+def trials_url(uri: str, experiment: str, metric: str, ascending: bool) -> str:
+    """The address of an experiment's trials, best first; empty if the tracking URI is not a server's.
+
+    >>> trials_url("https://host", "1", "val loss", True)  # doctest: +ELLIPSIS
+    'https://host/#/experiments/1/runs?searchFilter=tags.%22hpo.role%22%20%3D%20%27trial%27&orderByKey=metrics.%60val...'
+    """
+    query = {
+        "searchFilter": f"tags.\"{Tag.ROLE}\" = 'trial'",
+        "orderByKey": f"metrics.`{metric}`",
+        "orderByAsc": "true" if ascending else "false",
+    }
+    return _page(uri, f"experiments/{experiment}/runs", query | _WORKFLOW)
+
+
+def _page(uri: str, path: str, query: dict[str, str]) -> str:
+    if not uri.startswith(("http://", "https://")):
+        return ""
+    return f"{without_credentials(uri).rstrip('/')}/#/{path}?{urlencode(query, quote_via=quote)}"
