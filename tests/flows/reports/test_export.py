@@ -1,0 +1,67 @@
+"""The table of a study's trials."""
+
+from __future__ import annotations
+
+import datetime
+
+from hpo_core.history.history import History
+from hpo_core.history.trial import Trial, TrialState
+from hpo_core.study.file import study_from
+from hpo_flows.reports.export import rows
+
+SPEC = study_from(
+    {
+        "name": "study",
+        "objective": "nowhere:train",
+        "metric": "score",
+        "direction": "maximize",
+        "space": {
+            "value": {"type": "float", "low": 0, "high": 1},
+            "kind": {"type": "choice", "choices": ["a", 'b, "c"\n']},
+            "depth": {"type": "int", "low": 1, "high": 9, "when": {"kind": ["a"]}},
+        },
+        "stop": {"trials": 3},
+    }
+)
+
+
+def test_a_row_has_all_of_a_trial_and_no_name_hides_another() -> None:
+    complete = Trial(
+        0,
+        {"value": 0.5, "kind": 'b, "c"\n'},
+        TrialState.COMPLETE,
+        loss=-0.75,
+        metrics={"value": 3.0, "score": 0.75},
+        run_id="abc",
+        start=1_000,
+        end=3_500,
+    )
+    running = Trial(2, {"value": 0.25, "kind": "a", "depth": 3}, TrialState.RUNNING, start=2_000)
+    failed = Trial(1, {"value": 0.1, "kind": "a", "depth": 1}, TrialState.FAILED, reason="it broke", start=2_000)
+    table = rows(SPEC, History([running, failed, complete]))
+    assert table[0] == {
+        "number": 0,
+        "state": "complete",
+        "value": 0.75,
+        "fidelity": None,
+        "params.value": 0.5,
+        "params.kind": 'b, "c"\n',
+        "params.depth": None,
+        "metrics.score": 0.75,
+        "metrics.value": 3.0,
+        "start": datetime.datetime(1970, 1, 1, 0, 0, 1, tzinfo=datetime.UTC),
+        "end": datetime.datetime(1970, 1, 1, 0, 0, 3, 500_000, tzinfo=datetime.UTC),
+        "seconds": 2.5,
+        "reason": "",
+        "run_id": "abc",
+    }
+    assert [list(row) for row in table] == [list(table[0])] * 3
+    assert [(row["number"], row["state"], row["value"]) for row in table[1:]] == [
+        (1, "failed", None),
+        (2, "running", None),
+    ]
+    assert (table[1]["reason"], table[2]["end"], table[2]["params.depth"]) == ("it broke", None, 3)
+
+
+def test_a_study_without_trials_has_no_rows() -> None:
+    assert rows(SPEC, History()) == []
