@@ -72,6 +72,8 @@ def open_study(
     found = [] if experiment is None else _study_runs(store, [experiment], spec.name)
     run = _elected(found, spec.name) or _moved(store, spec.name, spec.experiment, on_message)
     if run is None:
+        if experiment is None:
+            _claims_experiment(store)  # first: MLflow lists the newest experiment at the top
         experiment = store.experiment(spec.experiment, create=True)
         assert experiment is not None
         run = _elect(store, experiment, spec, tags or {})
@@ -165,11 +167,9 @@ def _decided(store: Store, candidate: Run, value: str) -> bool:
 
 
 def _create_study(store: Store, experiment: str, spec: StudySpec, extra: Mapping[str, str]) -> Run:
-    claims_experiment = store.experiment(CLAIMS, create=True, restore=True)
-    assert claims_experiment is not None
     note = f"The trial numbers that flows have claimed in study {spec.name!r}. Do not delete it while the study lives."
     claims = store.create_run(
-        claims_experiment, spec.name, {Tag.ROLE: "claims", Tag.STUDY: spec.name, "mlflow.note.content": note}
+        _claims_experiment(store), spec.name, {Tag.ROLE: "claims", Tag.STUDY: spec.name, "mlflow.note.content": note}
     )
     store.set_status(claims.id, FINISHED)
     tags = {
@@ -182,6 +182,13 @@ def _create_study(store: Store, experiment: str, spec: StudySpec, extra: Mapping
         **extra,
     }
     return store.create_run(experiment, spec.name, tags)
+
+
+def _claims_experiment(store: Store) -> str:
+    """The id of the experiment that holds all claims; created if absent."""
+    id = store.experiment(CLAIMS, create=True, restore=True, unlisted=True)
+    assert id is not None
+    return id
 
 
 def _withdraw(store: Store, candidate: Run) -> None:
