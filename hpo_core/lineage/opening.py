@@ -6,6 +6,7 @@ import contextlib
 import logging
 import time
 from collections.abc import Callable, Mapping, Sequence
+from difflib import get_close_matches
 from typing import Any
 
 from hpo_core.base.errors import InputError, StudyUnknown, TrackingRefusal
@@ -219,9 +220,10 @@ def find_study(store: Store, name: str, experiment: str | None = None) -> Ledger
     if not found and experiment is not None and (moved := _moved(store, name, experiment)) is not None:
         found = runs = [moved]
     if not found:
-        raise StudyUnknown(
-            "study", f"there is no study {name!r} in the MLflow store", "give the study file, or start it with hpo tune"
-        )
+        known = {run.params.get("study", "") for run in store.search(experiments, {Tag.ROLE: "study"})}
+        near = [repr(each) for each in get_close_matches(name, sorted(known - {"", WITHDRAWN}))]
+        remedy = f"did you mean {' or '.join(near)}?" if near else "give the study file, or start it with hpo tune"
+        raise StudyUnknown("study", f"there is no study {name!r} in the MLflow store", remedy)
     if len({run.experiment for run in found}) > 1:
         raise InputError("study", f"{name!r} stands in {len(found)} experiments", "give the study file instead")
     run = _elected(found, name)

@@ -377,7 +377,7 @@ def test_secrets_in_addresses_reach_nobody(tmp_path: Path) -> None:
 
 def test_secrets_stay_out_of_errors_and_of_what_is_printed(tmp_path: Path) -> None:
     from hpo_core.history.history import History
-    from hpo_flows.base.progress import StudyResult
+    from hpo_flows.results import StudyResult
 
     result = StudyResult(make_spec(), History(), "", f"http://user:{SECRET}@127.0.0.1:9", "run")
     assert SECRET not in repr(result)
