@@ -14,9 +14,9 @@ from prefect.artifacts import create_markdown_artifact, create_progress_artifact
 
 from hpo_core.history.history import History
 from hpo_core.ledger.ledger import Ledger
+from hpo_core.ledger.note import as_markdown
 from hpo_core.tracking.credentials import redact
 from hpo_flows.loop.prefect_link import Link
-from hpo_flows.reports.description import as_markdown
 from hpo_flows.reports.text import metric_value, number, ranked, show, status_line
 
 EVERY_SECONDS = 30.0

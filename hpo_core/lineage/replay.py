@@ -23,7 +23,7 @@ from hpo_core.history.prior import Source
 from hpo_core.history.trial import Proposal, Trial, TrialState
 from hpo_core.ledger.ledger import Ledger
 from hpo_core.ledger.store import Run
-from hpo_core.ledger.tags import Tag
+from hpo_core.ledger.tags import Tag, unfold
 from hpo_core.lineage.warm_start import recall
 from hpo_core.space.configuration import Config, Scalar, scalar_key
 from hpo_core.space.cube import Cube
@@ -133,6 +133,7 @@ def explain(ledger: Ledger, number: int) -> Explanation:
         raise InputError("TRIAL", f"{ledger.spec.name!r} has no trial {number}", "see hpo status for how many it has")
     run = ledger.store.get(trial.run_id)
     imported = recall(ledger)
+    run = replace(run, tags=unfold(run.tags))
     digest = run.tags.get(Tag.HISTORY, "")
     earlier = [other for other in history if other.number < number]
     seen = rebuild(earlier, trial, digest, [imported.sources if imported else (), ()])

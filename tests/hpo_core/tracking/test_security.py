@@ -214,6 +214,13 @@ OTHERS = [
     {"hpo.fidelity": "inf"},
     {"hpo.fidelity": "high"},
     {"hpo.schema": "2"},
+    {"hpo.proposal": "{"},
+    {"hpo.proposal": "null"},
+    {"hpo.proposal": '["hpo.config"]'},
+    {"hpo.proposal": "[" * 4_900},
+    {"hpo.proposal": '{"a":' * 900 + "1" + "}" * 900, "hpo.schema": "2"},
+    {"hpo.proposal": '{"config": {"x": NaN}}', "hpo.config": ""},
+    {"hpo.proposal": '{"config": [0.5]}', "hpo.config": ""},
 ]
 
 
