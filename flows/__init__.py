@@ -1,7 +1,7 @@
 """Hyperparameter optimization in Prefect flows, with MLflow as the only state.
 
-This package exports all that user code needs: ``run_study``, the parameters of a search space, and the type of the
-object that an objective receives. Importing it loads neither prefect, mlflow nor tensorflow.
+This package exports all that user code needs: ``run_study``, ``load_study``, the parameters of a search space, and the
+type of the object that an objective receives. Importing it loads neither prefect, mlflow nor tensorflow.
 """
 
 from __future__ import annotations
@@ -15,11 +15,13 @@ from hpo_flows.objectives.reference import gives_hypergradient
 if TYPE_CHECKING:
     from hpo_core.space.parameters import Boolean, Choice, Fixed, Float, Int, Ordinal
     from hpo_flows.api import run_study
-    from hpo_flows.base.progress import StudyResult
+    from hpo_flows.results import StudyResult, load_study
 
 # Loaded on demand: a worker process must not wait for pydantic or the loop.
-_HOMES = {"run_study": "hpo_flows.api", "StudyResult": "hpo_flows.base.progress"} | dict.fromkeys(
-    ("Boolean", "Choice", "Fixed", "Float", "Int", "Ordinal"), "hpo_core.space.parameters"
+_HOMES = (
+    {"run_study": "hpo_flows.api"}
+    | dict.fromkeys(("StudyResult", "load_study"), "hpo_flows.results")
+    | dict.fromkeys(("Boolean", "Choice", "Fixed", "Float", "Int", "Ordinal"), "hpo_core.space.parameters")
 )
 
 __all__ = [
@@ -32,6 +34,7 @@ __all__ = [
     "StudyResult",
     "TrialContext",
     "gives_hypergradient",
+    "load_study",
     "run_study",
 ]
 

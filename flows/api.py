@@ -23,7 +23,6 @@ from hpo_core.study.spec import StudySpec
 from hpo_core.tracking.connection import connect
 from hpo_core.tracking.connection import tracking_uri as uri_in_force
 from hpo_flows.base.paths import home
-from hpo_flows.base.progress import StudyResult
 from hpo_flows.base.stopping import second_signal_ends
 from hpo_flows.base.waiting import waiting_for
 from hpo_flows.loop.stages import Stages
@@ -32,6 +31,7 @@ from hpo_flows.objectives.reference import Objective
 from hpo_flows.reports.html.publish import Publisher
 from hpo_flows.reports.notify import Notifier, both, failures_told, notifier_of, tell_end
 from hpo_flows.reports.text import skipped_line
+from hpo_flows.results import StudyResult, result_of
 from hpo_flows.trials.remote.engines import check_store, make_runner
 from hpo_flows.workers.data import declared
 from hpo_flows.workers.resources import check, devices, variables
@@ -165,8 +165,7 @@ def _run(ledger: Ledger, objective: Objective, observe: Observer) -> StudyResult
         ledger.study.set_status(FINISHED)
     publisher.finish(history)
     ledger.save_snapshot(news=100)
-    run = ledger.study_run.id
-    return StudyResult(spec, history, reason, ledger.store.uri, run, stages.choice, stages.challenge)
+    return result_of(ledger, history, reason, stages)
 
 
 def _run_flow(ledger: Ledger, objective: Objective, stages: Stages, publisher: Publisher, observe: Observer) -> str:

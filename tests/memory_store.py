@@ -57,7 +57,7 @@ class MemoryStore:
     def ping(self) -> None:
         self._begin("ping")
 
-    def experiment(self, name: str, *, create: bool, restore: bool = False) -> str | None:
+    def experiment(self, name: str, *, create: bool, restore: bool = False, unlisted: bool = False) -> str | None:
         self._begin("experiment")
         if restore:
             self.deleted_experiments.discard(name)

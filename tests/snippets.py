@@ -66,6 +66,14 @@ x, y, x_val, y_val = x[:300], y[:300], x[300:400], y[300:400]
     "docs/keras.md: A study file (2)": NETWORK,
     "docs/keras.md: The final choice by cross-validation": NETWORK + "from hpo_flows.keras import keras_objective\n",
     "docs/final-choice.md: In the objective": TREE,
+    "docs/commands.md: From Python": """
+from hpo_core.lineage.opening import open_study
+from hpo_core.study.file import study_from
+from hpo_core.tracking.connection import connect
+space = {"x": {"type": "float", "low": 0, "high": 1}}
+given = {"objective": "digits:train", "metric": "loss", "direction": "minimize", "space": space, "stop": {"trials": 1}}
+open_study(connect(), study_from({"name": "digits"} | given))
+""",
     "docs/models.md: scikit-learn": WINE,
     "docs/models.md: For the best trials only": WINE
     + """

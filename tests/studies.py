@@ -18,8 +18,8 @@ from hpo_core.study.file import study_from
 from hpo_core.study.spec import StudySpec
 from hpo_core.tracking.connection import connect, create
 from hpo_flows.api import open_ledger, run
-from hpo_flows.base.progress import StudyResult
 from hpo_flows.objectives.reference import Objective
+from hpo_flows.results import StudyResult
 from tests.conftest import wait_until
 
 ROOT = Path(__file__).parents[1]

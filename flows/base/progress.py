@@ -18,8 +18,8 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class StudyResult:
-    """A study after a run.
+class Outcome:
+    """What a run of a study came to, as plain data; users receive a :class:`hpo_flows.results.StudyResult`.
 
     Attributes:
         spec: The study.

@@ -2,21 +2,28 @@
 
 from __future__ import annotations
 
-import subprocess
+import contextlib
+import os
+import signal
+import socket
 import sys
+import time
+from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from hpo_core.base.errors import InputError
+from hpo_core.base.errors import InputError, TrackingError
 from hpo_core.tracking.connection import connect, tracking_uri, ui_command
-from hpo_core.tracking.credentials import redact
+from hpo_flows.base.stopping import ENDINGS
 from hpo_flows.cli.common import JsonOption, StudyArgument, open_stored, print_json, shown_uri, ui_hint
 
 if TYPE_CHECKING:
     from hpo_core.history.history import History
     from hpo_core.ledger.ledger import Ledger
+    from mlflow_server.processes import Process
 
 
 def status(
@@ -103,7 +110,7 @@ def _print_status(ledger: Ledger, history: History, **more: str) -> None:
 def best(
     study: StudyArgument,
     as_json: JsonOption = False,
-    as_yaml: Annotated[
+    yaml: Annotated[
         bool, typer.Option("--yaml", help="Print the configuration alone, as `first:` of a study file.")
     ] = False,
 ) -> None:
@@ -116,7 +123,7 @@ def best(
     from hpo_flows.reports.terminal import TOP, print_choice, trials_table
     from hpo_flows.reports.text import metric_value, ranked
 
-    if as_json and as_yaml:
+    if as_json and yaml:
         raise InputError("--yaml", "it is given together with --json", "give one of them")
     ledger = open_stored(study)
     spec, history = ledger.spec, ledger.load()
@@ -127,10 +134,8 @@ def best(
     choice = choice_of(ledger, history)
     winner = None if choice is None else choice.winner
     best = incumbent if winner is None else winner.trial
-    if as_yaml:
-        from hpo_core.study.yaml import as_item
-
-        typer.echo(f"first:\n{as_item(best.config)}")
+    if yaml:
+        typer.echo("first:\n  - " + "\n    ".join(as_yaml(best.config) or ["{}"]))
         return
     if as_json:
         print_json(
@@ -200,14 +205,74 @@ def write_study_report(
 
 
 def ui(
+    study: Annotated[
+        str | None, typer.Argument(metavar="[STUDY]", help="A study file (YAML), or the name of a study.")
+    ] = None,
     port: Annotated[int, typer.Option(help="Port on 127.0.0.1.", min=1, max=65535)] = 5000,
+    open_: Annotated[bool, typer.Option("--open", help="Open the address in a browser.")] = False,
 ) -> None:
-    """Open MLflow's UI over the tracking store."""
+    """Open MLflow's UI over the tracking store, on the trials of a study if one is given."""
 
     uri = tracking_uri()
+    ledger = None if study is None else open_stored(study)
     if uri.startswith("http"):
-        typer.echo(f"The tracking server has its own UI: {redact(uri)}")
+        _show_pages(uri, ledger, open_)
         return
-    connect(uri)
-    typer.echo(f"MLflow's UI is at http://127.0.0.1:{port} (Ctrl-C ends it)")
-    raise typer.Exit(subprocess.call(ui_command(uri, port=port)))
+    if ledger is None:
+        connect(uri)
+    try:
+        with _served(uri, port) as server:
+            _show_pages(f"http://127.0.0.1:{port}", ledger, open_)
+            typer.echo("Ctrl-C ends it")
+            while not server.ended:
+                time.sleep(0.2)
+            raise TrackingError(server.obituary())
+    except KeyboardInterrupt as stopped:
+        raise typer.Exit(128 + getattr(stopped, "number", signal.SIGINT)) from None
+
+
+@contextlib.contextmanager
+def _served(uri: str, port: int) -> Iterator[Process]:
+    """MLflow's UI over a database, from its first answer to the end of the block."""
+    from mlflow_server.processes import Process, http_answers
+
+    with socket.socket() as probe:
+        if probe.connect_ex(("127.0.0.1", port)) == 0:
+            problem = f"something answers at 127.0.0.1:{port} already"
+            raise InputError("--port", problem, "end that, or choose another port: hpo ui --port 5001")
+    server = Process(
+        "MLflow's UI",
+        ui_command(uri, port=port),
+        http_answers(f"http://127.0.0.1:{port}/health"),
+        environment={"MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"},  # 2 GB for what no study uses
+        log=Path(os.devnull),
+    )
+    ENDINGS.append(server.stop)
+    try:
+        server.start()
+        yield server
+    finally:
+        server.stop()
+        ENDINGS.remove(server.stop)
+
+
+def _show_pages(server: str, ledger: Ledger | None, browse: bool) -> None:
+    """Print the addresses of a study's pages, or the one of all experiments, and open the first in a browser."""
+    import webbrowser
+
+    from hpo_flows.reports.links import experiments_url, run_url, trials_url
+
+    if ledger is None:
+        pages = {"MLflow's UI": experiments_url(server)}
+    else:
+        spec, run = ledger.spec, ledger.study_run
+        trials = partial(trials_url, server, run.experiment, spec.metric, spec.direction == "minimize", study=spec.name)
+        pages = {
+            "Trials, best first": trials(),
+            "Charts": trials(charts=True),
+            "Study": run_url(server, run.experiment, run.id),
+        }
+    for name, address in pages.items():
+        typer.echo(f"{name}: {address}")
+    if browse and not webbrowser.open(next(iter(pages.values()))):
+        typer.echo("no browser could be started", err=True)

@@ -14,8 +14,8 @@ from hpo_flows.workers.output import PRINTED
 
 if TYPE_CHECKING:
     from hpo_core.ledger.ledger import Ledger
-    from hpo_flows.base.progress import StudyResult
     from hpo_flows.reports.live import LiveProgress
+    from hpo_flows.results import StudyResult
 
 
 def validate(study: StudyArgument, set_: SetOption = None) -> None:

@@ -35,7 +35,8 @@ from hpo_flows.objectives.reference import Objective as Reference
 if TYPE_CHECKING:
     from hpo_core.ledger.ledger import Ledger
     from hpo_core.study.spec import StudySpec
-    from hpo_flows.base.progress import Progress, StudyResult
+    from hpo_flows.base.progress import Progress
+    from hpo_flows.results import StudyResult
 
 
 GRID_STEPS = 10

@@ -15,8 +15,8 @@ from prefect.artifacts import create_markdown_artifact, create_progress_artifact
 
 from hpo_core.history.history import History
 from hpo_core.ledger.ledger import Ledger
+from hpo_core.ledger.note import as_markdown
 from hpo_flows.loop.prefect_link import Link
-from hpo_flows.reports.description import as_markdown
 from hpo_flows.reports.links import run_url
 from hpo_flows.reports.news import News, trial_line
 from hpo_flows.reports.text import metric_value, number, ranked, show, status_line

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import re
-
 from hpo_core.history.history import History
+from hpo_core.ledger.note import as_markdown
 from hpo_core.selection.final_choice import Choice
 from hpo_core.study.spec import StudySpec
 from hpo_flows.reports.text import choice_line, choice_rows, failed_line, metric_value, number, one_line, test_lines
@@ -31,16 +30,6 @@ def study_description(spec: StudySpec, history: History, choice: Choice | None =
     if choice is not None and choice.standings:
         lines += ["", *choice_description(spec, choice)]
     return "\n".join(lines)
-
-
-def as_markdown(text: object) -> str:
-    """Escape a text so that Markdown shows it unchanged, also in a table cell.
-
-    >>> print(as_markdown("[a|b] *c* <d>"))
-    \\[a\\|b\\] \\*c\\* &lt;d&gt;
-    """
-    plain = one_line(text).replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
-    return re.sub(r"([\\`*\[\]|~])", r"\\\1", plain)
 
 
 def choice_description(spec: StudySpec, choice: Choice) -> list[str]:

@@ -29,41 +29,13 @@ def _float(value: object) -> float | None:
     return result if math.isfinite(result) else None
 
 
-def origin(found: Explanation) -> str:
-    """The strategy that picked the configuration, and why."""
-    notes = found.trial.notes
-    strategy = str(notes.get("strategy", "an unknown strategy"))
-    if strategy == "retry":
-        attempt = str(notes.get("attempt", "0"))
-        counted = "was interrupted" if attempt == "0" else f"was lost (attempt {attempt})"
-        return f"trial {notes.get('retry_of')} again, which {counted}"
-    if strategy == "first":
-        return "given by the study file (first)"
-    picked = f"{strategy}, which picked {notes['picked']}" if "picked" in notes else strategy
-    if "why" in notes:
-        return f"{picked}: {notes['why']}"
-    if "warm_start" in notes:
-        return f"{picked}: among the best of the past: {notes['warm_start']}"
-    return f"{picked}: of its candidates it promised most" if "acquisition" in notes else f"{picked}: by no model"
-
-
-def replay(found: Explanation) -> str:
-    """Whether the history and the proposal could be reproduced."""
-    if found.seen is None:
-        gone = f"; the runs of trials {list(found.missing)} are gone" if found.missing else ""
-        return f"not possible: the trials in MLflow do not give the history {found.digest} any more{gone}"
-    if found.same:
-        return "the same configuration, from the same history"
-    return "another configuration, from the same history"
-
-
 def lines(spec: StudySpec, found: Explanation) -> list[str]:
     """The explanation for a terminal."""
     trial, expected = found.trial, expectation(spec, found)
     observed = number(expected["observed"])
     told = [f"Trial {trial.number} of {spec.name} ({_outcome(spec, found)})"]
     told += [f"  {name} = {value}" for name, value in trial.config.items()]
-    told.append(f"Proposed by {origin(found)}")
+    told.append(f"Proposed by {found.origin}")
     if expected["mean"] is not None:
         off = (
             ""
@@ -81,7 +53,7 @@ def lines(spec: StudySpec, found: Explanation) -> list[str]:
         if found.seen.prior:
             past = sum(len(source.observations) for source in found.seen.prior)
             told.append(f"Warm start: {past} runs from {', '.join(source.name for source in found.seen.prior)}")
-    told.append(f"Replay: {replay(found)}")
+    told.append(f"Replay: {found.verdict}")
     told += [f"  note: {caveat}" for caveat in found.caveats]
     if found.incumbent is not None:
         told.append(f"Incumbent then: {_neighbour(spec, found.incumbent)}")
@@ -111,7 +83,7 @@ def data(spec: StudySpec, found: Explanation) -> dict[str, Any]:
         "state": found.trial.state.value,
         "config": dict(found.trial.config),
         "notes": dict(found.trial.notes),
-        "origin": origin(found),
+        "origin": found.origin,
         "expected": expectation(spec, found),
         "history": {
             "digest": found.digest,
@@ -125,7 +97,7 @@ def data(spec: StudySpec, found: Explanation) -> dict[str, Any]:
         "replay": {
             "same": found.same,
             "config": None if found.replayed is None else dict(found.replayed.config),
-            "said": replay(found),
+            "said": found.verdict,
             "caveats": list(found.caveats),
         },
         "incumbent": None if found.incumbent is None else _neighbour_data(spec, found.incumbent),

@@ -11,6 +11,15 @@ _WORKFLOW = {"workflowType": "machine_learning"}
 """MLflow shows experiments in one of two layouts; without this, it asks which."""
 
 
+def experiments_url(uri: str) -> str:
+    """The address of all experiments; empty if the tracking URI is not a server's.
+
+    >>> experiments_url("http://host:5000")
+    'http://host:5000/#/experiments?workflowType=machine_learning'
+    """
+    return _page(uri, "experiments", _WORKFLOW)
+
+
 def run_url(uri: str, experiment: str, run: str) -> str:
     """The address of a run, without credentials; empty if the tracking URI is not a server's.
 
@@ -22,18 +31,30 @@ def run_url(uri: str, experiment: str, run: str) -> str:
     return _page(uri, f"experiments/{experiment}/runs/{run}", _WORKFLOW)
 
 
-def trials_url(uri: str, experiment: str, metric: str, ascending: bool) -> str:
-    """The address of an experiment's trials, best first; empty if the tracking URI is not a server's.
+def trials_url(
+    uri: str, experiment: str, metric: str, ascending: bool, *, study: str = "", charts: bool = False
+) -> str:
+    """The address of trials, best first; empty if the tracking URI is not a server's.
+
+    Args:
+        uri: The tracking URI.
+        experiment: The experiment's id.
+        metric: What the trials are sorted by.
+        ascending: Whether the lowest value is the best.
+        study: Only this study's trials, should the experiment have several.
+        charts: Show the metrics as curves beside the trials.
 
     >>> trials_url("https://host", "1", "val loss", True)  # doctest: +ELLIPSIS
     'https://host/#/experiments/1/runs?searchFilter=tags.%22hpo.role%22%20%3D%20%27trial%27&orderByKey=metrics.%60val...'
     """
+    only = f" and tags.\"{Tag.STUDY}\" = '{study}'" if study else ""
     query = {
-        "searchFilter": f"tags.\"{Tag.ROLE}\" = 'trial'",
+        "searchFilter": f"tags.\"{Tag.ROLE}\" = 'trial'{only}",
         "orderByKey": f"metrics.`{metric}`",
         "orderByAsc": "true" if ascending else "false",
     }
-    return _page(uri, f"experiments/{experiment}/runs", query | _WORKFLOW)
+    view = {"compareRunsMode": "CHART"} if charts else {}
+    return _page(uri, f"experiments/{experiment}/runs", query | _WORKFLOW | view)
 
 
 def _page(uri: str, path: str, query: dict[str, str]) -> str:

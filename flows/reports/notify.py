@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from hpo_core.history.history import History
     from hpo_core.history.trial import Trial
     from hpo_core.ledger.ledger import Ledger
-    from hpo_flows.base.progress import Progress, StudyResult
+    from hpo_flows.base.progress import Outcome, Progress
 
 
 log = logging.getLogger("hpo")
@@ -240,7 +240,7 @@ def notifier_of(ledger: Ledger) -> Notifier:
     return Notifier(ledger.spec, run.id, run_url(ledger.store.uri, run.experiment, run.id), ledger.owner)
 
 
-def tell_end(notifier: Notifier, ledger: Ledger, result: StudyResult) -> None:
+def tell_end(notifier: Notifier, ledger: Ledger, result: Outcome) -> None:
     """Report that a study has ended, unless another flow still works on it or this end was already reported.
 
     The study's claims record the report, so that only one of several flows sends it.

@@ -13,12 +13,14 @@ from pathlib import Path
 from hpo_core.base.errors import TrackingError, TrackingRefusal
 from hpo_core.base.storable import bad_metric, plain
 from hpo_core.ledger.ledger import Report
+from hpo_core.ledger.note import trial_note
 from hpo_core.ledger.ownership import RENEW_SECONDS, new_lease
 from hpo_core.ledger.store import FAILED, FINISHED, RUNNING, Dataset, Metric
-from hpo_core.ledger.tags import CHECKPOINT_KEPT, MODEL, ON_BEST, RUNG, SNAPSHOT_FOLDER, Tag, refused_tag
+from hpo_core.ledger.tags import CHECKPOINT_KEPT, MODEL, NOTE, ON_BEST, RUNG, SNAPSHOT_FOLDER, Tag, refused_tag
 from hpo_core.selection.evaluation import Training
 from hpo_flows.objectives.messages import Artifact, DatasetUsed, FromObjective, Use
 from hpo_flows.objectives.messages import Report as Reported
+from hpo_flows.reports.text import number
 from hpo_flows.trials.judge import Judge
 from hpo_flows.trials.session import CHAMPION_FIELD, Session
 from hpo_flows.trials.trace import Trace
@@ -198,6 +200,8 @@ class TrialLog:
             self._tags |= {f"hpo.{key}": value for key, value in outcome.items()}
         if reason:
             self._tags[Tag.REASON] = plain(reason)[:1000]
+        if self._training.evaluation is None:
+            self._tags[NOTE] = trial_note(self._training.trial, self._ledger.study_run, self._outcome(status, reason))
         if self._refused:
             self._tags |= refused_tag(self._refused)
         waiting = self._save(status)
@@ -217,6 +221,13 @@ class TrialLog:
             self._leave_out(refused)
         if no_value or (status == FINISHED and metric in refused):
             raise TrialFailed(f"MLflow refused {metric}: {self._refused[metric]}", retry=False)
+
+    def _outcome(self, status: str, reason: str) -> str:
+        """How the trial ended, in words."""
+        if status != FINISHED:
+            return f"Failed: {reason}"
+        metric = self._ledger.spec.metric
+        return f"{metric} {number(self._latest.get(metric, (0, math.nan))[1])}{f': {reason}' if reason else ''}"
 
     def _save(self, status: str) -> Path | None:
         """Keep the report on disk until MLflow has it. If the disk refuses, the result goes out without this backup."""

@@ -91,6 +91,24 @@ class Trial:
     end: int | None = None
     owner: str = ""
 
+    @property
+    def origin(self) -> str:
+        """The strategy that picked the configuration, and why, in words."""
+        notes = self.notes
+        strategy = str(notes.get("strategy", "an unknown strategy"))
+        if strategy == "retry":
+            attempt = str(notes.get("attempt", "0"))
+            counted = "was interrupted" if attempt == "0" else f"was lost (attempt {attempt})"
+            return f"trial {notes.get('retry_of')} again, which {counted}"
+        if strategy == "first":
+            return "given by the study file (first)"
+        picked = f"{strategy}, which picked {notes['picked']}" if "picked" in notes else strategy
+        if "why" in notes:
+            return f"{picked}: {notes['why']}"
+        if "warm_start" in notes:
+            return f"{picked}: among the best of the past: {notes['warm_start']}"
+        return f"{picked}: of its candidates it promised most" if "acquisition" in notes else f"{picked}: by no model"
+
     @cached_property
     def identity(self) -> str:
         """The identity of its configuration; see :func:`hpo_core.space.configuration.identity`."""

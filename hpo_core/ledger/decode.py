@@ -6,6 +6,7 @@ import json
 import math
 import re
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import TypeGuard
 
 from hpo_core.base.errors import InputError
@@ -14,7 +15,7 @@ from hpo_core.history.trial import Trial, TrialState, hypergradient_of
 from hpo_core.ledger import ownership
 from hpo_core.ledger.known_runs import number_of
 from hpo_core.ledger.store import FAILED, FINISHED, RUNNING, Run
-from hpo_core.ledger.tags import RUNG, SCHEMA, TRIAL_TAGS, Tag, join_tag, parse_count
+from hpo_core.ledger.tags import RUNG, SCHEMA, TRIAL_TAGS, Tag, join_tag, parse_count, unfold
 from hpo_core.selection.evaluation import ChampionVersion, Evaluation, EvaluationKind, Fold, Retraining
 from hpo_core.space.configuration import Scalar, config_from_json
 from hpo_core.space.search_space import SearchSpace
@@ -51,6 +52,7 @@ def trial_of(run: Run, spec: StudySpec) -> Trial:
     number = number_of(run)
     if number is None:
         raise ValueError("it has no trial number")
+    run = replace(run, tags=unfold(run.tags))
     if run.tags.get(Tag.SCHEMA) != SCHEMA:
         raise ValueError(f"it was written by schema {run.tags.get('hpo.schema')!r}, this is {SCHEMA}")
     config = _config_of(run, spec.search_space)

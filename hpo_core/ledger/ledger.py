@@ -24,9 +24,10 @@ from dataclasses import dataclass, field, replace
 from hpo_core.base.errors import InputError, TrackingError, TrackingRefusal
 from hpo_core.base.storable import plain
 from hpo_core.history.history import History
-from hpo_core.history.trial import Proposal, Trial
+from hpo_core.history.trial import Proposal, Trial, TrialState
 from hpo_core.ledger import ownership
 from hpo_core.ledger.known_runs import number_of
+from hpo_core.ledger.note import trial_note
 from hpo_core.ledger.ownership import lost_because
 from hpo_core.ledger.reader import LedgerReader
 from hpo_core.ledger.store import FAILED, FINISHED, RUNNING, Metric, Run, Store
@@ -35,10 +36,12 @@ from hpo_core.ledger.tags import (
     CHECKPOINT_DELETED,
     CHECKPOINT_LEFT,
     INTERRUPTED,
+    NOTE,
     SCHEMA,
+    SEARCHED,
     Tag,
+    fold,
     refused_tag,
-    split_tag,
 )
 from hpo_core.space.configuration import config_to_json
 
@@ -74,19 +77,25 @@ class Ledger(LedgerReader):
         """
         number, spec = history.next_number, self.spec
         notes = {"strategy": spec.strategy.name} | dict(proposal.notes)
+        proposed = Trial(number, proposal.config, TrialState.RUNNING, notes=notes)
+        told = {
+            "schema": SCHEMA,
+            "seed": spec.seed,
+            "history": history.digest,
+            "config": config_to_json(proposal.config),
+            **{key: value for key, value in notes.items() if key not in SEARCHED},
+        }
         tags = {
             "mlflow.parentRunId": self.study_run.id,
             "mlflow.source.name": spec.objective,
+            NOTE: trial_note(proposed, self.study_run),
             Tag.ROLE: "trial",
-            Tag.SCHEMA: SCHEMA,
             Tag.STUDY: spec.name,
             Tag.NUMBER: str(number),
-            Tag.SEED: str(spec.seed),
-            Tag.HISTORY: history.digest,
             Tag.OWNER: self.owner,
             Tag.LEASE: ownership.new_lease(),
-            **split_tag(Tag.CONFIG, config_to_json(proposal.config)),
-            **{f"hpo.{key}": str(value) for key, value in notes.items()},
+            **{f"{Tag.PREFIX}{key}": str(value) for key, value in notes.items() if key in SEARCHED},
+            **fold(told),
         }
         if proposal.fidelity is not None:
             tags[Tag.FIDELITY] = repr(proposal.fidelity)
@@ -131,7 +140,7 @@ class Ledger(LedgerReader):
             refused = _log_what_is_taken(store, report.run_id, report.metrics)
             if self.spec.metric in refused and report.status == FINISHED:
                 why = f"MLflow refused {self.spec.metric}: {refused[self.spec.metric]}"
-                kept = {key: text for key, text in report.tags.items() if key != Tag.RESULT}
+                kept = {key: text for key, text in report.tags.items() if key not in (Tag.RESULT, NOTE)}
                 report = replace(report, status=FAILED, tags=kept | {Tag.REASON: plain(why)[:1000]})
             store.log(report.run_id, [], {}, {**report.tags, **refused_tag(refused, report.tags)})
         if report.status != RUNNING:

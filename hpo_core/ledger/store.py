@@ -147,10 +147,11 @@ class Store(Registry, Protocol):
         """Send a minimal request to check that the store responds."""
         ...
 
-    def experiment(self, name: str, *, create: bool, restore: bool = False) -> str | None:
-        """The id of the active experiment of this name; created if absent and ``create``. Up to three requests.
+    def experiment(self, name: str, *, create: bool, restore: bool = False, unlisted: bool = False) -> str | None:
+        """The id of the active experiment of this name; created if absent and ``create``. Up to four requests.
 
         If it is in the trash, ``restore`` brings it back with all its runs; otherwise it is an InputError.
+        ``unlisted`` keeps it out of the UI's list of experiments, if the UI can do that.
         """
         ...
 

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Iterable, Mapping
+from typing import Any
 
 from hpo_core.base.storable import plain
 
@@ -42,6 +44,9 @@ class Tag:
     WARM_START_REPORT = "hpo.warm_start.report"
 
     # a trial: its input
+    # One JSON object holds what only this project reads: schema, configuration, seed, history, most notes. What people
+    # search for are tags of their own. Earlier versions wrote a tag for each; both are read.
+    PROPOSAL = "hpo.proposal"
     CONFIG = "hpo.config"
     FIDELITY = "hpo.fidelity"
     PARENT = "hpo.parent"
@@ -133,6 +138,12 @@ RUNG = "hpo.rung."
 """Prefix of a milestone metric, followed by the number of steps. A search returns only the latest value of a metric,
 so each milestone needs its own key."""
 
+NOTE = "mlflow.note.content"
+"""The tag that MLflow shows as a run's description."""
+
+SEARCHED = {"strategy", "bracket", "rung"}
+"""The notes of a proposal that are tags of their own."""
+
 TRIAL_TAGS = {
     Tag.ROLE, Tag.SCHEMA, Tag.STUDY, Tag.NUMBER, Tag.FIDELITY, Tag.REACHED, Tag.PARENT, Tag.SEED,
     Tag.HISTORY, Tag.LEASE, Tag.OWNER, Tag.REASON, Tag.TASK_RUN, Tag.TASK_RUN_URL, Tag.RESULT,
@@ -151,6 +162,40 @@ def join_tag(key: str, tags: Mapping[str, str]) -> str:
     while (more := tags.get(f"{key}.{len(parts)}")) is not None:
         parts.append(more)
     return "".join(parts)
+
+
+def fold(told: Mapping[str, Any]) -> dict[str, str]:
+    """The tags that hold facts of a proposal, by their names without the prefix; ``config`` is JSON already.
+
+    >>> fold({"seed": "0", "config": '{"x": 0.5}'})
+    {'hpo.proposal': '{"seed": "0", "config": {"x": 0.5}}'}
+    """
+    facts = {name: json.loads(value) if name == "config" else str(value) for name, value in told.items()}
+    return split_tag(Tag.PROPOSAL, json.dumps(facts))
+
+
+def unfold(tags: Mapping[str, str]) -> Mapping[str, str]:
+    """The inverse of :func:`fold`: all tags of a run, each fact of its proposal under a name of its own.
+
+    >>> unfold({"hpo.number": "1", **fold({"seed": "0", "config": '{"x": 0.5}'})})
+    {'hpo.seed': '0', 'hpo.config': '{"x": 0.5}', 'hpo.number': '1'}
+
+    Raises:
+        ValueError: The tag is damaged.
+    """
+    if not (text := join_tag(Tag.PROPOSAL, tags)):
+        return tags
+    try:
+        facts = json.loads(text)
+        if not isinstance(facts, dict):
+            raise ValueError("it is not a JSON object")
+        told = {
+            f"{Tag.PREFIX}{name}": json.dumps(value) if name == "config" else str(value)
+            for name, value in facts.items()
+        }
+    except (ValueError, RecursionError) as error:
+        raise ValueError(f"its tag {Tag.PROPOSAL} cannot be read ({type(error).__name__})") from None
+    return told | {key: value for key, value in tags.items() if not key.startswith(Tag.PROPOSAL)}
 
 
 def refused_tag(names: Iterable[str], before: Mapping[str, str] = {}) -> dict[str, str]:

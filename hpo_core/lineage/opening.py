@@ -6,6 +6,7 @@ import contextlib
 import logging
 import time
 from collections.abc import Callable, Mapping, Sequence
+from difflib import get_close_matches
 from typing import Any
 
 from hpo_core.base.errors import InputError, StudyUnknown, TrackingRefusal
@@ -72,6 +73,8 @@ def open_study(
     found = [] if experiment is None else _study_runs(store, [experiment], spec.name)
     run = _elected(found, spec.name) or _moved(store, spec.name, spec.experiment, on_message)
     if run is None:
+        if experiment is None:
+            _claims_experiment(store)  # first: MLflow lists the newest experiment at the top
         experiment = store.experiment(spec.experiment, create=True)
         assert experiment is not None
         run = _elect(store, experiment, spec, tags or {})
@@ -165,11 +168,9 @@ def _decided(store: Store, candidate: Run, value: str) -> bool:
 
 
 def _create_study(store: Store, experiment: str, spec: StudySpec, extra: Mapping[str, str]) -> Run:
-    claims_experiment = store.experiment(CLAIMS, create=True, restore=True)
-    assert claims_experiment is not None
     note = f"The trial numbers that flows have claimed in study {spec.name!r}. Do not delete it while the study lives."
     claims = store.create_run(
-        claims_experiment, spec.name, {Tag.ROLE: "claims", Tag.STUDY: spec.name, "mlflow.note.content": note}
+        _claims_experiment(store), spec.name, {Tag.ROLE: "claims", Tag.STUDY: spec.name, "mlflow.note.content": note}
     )
     store.set_status(claims.id, FINISHED)
     tags = {
@@ -182,6 +183,13 @@ def _create_study(store: Store, experiment: str, spec: StudySpec, extra: Mapping
         **extra,
     }
     return store.create_run(experiment, spec.name, tags)
+
+
+def _claims_experiment(store: Store) -> str:
+    """The id of the experiment that holds all claims; created if absent."""
+    id = store.experiment(CLAIMS, create=True, restore=True, unlisted=True)
+    assert id is not None
+    return id
 
 
 def _withdraw(store: Store, candidate: Run) -> None:
@@ -212,9 +220,10 @@ def find_study(store: Store, name: str, experiment: str | None = None) -> Ledger
     if not found and experiment is not None and (moved := _moved(store, name, experiment)) is not None:
         found = runs = [moved]
     if not found:
-        raise StudyUnknown(
-            "study", f"there is no study {name!r} in the MLflow store", "give the study file, or start it with hpo tune"
-        )
+        known = {run.params.get("study", "") for run in store.search(experiments, {Tag.ROLE: "study"})}
+        near = [repr(each) for each in get_close_matches(name, sorted(known - {"", WITHDRAWN}))]
+        remedy = f"did you mean {' or '.join(near)}?" if near else "give the study file, or start it with hpo tune"
+        raise StudyUnknown("study", f"there is no study {name!r} in the MLflow store", remedy)
     if len({run.experiment for run in found}) > 1:
         raise InputError("study", f"{name!r} stands in {len(found)} experiments", "give the study file instead")
     run = _elected(found, name)

@@ -16,13 +16,14 @@ from typing import Any
 
 import numpy as np
 
+from hpo_core.base import cards
 from hpo_core.base.errors import InputError
 from hpo_core.history.history import History
 from hpo_core.history.prior import Source
 from hpo_core.history.trial import Proposal, Trial, TrialState
 from hpo_core.ledger.ledger import Ledger
 from hpo_core.ledger.store import Run
-from hpo_core.ledger.tags import Tag
+from hpo_core.ledger.tags import Tag, unfold
 from hpo_core.lineage.warm_start import recall
 from hpo_core.space.configuration import Config, Scalar, scalar_key
 from hpo_core.space.cube import Cube
@@ -79,6 +80,46 @@ class Explanation:
     incumbent: Neighbour | None = None
     nearest: tuple[Neighbour, ...] = field(default=())
 
+    @property
+    def origin(self) -> str:
+        """The strategy that picked the configuration, and why."""
+        return self.trial.origin
+
+    @property
+    def verdict(self) -> str:
+        """Whether the history and the proposal could be reproduced."""
+        if self.seen is None:
+            gone = f"; the runs of trials {list(self.missing)} are gone" if self.missing else ""
+            return f"not possible: the trials in MLflow do not give the history {self.digest} any more{gone}"
+        if self.same:
+            return "the same configuration, from the same history"
+        return "another configuration, from the same history"
+
+    def _repr_html_(self) -> str:
+        """A card for notebooks."""
+        trial, near = self.trial, [] if self.incumbent is None else [("incumbent then", self.incumbent)]
+        near += [("near", neighbour) for neighbour in self.nearest]
+        rows = [
+            (what, each.trial.number, each.trial.loss, each.distance, _changed(each.changes)) for what, each in near
+        ]
+        outcome = f"{trial.state.value}{f': {trial.reason}' if trial.reason else ''}"
+        told = {"outcome": outcome, "loss (minimised)": trial.loss, "proposed by": self.origin, "replay": self.verdict}
+        told |= {f"note {i}": caveat for i, caveat in enumerate(self.caveats, 1)}
+        return cards.card(
+            f"Trial {trial.number}",
+            cards.facts(told),
+            cards.facts(trial.config),
+            cards.table(["", "trial", "loss", "distance", "what differs"], rows) if rows else "",
+        )
+
+
+def _changed(changes: Mapping[str, tuple[Scalar, Scalar]]) -> str:
+    return ", ".join(f"{name} {_shown(old)} -> {_shown(new)}" for name, (old, new) in changes.items()) or "nothing"
+
+
+def _shown(value: Scalar) -> str:
+    return f"{value:.4g}" if isinstance(value, float) else str(value)
+
 
 def explain(ledger: Ledger, number: int) -> Explanation:
     """Why a trial of a study has its configuration.
@@ -92,6 +133,7 @@ def explain(ledger: Ledger, number: int) -> Explanation:
         raise InputError("TRIAL", f"{ledger.spec.name!r} has no trial {number}", "see hpo status for how many it has")
     run = ledger.store.get(trial.run_id)
     imported = recall(ledger)
+    run = replace(run, tags=unfold(run.tags))
     digest = run.tags.get(Tag.HISTORY, "")
     earlier = [other for other in history if other.number < number]
     seen = rebuild(earlier, trial, digest, [imported.sources if imported else (), ()])

@@ -96,7 +96,7 @@ def _settle(ledger: Ledger) -> Import:
     """Import now, or take over what another flow has just imported."""
     store, spec = ledger.store, ledger.spec
     found = collect(store, spec, ledger.study_run)
-    claims = store.experiment(CLAIMS, create=True)
+    claims = store.experiment(CLAIMS, create=True, unlisted=True)
     assert claims is not None
     note = f"The past runs that study {spec.name!r} learns from. Do not delete it while the study lives."
     tags = {Tag.ROLE: "warm_start", Tag.STUDY: spec.name, "mlflow.note.content": note}

@@ -14,6 +14,7 @@ from typing import Annotated, Any, Literal
 
 import numpy as np
 from pydantic import (
+    BaseModel,
     BeforeValidator,
     Field,
     ValidationInfo,
@@ -21,6 +22,7 @@ from pydantic import (
     model_validator,
 )
 
+from hpo_core.base import cards
 from hpo_core.base.errors import InputError
 from hpo_core.base.storable import bad_metric
 from hpo_core.history.fidelity import Fidelity
@@ -399,9 +401,27 @@ class StudySpec(Section):
             return None
         return failed[-1]
 
+    def _repr_html_(self) -> str:
+        """A card for notebooks."""
+        told: dict[str, object] = {"objective": self.objective, "strategy": self.strategy.name}
+        told |= {"constraints": ", ".join(self.constraints)} if self.constraints else {}
+        for name in ("stop", "fidelity", "early_stop", "final", "champion"):
+            if (section := getattr(self, name)) is not None:
+                told[name] = _set(section) or "as by default"
+        space = [(name, parameter.type, _set(parameter)) for name, parameter in self.space.items()]
+        title = f"{self.name}: {self.direction} {self.metric}"
+        return cards.card(title, cards.facts(told), cards.table(["parameter", "type", "values"], space))
+
 
 SAME_ERRORS = 3
 """So many trials that failed alike, and no other, say that the next will; more, where more begin at once."""
+
+
+def _set(section: BaseModel) -> str:
+    """What was set in a section, apart from its type, as text."""
+    values = section.model_dump(mode="json", exclude={"type"}, exclude_defaults=True)
+    return ", ".join(f"{name}: {value}" for name, value in values.items())
+
 
 _NUMBER = re.compile(r"[\w.+-]*\d[\w.+-]*")
 

@@ -6,9 +6,7 @@ alias is followed, and ``trials: +20`` keeps its sign.
 
 from __future__ import annotations
 
-import json
 import re
-from collections.abc import Mapping
 from typing import Any
 
 from ruamel.yaml import YAML
@@ -22,7 +20,7 @@ from ruamel.yaml.tag import Tag
 
 from hpo_core.study.sections import MORE
 
-__all__ = ["YAMLError", "as_item", "parse_yaml"]
+__all__ = ["YAMLError", "parse_yaml"]
 
 _TEXT, _BOOL = "tag:yaml.org,2002:str", "tag:yaml.org,2002:bool"
 
@@ -89,30 +87,6 @@ class _Constructor(SafeConstructor):
 _Constructor.add_constructor(_TEXT, _Constructor.construct_text)
 for _name in ("timestamp", "binary", "set", "omap", "pairs"):
     _Constructor.add_constructor(f"tag:yaml.org,2002:{_name}", SafeConstructor.construct_undefined)
-
-
-def as_item(config: Mapping[str, Any]) -> str:
-    """A configuration as an item of a YAML list, a line for each value, which :func:`parse_yaml` reads as it was.
-
-    >>> print(as_item({"rate": 1e-07, "kind": "on", "note": "a: b", "depth": None}))
-      - rate: 1e-07
-        kind: on
-        note: "a: b"
-        depth: null
-    """
-    lines = [f"{_scalar(name)}: {_scalar(value)}" for name, value in config.items()]
-    return "  - " + "\n    ".join(lines or ["{}"])
-
-
-def _scalar(value: Any) -> str:
-    """The plainest text that YAML reads as this value."""
-    plain = json.dumps(value)
-    if not isinstance(value, str):
-        return plain
-    try:
-        return value if value.isprintable() and parse_yaml(value) == value else plain
-    except YAMLError:
-        return plain
 
 
 def parse_yaml(text: str) -> Any:

@@ -57,6 +57,9 @@ PAGE = 1_000
 FEW = 100
 """How many runs one filter names; MLflow's parser slows down with the length of the filter."""
 
+UNLISTED = "mlflow.experiment.isGateway"
+"""A tag by which MLflow's UI leaves an experiment out of its list: docs/decisions/0015-mlflow-ui.md."""
+
 CLAIMED = "Changing param values is not allowed"
 """How MLflow says that a param holds another value; its error code is shared with other mistakes."""
 
@@ -183,7 +186,7 @@ class MlflowStore:
         """Ask for next to nothing, to see whether the store answers."""
         self._call(lambda: self._client.search_experiments(max_results=1))
 
-    def experiment(self, name: str, *, create: bool, restore: bool = False) -> str | None:
+    def experiment(self, name: str, *, create: bool, restore: bool = False, unlisted: bool = False) -> str | None:
         found = self._call(lambda: self._client.get_experiment_by_name(name))
         if found is None:
             if not create:
@@ -191,6 +194,7 @@ class MlflowStore:
             root = self.artifact_root
             location = None if root is None else (root / _as_folder(name)).absolute().as_uri()
             tags = {"mlflow.experimentKind": "custom_model_development"}  # opens the UI on runs, not on traces
+            tags |= {UNLISTED: "true"} if unlisted else {}
             try:
                 return str(self._call(lambda: self._client.create_experiment(name, location, tags)))
             except TrackingRefusal as error:
@@ -206,6 +210,8 @@ class MlflowStore:
                 f"{name!r} was deleted in MLflow",
                 f"restore it (mlflow experiments restore --experiment-id {found.experiment_id}) or choose another name",
             )
+        if unlisted and UNLISTED not in found.tags:  # made by an earlier version
+            self._call(lambda: self._client.set_experiment_tag(found.experiment_id, UNLISTED, "true"))
         return str(found.experiment_id)
 
     def experiments(self) -> list[str]:

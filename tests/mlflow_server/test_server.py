@@ -31,8 +31,8 @@ from hpo_core.ledger.tags import CHECKPOINT, CHECKPOINT_NAME, SNAPSHOT_FOLDER
 from hpo_core.study.file import study_from
 from hpo_core.tracking.connection import connect
 from hpo_flows.api import open_ledger, run
-from hpo_flows.base.progress import StudyResult
 from hpo_flows.objectives.reference import Objective
+from hpo_flows.results import StudyResult
 from mlflow_server import sizing
 from mlflow_server.__main__ import main
 from mlflow_server.artifacts import Bucket, Folder

@@ -42,7 +42,7 @@ def scratch(store: Store, spec: StudySpec | None) -> Iterator[Finding]:
             store, and gets its metric and its longest values.
     """
     experiment = None if spec is None else store.experiment(spec.experiment, create=False)
-    experiment = experiment or store.experiment(CLAIMS, create=True)
+    experiment = experiment or store.experiment(CLAIMS, create=True, unlisted=True)
     assert experiment is not None
     run = store.create_run(experiment, "hpo doctor", {Tag.ROLE: "scratch"})
     try:

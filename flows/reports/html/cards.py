@@ -10,10 +10,11 @@ from typing import Any
 import numpy as np
 
 from hpo_core.history.trial import Trial
+from hpo_flows.reports.ending import as_yaml
 from hpo_flows.reports.html.figures.axes import short
 from hpo_flows.reports.html.figures.importance import FEWEST, METHOD
 from hpo_flows.reports.html.figures.past import Past
-from hpo_flows.reports.html.findings import BEST, edges, failures, remarks, status, time_spent, yaml_of
+from hpo_flows.reports.html.findings import BEST, edges, failures, remarks, status, time_spent
 from hpo_flows.reports.html.place import Place
 from hpo_flows.reports.text import duration, fidelity_name, metric_value, number, show
 
@@ -112,7 +113,7 @@ def best_configuration(past: Past, place: Place | None) -> str:
     extent = f" at {fidelity_name(past.spec)} {best.fidelity:g}" if best.fidelity is not None else ""
     caption = f"Trial {best.number}: {past.spec.metric} = {number(metric_value(past.spec, best))}{extent}."
     body = (
-        f'<pre id="best-yaml">{escape(yaml_of(best.config))}</pre><div class="row">'
+        f'<pre id="best-yaml">{escape(chr(10).join(as_yaml(best.config)))}</pre><div class="row">'
         f'<button class="copy main" data-from="best-yaml">Copy YAML</button>'
         f'<button class="more" data-trial="{best.number}">trial {best.number}</button>'
         f"{run_link(place, best.run_id, 'MLflow')}</div>"

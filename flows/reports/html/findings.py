@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 
 from hpo_core.history.trial import Trial
-from hpo_core.space.configuration import Config, Scalar, scalar_key
+from hpo_core.space.configuration import Scalar, scalar_key
 from hpo_core.space.parameters import Listed
 from hpo_flows.reports.html.figures.durations import lanes
 from hpo_flows.reports.html.figures.past import Past
@@ -21,32 +20,6 @@ FEWEST_ALIKE = 3
 """So many failed trials with one value in common say something about that value."""
 
 _NUMBERS = re.compile(r"[\w.+-]*\d[\w.+-]*")
-
-_PLAIN_KEY = re.compile(r"[A-Za-z_][A-Za-z0-9_./-]*")
-
-_WORDS = frozenset({"true", "false", "null", "yes", "no", "on", "off", "y", "n"})
-"""Keys that some readers of YAML do not take for text."""
-
-
-def yaml_of(config: Config) -> str:
-    """A configuration as YAML that readers of YAML 1.1 and 1.2 take for the same.
-
-    >>> print(yaml_of({"rate": 1e-05, "kind": "no", "on": None}))
-    rate: 1.0e-05
-    kind: "no"
-    "on": null
-    """
-    return "\n".join(f"{_key(name)}: {_value(value)}" for name, value in config.items())
-
-
-def _key(name: str) -> str:
-    plain = _PLAIN_KEY.fullmatch(name) and name.lower() not in _WORDS
-    return name if plain else json.dumps(name, ensure_ascii=False)
-
-
-def _value(value: Scalar) -> str:
-    text = json.dumps(value, ensure_ascii=False)
-    return re.sub(r"^(-?\d+)e", r"\1.0e", text) if isinstance(value, float) else text
 
 
 def status(past: Past) -> tuple[str, str]:

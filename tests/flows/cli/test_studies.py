@@ -15,14 +15,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 
 from hpo_core.ledger.ledger import Ledger, Report
 from hpo_core.ledger.store import FAILED, FINISHED, KILLED
 from hpo_core.ledger.tags import Tag
 from hpo_core.lineage.opening import open_study
-from hpo_core.study.yaml import as_item, parse_yaml
+from hpo_core.study.yaml import parse_yaml
 from hpo_core.tracking.connection import connect
 from hpo_flows.cli.studies import ago
 from tests.conftest import MlflowServer
@@ -289,12 +287,3 @@ def test_best_as_yaml_is_a_first_configuration(
     pasted = parse_yaml(capsys.readouterr().out)
     assert pasted == {"first": [{"value": 0.25, "score": "one\ntwo"}]}
     assert make_spec(space=SPACE, **pasted).first == pasted["first"]
-
-
-SCALARS = st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False, allow_infinity=False) | st.text()
-
-
-@given(config=st.dictionaries(st.text(min_size=1), SCALARS, min_size=1))
-def test_a_configuration_as_yaml_is_read_as_it_was(config: dict[str, Any]) -> None:
-    read = parse_yaml(f"first:\n{as_item(config)}")["first"][0]
-    assert repr(read) == repr(config)

@@ -18,8 +18,8 @@ from hpo_core.selection.evaluation import Fold
 from hpo_core.study.spec import StudySpec
 from hpo_core.tracking.connection import connect
 from hpo_flows.api import open_ledger
-from hpo_flows.base.progress import StudyResult
 from hpo_flows.cli.look import best
+from hpo_flows.results import StudyResult
 from tests.conftest import PATIENCE, ModelServer, wait_until
 from tests.objectives import _wine
 from tests.studies import _somewhere_else as _somewhere_else

@@ -65,7 +65,15 @@ def test_what_mlflow_shows(tmp_path: Path) -> None:
     curve = client.get_metric_history(child.info.run_id, "curve")
     assert [(point.step, point.value) for point in curve] == [(0, 0.0), (1, 1.0), (2, 2.0)]
     tags = child.data.tags
-    assert {"hpo.strategy", "hpo.seed", "hpo.history", "hpo.task_run", "hpo.lease"} <= tags.keys()
+    assert {tag for tag in tags if tag.startswith("hpo.")} - {"hpo.task_run_url"} == {
+        *("hpo.role", "hpo.study", "hpo.number", "hpo.strategy", "hpo.proposal", "hpo.result"),
+        *("hpo.owner", "hpo.lease", "hpo.task_run"),
+    }
+    said = tags["mlflow.note.content"]
+    assert said.startswith(f"**loss {best.loss:.6g}**\n\nProposed by ")
+    assert said.endswith(
+        f"[study](#/experiments/{parent.info.experiment_id}/runs/{parent.info.run_id}?workflowType=machine_learning)"
+    )
 
 
 def test_any_proposal_can_be_replayed_from_what_mlflow_keeps() -> None:

@@ -15,8 +15,8 @@ from urllib.parse import urlencode
 import pytest
 
 from hpo_flows.api import run_study
-from hpo_flows.base.progress import StudyResult
 from hpo_flows.reports.links import run_url, trials_url
+from hpo_flows.results import StudyResult
 from tests.browser import browsing, needs_chromium
 from tests.conftest import PATIENCE, MlflowServer
 

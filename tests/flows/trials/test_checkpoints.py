@@ -16,9 +16,9 @@ from hpo_core.ledger.tags import CHECKPOINT
 from hpo_core.study.file import study_from
 from hpo_core.study.spec import StudySpec
 from hpo_flows.api import open_ledger, run
-from hpo_flows.base.progress import StudyResult
 from hpo_flows.objectives.messages import Report
 from hpo_flows.objectives.reference import Objective
+from hpo_flows.results import StudyResult
 from hpo_flows.trials.checkpoints import inherited, pack, packed, unpack
 from hpo_flows.workers.job import Job
 from hpo_flows.workers.pool import WorkerPool

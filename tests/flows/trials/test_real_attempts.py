@@ -12,8 +12,8 @@ import pytest
 
 from hpo_core.history.trial import TrialState
 from hpo_core.tracking.mlflow_store import MlflowStore
-from hpo_flows.base.progress import StudyResult
 from hpo_flows.objectives.context import TrialContext
+from hpo_flows.results import StudyResult
 from hpo_flows.trials import recorder
 from tests.conftest import MlflowServer, wait_until
 from tests.studies import _somewhere_else as _somewhere_else

@@ -16,11 +16,11 @@ from hpo_core.base.errors import InputError
 from hpo_core.lineage.opening import find_study
 from hpo_core.study.spec import StudySpec
 from hpo_core.tracking.connection import connect
-from hpo_flows.base.progress import StudyResult
 from hpo_flows.cli import manage as cli
 from hpo_flows.loop.stages import Stages
 from hpo_flows.objectives.context import TrialContext
 from hpo_flows.objectives.messages import Artifact, Report
+from hpo_flows.results import StudyResult
 from tests.conftest import PATIENCE, ModelServer, wait_until
 from tests.flows.loop.test_final import nested
 from tests.objectives import _wine

@@ -25,7 +25,7 @@ from hpo_core.ledger import ownership
 from hpo_core.ledger.ledger import Report
 from hpo_core.ledger.ownership import LEASE_SECONDS
 from hpo_core.ledger.store import FINISHED, Metric
-from hpo_core.ledger.tags import Tag
+from hpo_core.ledger.tags import Tag, unfold
 from hpo_core.lineage import opening
 from hpo_core.lineage.opening import open_study
 from hpo_core.study.file import study_from
@@ -164,9 +164,10 @@ class Claims(InterleavedFlows):
         numbers = sorted(int(key.removeprefix("trial.")) for key in holder.params)
         assert numbers == list(range(len(numbers))), "a gap"
         claimed = [self.store.runs[run] for run in holder.params.values()]
-        fresh = [run.tags["hpo.config"] for run in claimed if "hpo.retry_of" not in run.tags]
+        tags = [unfold(run.tags) for run in claimed]
+        fresh = [each["hpo.config"] for each in tags if "hpo.retry_of" not in each]
         assert len(set(fresh)) == len(fresh), "a configuration twice"
-        retried = [run.tags["hpo.retry_of"] for run in claimed if "hpo.retry_of" in run.tags]
+        retried = [each["hpo.retry_of"] for each in tags if "hpo.retry_of" in each]
         assert len(set(retried)) == len(retried), "a trial retried twice"
         assert all(run.id not in self.store.deleted for run in claimed), "a claimed run was deleted"
 

@@ -20,8 +20,8 @@ from hpo_core.lineage.opening import find_study
 from hpo_core.study.file import override_spec
 from hpo_core.tracking.connection import connect
 from hpo_flows.api import open_ledger, run
-from hpo_flows.base.progress import StudyResult
 from hpo_flows.objectives.reference import Objective
+from hpo_flows.results import StudyResult
 from tests.studies import ROOT
 from tests.studies import _somewhere_else as _somewhere_else
 

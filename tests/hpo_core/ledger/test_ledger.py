@@ -14,11 +14,12 @@ import pytest
 from mlflow import MlflowClient
 
 from hpo_core.base.errors import InputError, StudyConflict, TrackingError, TrackingRefusal
+from hpo_core.history.history import History
 from hpo_core.history.trial import Proposal, Trial, TrialState
 from hpo_core.ledger import ownership
 from hpo_core.ledger.ledger import Ledger, Report
 from hpo_core.ledger.store import FAILED, FINISHED, Dataset, Metric, Store
-from hpo_core.ledger.tags import CLAIMS, Tag
+from hpo_core.ledger.tags import CLAIMS, Tag, unfold
 from hpo_core.lineage import opening
 from hpo_core.lineage.opening import find_study, open_study
 from hpo_core.study.file import study_from
@@ -477,3 +478,15 @@ def test_a_number_that_the_store_fails_over_is_refused_and_not_asked_for_ever(
         store.with_patience(0.0).log(run.id, [Metric("loss", 1.0, 1, 10**20)], {}, {})
     store.log(run.id, [Metric("loss", 1.0, 1, 2**63 - 1)], {}, {})
     assert store.get(run.id).metrics == {"loss": 1.0}
+
+
+def test_a_trial_has_few_tags_and_says_where_it_comes_from(store: Store) -> None:
+    ledger = open_study(store, make_spec(strategy="random"))
+    trial = reserve(ledger)
+    tags = store.get(trial.run_id).tags
+    ours = {key.removeprefix("hpo.") for key in tags if key.startswith("hpo.")}
+    assert ours == {"role", "study", "number", "strategy", "proposal", "owner", "lease"}
+    assert tags["mlflow.note.content"].startswith("Proposed by random: by no model.\n\nTrial 0 of the study [")
+    told = unfold(tags)
+    assert (told[Tag.SEED], told[Tag.HISTORY]) == (str(ledger.spec.seed), History().digest)
+    assert trial.notes == {"strategy": "random"}

@@ -26,9 +26,9 @@ from hpo_core.selection.milestones import Milestones
 from hpo_core.study.file import study_from
 from hpo_core.study.spec import StudySpec
 from hpo_flows.api import open_ledger, run
-from hpo_flows.base.progress import StudyResult
 from hpo_flows.objectives.messages import Report
 from hpo_flows.objectives.reference import Objective
+from hpo_flows.results import StudyResult
 from hpo_flows.trials import recorder
 from hpo_flows.trials.judge import Judge, Rungs
 from hpo_flows.trials.recorder import TrialLog

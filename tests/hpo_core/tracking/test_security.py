@@ -214,6 +214,13 @@ OTHERS = [
     {"hpo.fidelity": "inf"},
     {"hpo.fidelity": "high"},
     {"hpo.schema": "2"},
+    {"hpo.proposal": "{"},
+    {"hpo.proposal": "null"},
+    {"hpo.proposal": '["hpo.config"]'},
+    {"hpo.proposal": "[" * 4_900},
+    {"hpo.proposal": '{"a":' * 900 + "1" + "}" * 900, "hpo.schema": "2"},
+    {"hpo.proposal": '{"config": {"x": NaN}}', "hpo.config": ""},
+    {"hpo.proposal": '{"config": [0.5]}', "hpo.config": ""},
 ]
 
 
@@ -377,7 +384,7 @@ def test_secrets_in_addresses_reach_nobody(tmp_path: Path) -> None:
 
 def test_secrets_stay_out_of_errors_and_of_what_is_printed(tmp_path: Path) -> None:
     from hpo_core.history.history import History
-    from hpo_flows.base.progress import StudyResult
+    from hpo_flows.results import StudyResult
 
     result = StudyResult(make_spec(), History(), "", f"http://user:{SECRET}@127.0.0.1:9", "run")
     assert SECRET not in repr(result)

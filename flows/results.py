@@ -1,0 +1,182 @@
+"""What a study came to, for scripts and notebooks: its best trial, its trials as a table, its model, its report."""
+
+from __future__ import annotations
+
+import shutil
+import tempfile
+import weakref
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from hpo_core.base import cards
+from hpo_core.base.errors import InputError
+from hpo_core.ledger.ledger import Ledger
+from hpo_core.ledger.tags import MODEL
+from hpo_core.lineage.opening import find_study
+from hpo_core.tracking.connection import connect
+from hpo_core.tracking.credentials import redact
+from hpo_flows.base.progress import Outcome
+from hpo_flows.reports.export import METRICS, PARAMS, rows
+from hpo_flows.reports.links import run_url
+from hpo_flows.reports.text import failed_line, metric_value, number, one_line, ranked, show, spread
+
+if TYPE_CHECKING:
+    import pandas
+
+    from hpo_core.history.history import History
+    from hpo_core.lineage.replay import Explanation
+    from hpo_flows.loop.stages import Stages
+
+TOP = 5
+"""How many trials a card shows."""
+
+
+@dataclass(frozen=True, repr=False)
+class StudyResult(Outcome):
+    """A study after a run, or as :func:`load_study` found it.
+
+    Attributes:
+        experiment_id: The experiment of its run.
+    """
+
+    experiment_id: str = field(default="", compare=False)
+
+    def trials_dataframe(self) -> pandas.DataFrame:
+        """All trials as a pandas table, one row each, by number.
+
+        The columns are those of ``hpo export``: ``number``, ``state``, ``value``, ``fidelity``, ``params.NAME``,
+        ``metrics.NAME``, ``start`` and ``end`` (UTC), ``seconds``, ``reason`` and ``run_id``.
+        """
+        import pandas
+
+        table = rows(self.spec, self.history)
+        params = [f"{PARAMS}{name}" for name in self.spec.space]
+        names = ["number", "state", "value", "fidelity", *params, f"{METRICS}{self.spec.metric}"]
+        names += ["start", "end", "seconds", "reason", "run_id"]
+        frame = pandas.DataFrame(table, columns=list(table[0]) if table else names)
+        moments = {name: pandas.to_datetime(frame[name], utc=True) for name in ("start", "end")}
+        numbers = [name for name in frame if name in ("value", "fidelity", "seconds") or name.startswith(METRICS)]
+        return frame.assign(**moments).astype(dict.fromkeys(numbers, "float64"))
+
+    def best_model(self) -> Any:
+        """The model that the best trial logged, loaded: a Keras model, a scikit-learn estimator, or MLflow's pyfunc.
+
+        With a final choice it is the winner's, trained for the test. A scikit-learn model is a pickle: loading it runs
+        code from whoever wrote it.
+
+        Raises:
+            ValueError: No trial is complete.
+            InputError: No model was logged, or it cannot be fetched.
+        """
+        from hpo_core.tracking.models import load_model
+
+        if self.best is None:
+            raise ValueError(f"study {self.spec.name!r} has no complete trial")
+        tested = "" if self.choice is None or self.choice.test is None else self.choice.test.run_id
+        store = connect(self.tracking_uri)
+        folder = Path(tempfile.mkdtemp(prefix="hpo-model-"))
+        try:
+            for run in filter(None, (tested, self.best.run_id)):
+                if (found := store.fetch(run, MODEL, folder)) is not None and (found / "MLmodel").is_file():
+                    model = load_model(found)
+                    weakref.finalize(model, shutil.rmtree, folder, True)  # some models read their files late
+                    return model
+        except BaseException:
+            shutil.rmtree(folder, ignore_errors=True)
+            raise
+        shutil.rmtree(folder, ignore_errors=True)
+        raise InputError(
+            f"study {self.spec.name!r}",
+            f"trial {self.best.number}, the best, has no artifact {MODEL!r} in MLflow",
+            "call trial.log_model(model, example) in the objective, and train this configuration again",
+        )
+
+    def report(self, folder: str | Path | None = None) -> Path:
+        """Write the report, ``report.html``, to a folder (``report-NAME`` by default) and return its path."""
+        from hpo_flows.reports.html.publish import write_report
+
+        return write_report(self.spec, self.history, Path(folder or f"report-{self.spec.name}"))
+
+    def explain(self, trial: int) -> Explanation:
+        """Why a trial has its configuration. Reads the study in MLflow.
+
+        Raises:
+            InputError: The study has no such trial.
+        """
+        from hpo_core.lineage.replay import explain
+
+        return explain(find_study(connect(self.tracking_uri), self.spec.name, self.spec.experiment), trial)
+
+    def _best_line(self) -> str:
+        if self.best is None:
+            return "no trial is complete"
+        winner = None if self.choice is None else self.choice.winner
+        value = number(self.best_value) if winner is None else f"{spread(self.spec, winner)} over its folds"
+        test = self.test_metrics.get(self.spec.metric)
+        return f"{value} (trial {self.best.number})" + ("" if test is None else f", on the test set {number(test)}")
+
+    def _counts(self) -> str:
+        history = self.history
+        return f"{len(history.complete)} complete, {failed_line(self.spec, history)}, {len(history.running)} running"
+
+    def __repr__(self) -> str:
+        return f"<StudyResult {self.spec.name!r}: {self.spec.metric} {self._best_line()}; {self._counts()}>"
+
+    def __str__(self) -> str:
+        spec, best = self.spec, self.best
+        config = {} if best is None else best.config
+        lines = {
+            "Study": f"{spec.name}: {spec.direction} {spec.metric} by {spec.strategy.name}",
+            "Best": self._best_line(),
+            "With": ", ".join(f"{name}={show(value)}" for name, value in config.items()) or "-",
+            "Trials": self._counts(),
+            "Ended": self.reason or "-",
+            "MLflow": f"run {self.run_id} in {redact(self.tracking_uri)}",
+        }
+        return "\n".join(f"{name + ':':8}{one_line(text)}" for name, text in lines.items())
+
+    def _repr_html_(self) -> str:
+        """A card for notebooks; sends no request."""
+        spec = self.spec
+        best = {} if self.best is None else self.best.config
+        names = list(spec.search_space.free)
+        table = [
+            (trial.number, metric_value(spec, trial), *(trial.config.get(name, "-") for name in names))
+            for trial in ranked(self.history)[:TOP]
+        ]
+        return cards.card(
+            f"{spec.name}: {spec.direction} {spec.metric}",
+            cards.facts({"best": self._best_line(), "trials": self._counts(), "ended": self.reason or "-"}),
+            cards.facts(best) if best else "",
+            cards.table(["trial", spec.metric, *names], table) if table else "",
+            cards.link(run_url(self.tracking_uri, self.experiment_id, self.run_id), "The study in MLflow"),
+        )
+
+
+def load_study(name: str, tracking_uri: str | None = None) -> StudyResult:
+    """Load a study that ran anywhere, with its final choice and its comparison with the champion. Trains nothing.
+
+    Args:
+        name: The study's name.
+        tracking_uri: An MLflow tracking URI; by default ``MLFLOW_TRACKING_URI``, or sqlite in the working folder.
+
+    Raises:
+        StudyUnknown: There is no study of this name.
+        TrackingError: MLflow does not answer.
+    """
+    from hpo_flows.loop.stages import Stages
+
+    ledger = find_study(connect(tracking_uri), name)
+    history, stages = ledger.load(), Stages(ledger)
+    stages.load(history)
+    status = ledger.study_run.status.lower()
+    return result_of(ledger, history, stages.search.reason or f"not yet; its run in MLflow is {status}", stages)
+
+
+def result_of(ledger: Ledger, history: History, reason: str, stages: Stages) -> StudyResult:
+    """The result of a study, from its trials and stages as last loaded."""
+    run = ledger.study_run
+    return StudyResult(
+        ledger.spec, history, reason, ledger.store.uri, run.id, stages.choice, stages.challenge, run.experiment
+    )
