@@ -70,7 +70,7 @@ def test_a_study_is_loaded_as_it_was_returned() -> None:
     loaded = hpo_flows.load_study("study")
     assert loaded == replace(result, reason=loaded.reason)
     assert loaded.choice is not None and loaded.choice.done and loaded.test_metrics == result.test_metrics
-    assert loaded.reason == "all 3 trials are started"
+    assert loaded.reason == "all 3 trials are done"
     assert f"over its folds (trial {result.best.number}), on the test set " in str(loaded)  # type: ignore[union-attr]
     assert isinstance(result, hpo_flows.StudyResult)
     model = loaded.best_model()

@@ -238,7 +238,7 @@ def test_watch_ends_with_the_study(tmp_path: Path) -> None:
     child = subprocess.Popen(command, stdout=subprocess.PIPE, text=True, cwd=tmp_path)
     assert child.stdout is not None
     first = child.stdout.readline()
-    assert first.startswith("study: running  |  trial 1 of 2  |  1 running")
+    assert first.startswith("study: running  |  1 of 2 trials done  |  1 running")
     finish(ledger, trial, 0.75)
     ledger.study.set_status(FINISHED)
     rest = child.stdout.read().splitlines()
