@@ -243,7 +243,7 @@ def test_watch_ends_with_the_study(tmp_path: Path) -> None:
     ledger.study.set_status(FINISHED)
     rest = child.stdout.read().splitlines()
     assert child.wait() == 0 and rest[-1].startswith(
-        "study: finished  |  trial 2 of 2  |  0 running  |  best score 0.75"
+        "study: finished  |  2 of 2 trials done  |  0 running  |  best score 0.75"
     )
     child.stdout.close()
 
