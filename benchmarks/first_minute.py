@@ -1,0 +1,165 @@
+"""The first minute of a new user: from a fresh clone to the first finished trial, and how soon each command answers.
+
+* install: `make tune` in a clone without an environment and with empty caches of packages, up to its first line, its
+  first finished trial and its end; and once more, when everything is installed.
+* parts: what must be waited for in any case, in the same environment: a bare Prefect flow that opens MLflow, and a bare
+  Python that imports TensorFlow and trains the first trial.
+* commands: each beside a bare script that imports mlflow and makes one `search_runs` on the same store.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import re
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+from benchmarks.measure import table
+
+ROOT = Path(__file__).resolve().parents[1]
+
+TRIAL = re.compile(r"\btrial\s+\d+\b.*\bval_accuracy\b")
+
+FLOW = """
+from mlflow import MlflowClient
+from prefect import flow
+
+@flow
+def bare():
+    client = MlflowClient("sqlite:///bare.db")
+    client.create_run(client.create_experiment("bare"))
+
+bare()
+"""
+
+TRAINING = """
+import sys
+from pathlib import Path
+sys.path.insert(0, {root!r})
+from examples.digits_cnn import train
+from hpo_flows.objectives.context import TrialContext
+config = {{"learning_rate": 0.001, "filters": 32, "optimizer": "adam"}}
+here = Path.cwd()
+train(TrialContext(config=config, number=0, seed=0, fidelity=None, scratch=here, outbox=here, send=lambda _: None))
+"""
+
+FLOOR = """
+from mlflow import MlflowClient
+MlflowClient({uri!r}).search_runs(["1"], max_results=50)
+"""
+
+COMMANDS = (
+    "--version", "--help", "init fresh", "validate nothing.yaml", "list", "status nothing", "best nothing",
+    "explain nothing 1", "export nothing", "stop nothing",
+)  # fmt: skip
+
+STUDY = """
+name: nothing
+objective: nothing:train
+metric: loss
+direction: minimize
+space: {x: {type: float, low: 0, high: 1}}
+stop: {trials: 10}
+"""
+
+
+def moments(command: Sequence[str], folder: Path, environment: Mapping[str, str]) -> list[float]:
+    """Seconds to the first line, to the first finished trial, and to the end of `make tune`."""
+    began = time.monotonic()
+    first = trial = 0.0
+    with subprocess.Popen(
+        command, cwd=folder, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+    ) as process:
+        assert process.stdout is not None
+        for line in process.stdout:
+            if "hpo tune" in line or "requirements/" in line or line.startswith("touch"):
+                continue  # what make says
+            first = first or time.monotonic() - began
+            if not trial and TRIAL.search(line):
+                trial = time.monotonic() - began
+    if process.returncode:
+        sys.exit(f"{' '.join(command)} ended with {process.returncode}")
+    return [first, trial, time.monotonic() - began]
+
+
+def seconds(command: Sequence[str], folder: Path, environment: Mapping[str, str], times: int = 3) -> float:
+    taken = []
+    for _ in range(times):
+        shutil.rmtree(folder / "fresh", ignore_errors=True)
+        began = time.monotonic()
+        subprocess.run(command, cwd=folder, env=environment, check=True, capture_output=True)
+        taken.append(time.monotonic() - began)
+    return median(taken)
+
+
+def size(folder: Path) -> float:
+    """Gigabytes on disk."""
+    return sum(path.lstat().st_size for path in folder.rglob("*") if path.is_file() and not path.is_symlink()) / 1e9
+
+
+def clean(folder: Path) -> dict[str, str]:
+    """The environment of a new user, whose caches are empty and lie in a folder."""
+    kept = {key: value for key, value in os.environ.items() if not key.startswith(("MLFLOW_", "PREFECT_", "PYTHON"))}
+    caches = {"UV_CACHE_DIR": "uv", "PIP_CACHE_DIR": "pip", "PREFECT_HOME": "prefect"}
+    caches = {name: str(folder / path) for name, path in caches.items()}
+    return kept | caches
+
+
+def install(folder: Path) -> Path:
+    """Clone, install and tune; prints the table, and returns the clone."""
+    clone, environment = folder / "clone", clean(folder)
+    subprocess.run(["git", "clone", "--quiet", str(ROOT), str(clone)], check=True)
+    rows: list[list[Any]] = [["from the clone", *moments(["make", "tune"], clone, environment)]]
+    for path in (clone / "mlflow.db", clone / "mlartifacts"):
+        (shutil.rmtree if path.is_dir() else os.remove)(path)
+    rows.append(["once more", *moments(["make", "tune"], clone, environment)])
+    python = str(clone / ".venv" / "bin" / "python")
+    parts = [
+        seconds([python, "-c", FLOW], folder, environment, 1),
+        seconds([python, "-c", TRAINING.format(root=str(clone))], folder, environment, 1),
+    ]
+    shown = [[name, *(f"{each:.1f} s" for each in taken)] for name, *taken in rows]
+    print(table(["make tune", "first line", "first trial", "end"], shown))
+    print(f"\n.venv: {size(clone / '.venv'):.2f} GB. Bare flow {parts[0]:.1f} s, bare training {parts[1]:.1f} s.")
+    print(f"The first trial of the second run takes {rows[1][2] / max(parts):.2f} of the longer one.\n")
+    return clone
+
+
+def commands(folder: Path, python: str) -> None:
+    environment = clean(folder)
+    (folder / "nothing.yaml").write_text(STUDY, encoding="utf-8")
+    (folder / "nothing.py").write_text("def train(trial):\n    return trial.config['x']\n", encoding="utf-8")
+    hpo = str(Path(python).with_name("hpo"))
+    tuned = seconds([hpo, "tune", "nothing.yaml"], folder, environment, 1)
+    floor = seconds([python, "-c", FLOOR.format(uri=f"sqlite:///{folder}/mlflow.db")], folder, environment)
+    rows = [["floor", f"{floor:.2f} s", "1"]]
+    rows.append(["tune (10 trials that do nothing)", f"{tuned:.2f} s", f"{tuned / floor:.2f}"])
+    for each in COMMANDS:
+        taken = seconds([hpo, *each.split()], folder, environment)
+        rows.append([each, f"{taken:.2f} s", f"{taken / floor:.2f}"])
+    print(table(["command", "median of 3", "of the floor"], rows))
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser.add_argument("--only", choices=["install", "commands"], help="measure one of the two")
+    given = parser.parse_args()
+    with tempfile.TemporaryDirectory() as made:
+        folder, python = Path(made), sys.executable
+        if given.only != "commands":
+            python = str(install(folder) / ".venv" / "bin" / "python")
+        if given.only != "install":
+            (folder / "studies").mkdir()
+            commands(folder / "studies", python)
+
+
+if __name__ == "__main__":
+    main()
