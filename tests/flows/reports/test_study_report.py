@@ -314,7 +314,7 @@ def test_the_report_says_why_the_study_ended_as_far_as_its_trials_tell() -> None
     done, failed, running = TrialState.COMPLETE, TrialState.FAILED, TrialState.RUNNING
     assert told([]) == ("empty", "It has no trial yet")
     assert told([done, running]) == ("running", "1 trial is running")
-    assert told([done, running], stop={"trials": 2})[1].endswith("no other will start: all 2 trials are done")
+    assert told([done, running], stop={"trials": 2})[1].endswith("no other will start: all 2 trials are started")
     assert told([done, done], stop={"trials": 2}) == ("ended", "It ended: all 2 trials are done")
     assert told([failed] * 3) == ("ended", "It ended: every trial failed with the same error")
     assert told([done], stop={"minutes": 5})[0] == "paused"
