@@ -20,7 +20,9 @@ from tests.studies import environment
 
 
 @pytest.mark.usefixtures("prefect_server")
-@pytest.mark.parametrize("kind", [Kind.FUNCTION, Kind.SKLEARN, pytest.param(Kind.KERAS, marks=pytest.mark.slow)])
+@pytest.mark.parametrize(
+    "kind", [Kind.FUNCTION, *(pytest.param(kind, marks=pytest.mark.slow) for kind in (Kind.SKLEARN, Kind.KERAS))]
+)
 def test_what_it_writes_runs_as_it_stands(kind: Kind, tmp_path: Path) -> None:
     env = environment()
 

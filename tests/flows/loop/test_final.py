@@ -87,7 +87,6 @@ def test_the_winner_is_named_by_its_folds_tested_once_and_can_be_served(tmp_path
         "pictures/roc_curve.png",
     }
     assert not client.list_artifacts(winner.run_id)  # of the best, and that is decided only now
-    mlflow.set_tracking_uri(result.tracking_uri)
     model = mlflow.pyfunc.load_model(f"runs:/{choice.test.run_id}/model")
     X, y = _wine()
     assert np.mean(model.predict(X) == y) > 0.8
