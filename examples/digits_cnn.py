@@ -95,6 +95,7 @@ def train(trial: TrialContext) -> dict[str, float]:
         epochs=EPOCHS if trial.fidelity is None else int(trial.fidelity),
         validation_data=validation,
         callbacks=[Report(trial, epoch)],
+        shuffle=False,  # the batches are
         verbose=0,
     )
     if trial.fidelity is not None:

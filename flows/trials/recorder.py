@@ -20,7 +20,7 @@ from hpo_core.ledger.tags import CHECKPOINT_KEPT, MODEL, NOTE, ON_BEST, RUNG, SN
 from hpo_core.selection.evaluation import Training
 from hpo_flows.objectives.messages import Artifact, DatasetUsed, FromObjective, Use
 from hpo_flows.objectives.messages import Report as Reported
-from hpo_flows.reports.text import number
+from hpo_flows.reports.text import number, one_line
 from hpo_flows.trials.judge import Judge
 from hpo_flows.trials.session import CHAMPION_FIELD, Session
 from hpo_flows.trials.trace import Trace
@@ -78,6 +78,8 @@ class TrialLog:
         match message:
             case Artifact(path, folder):
                 self._artifacts.append((Path(path), folder))
+                if Path(path).name == ON_BEST:
+                    self._warn_of_best(Path(path))
             case DatasetUsed(dataset):
                 self._datasets.append(dataset)
             case Use():
@@ -85,6 +87,12 @@ class TrialLog:
             case Reported(step, metrics, milestone):
                 return self._take_report(step, metrics, milestone)
         return True
+
+    def _warn_of_best(self, note: Path) -> None:
+        """Tell that the model of a trial, or whatever else was to be kept of the best, is missing; once per reason."""
+        with contextlib.suppress(OSError):
+            reason = one_line(note.read_text(encoding="utf-8").strip().splitlines()[-1])
+            self._session.warn(f"nothing is kept of the best trial: {reason} ({ON_BEST} in the trial's run has more)")
 
     def _take_report(self, step: int, metrics: Mapping[str, float], milestone: int | None) -> bool:
         now = self._trace.tick()

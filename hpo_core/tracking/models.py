@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from importlib.metadata import version
+from importlib.metadata import packages_distributions, version
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +26,7 @@ def save_model(model: Any, path: Path, example: Any) -> None:
 
     path.mkdir(parents=True)  # for Keras, MLflow writes the example before creating the folder
     # Without this, MLflow infers the requirements by loading the model in a subprocess and watching its imports.
-    needed = [f"{name}=={version(name)}" for name in ("tensorflow" if package == "keras" else "scikit-learn", "numpy")]
+    needed = [requirement_of(module) for module in ("tensorflow" if package == "keras" else "sklearn", "numpy")]
     settings: dict[str, Any] = {"input_example": example, "pip_requirements": needed}
     if package == "keras":
         import mlflow.keras
@@ -39,6 +39,18 @@ def save_model(model: Any, path: Path, example: Any) -> None:
         logging.getLogger("mlflow.sklearn").setLevel(logging.ERROR)  # it warns about pickle for every model
         settings["signature"] = infer_signature(example, model.predict(example))
         mlflow.sklearn.save_model(model, str(path), serialization_format="cloudpickle", **settings)
+
+
+def requirement_of(module: str) -> str:
+    """The requirement that installs a module as it is installed here.
+
+    A module may come from packages of several names: ``tensorflow`` from ``tensorflow`` or ``tensorflow-cpu``.
+
+    >>> requirement_of("numpy")  # doctest: +ELLIPSIS
+    'numpy==...'
+    """
+    package = packages_distributions()[module][0]
+    return f"{package.replace('_', '-')}=={version(package)}"
 
 
 def load_model(path: Path) -> Any:

@@ -20,10 +20,11 @@ from hpo_core.history.trial import Trial, TrialState
 from hpo_core.ledger.ledger import Ledger
 from hpo_core.ledger.spool import Spool
 from hpo_core.ledger.store import FAILED, FINISHED, RUNNING, Metric
+from hpo_core.ledger.tags import ON_BEST
 from hpo_core.lineage.opening import find_study, open_study
 from hpo_core.selection.evaluation import Training
 from hpo_core.study.file import study_from
-from hpo_flows.objectives.messages import Report
+from hpo_flows.objectives.messages import Artifact, Report
 from hpo_flows.objectives.reference import Objective
 from hpo_flows.trials import evaluate as evaluate_module
 from hpo_flows.trials import recorder
@@ -367,3 +368,15 @@ def test_a_metric_is_never_nan_in_a_history() -> None:
     ledger.store.set_status(trial.run_id, FINISHED)
     ledger.release(trial)
     assert now(ledger).metrics == {"loss": 1.0}
+
+
+def test_a_model_that_could_not_be_kept_is_told(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    ledger = opened(MemoryStore())
+    note = tmp_path / ON_BEST
+    note.write_text("Traceback (most recent call last):\nValueError: the example has no rows\n")
+    session = session_of(ledger, tmp_path, lambda supervisor: {})
+    record = recorder.TrialLog(session, Training(reserved(ledger)), {}, tmp_path)
+    with caplog.at_level(logging.WARNING, "hpo"):
+        for _ in range(2):
+            record.receive(Artifact(str(note), ""))
+    assert caplog.text.count("ValueError: the example has no rows (on_best.txt in the trial's run has more)") == 1
