@@ -42,7 +42,8 @@ def children(pid: int) -> list[int]:
     return [each for child in found for each in (int(child), *children(int(child)))]
 
 
-@pytest.mark.parametrize("number", [pytest.param(signal.SIGINT, marks=pytest.mark.slow), signal.SIGTERM])
+@pytest.mark.slow
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_the_address_is_said_once_it_answers_and_a_signal_ends_mlflow_too(number: signal.Signals) -> None:
     ledger, port = begun(), free_port()
     process = subprocess.Popen([*HPO, "ui", ledger.spec.name, "--port", str(port)], stdout=subprocess.PIPE, text=True)

@@ -300,7 +300,9 @@ def test_what_trials_print_is_kept_with_their_runs(
     ]
 
 
-@pytest.mark.parametrize("how", ["SIGKILL", pytest.param("SIGTERM", marks=pytest.mark.slow), "SIGINT"])
+@pytest.mark.parametrize(
+    "how", ["SIGKILL", *(pytest.param(how, marks=pytest.mark.slow) for how in ("SIGTERM", "SIGINT"))]
+)
 def test_a_killed_flow_goes_on_where_it_was(tmp_path: Path, how: str) -> None:
     path = write_study(tmp_path, "gated", space=gated(tmp_path, 4), stop={"trials": 12})
     flow = start(path)
