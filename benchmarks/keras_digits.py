@@ -39,7 +39,7 @@ def build_model(hp: HyperParameters) -> Any:
 
 
 def bare(trial: TrialContext, epochs: int = 2) -> float:
-    """The training of a trial without anything around it; answers its last validation accuracy."""
+    """The training of a trial without anything around it; returns its last validation accuracy."""
     import keras
 
     keras.utils.set_random_seed(trial.seed)

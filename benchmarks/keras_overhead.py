@@ -26,7 +26,7 @@ from hpo_flows.objectives.context import TrialContext
 
 
 def timed(trial: TrialContext) -> dict[str, float]:
-    """Train one way or the other; answers processor and wall time in seconds."""
+    """Train one way or the other; returns processor and wall time in seconds."""
     epochs = int(trial.config["epochs"])  # type: ignore[arg-type]
     cpu, wall = time.process_time(), time.perf_counter()
     if trial.config["logged"]:

@@ -50,7 +50,7 @@ def new_process(uri: str, name: str) -> dict[str, Any]:
 
 
 def one_trial(ledger: Any) -> float:
-    """A round of the loop; answers how long the reservation took."""
+    """A round of the loop; returns how long the reservation took."""
     history = ledger.load()
     trials: list[Trial] = []
     taken = milliseconds(lambda: trials.append(reserve(ledger, history)))

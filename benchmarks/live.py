@@ -4,7 +4,7 @@
 
 A trial's noise is the seed of its folds and of its model; it differs from trial to trial. The incumbent is the trial of
 lowest observed loss, as it is for a user, but regret is measured by :func:`expected_loss`, the mean over seeds that no
-trial has. What it is measured from stands in ``live.json``: the lowest expected loss found among random configurations
+trial has. What it is measured from is in ``live.json``: the lowest expected loss found among random configurations
 and by a local search around the best of them, and the expected loss that ten random trials lead to on average.
 """
 

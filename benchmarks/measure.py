@@ -27,7 +27,7 @@ def milliseconds(call: Callable[[], Any]) -> float:
 
 
 def middle(call: Callable[[], Any], times: int) -> float:
-    """The median of so many calls, in milliseconds."""
+    """The median over a number of calls, in milliseconds."""
     return median(milliseconds(call) for _ in range(times))
 
 

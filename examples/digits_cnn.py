@@ -75,9 +75,9 @@ class Report(keras.callbacks.Callback):
 
 
 def train(trial: TrialContext) -> dict[str, float]:
-    """Train one configuration; answers its accuracy on the validation and the test images.
+    """Train one configuration; returns its accuracy on the validation and the test images.
 
-    In a study with a fidelity it trains for so many epochs, goes on where its parent trial ended, and leaves its own
+    In a study with a fidelity it trains for that many epochs, goes on where its parent trial ended, and leaves its own
     network for the trials after it. The order of the images follows from the seed and the epoch alone, so a training
     that was continued is the same as one that never paused.
     """

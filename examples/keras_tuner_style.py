@@ -2,7 +2,7 @@
 
     python -m examples.keras_tuner_style [FOLDER]
 
-Run it again and it goes on: the study stands in FOLDER (``mlflow.db``), or where MLFLOW_TRACKING_URI says.
+Run it again and it goes on: the study is stored in FOLDER (``mlflow.db``), or where MLFLOW_TRACKING_URI says.
 """
 
 from __future__ import annotations

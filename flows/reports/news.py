@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from hpo_core.study.spec import StudySpec
 
 MIN_ROOM = 16
-"""A configuration gets at least so many characters."""
+"""The fewest characters that a configuration gets."""
 
 
 class Ended(NamedTuple):

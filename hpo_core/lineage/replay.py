@@ -184,7 +184,7 @@ def _as_number(digest: str) -> int:
 
 
 def _orders(steps: Sequence[int], likely: int, wanted: int) -> Iterator[set[int]]:
-    """Sets of positions whose steps add up to what is wanted: the first so many, or nearly those."""
+    """Sets of positions whose steps add up to what is wanted: the first ones up to some position, or nearly those."""
     total, sums = 0, [0]
     for step in steps:
         total = (total + step) & _MASK

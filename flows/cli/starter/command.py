@@ -78,7 +78,7 @@ def _template(name: str) -> str:
 
 
 def _name(folder: Path) -> str:
-    """The study's name, after the folder, as it stands in the study file."""
+    """The study's name, after the folder, as written in the study file."""
     name = folder.absolute().resolve().name
     try:
         study_name(name)

@@ -47,7 +47,7 @@ def run_link(place: Place | None, run: str, text: str) -> str:
 
 
 def card(title: str, body: str, caption: str = "", span: int = 6) -> str:
-    """A card that takes so many of twelve columns on a wide screen."""
+    """A card that spans ``span`` of twelve columns on a wide screen."""
     told = f"<p>{escape(caption)}</p>" if caption else ""
     return f'<section class="card s{span}"><h3>{escape(title)}</h3>{told}{body}</section>'
 

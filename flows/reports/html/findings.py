@@ -14,10 +14,10 @@ from hpo_flows.reports.html.figures.past import Past
 from hpo_flows.reports.text import number
 
 BEST = 10
-"""So many of the best trials show where good values lie."""
+"""How many of the best trials are taken to show where good values lie."""
 
 FEWEST_ALIKE = 3
-"""So many failed trials with one value in common say something about that value."""
+"""How many failed trials must share a value before a remark blames it."""
 
 _NUMBERS = re.compile(r"[\w.+-]*\d[\w.+-]*")
 

@@ -26,7 +26,7 @@ LABEL = 15
 """Characters of a name above such an axis."""
 
 TOGETHER = 3
-"""Of so many of the most important parameters, every pair is drawn."""
+"""How many of the most important parameters are drawn against each other, in pairs."""
 
 FEWEST_FALL = 0.01
 """Beyond the first two, a parameter that matters less, or less than the spread, is not drawn with others."""
