@@ -70,7 +70,7 @@ def prepare(session: Session, training: Training, folder: Path) -> Prepared:
 
 
 def _may_be_stopped(spec: StudySpec, training: Training) -> bool:
-    """Whether the rule of early stopping applies. A configuration is trained again to the end, or its mean is not one."""
+    """Whether the rule of early stopping applies; repeats are trained to the end, so that they can be averaged."""
     return training.phase == "search" and training.trial.repeat_of is None
 
 

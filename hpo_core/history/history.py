@@ -50,7 +50,9 @@ def _merge(trial: Trial, repeats: Sequence[Trial]) -> Trial:
 
     It is not confirmed if one of them failed: what fails now and then is no configuration to rely on.
     """
-    alike = [t for t in repeats if t.state is TrialState.COMPLETE and t.fidelity == trial.fidelity and t.loss is not None]
+    alike = [
+        t for t in repeats if t.state is TrialState.COMPLETE and t.fidelity == trial.fidelity and t.loss is not None
+    ]
     if trial.loss is None or not alike:
         return trial
     observed = (trial.loss, *(t.loss for t in alike if t.loss is not None))

@@ -13,7 +13,7 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationIn
 from hpo_core.history.fidelity import Fidelity
 from hpo_core.selection.early_stopping import StopRule, make_rule
 from hpo_core.selection.final_choice import Rule, Selection
-from hpo_core.selection.repeats import SHARE, TOP
+from hpo_core.selection.repeats import SHARE, TOP, Repeats
 from hpo_core.space.configuration import plain
 from hpo_core.strategies.base import Strategy
 from hpo_core.strategies.make import make_strategy
@@ -124,8 +124,13 @@ class FinalSpec(Section):
 class RepeatsSpec(Section):
     """How much of the study trains the best configurations again; see :mod:`hpo_core.selection.repeats`."""
 
-    share: float = Field(SHARE, gt=0, le=0.5, description="The share of the trials that train a configuration again.")
+    share: float | None = Field(
+        None, gt=0, le=0.5, description="The share of the trials that does so; by default more in a short study."
+    )
     top: int = Field(TOP, ge=1, le=1000, description="How many of the best configurations are trained again.")
+
+    def make(self) -> Repeats:
+        return Repeats(SHARE if self.share is None else self.share, self.top, auto=self.share is None)
 
 
 class ChampionSpec(Section):
@@ -309,9 +314,9 @@ def check_rule(value: Any) -> Any:
 
 
 def check_repeats(value: Any) -> Any:
-    """YAML before 1.2 reads ``off`` as false, so false is taken for it."""
-    if value is False:
-        return "off"
-    if value is None or isinstance(value, Mapping | RepeatsSpec) or value in ("auto", "off"):
+    """``auto`` and ``off`` as what they stand for."""
+    if isinstance(value, Mapping | RepeatsSpec):
         return value
-    raise ValueError(f"{value!r} is neither auto nor off; give one of them, or {{share: {SHARE}, top: {TOP}}}")
+    if value not in ("auto", "off"):
+        raise ValueError(f"{value!r} is neither auto nor off; give one of them, or {{share: {SHARE}, top: {TOP}}}")
+    return {} if value == "auto" else None

@@ -19,6 +19,7 @@ from pydantic import (
     BeforeValidator,
     Field,
     ValidationInfo,
+    field_serializer,
     field_validator,
     model_validator,
 )
@@ -107,8 +108,8 @@ class StudySpec(Section):
     callbacks: list[Annotated[dict[str, dict[str, Any]], BeforeValidator(checked_callback)]] = Field(
         [], description="Keras callbacks, each {name: settings}; the objective gets them as trial.callbacks."
     )
-    repeats: Annotated[Literal["auto", "off"] | RepeatsSpec, BeforeValidator(check_repeats)] = Field(
-        "auto", description="Whether the best configurations are trained again before one is named the best."
+    repeats: Annotated[RepeatsSpec | None, BeforeValidator(check_repeats)] = Field(
+        RepeatsSpec(), description="auto, off, or how much of a noisy study trains its best configurations again."
     )
     final: FinalSpec | None = Field(None, description="How the winner is chosen; the incumbent where absent.")
     champion: ChampionSpec | None = Field(None, description="The registered model that the winner is held against.")
@@ -130,6 +131,10 @@ class StudySpec(Section):
         if not value:
             raise ValueError("the name is empty")
         return value
+
+    @field_serializer("repeats")
+    def _as_written(self, value: RepeatsSpec | None) -> Any:
+        return "off" if value is None else value
 
     @field_validator("metric")
     @classmethod
@@ -217,16 +222,12 @@ class StudySpec(Section):
     @cached_property
     def repeating(self) -> Repeats | None:
         """How configurations are trained again; None if none is, or if the final choice does it."""
-        if self.repeats == "off" or self.final is not None:
-            return None
-        if self.repeats == "auto":
-            return Repeats()
-        return Repeats(self.repeats.share, self.repeats.top, auto=False)
+        return None if self.repeats is None or self.final is not None else self.repeats.make()
 
     @property
     def reshuffles(self) -> bool:
         """Whether each trial has a split of its own, so that no configuration is fitted to the luck of one split."""
-        return self.repeats != "off"
+        return self.repeats is not None
 
     @property
     def full(self) -> float | None:
