@@ -13,6 +13,7 @@ from rich.text import Text
 from hpo_flows.reports.ending import as_yaml, model_lines
 from hpo_flows.reports.screens import say
 from hpo_flows.reports.text import (
+    certainty_lines,
     choice_line,
     choice_rows,
     failed_line,
@@ -27,7 +28,6 @@ from hpo_flows.reports.text import (
 
 if TYPE_CHECKING:
     from hpo_core.history.history import History
-    from hpo_core.history.trial import Trial
     from hpo_core.selection.final_choice import Choice
     from hpo_core.study.spec import StudySpec
     from hpo_flows.reports.ending import Places
@@ -53,17 +53,21 @@ def add_row(table: Table, *cells: str) -> None:
     table.add_row(*(Text(one_line(cell)) for cell in cells))
 
 
-def trials_table(spec: StudySpec, trials: Sequence[Trial], title: str, width: int | None = None) -> Table:
-    """Trials as rows, and as many parameters as fit; those in which the trials differ come first.
+def best_table(spec: StudySpec, history: History, title: str, width: int | None = None) -> Table:
+    """The best trials as rows, and as many parameters as fit; those in which the trials differ come first.
 
     Args:
         spec: The study.
-        trials: The trials.
+        history: Its trials.
         title: The table's title.
         width: The width of the screen; by default the terminal's.
     """
+    trials = ranked(history)[:TOP]
     cells: dict[str, list[str]] = {"trial": [str(trial.number) for trial in trials]}
     columns = [("trial", cells["trial"]), (spec.metric, [number(metric_value(spec, trial)) for trial in trials])]
+    if history.noise.deviation > 0:
+        columns.append(("±", [f"{history.standard_error(trial):.2g}" for trial in trials]))
+        columns.append(("trainings", [str(trial.observations) for trial in trials]))
     if any(trial.fidelity is not None for trial in trials):
         columns.append(
             (fidelity_name(spec), ["" if trial.fidelity is None else f"{trial.fidelity:g}" for trial in trials])
@@ -128,13 +132,15 @@ def print_summary(
     if best is None:
         say(console, "No trial is complete yet.")
     else:
-        console.print(trials_table(spec, ranked(history)[:TOP], f"Best trials by {spec.metric}", console.width))
+        console.print(best_table(spec, history, f"Best trials by {spec.metric}", console.width))
         if choice is None or choice.winner is None:
             say(console, f"Best: trial {best.number}")
+            for line in certainty_lines(spec, history):
+                say(console, f"  # {line}")
             for line in as_yaml(best.config):
                 say(console, f"  {line}")
             for name in sorted(best.metrics, key=lambda name: (name != spec.metric, not name.startswith("test"), name)):
-                if name == spec.metric or name.startswith("test"):
+                if (name == spec.metric and not best.observed) or name.startswith("test"):
                     say(console, f"  # {one_line(name)}: {number(best.metrics[name])}")
     if choice is not None and choice.standings:
         print_choice(spec, choice, console)
