@@ -96,11 +96,11 @@ class PrefectView:
         if self._first:
             self._first = False
             self.tell(f"{spec.name}: {status_line(spec, history, 0.0)}")
-        for ended in news:
-            self.tell(trial_line(spec, ended, ROOM))
         told, self._stage = self._stage, confirm_line(spec, history)
         if self._stage not in ("", told):
             self.tell(self._stage)
+        for ended in news:
+            self.tell(trial_line(spec, ended, ROOM))
 
     def _fail(self, error: Exception) -> None:
         self._failed = True

@@ -65,7 +65,7 @@ def _certainty(spec: StudySpec, history: History, trial: Trial, means: Mapping[i
     own = means.get(trial.number if trial.repeat_of is None else trial.repeat_of)
     if own is None or own.loss is None or trial.loss is None:
         return {"repeat_of": trial.repeat_of, "mean": None, "standard_error": None, "trainings": None}
-    error = history.standard_error(own)
+    error = history.noise.error(own)
     return {
         "repeat_of": trial.repeat_of,
         "mean": metric_value(spec, own),

@@ -10,6 +10,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from hpo_core.history.history import Noise
 from hpo_flows.reports.ending import as_yaml, model_lines
 from hpo_flows.reports.screens import say
 from hpo_flows.reports.text import (
@@ -34,6 +35,8 @@ if TYPE_CHECKING:
 
 TOP = 5
 
+QUIET = Noise()
+
 MAX_COLUMNS = 12
 
 FRAME = 3
@@ -53,20 +56,22 @@ def add_row(table: Table, *cells: str) -> None:
     table.add_row(*(Text(one_line(cell)) for cell in cells))
 
 
-def best_table(spec: StudySpec, history: History, title: str, width: int | None = None) -> Table:
-    """The best trials as rows, and as many parameters as fit; those in which the trials differ come first.
+def trials_table(
+    spec: StudySpec, trials: Sequence[Trial], title: str, width: int | None = None, noise: Noise = QUIET
+) -> Table:
+    """Trials as rows, and as many parameters as fit; those in which the trials differ come first.
 
     Args:
         spec: The study.
-        history: Its trials.
+        trials: The trials.
         title: The table's title.
         width: The width of the screen; by default the terminal's.
+        noise: How much the losses of one configuration differ.
     """
-    trials = ranked(history)[:TOP]
     cells: dict[str, list[str]] = {"trial": [str(trial.number) for trial in trials]}
     columns = [("trial", cells["trial"]), (spec.metric, [number(metric_value(spec, trial)) for trial in trials])]
-    if history.noise.deviation > 0:
-        columns.append(("±", [f"{history.standard_error(trial):.2g}" for trial in trials]))
+    if noise.deviation > 0:
+        columns.append(("±", [f"{noise.error(trial):.2g}" for trial in trials]))
         columns.append(("trainings", [str(trial.observations) for trial in trials]))
     if any(trial.fidelity is not None for trial in trials):
         columns.append(
@@ -99,6 +104,11 @@ def best_table(spec: StudySpec, history: History, title: str, width: int | None 
 
 def _breadth(column: tuple[str, Sequence[str]]) -> int:
     return max(map(cell_len, [column[0], *column[1]])) + FRAME
+
+
+def best_table(spec: StudySpec, history: History, title: str, width: int | None = None) -> Table:
+    """The best configurations as rows; see :func:`trials_table`."""
+    return trials_table(spec, ranked(history)[:TOP], title, width, history.noise)
 
 
 def choice_table(spec: StudySpec, choice: Choice) -> Table:

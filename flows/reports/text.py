@@ -103,8 +103,13 @@ def ranked(history: History) -> list[Trial]:
 
 def mean_text(spec: StudySpec, history: History, trial: Trial) -> str:
     """A trial's value, with its standard error if it is the mean of several trainings that differ."""
-    value, error = number(metric_value(spec, trial)), history.standard_error(trial)
-    return f"{value} ± {error:.2g}" if trial.observed and error > 0 else value
+    value, error = metric_value(spec, trial), history.noise.error(trial)
+    if value is None or not trial.observed or not 0 < error < math.inf:
+        return number(value)
+    if not 1e-6 < error < 1e6:
+        return f"{number(value)} ± {error:.2g}"
+    digits = max(1 - math.floor(math.log10(error)), 0)  # two significant ones of the error
+    return f"{value:.{digits}f} ± {error:.{digits}f}"
 
 
 def certainty_lines(spec: StudySpec, history: History) -> list[str]:

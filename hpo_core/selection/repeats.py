@@ -220,7 +220,7 @@ def winner_of(history: History) -> Winner | None:
     number = luckiest.number if luckiest.repeat_of is None else luckiest.repeat_of
     own = next((each for each in history.merged.complete if each.number == number), luckiest)
     luck = own.loss - luckiest.loss if own.loss is not None and own.observed else math.nan
-    return Winner(best, history.standard_error(best), luckiest, luck)
+    return Winner(best, history.noise.error(best), luckiest, luck)
 
 
 def trainings_of(history: History, trial: Trial) -> list[Trial]:

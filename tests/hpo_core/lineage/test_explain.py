@@ -113,7 +113,7 @@ def test_a_retry_and_a_first_configuration_say_so() -> None:
     ledger.store.log(trial.run_id, [], {}, {"hpo.lost": "died"})
     ledger.store.set_status(trial.run_id, "FAILED")
     again = reserve(ledger)
-    assert "Proposed by given by the study file (first)" in lines(ledger.spec, explain(ledger, 0))
+    assert "Given by the study file (first)" in lines(ledger.spec, explain(ledger, 0))
     assert "trial 0 again, which was lost (attempt 1)" in "\n".join(lines(ledger.spec, explain(ledger, again.number)))
 
 
