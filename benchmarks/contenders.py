@@ -32,10 +32,10 @@ class Contender(Protocol):
     def ask(self, n: int) -> list[Config]:
         """Up to ``n`` configurations, before any of their losses is told."""
 
-    def tell(self, losses: Sequence[float]) -> None:
-        """The losses of what was asked for last, in its order."""
+    def tell(self, losses: Sequence[float | None]) -> None:
+        """The losses of what was asked for last, in its order; None for failed trials."""
 
-    def history(self, trials: Sequence[tuple[Config, float]]) -> None:
+    def history(self, trials: Sequence[tuple[Config, float | None]]) -> None:
         """Trials that it did not propose."""
 
     def seconds(self) -> float:
@@ -75,12 +75,13 @@ class Ours:
         self.spent += time.process_time() - begin
         return list(self.asked)
 
-    def tell(self, losses: Sequence[float]) -> None:
+    def tell(self, losses: Sequence[float | None]) -> None:
         self.history(list(zip(self.asked, losses, strict=True)))
 
-    def history(self, trials: Sequence[tuple[Config, float]]) -> None:
+    def history(self, trials: Sequence[tuple[Config, float | None]]) -> None:
         for config, loss in trials:
-            self.done.append(Trial(len(self.done), config, TrialState.COMPLETE, loss))
+            state = TrialState.FAILED if loss is None else TrialState.COMPLETE
+            self.done.append(Trial(len(self.done), config, state, loss))
 
     def seconds(self) -> float:
         return self.spent
@@ -129,10 +130,10 @@ class Theirs:
         configs: list[Config] = self.process.send({"ask": n})
         return configs
 
-    def tell(self, losses: Sequence[float]) -> None:
+    def tell(self, losses: Sequence[float | None]) -> None:
         self.process.send({"tell": list(losses)})
 
-    def history(self, trials: Sequence[tuple[Config, float]]) -> None:
+    def history(self, trials: Sequence[tuple[Config, float | None]]) -> None:
         self.process.send({"history": list(trials)})
 
     def seconds(self) -> float:
