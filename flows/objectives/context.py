@@ -60,6 +60,7 @@ class TrialContext:
         phase: Phase = "search",
         fold: Fold | None = None,
         champion: Path | None = None,
+        reshuffle: bool = False,
     ) -> None:
         self.config, self.number, self.seed, self.scratch = config, number, seed, scratch
         self.callbacks = callbacks
@@ -68,7 +69,7 @@ class TrialContext:
         self._milestones, self._answer, self._judged, self._go_on = milestones, answer, -1, True
         self._read: set[str] = set()
         self._scratch_reason = ""
-        self._phase, self._fold = phase, fold
+        self._phase, self._fold, self._reshuffle = phase, fold, reshuffle
         self._champion_folder = champion
         self._on_best: list[Callable[[], object]] = []
         self._hypergradients = 0
@@ -148,12 +149,13 @@ class TrialContext:
         validation: float = 0.2,
         shuffle: bool = True,
         seed: int = 0,
+        reshuffle: bool | None = None,
     ) -> tuple[Rows, Rows]:
         """The rows to train on and the rows to score on, depending on the phase.
 
-        The search uses one fixed split of the development data, the final choice a fold of it. The winner's test and
-        the comparison with the champion train on all of it and score on the test data, which no other phase sees. The
-        split is the same for every trial of every study.
+        Each trial of the search has a split of the development data of its own, the final choice a fold of it. The
+        winner's test and the comparison with the champion train on all of it and score on the test data, which no other
+        phase sees. The test data are the same for every trial of every study.
 
         Args:
             data: The number of rows, or anything with that length.
@@ -163,6 +165,9 @@ class TrialContext:
             validation: The share of the development data on which the search is scored.
             shuffle: False for rows in order of time: the rows to score on then come after the rows to train on.
             seed: Gives another split of the same data.
+            reshuffle: False to give all trials of the search the same split, so that their losses differ by the
+                configuration alone, and the best one is fitted to that split. By default this is so in a study with
+                ``repeats: off``. Rows in order of time are never reshuffled. A promoted trial has its parent's split.
 
         Returns:
             Two arrays of row numbers.
@@ -181,6 +186,7 @@ class TrialContext:
             validation=validation,
             shuffle=shuffle,
             seed=seed,
+            reshuffle=self.seed if (self._reshuffle if reshuffle is None else reshuffle) else None,
         )
 
     def on_best(self, action: Callable[[], object]) -> None:

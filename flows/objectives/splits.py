@@ -1,9 +1,11 @@
 """Chooses the rows that an objective trains on and the rows it is scored on, in each phase of a study.
 
-The rows are divided once into test data and development data. The search sees only development data, in one fixed
-split. Fold ``k`` of the final choice is scored on the ``k``-th part of the development data and trained on the others.
-At the end the winner is trained on all development data and scored on the test data, and so is the champion that it is
-compared with. The search's validation rows are development data, too: the folds average out the luck of that split.
+The rows are divided once into test data and development data. The search sees only development data, each trial in a
+split of its own: where all share one, the search finds what suits the luck of that split (Nagler, Schneider, Bischl and
+Feurer 2024, "Reshuffling resampling splits can improve generalization of hyperparameter optimization",
+arXiv:2405.15393). Fold ``k`` of the final choice is scored on the ``k``-th part of the development data and trained on
+the others. At the end the winner is trained on all development data and scored on the test data, and so is the champion
+that it is compared with.
 
 numpy and scikit-learn are imported in the functions, so that the flow's process does not load them.
 """
@@ -32,8 +34,12 @@ def split(
     validation: float = 0.2,
     shuffle: bool = True,
     seed: int = 0,
+    reshuffle: int | None = None,
 ) -> tuple[Rows, Rows]:
-    """The rows to train on and the rows to score on; see :meth:`hpo_flows.TrialContext.split` for the arguments.
+    """The rows to train on and the rows to score on; see :meth:`hpo_flows.TrialContext.split` for the other arguments.
+
+    Args:
+        reshuffle: The seed of the search's split; None for one that depends on ``seed`` alone.
 
     Raises:
         ValueError: The arguments do not fit each other or the data; the message says which.
@@ -63,6 +69,8 @@ def split(
         return development, held_out
     if fold is not None:
         return _fold(development, labels, members, fold, shuffle, seed)
+    if reshuffle is not None:
+        seed = int(np.random.SeedSequence((seed, reshuffle)).generate_state(1)[0])
     return _holdout(development, labels, members, validation, shuffle, seed, "validation")
 
 

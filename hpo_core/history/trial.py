@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import math
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
@@ -16,6 +17,13 @@ HYPERGRADIENT = "hypergradient/"
 
 HYPERGRADIENT_NORM = "hypergradient_norm/"
 """Prefixes of the metrics that hold the derivative of the study's metric by a parameter, or that derivative's norm."""
+
+
+REPEAT_OF = "repeat_of"
+"""The note of a trial that trains the configuration of an earlier one again: that trial's number."""
+
+PURPOSE, PROBE, CONFIRM = "purpose", "probe", "confirm"
+"""Why a configuration is trained again, as the note ``purpose``: to see how noisy the objective is, or to decide."""
 
 
 class TrialState(StrEnum):
@@ -71,6 +79,9 @@ class Trial:
         rungs: Its losses at milestones, by number of steps; only early-stopping rules use them.
         start, end: Milliseconds since 1970, as stored by MLflow. For display only: no strategy may look at a clock.
         owner: The process responsible for it, as :class:`hpo_core.ledger.ownership.Owner` writes it; for display only.
+        observed: The losses of all trainings of its configuration, its own first, if there are several; ``loss`` is
+            then their mean. Only the trials of :attr:`hpo_core.history.history.History.merged` have it.
+        confirmed: Whether some of these were made to confirm the configuration.
     """
 
     number: int
@@ -90,6 +101,24 @@ class Trial:
     start: int = 0
     end: int | None = None
     owner: str = ""
+    observed: tuple[float, ...] = ()
+    confirmed: bool = False
+
+    @cached_property
+    def repeat_of(self) -> int | None:
+        """The number of the trial whose configuration it trains again; None if the configuration is its own."""
+        told = str(self.notes.get(REPEAT_OF, ""))  # of a tag, and so of anybody's making
+        return int(told) if re.fullmatch(r"[0-9]{1,6}", told) and int(told) < self.number else None
+
+    @property
+    def confirms(self) -> bool:
+        """Whether it trains a configuration again in order to decide which one is best."""
+        return self.repeat_of is not None and self.notes.get(PURPOSE) == CONFIRM
+
+    @property
+    def observations(self) -> int:
+        """How many trainings ``loss`` is the mean of."""
+        return len(self.observed) or 1
 
     @property
     def origin(self) -> str:
@@ -100,6 +129,9 @@ class Trial:
             attempt = str(notes.get("attempt", "0"))
             counted = "was interrupted" if attempt == "0" else f"was lost (attempt {attempt})"
             return f"trial {notes.get('retry_of')} again, which {counted}"
+        if self.repeat_of is not None:
+            why = "to confirm it" if self.confirms else "to see how noisy the objective is"
+            return f"trial {self.repeat_of} again, {why}"
         if strategy == "first":
             return "given by the study file (first)"
         picked = f"{strategy}, which picked {notes['picked']}" if "picked" in notes else strategy
@@ -124,6 +156,7 @@ class Trial:
         facts = [self.number, self.identity, self.state.value, self.loss, self.fidelity, self.parent]
         facts += [fidelity_key(self.requested_fidelity)] if self.stopped_early else []
         facts += [sorted(self.hypergradient.items())] if self.hypergradient else []
+        facts += [self.observed, self.confirmed] if self.observed else []
         return int.from_bytes(hashlib.blake2b(repr(tuple(facts)).encode(), digest_size=8).digest(), "big")
 
 

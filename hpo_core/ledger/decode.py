@@ -121,13 +121,13 @@ def _config_of(run: Run, space: SearchSpace) -> dict[str, Scalar]:
 
 
 def stored_spec(run: Run) -> StudySpec:
-    """Read the specification stored in a study's run.
+    """Read the specification stored in a study's run. Studies of versions without repeats are to have none.
 
     Raises:
         InputError: It is damaged.
     """
     try:
-        return study_from(json.loads(join_tag(Tag.SPEC, run.tags)))
+        return study_from({"repeats": "off", **json.loads(join_tag(Tag.SPEC, run.tags))})
     except (ValueError, RecursionError) as error:
         raise InputError(
             f"study run {run.id}", f"its stored specification cannot be used ({error})", "delete the run in MLflow"

@@ -141,7 +141,7 @@ so each milestone needs its own key."""
 NOTE = "mlflow.note.content"
 """The tag that MLflow shows as a run's description."""
 
-SEARCHED = {"strategy", "bracket", "rung"}
+SEARCHED = {"strategy", "bracket", "rung", "repeat_of"}
 """The notes of a proposal that are tags of their own."""
 
 TRIAL_TAGS = {

@@ -30,7 +30,7 @@ Rule = Literal["mean", "one_standard_error"]
 def finalists(history: History, top: int) -> list[Trial]:
     """The best trials of the search, at most one per configuration: highest fidelity first, then lowest loss."""
     ordered = sorted(
-        history.complete,
+        history.merged.complete,
         key=lambda trial: (-fidelity_key(trial.fidelity), trial.loss, trial.number),
     )
     best: dict[str, Trial] = {}
