@@ -71,7 +71,8 @@ class Ours:
 
     def ask(self, n: int) -> list[Config]:
         begin = time.process_time()
-        self.asked = [p.config for p in self.strategy.propose(self.space, History(self.done), n, seed=self.seed)]
+        seen = History(self.done).merged
+        self.asked = [p.config for p in self.strategy.propose(self.space, seen, n, seed=self.seed)]
         self.spent += time.process_time() - begin
         return list(self.asked)
 

@@ -1,114 +1,83 @@
 """What a study's answer is worth where losses are noisy: the true regret of the configuration that it returns.
 
-    python -m benchmarks.noise run bayesian tpe random peer:optuna_gp peer:optuna_tpe_multivariate --out noise.jsonl
+    python -m benchmarks.noise run bayesian bayesian+repeats random peer:optuna_gp peer:optuna_tpe_multivariate
     python -m benchmarks.noise table noise.jsonl
     python -m benchmarks.noise versus bayesian noise.jsonl
-    python -m benchmarks.noise small noise-small.jsonl
+    python -m benchmarks.noise run bayesian random --group small --trials 30 --out small.jsonl
+    python -m benchmarks.noise table small.jsonl --kinds returned --by-instance --at 10 20 30
 
-``run`` appends one JSON line a study, in two processes, and passes over studies that the file has. ``--group small``
-takes the problems without noise. True regret is 0 at the best known configuration and 1 where ten random trials lead.
-*Returned* is the trial of lowest observed loss; *best tried* is what an oracle would return. *Confirmed* is what is
-returned if the last part of the budget goes to repeats: the first trials of the same study are the search, and
-``next_repeat`` says which configuration is trained again. Names that end in ``+probe`` repeat the incumbent once within
-the search, as a study does that finds out whether its objective is noisy. Equal trial numbers of a seed have equal
-noise, so strategies are paired; intervals are 95 % over the means of instances, or over studies where so said.
+``run`` appends one JSON line a study, in two processes, and passes over studies that the file has. True regret is 0 at
+the best known configuration and 1 where ten random trials lead. *Returned* is the trial of lowest observed loss; *best
+tried* is what an oracle would return. *Confirmed* is what a study with ``repeats: auto`` returns, and only
+strategies whose name ends in ``+repeats`` have it: they repeat the best of the first trials to learn the noise, and the
+last part of each budget confirms what the first trials of the same study found. Equal trial numbers of a seed have equal noise, so
+strategies are paired.
 """
 
 from __future__ import annotations
 
 import argparse
-import functools
 import itertools
 import json
 import math
 import multiprocessing
 import sys
 from collections import defaultdict
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from scipy import stats
 
 from benchmarks import noisy_instances as instances
-from benchmarks.contenders import Contender, Contenders, PeerEnded
 from benchmarks import standings
+from benchmarks.contenders import Contender, Contenders, Ours, PeerEnded
 from benchmarks.measure import table as markdown
+from hpo_core.history.history import History
+from hpo_core.history.trial import Trial, TrialState
+from hpo_core.selection.repeats import Repeats
 
-from hpo_core.space.configuration import identity
-
-Config = Mapping[str, Any]
-Observed = Sequence[tuple[Config, float | None]]
-"""The trials of a study in order: configurations and losses, None for failed ones."""
+Line = Mapping[str, Any]
+"""A study of the results: strategy, instance, seed, processor seconds and trials."""
 
 CHECKPOINTS = (10, 20, 30, 50)
-PROBE = 11
-"""The number of the trial that is a repeat of the incumbent, in studies that measure their noise."""
-
-SHARE, TOP = 0.2, 4
-"""The share of a budget that goes to repeats, and how many configurations enter them."""
+REPEATS = "+repeats"
+WORST = 10.0
+"""What a study counts whose trials have all failed, and at most what any configuration counts."""
 
 
-def study(contender: Contender, instance: instances.Noisy, seed: int, trials: int, probe: bool) -> list[dict[str, Any]]:
-    """Runs one study: configuration, loss and true regret of each trial."""
-    done: list[tuple[Config, float | None]] = []
-    while len(done) < trials:
-        if probe and len(done) == PROBE:
-            config = min(done, key=lambda trial: math.inf if trial[1] is None else trial[1])[0]
-            done.append((config, instance.loss(config, 10_000 * seed + len(done))))
-            contender.history([done[-1]])
-            continue
-        asked = [instance.space.validated(config) for config in contender.ask(1)]
-        if not asked:
-            break
-        done.append((asked[0], instance.loss(asked[0], 10_000 * seed + len(done))))
-        contender.tell([done[-1][1]])
+def study(contender: Contender, instance: instances.Noisy, seed: int, trials: int, repeats: bool) -> list[Line]:
+    """Runs one study: configuration, loss, true regret and notes of each trial."""
+    history = History()
+    while len(history) < trials:
+        probe = Repeats().probe(history, None, trials) if repeats else None
+        if probe is not None:
+            trial = _trained(instance, seed, history, probe.config, probe.notes)
+            assert isinstance(contender, Ours)  # peers do not repeat
+            contender.done.append(trial)
+        else:
+            asked = [instance.space.validated(config) for config in contender.ask(1)]
+            if not asked:
+                break
+            trial = _trained(instance, seed, history, asked[0], {})
+            contender.tell([trial.loss])
+        history = history.with_trials([trial])
     return [
-        {"config": config, "loss": loss, "regret": round(min(instance.true_regret(config), 1e6), 6)}
-        for config, loss in done
+        {"config": t.config, "loss": t.loss, "regret": _true_regret(instance, t), "notes": dict(t.notes)}
+        for t in history
     ]
 
 
-def next_repeat(history: Observed, searched: int) -> Config:
-    """The configuration to train once more after ``searched`` trials of search: sequential halving over the best four.
-
-    All four are repeated once, then the better two by the mean of all their losses take turns.
-    """
-    means, _, configs = observations(history[:searched])
-    finalists = sorted(means, key=lambda key: means[key])[:TOP]
-    means, counts, _ = observations(history)
-    if len(history) - searched >= len(finalists):
-        finalists = sorted(finalists, key=lambda key: means[key])[: max(len(finalists) // 2, 1)]
-    return configs[min(finalists, key=lambda key: (counts[key], means[key]))]
+def _trained(
+    instance: instances.Noisy, seed: int, history: History, config: Mapping[str, Any], notes: Mapping[str, Any]
+) -> Trial:
+    number = history.next_number
+    loss = instance.loss(config, 10_000 * seed + number)
+    return Trial(number, config, TrialState.FAILED if loss is None else TrialState.COMPLETE, loss, notes=notes)
 
 
-def observations(history: Observed) -> tuple[dict[str, float], dict[str, int], dict[str, Config]]:
-    """The mean and the number of losses of each configuration that has one, and the configurations, by identity."""
-    losses: dict[str, list[float]] = defaultdict(list)
-    configs: dict[str, Config] = {}
-    for config, loss in history:
-        if loss is not None:
-            losses[identity(config)].append(loss)
-            configs[identity(config)] = config
-    return {k: math.fsum(v) / len(v) for k, v in losses.items()}, {k: len(v) for k, v in losses.items()}, configs
-
-
-def confirmed(instance: instances.Noisy, seed: int, trials: Sequence[Mapping[str, Any]], budget: int) -> float:
-    """The true regret of what is returned if the last part of a budget repeats what the trials before it found.
-
-    Of configurations that were repeated the lowest mean wins.
-    """
-    searched = budget - round(SHARE * budget)
-    history: list[tuple[Config, float | None]] = [(t["config"], t["loss"]) for t in trials[:searched]]
-    if not observations(history)[0]:
-        return 1e6
-    while len(history) < budget:
-        config = next_repeat(history, searched)
-        history.append((config, instance.loss(config, 10_000 * seed + len(history))))
-    means, counts, configs = observations(history)
-    winner = min((key for key in means if counts[key] > 1), key=lambda key: means[key])
-    return min(instance.true_regret(configs[winner]), 1e6)
+def _true_regret(instance: instances.Noisy, trial: Trial) -> float:
+    return round(min(instance.true_regret(trial.config), WORST), 6)
 
 
 def _studies(labels: Sequence[str], names: Sequence[str], trials: int, python: str | None, seed: int) -> list[Any]:
@@ -118,8 +87,8 @@ def _studies(labels: Sequence[str], names: Sequence[str], trials: int, python: s
         for label, name in itertools.product(labels, names):
             instance = instances.load(name)
             try:
-                contender = contenders.open(label.removesuffix("+probe"), instance.space, seed, trials)
-                found = study(contender, instance, seed, trials, label.endswith("+probe"))
+                contender = contenders.open(label.removesuffix(REPEATS), instance.space, seed, trials)
+                found = study(contender, instance, seed, trials, label.endswith(REPEATS))
             except PeerEnded as error:
                 print(f"{label} on {name}, seed {seed}: {error}", file=sys.stderr)
                 contenders.forget(label)
@@ -148,66 +117,84 @@ def _unpacked(work: tuple[Any, ...]) -> list[Any]:
     return _studies(*work)
 
 
-Studies = dict[tuple[str, int], Any]
-"""By instance and seed, true regret by checkpoint, shape ``(checkpoints,)``."""
+def _history(line: Line, at: int) -> History:
+    """The first trials of a study."""
+    return History(
+        Trial(
+            n, t["config"], TrialState.FAILED if t["loss"] is None else TrialState.COMPLETE, t["loss"], notes=t["notes"]
+        )
+        for n, t in enumerate(line["trials"][:at])
+    )
 
 
-def _returned(line: Mapping[str, Any], at: int) -> float:
-    trials = [t for t in line["trials"][:at] if t["loss"] is not None]
-    return float(min(trials, key=lambda t: t["loss"])["regret"]) if trials else 1e6
+def _returned(line: Line, at: int) -> float:
+    best = _history(line, at).luckiest
+    return WORST if best is None else float(line["trials"][best.number]["regret"])
 
 
-def _tried(line: Mapping[str, Any], at: int) -> float:
+def _tried(line: Line, at: int) -> float:
     return float(min(t["regret"] for t in line["trials"][:at]))
 
 
-def _confirmed(line: Mapping[str, Any], at: int) -> float:
-    return confirmed(instances.load(line["instance"]), line["seed"], line["trials"], at)
+def _confirmed(line: Line, at: int) -> float:
+    """What a study of ``at`` trials returns whose last trials confirm; NaN if none of so short a study do."""
+    repeats, instance = Repeats(), instances.load(line["instance"])
+    if not line["strategy"].endswith(REPEATS) or not repeats.confirmations(at):
+        return math.nan
+    history = _history(line, at - repeats.left(_history(line, at), at))
+    while len(history) < at and (again := repeats.confirm(history, None, at - len(history))) is not None:
+        history = history.with_trials([_trained(instance, line["seed"], history, again.config, again.notes)])
+    return WORST if history.incumbent is None else _true_regret(instance, history.incumbent)
 
 
 KINDS = {"returned": _returned, "best tried": _tried, "confirmed": _confirmed}
 
 
-def _regrets(lines: Sequence[Mapping[str, Any]], kind: str, checkpoints: Sequence[int]) -> dict[str, Studies]:
-    found: dict[str, Studies] = defaultdict(dict)
+def _regrets(lines: Sequence[Line], kind: str, checkpoints: Sequence[int]) -> standings.Regret:
+    """True regret by strategy and study, shape ``(checkpoints,)``."""
+    found: standings.Regret = defaultdict(dict)
     for line in lines:
-        values = [KINDS[kind](line, at) for at in checkpoints]
-        # A study whose trials all failed returns nothing; it counts as ten times what random trials lead to.
-        found[line["strategy"]][line["instance"], line["seed"]] = np.minimum(values, 10.0)
+        found[line["strategy"]][line["instance"], line["seed"]] = np.array(
+            [KINDS[kind](line, at) for at in checkpoints]
+        )
     return found
 
 
-def _interval(values: Any) -> list[str]:
+def _cells(values: Any, sign: str = "") -> list[str | None]:
     mean, half = standings.interval(values)
-    return [f"{m:.3f} ±{h:.3f}" for m, h in zip(mean, half, strict=True)]
+    return [None if math.isnan(m) else f"{m:{sign}.3f} ±{h:.3f}" for m, h in zip(mean, half, strict=True)]
+
+
+def _read(args: argparse.Namespace) -> list[Line]:
+    lines = standings.read(args.results)
+    return [line for line in lines if not args.strategies or line["strategy"] in args.strategies]
 
 
 def table(args: argparse.Namespace) -> None:
-    """Mean true regret by strategy, of what is returned, confirmed and tried, on the studies that all share"""
-    lines = [line for path in args.results for line in standings.read([path])]
-    labels = args.strategies or list(dict.fromkeys(line["strategy"] for line in lines))
-    rows = []
+    """Mean true regret of what is returned, tried and confirmed, on the studies that all share; over instances"""
+    lines, rows = _read(args), []
     for kind in args.kinds:
-        regrets = _regrets([line for line in lines if line["strategy"] in labels], kind, args.at)
-        shared = sorted(set.intersection(*(set(regrets[label]) for label in labels)))
-        for label in labels:
-            mean, half = standings.interval(standings.over_instances(regrets[label], shared))
-            rows.append([kind, label, *(f"{m:.3f} ±{h:.3f}" for m, h in zip(mean, half, strict=True))])
+        regrets = _regrets(lines, kind, args.at)
+        shared = sorted(set.intersection(*(set(studies) for studies in regrets.values())))
+        for label, studies in regrets.items():
+            if args.by_instance:
+                for name in dict.fromkeys(name for name, _ in shared):
+                    values = np.array([studies[key] for key in shared if key[0] == name])
+                    rows.append([kind, f"{label}, {name}", *_cells(values)])
+            rows.append([kind, label, *_cells(standings.over_instances(studies, shared))])
     print(f"\n{standings.coverage_of(shared)}\n")
-    print(markdown(["true regret of", "strategy", *map(str, args.at)], rows))
+    print(markdown(["true regret", "strategy", *map(str, args.at)], rows))
 
 
 def versus(args: argparse.Namespace) -> None:
-    """One strategy less each other, paired: means over studies and their intervals"""
-    lines = [line for path in args.results for line in standings.read([path])]
-    rows = []
+    """One strategy less each other, by what each returns and the best that it tried; intervals over paired studies"""
+    lines, rows = _read(args), []
     for kind in args.kinds:
         regrets = _regrets(lines, kind, args.at)
         ours = regrets.pop(args.ours)
         for label, theirs in regrets.items():
             keys = sorted(set(ours) & set(theirs))
-            mean, half = standings.interval(np.array([ours[key] - theirs[key] for key in keys]))
-            rows.append([kind, label, len(keys), *(f"{m:+.3f} ±{h:.3f}" for m, h in zip(mean, half, strict=True))])
+            rows.append([kind, label, len(keys), *_cells(np.array([ours[key] - theirs[key] for key in keys]), "+")])
     print(markdown([f"{args.ours} less", "strategy", "studies", *map(str, args.at)], rows))
 
 
@@ -216,7 +203,7 @@ def command_line() -> None:
     commands = parser.add_subparsers(required=True)
     runs = commands.add_parser("run", help=run.__doc__)
     runs.set_defaults(action=run)
-    runs.add_argument("names", nargs="+", help="strategies, or peer:NAME; each may end in +probe")
+    runs.add_argument("names", nargs="+", help="strategies, or peer:NAME; ours may end in +repeats")
     runs.add_argument("--out", type=Path, default=Path("noise.jsonl"))
     runs.add_argument("--group", choices=("tables", "small"), default="tables")
     runs.add_argument("--instances", nargs="*", help="instead of a group")
@@ -228,7 +215,9 @@ def command_line() -> None:
     for action in (table, versus):
         shows = commands.add_parser(action.__name__, help=action.__doc__)
         shows.set_defaults(action=action)
-        if action is versus:
+        if action is table:
+            shows.add_argument("--by-instance", action="store_true", help="each instance, too")
+        else:
             shows.add_argument("ours", help="the strategy to compare the others with")
         shows.add_argument("results", type=Path, nargs="+")
         shows.add_argument("--at", nargs="+", type=int, default=list(CHECKPOINTS), help="after so many trials")

@@ -3,8 +3,8 @@
 The tables are in the folder ``live`` of the benchmark data (:func:`benchmarks.instances.data_folder`); its README says
 how they were measured. The small problems are those that Bayesmark made known: a decision tree and a support vector
 machine, here on iris and on 400 of the digits, by accuracy and by log loss. Their split and seed are fixed, so their
-losses have no noise but many ties: where a tree is a stump, nothing else matters. ``noise.json`` has what their regret is
-measured from: the lowest loss of 500 random configurations, and the expected lowest of ten.
+losses have no noise but many ties: where a tree is a stump, nothing else matters. ``noise.json`` has what their regret
+is measured from: the lowest loss of 500 random configurations, and the expected lowest of ten.
 """
 
 from __future__ import annotations
@@ -122,7 +122,9 @@ def _cross_validated(small: Small, config: str) -> float:
         model = DecisionTreeClassifier(random_state=0, **parameters)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        scores = cross_val_score(model, X, y, cv=StratifiedKFold(3, shuffle=True, random_state=0), scoring=small.scoring)
+        scores = cross_val_score(
+            model, X, y, cv=StratifiedKFold(3, shuffle=True, random_state=0), scoring=small.scoring
+        )
     return float(-scores.mean()) if small.scoring == "neg_log_loss" else float(1.0 - scores.mean())
 
 
