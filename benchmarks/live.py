@@ -40,7 +40,7 @@ DRAWS, ELITE, STEPS = 200, 10, 40
 
 
 @functools.cache
-def _data(name: str, rows: int) -> tuple[Any, Any]:
+def data(name: str, rows: int) -> tuple[Any, Any]:
     X, y = getattr(datasets, f"load_{name}")(return_X_y=True)
     chosen = np.random.default_rng(0).permutation(len(X))[: rows or None]
     return X[chosen], y[chosen]
@@ -48,7 +48,7 @@ def _data(name: str, rows: int) -> tuple[Any, Any]:
 
 def observed_loss(task: Task, config: Config, noise: int) -> float:
     """The cross-validated loss, with folds and model seeded by ``noise``."""
-    X, y = _data(task.data, task.rows)
+    X, y = data(task.data, task.rows)
     model = task.model(config, noise)
     split = StratifiedKFold if is_classifier(model) else KFold
     losses = []

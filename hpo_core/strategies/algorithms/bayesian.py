@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from typing import Annotated, Any, ClassVar, Literal
 
 import numpy as np
@@ -17,12 +19,13 @@ from hpo_core.history.history import History
 from hpo_core.history.prior import comparable
 from hpo_core.history.trial import Proposal, Trial
 from hpo_core.numerics import acquisition
-from hpo_core.numerics.gaussian_process import GaussianProcess, fit
+from hpo_core.numerics.gaussian_process import GaussianProcess, Spread, fit
 from hpo_core.numerics.transforms import LogDistance, Standardised, YeoJohnson
 from hpo_core.space.configuration import Scalar
 from hpo_core.space.cube import Cube
 from hpo_core.space.search_space import SearchSpace
 from hpo_core.strategies.base import Strategy
+from hpo_core.strategies.common.density_ratio import DensityRatio
 from hpo_core.strategies.common.sampling import fill_ranked
 from hpo_core.strategies.common.transfer import suggested
 
@@ -31,6 +34,13 @@ ELITE = 5
 
 FITTED = 200
 """The maximum number of trials in the fit of the hyperparameters; each step costs the cube of that number."""
+
+
+YIELDS_FROM = 8
+"""The number of trials from which the skill of the process is asked for; from fewer it is not known."""
+
+BLOCK = 32
+"""How many candidates are predicted at once, until one is new and feasible; usually the first is."""
 
 
 @dataclass(frozen=True, config=STRICT)
@@ -46,6 +56,8 @@ class Bayesian(Strategy):
         start: The number of scrambled Sobol points that come first.
         candidates: How many points of the cube are scored each time, besides those near the best.
         max_points: The maximum number of trials modelled: half of them the best, half a random choice of the rest.
+        skill: Every second proposal is that of ``tpe`` while the process explains less than this share of the variance
+            of each loss from the other ones; 0 leaves the process alone.
 
     A failed trial counts as the worst loss seen, so its neighbourhood is avoided; a running one is assumed to come out
     as predicted. Trials of several fidelities are modelled together, with the fidelity as one more coordinate, and
@@ -62,6 +74,7 @@ class Bayesian(Strategy):
     start: Count = 6
     candidates: Count = 500
     max_points: Annotated[int, Field(ge=10)] = 500
+    skill: Annotated[float, Field(ge=0, le=1)] = 0.75
 
     def propose(self, space: SearchSpace, history: History, n: int, *, seed: int) -> list[Proposal]:
         cube = Cube(space)
@@ -88,8 +101,13 @@ class Bayesian(Strategy):
         embed = _Embedding(cube, trials, valid)
         F = embed(X, observed=True)
         some = _subset(z, FITTED, rng)
-        hyperparameters = fit(F[some], embed.owner, z[some], active=float((~np.isnan(X)).sum(axis=1).mean()))
-        process = GaussianProcess.condition(F, embed.owner, z, hyperparameters)
+        spread = _spread([trial for trial, ok in zip(trials, valid, strict=True) if ok], transform)
+        active = float((~np.isnan(X)).sum(axis=1).mean())
+        hyperparameters = fit(F[some], embed.owner, z[some], active=active, spread=spread.at(some))
+        process = GaussianProcess.condition(F, embed.owner, z, hyperparameters, spread.counts)
+        if number % 2 and len(z) >= YIELDS_FROM and process.skill < self.skill:
+            yield from self._yielded(cube, history, process.skill, rng)
+            return
         best = float(process.predict(embed(X))[0].min())
         pending, valid = cube.encode([trial.config for trial in history.running])
         process = process.believing(embed(pending[valid]))
@@ -110,10 +128,18 @@ class Bayesian(Strategy):
             scores = -process.sample(embed(rows), rng)
         else:
             rows, scores = _search(cube, score, elite, self.candidates, rng)
-        for i in np.argsort(-scores, kind="stable"):
-            mean, std = process.predict(embed(rows[i : i + 1]))
-            notes = _expectation(transform, float(mean[0]), float(std[0]), float(scores[i]))
-            yield Proposal(cube.config(rows[i]), notes=notes)
+        for some in _blocks(rows, scores, np.vstack([X, pending])):
+            for row, mean, std, value in zip(
+                rows[some], *process.predict(embed(rows[some])), scores[some], strict=True
+            ):
+                notes = _expectation(transform, float(mean), float(std), float(value))
+                yield Proposal(cube.config(row), notes=notes)
+
+    def _yielded(self, cube: Cube, history: History, skill: float, rng: np.random.Generator) -> Iterator[Proposal]:
+        """The proposals of the Parzen estimators, with the reason that it is their turn."""
+        why = f"a Gaussian process predicts {max(skill, 0.0):.0%} of what it was not told, less than {self.skill:.0%}"
+        for proposal in DensityRatio().ranked(cube, history, rng):
+            yield replace(proposal, notes={"picked": "tpe", "why": why, **proposal.notes})
 
     def _observations(self, history: History, rng: np.random.Generator) -> tuple[list[Trial], Array]:
         """The trials to model, in order of number, and their losses; infinite for failed trials."""
@@ -137,6 +163,30 @@ def _subset(losses: Array, most: int, rng: np.random.Generator) -> Any:
         return np.arange(len(losses))
     order, half = np.argsort(losses, kind="stable"), most // 2
     return np.sort(np.concatenate([order[:half], rng.choice(order[half:], most - half, replace=False)]))
+
+
+def _spread(trials: Sequence[Trial], transform: Standardised) -> Spread:
+    """What the trials that are means of several losses tell of the noise."""
+    counts = np.array([float(trial.observations) for trial in trials])
+    groups = [transform.forward(np.array(trial.observed)) for trial in trials if trial.observed]
+    squares = math.fsum(float(((z - z.mean()) ** 2).sum()) for z in groups)
+    return Spread(counts, squares, sum(len(z) - 1 for z in groups))
+
+
+def _blocks(rows: Array, scores: Array, taken: Array) -> Iterator[Any]:
+    """The positions of different rows that are not taken, by falling score, in blocks that are predicted at once."""
+    seen, order = {row.tobytes() for row in _keys(taken)}, []
+    for i, row in zip(np.argsort(-scores, kind="stable"), _keys(rows)[np.argsort(-scores, kind="stable")], strict=True):
+        if (key := row.tobytes()) not in seen:
+            seen.add(key)
+            order.append(i)
+    return (order[i : i + BLOCK] for i in range(0, len(order), BLOCK))
+
+
+def _keys(rows: Array) -> Array:
+    # Coordinates of equal values differ by rounding only, and no two NaN need have equal bytes.
+    keys: Array = np.where(np.isnan(rows), -1.0, np.round(rows, 9)) + 0.0
+    return keys
 
 
 class _Embedding:
