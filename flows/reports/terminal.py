@@ -29,6 +29,7 @@ from hpo_flows.reports.text import (
 
 if TYPE_CHECKING:
     from hpo_core.history.history import History
+    from hpo_core.history.trial import Trial
     from hpo_core.selection.final_choice import Choice
     from hpo_core.study.spec import StudySpec
     from hpo_flows.reports.ending import Places
