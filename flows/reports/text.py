@@ -90,10 +90,10 @@ def metric_value(spec: StudySpec, trial: Trial | None) -> float | None:
     return None if trial is None or trial.loss is None else spec.sign * trial.loss
 
 
-def rank(trial: Trial) -> tuple[float, bool, float, int]:
-    """A sort key for complete trials, best first: the highest fidelity, then what was confirmed, then the loss."""
+def rank(trial: Trial) -> tuple[float, bool, bool, float, int]:
+    """A sort key for complete trials, best first: the highest fidelity, all folds, what was confirmed, the loss."""
     assert trial.loss is not None
-    return -fidelity_key(trial.fidelity), not trial.confirmed, trial.loss, trial.number
+    return -fidelity_key(trial.fidelity), not trial.whole, not trial.confirmed, trial.loss, trial.number
 
 
 def ranked(history: History) -> list[Trial]:

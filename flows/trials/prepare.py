@@ -65,6 +65,7 @@ def prepare(session: Session, training: Training, folder: Path) -> Prepared:
         sign=spec.sign,
         to_beat=_to_beat(session, training),
         reshuffle=spec.reshuffles,
+        repeats=training.trial.repeat_of is not None,
     )
     return Prepared(job, obstacle)
 

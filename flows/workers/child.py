@@ -117,6 +117,7 @@ def _train(job: Job, function: Callable[..., Any], attempt: _Attempt) -> Done | 
         fold=job.fold,
         champion=job.champion,
         reshuffle=job.reshuffle,
+        repeats=job.repeats,
     )
     try:
         returned = function(context)

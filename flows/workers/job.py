@@ -31,6 +31,7 @@ class Job:
         sign: +1 if the metric is minimised, -1 if it is maximised.
         to_beat: The trial is the best so far if its loss is lower than this.
         reshuffle: Whether the search's split is the trial's own.
+        repeats: Whether the trial trains the configuration of an earlier one again.
     """
 
     objective: Objective
@@ -49,6 +50,7 @@ class Job:
     sign: int = 1
     to_beat: float = -math.inf
     reshuffle: bool = False
+    repeats: bool = False
 
 
 class TrialFailed(Exception):

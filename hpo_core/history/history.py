@@ -190,10 +190,12 @@ class History:
     def incumbent(self) -> Trial | None:
         """The trial of :attr:`merged` with the lowest loss at the highest fidelity; the earliest one in a tie.
 
-        Once configurations were confirmed, only these can win: any other loss is one draw, chosen for its luck.
+        Once configurations were confirmed, only these can win: any other loss is one draw, chosen for its luck. A trial
+        that ended after some of its folds cannot win at all.
         """
         highest = self.max_fidelity
         best = [trial for trial in self.merged.complete if trial.fidelity == highest]
+        best = [trial for trial in best if trial.whole] or best
         confirmed = [trial for trial in best if trial.confirmed]
         return min(confirmed or best, key=lambda trial: (trial.loss, trial.number), default=None)
 
@@ -201,6 +203,7 @@ class History:
     def luckiest(self) -> Trial | None:
         """The complete trial with the lowest single loss at the highest fidelity; the earliest one in a tie."""
         best = [trial for trial in self.complete if trial.fidelity == self.max_fidelity]
+        best = [trial for trial in best if trial.whole] or best
         return min(best, key=lambda trial: (trial.loss, trial.number), default=None)
 
     def since_improvement(self) -> int:

@@ -77,6 +77,8 @@ class Trial:
         metrics: The latest value of each metric that the objective logged, under its own name and direction.
         hypergradient: The derivative of the loss by each parameter, if the objective logged it; finite.
         rungs: Its losses at milestones, by number of steps; only early-stopping rules use them.
+        folds: The losses of its folds, in order, if the objective cross-validates in each trial; ``loss`` is their mean.
+        folds_wanted: How many folds a trial has that is not ended before the last one; 0 if it has none.
         start, end: Milliseconds since 1970, as stored by MLflow. For display only: no strategy may look at a clock.
         owner: The process responsible for it, as :class:`hpo_core.ledger.ownership.Owner` writes it; for display only.
         observed: The losses of all trainings of its configuration, its own first, if there are several; ``loss`` is
@@ -98,6 +100,8 @@ class Trial:
     metrics: Mapping[str, float] = field(default_factory=dict)
     hypergradient: Mapping[str, float] = field(default_factory=dict)
     rungs: Mapping[int, float] = field(default_factory=dict)
+    folds: tuple[float, ...] = ()
+    folds_wanted: int = 0
     start: int = 0
     end: int | None = None
     owner: str = ""
@@ -119,6 +123,16 @@ class Trial:
     def observations(self) -> int:
         """How many trainings ``loss`` is the mean of."""
         return len(self.observed) or 1
+
+    @property
+    def whole(self) -> bool:
+        """Whether ``loss`` is that of all its folds; a trial that has no folds is whole, too."""
+        return not 0 < len(self.folds) < self.folds_wanted
+
+    @property
+    def weight(self) -> float:
+        """How much its loss tells, in trainings with all folds: the variance of the loss is the noise's over this."""
+        return float(self.observations) if self.whole else len(self.folds) / self.folds_wanted
 
     @property
     def origin(self) -> str:
@@ -163,6 +177,7 @@ class Trial:
         facts += [fidelity_key(self.requested_fidelity)] if self.stopped_early else []
         facts += [sorted(self.hypergradient.items())] if self.hypergradient else []
         facts += [self.observed, self.confirmed] if self.observed else []
+        facts += [self.folds, self.folds_wanted] if self.folds else []
         return int.from_bytes(hashlib.blake2b(repr(tuple(facts)).encode(), digest_size=8).digest(), "big")
 
 

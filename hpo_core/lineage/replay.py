@@ -198,7 +198,9 @@ def _orders(steps: Sequence[int], likely: int, wanted: int) -> Iterator[set[int]
 
 
 def _pending(trial: Trial) -> Trial:
-    return replace(trial, state=TrialState.RUNNING, loss=None, fidelity=trial.requested_fidelity, stopped_early=False)
+    return replace(
+        trial, state=TrialState.RUNNING, loss=None, fidelity=trial.requested_fidelity, stopped_early=False, folds=()
+    )
 
 
 def _by_time(earlier: Sequence[Trial], trial: Trial) -> History:

@@ -50,7 +50,8 @@ class Spread:
     """What repeats of configurations tell of the noise; by default that there are none.
 
     Args:
-        counts: How many losses each of the modelled ones is the mean of, shape ``(n,)`` or one number for all.
+        counts: How many losses each of the modelled ones is the mean of, shape ``(n,)`` or one number for all; less
+            than 1 for one that rests on part of a training's folds.
         squares: The sum of the squared deviations of the single losses from these means, transformed like them.
         degrees: The degrees of freedom of ``squares``, the number of losses less that of means.
     """

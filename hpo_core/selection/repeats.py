@@ -67,7 +67,7 @@ class Repeats:
         """
         if total is not None and not self.confirmations(total):
             return None
-        full = [trial for trial in history.merged.complete if trial.fidelity == fidelity]
+        full = [trial for trial in history.merged.complete if trial.fidelity == fidelity and trial.whole]
         if len(history.merged.complete) < PROBE_AFTER or not full or not self._in_doubt(history, full):
             return None
         asked = {trial.repeat_of for trial in history}
@@ -144,7 +144,8 @@ class Repeats:
     def _finalists(self, leg: Leg, fidelity: float | None, left: int) -> list[int]:
         """The configurations to confirm, best first, as the search left them; these do not change while it is done."""
         search = leg.search.merged
-        ranked = sorted((t for t in search.complete if t.fidelity == fidelity), key=lambda t: (t.loss, t.number))
+        full = (trial for trial in search.complete if trial.fidelity == fidelity and trial.whole)
+        ranked = sorted(full, key=lambda trial: (trial.loss, trial.number))
         return [trial.number for trial in ranked[: min(self.top, left + len(leg.confirming))]]
 
 

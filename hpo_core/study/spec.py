@@ -31,6 +31,7 @@ from hpo_core.history.fidelity import Fidelity
 from hpo_core.history.history import History
 from hpo_core.history.trial import PURPOSE, REPEAT_OF, Proposal, Trial, fidelity_key
 from hpo_core.selection.early_stopping import Extrapolation, StopRule
+from hpo_core.selection.folds import as_whole
 from hpo_core.selection.repeats import Repeats
 from hpo_core.space.configuration import Scalar
 from hpo_core.space.parameters import Parameter
@@ -324,7 +325,7 @@ class StudySpec(Section):
             probe = self.repeating.probe(history, full, self.stop.trials)
             proposals += [] if probe is None else [probe]
         if len(proposals) < n:
-            seen = history.with_pending(proposals).without_retaken().merged
+            seen = as_whole(history.with_pending(proposals).without_retaken().merged)
             strategy = self.strategy.make(self.stop.trials, self.scale)
             proposals += strategy.propose(self.search_space, seen, n - len(proposals), seed=self.seed)
         return [each if each.fidelity is not None else replace(each, fidelity=full) for each in proposals]

@@ -75,9 +75,12 @@ def incumbents(history: History) -> list[Trial]:
     """The incumbent after each complete trial, in the order of their numbers: higher fidelity first, then loss."""
     best: list[Trial] = []
     for trial in history.complete:
-        rank = (-fidelity_key(trial.fidelity), trial.loss)
-        best.append(trial if not best or rank < (-fidelity_key(best[-1].fidelity), best[-1].loss) else best[-1])
+        best.append(trial if not best or _rank(trial) < _rank(best[-1]) else best[-1])
     return best
+
+
+def _rank(trial: Trial) -> tuple[float, bool, float | None]:
+    return -fidelity_key(trial.fidelity), not trial.whole, trial.loss
 
 
 def moment(milliseconds: int) -> str:
