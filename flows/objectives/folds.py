@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING
 
 from hpo_core.selection.evaluation import Fold
@@ -31,14 +32,14 @@ class TrialFold:
     _take: Callable[[Mapping[str, float]], None]
 
     def score(self, metrics: Mapping[str, float] | None = None, /, **named: float) -> None:
-        """Tell the metrics of this fold, the study's among them; the last call before the next fold counts.
+        """Tell the metrics of this fold, the study's among them; call it once in each fold.
 
         Args:
             metrics: Values by name, where names are no Python names.
             named: Values by name: ``fold.score(accuracy=0.9)``.
 
         Raises:
-            ValueError: There are none, or a value is not a number.
+            ValueError: There are none, a value is not a number, or the fold is scored already.
         """
         values = as_metrics({**(metrics or {}), **named})
         if not values:
@@ -51,24 +52,29 @@ class CrossValidation:
 
     Args:
         parts: Rows to train on and rows to score on, by fold.
-        go_on: Called with each fold that has ended and its metrics; returns whether the next one is trained.
+        go_on: Called with each fold and its metrics; returns whether the next one is trained.
     """
 
     def __init__(self, parts: Sequence[tuple[Rows, Rows]], go_on: Callable[[Fold, Mapping[str, float]], bool]) -> None:
         self._parts, self._go_on = parts, go_on
         self._scores: list[Mapping[str, float]] = []
+        self._goes_on = True
 
     def __iter__(self) -> Iterator[TrialFold]:
         """The folds in order. What is not scored cannot be compared, so each must be scored before the next."""
         of = len(self._parts)
         for i, (train, held_out) in enumerate(self._parts):
-            scores: dict[str, float] = {}
-            yield TrialFold(train, held_out, i, of, scores.update)
-            if not scores:
+            yield TrialFold(train, held_out, i, of, partial(self._take, Fold(i, of)))
+            if len(self._scores) == i:
                 raise ValueError(f"{Fold(i, of)} has no score; call fold.score(accuracy=0.9), say, in the loop")
-            self._scores.append(scores)
-            if not self._go_on(Fold(i, of), scores):
+            if not self._goes_on:
                 return
+
+    def _take(self, fold: Fold, metrics: Mapping[str, float]) -> None:
+        if len(self._scores) != fold.index:
+            raise ValueError(f"{fold} is scored already; give all its metrics in one call of fold.score")
+        self._scores.append(metrics)
+        self._goes_on = self._go_on(fold, metrics)
 
     def means(self) -> dict[str, float]:
         """The mean of each metric over the folds that were scored.

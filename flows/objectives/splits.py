@@ -3,10 +3,10 @@
 The rows are divided once into test data and development data. The search sees only development data, each trial in a
 split of its own: where all share one, the search finds what suits the luck of that split (Nagler, Schneider, Bischl and
 Feurer 2024, "Reshuffling resampling splits can improve generalization of hyperparameter optimization",
-arXiv:2405.15393). Where a trial cross-validates, it trains on all development data in turn, so that there is little such
-luck, and the trials share their folds to be compared fold by fold. Fold ``k`` of the final choice is scored on the ``k``-th part of the development data and trained on
-the others. At the end the winner is trained on all development data and scored on the test data, and so is the champion
-that it is compared with.
+arXiv:2405.15393). A trial that cross-validates is scored on all development data, and there is little such luck; these
+trials share their folds, to be compared fold by fold. Fold ``k`` of the final choice is scored on the ``k``-th part of
+the development data and trained on the others. At the end the winner is trained on all development data and scored on
+the test data, and so is the champion that it is compared with.
 
 numpy and scikit-learn are imported in the functions, so that the flow's process does not load them.
 """

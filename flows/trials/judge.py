@@ -108,9 +108,7 @@ class Judge:
         value = scored.metrics.get(self._spec.metric, math.nan)
         if not math.isfinite(value):
             if scored.asks:
-                self._warn(
-                    f"trial.folds ends no trial early: fold.score gives no {self._spec.metric!r} that is a finite number"
-                )
+                self._warn(f"trial.folds ends no trial early: fold.score gives no finite {self._spec.metric!r}")
             return True
         self._folds.append(self._spec.loss(value))
         self._folds_wanted = scored.fold.of

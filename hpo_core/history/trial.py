@@ -77,7 +77,7 @@ class Trial:
         metrics: The latest value of each metric that the objective logged, under its own name and direction.
         hypergradient: The derivative of the loss by each parameter, if the objective logged it; finite.
         rungs: Its losses at milestones, by number of steps; only early-stopping rules use them.
-        folds: The losses of its folds, in order, if the objective cross-validates in each trial; ``loss`` is their mean.
+        folds: The losses of its folds, in order, if the objective cross-validates in each trial.
         folds_wanted: How many folds a trial has that is not ended before the last one; 0 if it has none.
         start, end: Milliseconds since 1970, as stored by MLflow. For display only: no strategy may look at a clock.
         owner: The process responsible for it, as :class:`hpo_core.ledger.ownership.Owner` writes it; for display only.
