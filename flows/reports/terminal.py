@@ -25,6 +25,7 @@ from hpo_flows.reports.text import (
     ranked,
     show,
     test_lines,
+    tuning_lines,
 )
 
 if TYPE_CHECKING:
@@ -146,7 +147,7 @@ def print_summary(
         console.print(best_table(spec, history, f"Best trials by {spec.metric}", console.width))
         if choice is None or choice.winner is None:
             say(console, f"Best: trial {best.number}")
-            for line in certainty_lines(spec, history):
+            for line in [*certainty_lines(spec, history), *tuning_lines(spec, history, choice)]:
                 say(console, f"  # {line}")
             for line in as_yaml(best.config):
                 say(console, f"  {line}")
@@ -154,12 +155,12 @@ def print_summary(
                 if (name == spec.metric and not best.observed) or name.startswith("test"):
                     say(console, f"  # {one_line(name)}: {number(best.metrics[name])}")
     if choice is not None and choice.standings:
-        print_choice(spec, choice, console)
+        print_choice(spec, history, choice, console)
     print_places(places, console)
 
 
-def print_choice(spec: StudySpec, choice: Choice, console: Console) -> None:
-    """Print the finalists, the winner and its score on the test set."""
+def print_choice(spec: StudySpec, history: History, choice: Choice, console: Console) -> None:
+    """Print the finalists, the winner, its score on the test set, and what tuning was worth."""
     console.print(choice_table(spec, choice))
     line = choice_line(spec, choice)
     say(console, f"{line[0].upper()}{line[1:]}")
@@ -167,7 +168,7 @@ def print_choice(spec: StudySpec, choice: Choice, console: Console) -> None:
         return
     for line in as_yaml(choice.winner.trial.config):
         say(console, f"  {line}")
-    for line in test_lines(choice):
+    for line in [*test_lines(choice), *tuning_lines(spec, history, choice)]:
         say(console, f"  # {line}")
 
 

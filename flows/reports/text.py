@@ -10,12 +10,14 @@ from typing import TYPE_CHECKING, Any
 
 from hpo_core.history.trial import Trial, fidelity_key
 from hpo_core.ledger.tags import Tag
+from hpo_core.selection.overtuning import overtuning_of
 from hpo_core.selection.repeats import Leg, winner_of
 
 if TYPE_CHECKING:  # the first line of `hpo tune` does not wait for the strategies
     from hpo_core.champion.challenge import Challenge
     from hpo_core.history.history import History
     from hpo_core.selection.final_choice import Choice, Standing
+    from hpo_core.selection.overtuning import Scores
     from hpo_core.study.spec import StudySpec
 
 
@@ -104,7 +106,16 @@ def ranked(history: History) -> list[Trial]:
 def mean_text(spec: StudySpec, history: History, trial: Trial) -> str:
     """A trial's value, with its standard error if it is the mean of several trainings that differ."""
     value, error = metric_value(spec, trial), history.noise.error(trial)
-    if value is None or not trial.observed or not 0 < error < math.inf:
+    return number(value) if value is None or not trial.observed else within(value, error)
+
+
+def within(value: float, error: float) -> str:
+    """A value with its standard error, as far as that is known.
+
+    >>> within(0.98333333, 0.0123), within(0.5, 0.0), within(1.0, 1e-9)
+    ('0.983 ± 0.012', '0.5', '1 ± 1e-09')
+    """
+    if not 0 < error < math.inf:
         return number(value)
     if not 1e-6 < error < 1e6:
         return f"{number(value)} ± {error:.2g}"
@@ -124,6 +135,35 @@ def certainty_lines(spec: StudySpec, history: History) -> list[str]:
         luck = "trained once" if math.isnan(found.luck) else f"of which {found.luck:.2g} was luck"
         lines.append(f"{line}, {luck}")
     return lines
+
+
+def tuning_lines(spec: StudySpec, history: History, choice: Choice | None = None) -> list[str]:
+    """What tuning was worth: the winner beside the first trial, by all that is known of both without luck."""
+    found = overtuning_of(history, choice, spec.metric, spec.sign)
+    if found is None:
+        return []
+    winner, first = found.winner, found.first
+    name = "the first one given" if first.trial.notes.get("strategy") == "first" else "the first trial"
+    if winner.trial.number == first.trial.number:
+        return [f"no trial was better than {name}"]
+    if all(map(math.isnan, (winner.confirmed, winner.test, first.test))):
+        return []  # what is left is in the table
+    how = "confirmed" if choice is None else "over its folds"
+    lines = [f"the best: {_scores(spec, winner, how)}", f"{name}: {_scores(spec, first, how)}"]
+    if found.in_vain is None:
+        return lines
+    gain = f"tuning gained {within(found.gain, found.error)}, luck apart"
+    return [*lines, f"{gain}: {name} would have done as well" if found.in_vain else gain]
+
+
+def _scores(spec: StudySpec, scores: Scores, how: str) -> str:
+    """The values of one configuration."""
+    parts = [f"{number(spec.sign * scores.searched)} in the search"]
+    if not math.isnan(scores.confirmed):
+        parts.append(f"{within(spec.sign * scores.confirmed, scores.error)} {how}")
+    if not math.isnan(scores.test):
+        parts.append(f"{number(spec.sign * scores.test)} on the test data")
+    return ", ".join(parts)
 
 
 def confirm_line(spec: StudySpec, history: History) -> str:
