@@ -66,6 +66,7 @@ x, y, x_val, y_val = x[:300], y[:300], x[300:400], y[300:400]
     "docs/keras.md: A study file (2)": NETWORK,
     "docs/keras.md: The final choice by cross-validation": NETWORK + "from hpo_flows.keras import keras_objective\n",
     "docs/final-choice.md: In the objective": TREE,
+    "docs/folds.md: Cross-validation in each trial": TREE,
     "docs/commands.md: From Python": """
 from hpo_core.lineage.opening import open_study
 from hpo_core.study.file import study_from
@@ -117,6 +118,9 @@ AFTER: dict[str, str] = {
     "docs/keras.md: A study file (2)": TRAIN,
     "docs/keras.md: The final choice by cross-validation": TRAIN,
     "docs/final-choice.md: In the objective": "assert train(a_trial(config={'max_depth': 3}))['accuracy'] > 0.6",
+    "docs/folds.md: Cross-validation in each trial": """
+assert train(a_trial(config={'max_depth': 3}, answer=lambda: True))['accuracy'] > 0.6
+""",
     "docs/models.md: scikit-learn": "assert train(a_trial(config={'max_depth': 3}))['accuracy'] > 0.6",
     "docs/models.md: For the best trials only": "trial.finish_best()",
     "docs/multi-fidelity.md: The objective": "assert train(a_trial(fidelity=3.0)) == 0.5",
