@@ -34,29 +34,30 @@ DIVISIONS = 50_000
 """The seeds of divisions count up from here, so that they are none of a trial's."""
 
 KINDS = ("all", "early", "early, own folds")
-"""All folds of every trial; trials that end early, in folds that all share; the same, each trial in folds of its own."""
+"""All folds of every trial; trials that end early, in folds that all share; the same, in folds of each trial's own."""
 
 
-def study(task: Task, name: str, seed: int, kind: str, of: int, trainings: int) -> tuple[list[list[float]], int]:
+def study(name: str, task: str, seed: int, kind: str, of: int, trainings: int) -> tuple[list[list[float]], int]:
     """Runs one study.
 
     Returns:
         After each trial, how many folds were trained so far and the true regret of what would be returned; and the
         number of trials that ended early.
     """
-    strategy, history, spent, course = make(name), History(), 0, list[list[float]]()
-    reference, known = live.references()[next(key for key, each in TASKS.items() if each is task)], dict[str, float]()
+    strategy, history = make(name), History()
+    spent, course = 0, list[list[float]]()
+    reference, known = live.references()[task], dict[str, float]()
     while spent < trainings:
-        asked = strategy.propose(task.space, as_whole(history), 1, seed=seed)
+        asked = strategy.propose(TASKS[task].space, as_whole(history), 1, seed=seed)
         if not asked:
             break
         trial = Trial(history.next_number, asked[0].config, TrialState.RUNNING, folds_wanted=of)
-        trial = _trained(task, trial, history, 1000 * seed + trial.number, DIVISIONS + seed, kind)
+        trial = _trained(TASKS[task], trial, history, 1000 * seed + trial.number, DIVISIONS + seed, kind)
         history, spent = history.with_trials([trial]), spent + len(trial.folds)
         best = history.incumbent
         assert best is not None
         if best.identity not in known:
-            loss = live.expected_loss(task, best.config)
+            loss = live.expected_loss(TASKS[task], best.config)
             known[best.identity] = (loss - reference["best"]) / (reference["reference"] - reference["best"])
         course.append([spent, round(known[best.identity], 6)])
     return course, sum(not trial.whole for trial in history)
@@ -79,7 +80,7 @@ def run(args: argparse.Namespace) -> None:
         for seed, task, name, kind in itertools.product(range(args.seeds), args.tasks, args.strategies, args.kinds):
             if (name, task, seed, kind) in done:
                 continue
-            course, ended = study(TASKS[task], name, seed, kind, args.folds, args.trainings)
+            course, ended = study(name, task, seed, kind, args.folds, args.trainings)
             line = {"strategy": name, "instance": task, "seed": seed, "kind": kind, "ended": ended, "course": course}
             out.write(json.dumps(line) + "\n")
             out.flush()
