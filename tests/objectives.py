@@ -347,8 +347,9 @@ def cross_validated(trial: TrialContext) -> dict[str, float]:
 
     hard = (0.0, 0.4, 0.1, -0.2)
     for fold in trial.folds(40, of=4):
-        with open(Path(os.environ["HPO_TEST_MARKS"]) / "folds", "a") as marks:
-            marks.write(f"{trial.number} {trial.phase} {fold.index} {sorted(fold.held_out.tolist())}\n")
+        if folder := os.environ.get("HPO_TEST_MARKS"):  # not in another machine's worker
+            with open(Path(folder) / "folds", "a") as marks:
+                marks.write(f"{trial.number} {trial.phase} {fold.index} {sorted(fold.held_out.tolist())}\n")
         time.sleep(float(trial.config.get("seconds", 0.0)))  # type: ignore[arg-type]
         noise = 0.02 * np.random.default_rng((trial.seed, fold.index)).standard_normal()
         fold.score(loss=float(trial.config["x"]) + hard[fold.index] * (fold.of > 1) + noise)  # type: ignore[arg-type]

@@ -64,7 +64,7 @@ def lines(spec: StudySpec, found: Explanation) -> list[str]:
 def _outcome(spec: StudySpec, found: Explanation) -> str:
     trial = found.trial
     if trial.state is TrialState.COMPLETE:
-        return f"{spec.metric} {number(metric_value(spec, trial))}"
+        return f"{spec.metric} {number(metric_value(spec, trial))}" + (f", {trial.reason}" if trial.reason else "")
     return f"{trial.state.value}: {trial.reason}" if trial.reason else trial.state.value
 
 

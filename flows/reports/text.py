@@ -143,26 +143,27 @@ def tuning_lines(spec: StudySpec, history: History, choice: Choice | None = None
     if found is None:
         return []
     winner, first = found.winner, found.first
-    name = "the first one given" if first.trial.notes.get("strategy") == "first" else "the first trial"
+    name = f"trial {first.trial.number}"
     if winner.trial.number == first.trial.number:
-        return [f"no trial was better than {name}"]
+        return [f"no trial was better than {name}, the first"]
     if all(map(math.isnan, (winner.confirmed, winner.test, first.test))):
         return []  # what is left is in the table
-    how = "confirmed" if choice is None else "over its folds"
-    lines = [f"the best: {_scores(spec, winner, how)}", f"{name}: {_scores(spec, first, how)}"]
+    how = "confirmed" if choice is None else "folds"
+    lines = [f"trial {winner.trial.number}, the best: {_scores(spec, winner, how)}"]
+    lines.append(f"{name}, the first: {_scores(spec, first, how)}")
     if found.in_vain is None:
         return lines
-    gain = f"tuning gained {within(found.gain, found.error)}, luck apart"
+    gain = f"tuning gained {within(found.gain, found.error)} without luck"
     return [*lines, f"{gain}: {name} would have done as well" if found.in_vain else gain]
 
 
 def _scores(spec: StudySpec, scores: Scores, how: str) -> str:
     """The values of one configuration."""
-    parts = [f"{number(spec.sign * scores.searched)} in the search"]
+    parts = [f"search {number(spec.sign * scores.searched)}"]
     if not math.isnan(scores.confirmed):
-        parts.append(f"{within(spec.sign * scores.confirmed, scores.error)} {how}")
+        parts.append(f"{how} {within(spec.sign * scores.confirmed, scores.error)}")
     if not math.isnan(scores.test):
-        parts.append(f"{number(spec.sign * scores.test)} on the test data")
+        parts.append(f"test {number(spec.sign * scores.test)}")
     return ", ".join(parts)
 
 

@@ -50,21 +50,21 @@ def test_the_gain_is_that_of_trainings_that_the_winner_was_not_chosen_by() -> No
     assert found.error == pytest.approx(math.hypot(noise, noise / math.sqrt(2)))
     assert found.in_vain is True  # 0.04 is within twice the error of one draw
     lines = told(confirmed(0.93, 0.95))
-    assert lines[0] == "the best: 0.97 in the search, 0.940 ± 0.014 confirmed"
-    assert lines[1] == "the first trial: 0.9 in the search"
-    assert lines[2] == "tuning gained 0.040 ± 0.024, luck apart: the first trial would have done as well"
-    assert told(confirmed(0.93, 0.95, first=0.6))[2] == "tuning gained 0.340 ± 0.024, luck apart"
+    assert lines[0] == "trial 2, the best: search 0.97, confirmed 0.940 ± 0.014"
+    assert lines[1] == "trial 0, the first: search 0.9"
+    assert lines[2] == "tuning gained 0.040 ± 0.024 without luck: trial 0 would have done as well"
+    assert told(confirmed(0.93, 0.95, first=0.6))[2] == "tuning gained 0.340 ± 0.024 without luck"
 
 
 def test_test_values_are_shown_of_both_where_every_trial_logs_them() -> None:
     best = a_trial(2, 0.97, metrics={"test_accuracy": 0.9})
-    history = History([a_trial(0, 0.9, notes={"strategy": "first"}, metrics={"test_accuracy": 0.91}), best])
+    history = History([a_trial(0, 0.9, metrics={"test_accuracy": 0.91}), best])
     assert told(history) == [
-        "the best: 0.97 in the search, 0.9 on the test data",
-        "the first one given: 0.9 in the search, 0.91 on the test data",
+        "trial 2, the best: search 0.97, test 0.9",
+        "trial 0, the first: search 0.9, test 0.91",
     ]
     more = History([*history, again(3, 0.95, best, metrics={"test_accuracy": 0.88})])
-    assert "0.89 on the test data" in told(more)[0]
+    assert "test 0.89" in told(more)[0]
 
 
 def test_nothing_is_said_of_what_is_not_known() -> None:
@@ -72,7 +72,7 @@ def test_nothing_is_said_of_what_is_not_known() -> None:
     found = overtuning_of(plain, None, "val_accuracy", -1)
     assert found is not None and found.in_vain is None and told(plain) == []
     assert told(History()) == told(History([a_trial(0, 0.9)])) == []
-    assert told(History([a_trial(0, 0.9), a_trial(1, 0.8)])) == ["no trial was better than the first trial"]
+    assert told(History([a_trial(0, 0.9), a_trial(1, 0.8)])) == ["no trial was better than trial 0, the first"]
     lower = History([a_trial(0, 0.9, fidelity=1.0), a_trial(1, 0.8, fidelity=9.0), a_trial(2, 0.85, fidelity=9.0)])
     found = overtuning_of(lower, None, "val_accuracy", -1)
     assert found is not None and found.first.trial.number == 1
@@ -95,10 +95,10 @@ def test_finalists_are_compared_fold_by_fold(top: int) -> None:
     choice = Selection(top, 3).choice(history, [*folds, evaluation(2, None, 0.88)], study.search_space)
     assert choice.winner is not None and choice.done
     lines = tuning_lines(study, history, choice)
-    assert lines[0] == "the best: 0.97 in the search, 0.890 ± 0.049 over its folds, 0.88 on the test data"
+    assert lines[0] == "trial 2, the best: search 0.97, folds 0.890 ± 0.049, test 0.88"
     if top == 2:  # much surer than the errors of the means, since both met the same folds
-        assert lines[2] == "tuning gained 0.0100 ± 0.0058, luck apart: the first trial would have done as well"
+        assert lines[2] == "tuning gained 0.0100 ± 0.0058 without luck: trial 0 would have done as well"
     else:
-        assert lines[1:] == ["the first trial: 0.9 in the search"]
+        assert lines[1:] == ["trial 0, the first: search 0.9"]
     open_choice = Selection(top, 3).choice(history, [], study.search_space)
     assert tuning_lines(study, history, open_choice) == []
