@@ -31,9 +31,6 @@ LENGTH_LOCATION, LENGTH_SCALE = math.sqrt(2.0), math.sqrt(3.0)
 
 NOISE_LOCATION, NOISE_SCALE = -5.0, 2.0
 
-SEEN_LOCATION, SEEN_SCALE = -1.5, 1.0
-"""The prior of the noise once two losses of one configuration differed: it is then a good part of the spread."""
-
 SIGNAL_SCALE = 1.0
 
 TREND_LOCATION, TREND_SCALE = math.log(0.3), 1.5
@@ -60,9 +57,9 @@ class Spread:
     degrees: int = 0
 
     @property
-    def prior(self) -> tuple[float, float]:
-        """Location and scale of the log-normal prior over the noise."""
-        return (SEEN_LOCATION, SEEN_SCALE) if self.squares > 0 else (NOISE_LOCATION, NOISE_SCALE)
+    def variance(self) -> float:
+        """The variance of the noise that repeats show; 0 if there are none."""
+        return self.squares / self.degrees if self.degrees else 0.0
 
     def at(self, rows: Any) -> Spread:
         """The same for some of the losses."""
@@ -185,7 +182,7 @@ def negative_log_posterior(
     value += float((logs + (logs - location) ** 2 / (2 * LENGTH_SCALE**2)).sum())
     gradient[:D] += 1.0 + (logs - location) / LENGTH_SCALE**2
     trend = TREND_LOCATION - math.log(active), TREND_SCALE
-    for i, (centre, scale) in enumerate(((0.0, SIGNAL_SCALE), spread.prior, trend), D):
+    for i, (centre, scale) in enumerate(((0.0, SIGNAL_SCALE), (NOISE_LOCATION, NOISE_SCALE), trend), D):
         value += float((theta[i] - centre) ** 2) / (2 * scale**2)
         gradient[i] += (theta[i] - centre) / scale**2
     return value, gradient
