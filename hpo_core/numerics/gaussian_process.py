@@ -6,13 +6,13 @@ per parameter (Rasmussen and Williams 2006, eq. 4.17 and 5.1), plus a trend (the
 
     k(x, x') = s2 (1 + sqrt(5) r + 5/3 r^2) exp(-sqrt(5) r) + t2 f(x)' f(x'),    r^2 = sum_j |x_j - x'_j|^2 / l_j^2,
 
-plus noise ``v / c`` on the diagonal, where a loss is the mean of ``c`` losses of one configuration. The trend ``f`` has a
-slope and a curvature for each numeric parameter and a level for each category. It learns the average effect of a
+plus noise ``v / c`` on the diagonal, where a loss is the mean of ``c`` losses of one configuration. The trend ``f``
+has a slope and a curvature for each numeric parameter and a level for each category. It learns the average effect of a
 parameter from all trials, including distant ones, where the first term has no information yet. The prior over length
 scales is log-normal with a location that grows with ``log(D)/2`` (Hvarfner et al. 2024, arXiv:2402.02229, eq. 4):
 distances grow with the square root of the dimension, and under a prior that ignores this, all points of a large space
-look unrelated. In a space with conditions, ``active`` replaces ``D``: the number of parameters that a configuration uses
-on average.
+look unrelated. In a space with conditions, ``active`` replaces ``D``: the number of parameters that a configuration
+uses on average.
 """
 
 from __future__ import annotations

@@ -168,7 +168,7 @@ def _subset(losses: Array, most: int, rng: np.random.Generator) -> Any:
 def _spread(trials: Sequence[Trial], transform: Standardised) -> Spread:
     """What the trials that are means of several losses tell of the noise."""
     counts = np.array([float(trial.observations) for trial in trials])
-    groups = [transform.forward(np.array(trial.observed)) for trial in trials if trial.observed]
+    groups = [transform.forward(np.clip(trial.observed, -LARGEST, LARGEST)) for trial in trials if trial.observed]
     squares = math.fsum(float(((z - z.mean()) ** 2).sum()) for z in groups)
     return Spread(counts, squares, sum(len(z) - 1 for z in groups))
 
