@@ -145,11 +145,10 @@ def test_a_study_ends_with_as_many_trials_as_it_asked_for_whatever_dies(
     assert len(set(tried)) == len(tried)
 
 
-@given(cut=st.integers(0, 29), parallel=st.integers(1, 4))
-@settings(deadline=None)
-def test_a_study_that_is_killed_goes_on_as_if_nothing_had_happened(cut: int, parallel: int) -> None:
+def test_a_study_that_is_killed_goes_on_as_if_nothing_had_happened() -> None:
     whole = run(spec(30), noisy)
-    assert run(spec(30), noisy, history=History(whole.trials[:cut])) == whole
+    for cut in range(30):
+        assert run(spec(30), noisy, history=History(whole.trials[:cut])) == whole
 
 
 @given(legs=st.lists(st.integers(16, 30), min_size=1, max_size=3), parallel=st.integers(1, 3))
