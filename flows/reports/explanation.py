@@ -35,7 +35,7 @@ def lines(spec: StudySpec, found: Explanation) -> list[str]:
     observed = number(expected["observed"])
     told = [f"Trial {trial.number} of {spec.name} ({_outcome(spec, found)})"]
     told += [f"  {name} = {value}" for name, value in trial.config.items()]
-    told.append(f"Proposed by {found.origin}")
+    told.append(found.trial.proposed)
     if expected["mean"] is not None:
         off = (
             ""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections import Counter
 from collections.abc import Mapping
@@ -9,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from hpo_core.history.trial import Trial, fidelity_key
 from hpo_core.ledger.tags import Tag
+from hpo_core.selection.repeats import Leg, winner_of
 
 if TYPE_CHECKING:  # the first line of `hpo tune` does not wait for the strategies
     from hpo_core.champion.challenge import Challenge
@@ -88,15 +90,49 @@ def metric_value(spec: StudySpec, trial: Trial | None) -> float | None:
     return None if trial is None or trial.loss is None else spec.sign * trial.loss
 
 
-def rank(trial: Trial) -> tuple[float, float, int]:
-    """A sort key for complete trials, best first; those of the highest fidelity come before all others."""
+def rank(trial: Trial) -> tuple[float, bool, float, int]:
+    """A sort key for complete trials, best first: the highest fidelity, then what was confirmed, then the loss."""
     assert trial.loss is not None
-    return -fidelity_key(trial.fidelity), trial.loss, trial.number
+    return -fidelity_key(trial.fidelity), not trial.confirmed, trial.loss, trial.number
 
 
 def ranked(history: History) -> list[Trial]:
-    """The complete trials, best first."""
-    return sorted(history.complete, key=rank)
+    """One complete trial for each configuration, with the mean loss of its trainings, best first."""
+    return sorted(history.merged.complete, key=rank)
+
+
+def mean_text(spec: StudySpec, history: History, trial: Trial) -> str:
+    """A trial's value, with its standard error if it is the mean of several trainings that differ."""
+    value, error = metric_value(spec, trial), history.noise.error(trial)
+    if value is None or not trial.observed or not 0 < error < math.inf:
+        return number(value)
+    if not 1e-6 < error < 1e6:
+        return f"{number(value)} ± {error:.2g}"
+    digits = max(1 - math.floor(math.log10(error)), 0)  # two significant ones of the error
+    return f"{value:.{digits}f} ± {error:.{digits}f}"
+
+
+def certainty_lines(spec: StudySpec, history: History) -> list[str]:
+    """How sure the best configuration is, and how much luck the luckiest trial had; nothing without repeats."""
+    found = winner_of(history)
+    if found is None or not found.trial.observed or not history.noise.deviation > 0:
+        return []
+    best, luckiest = found.trial, found.luckiest
+    lines = [f"{spec.metric} {mean_text(spec, history, best)}, the mean of {best.observations} trainings"]
+    if luckiest.number != best.number or found.luck > 0:
+        line = f"luckiest: trial {luckiest.number} with {number(metric_value(spec, luckiest))}"
+        luck = "trained once" if math.isnan(found.luck) else f"of which {found.luck:.2g} was luck"
+        lines.append(f"{line}, {luck}")
+    return lines
+
+
+def confirm_line(spec: StudySpec, history: History) -> str:
+    """What is being confirmed; empty while the search goes on."""
+    confirming = Leg(history.without_retaken()).confirming
+    if not confirming:
+        return ""
+    every = len(confirming) + spec.confirmations_left(history)
+    return f"the search is over; {every} trainings confirm its best configurations"
 
 
 def seconds_left(spec: StudySpec, history: History, elapsed: float) -> float | None:
@@ -143,7 +179,7 @@ def status_parts(spec: StudySpec, history: History, elapsed: float) -> list[str]
     if spec.stop.full_trainings is not None and spec.scale is not None:
         parts.append(f"{spec.spent(history):.3g} of {spec.stop.full_trainings:g} full trainings")
     if (best := history.incumbent) is not None:
-        parts.append(best_line(spec, best))
+        parts.append(best_line(spec, history, best))
     if (left := seconds_left(spec, history, elapsed)) is not None:
         parts.append(f"about {roughly(left)} left")
     return parts
@@ -154,8 +190,8 @@ def status_line(spec: StudySpec, history: History, elapsed: float) -> str:
     return "  |  ".join(status_parts(spec, history, elapsed))
 
 
-def best_line(spec: StudySpec, best: Trial) -> str:
-    return f"best {spec.metric} {number(metric_value(spec, best))} (trial {best.number})"
+def best_line(spec: StudySpec, history: History, best: Trial) -> str:
+    return f"best {spec.metric} {mean_text(spec, history, best)} (trial {best.number})"
 
 
 def seconds_of(trial: Trial) -> float | None:

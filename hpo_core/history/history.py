@@ -30,6 +30,14 @@ class Noise:
     deviation: float = math.nan
     degrees: int = 0
 
+    def error(self, trial: Trial) -> float:
+        """The standard error of a trial's loss, a mean over its observations; NaN if the noise is unknown.
+
+        Args:
+            trial: One of :attr:`History.merged`.
+        """
+        return self.deviation / math.sqrt(trial.observations)
+
 
 def noise_of(groups: Iterable[Sequence[float]]) -> Noise:
     """The noise, from the losses of several trainings of each of some configurations.
@@ -166,14 +174,6 @@ class History:
     def noise(self) -> Noise:
         """How much the loss of one configuration differs from training to training, pooled over all configurations."""
         return noise_of(trial.observed for trial in self.merged.complete if trial.observed)
-
-    def standard_error(self, trial: Trial) -> float:
-        """The standard error of a trial's loss, a mean over its observations; NaN if the noise is unknown.
-
-        Args:
-            trial: One of :attr:`merged`.
-        """
-        return self.noise.deviation / math.sqrt(trial.observations)
 
     @cached_property
     def identities(self) -> frozenset[str]:

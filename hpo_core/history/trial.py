@@ -141,6 +141,12 @@ class Trial:
             return f"{picked}: among the best of the past: {notes['warm_start']}"
         return f"{picked}: of its candidates it promised most" if "acquisition" in notes else f"{picked}: by no model"
 
+    @property
+    def proposed(self) -> str:
+        """The origin as a sentence, without its full stop."""
+        given = self.repeat_of is not None or self.notes.get("strategy") in ("retry", "first")
+        return f"{self.origin[0].upper()}{self.origin[1:]}" if given else f"Proposed by {self.origin}"
+
     @cached_property
     def identity(self) -> str:
         """The identity of its configuration; see :func:`hpo_core.space.configuration.identity`."""

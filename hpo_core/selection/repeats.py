@@ -23,6 +23,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
+from hpo_core.base import moments
 from hpo_core.history.history import History
 from hpo_core.history.trial import CONFIRM, PROBE, PURPOSE, REPEAT_OF, Proposal, Trial, TrialState
 
@@ -192,6 +193,44 @@ class Leg:
     def by_number(self) -> dict[int, Trial]:
         """The trials that the search left, by number."""
         return {trial.number: trial for trial in self.search.merged}
+
+
+@dataclass(frozen=True)
+class Winner:
+    """What a study that repeats its best configurations says of the best one.
+
+    Args:
+        trial: The best configuration: its first trial, with the mean loss of its trainings.
+        error: The standard error of that mean, from the noise of all configurations; NaN if that is unknown.
+        luckiest: The trial with the lowest single loss, if another configuration's or above what that is worth.
+        luck: How much better than the mean of its configuration the luckiest trial was; NaN if it is all there is.
+    """
+
+    trial: Trial
+    error: float
+    luckiest: Trial
+    luck: float
+
+
+def winner_of(history: History) -> Winner | None:
+    """The best configuration beside the luckiest trial; None if no trial is complete."""
+    best, luckiest = history.incumbent, history.luckiest
+    if best is None or luckiest is None or luckiest.loss is None:
+        return None
+    number = luckiest.number if luckiest.repeat_of is None else luckiest.repeat_of
+    own = next((each for each in history.merged.complete if each.number == number), luckiest)
+    luck = own.loss - luckiest.loss if own.loss is not None and own.observed else math.nan
+    return Winner(best, history.noise.error(best), luckiest, luck)
+
+
+def trainings_of(history: History, trial: Trial) -> list[Trial]:
+    """The complete trainings of a trial's configuration: those that confirmed it, the most typical first, then others.
+
+    The typical one is the median, as the best one is the luckiest; see :mod:`hpo_core.selection.comparison`.
+    """
+    group = [t for t in history.complete if trial.number in (t.number, t.repeat_of) and t.loss is not None]
+    middle = moments.median([t.loss for t in group if t.loss is not None]) if group else 0.0
+    return sorted(group, key=lambda t: (not t.confirms, abs((t.loss or 0.0) - middle), t.number))
 
 
 def repeat(trial: Trial, why: str) -> Proposal:

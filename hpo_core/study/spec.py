@@ -166,6 +166,8 @@ class StudySpec(Section):
         self._check_fidelity()
         if self.final is not None:
             _check_order(self.final, space)
+        if self.repeats not in (None, RepeatsSpec()) and (why := self._why_never_repeated):
+            raise ValueError(f"repeats: {why}; remove one of the two")
         try:
             self.strategy.make(fidelity=self.scale).check(space)
         except InputError:
@@ -222,7 +224,17 @@ class StudySpec(Section):
     @cached_property
     def repeating(self) -> Repeats | None:
         """How configurations are trained again; None if none is, or if the final choice does it."""
-        return None if self.repeats is None or self.final is not None else self.repeats.make()
+        return None if self.repeats is None or self._why_never_repeated else self.repeats.make()
+
+    @property
+    def _why_never_repeated(self) -> str:
+        """Why no configuration of this study can be trained again; empty if it can."""
+        strategy = strategy_class(self.strategy.name)
+        if self.final is not None:
+            return "final already trains the best configurations again"
+        if strategy.promotes and not strategy.chooses_fidelity:
+            return f"trials of {self.strategy.name!r} go on from each other, so none can be trained again by itself"
+        return ""
 
     @property
     def reshuffles(self) -> bool:
