@@ -47,6 +47,7 @@ from hpo_core.base.errors import InputError, TrackingError, TrackingRefusal
 from hpo_core.base.extras import missing_extra
 from hpo_core.ledger.store import CHAMPION, FAILED, FINISHED, KILLED, RUNNING, Dataset, Metric, Run, Version
 from hpo_core.tracking.credentials import redact, scrub
+from hpo_core.tracking.histories import histories
 
 T = TypeVar("T")
 
@@ -343,6 +344,9 @@ class MlflowStore:
             token = page.token
             if not token:
                 return list({run.id: run for run in runs}.values())
+
+    def metric_history(self, runs: Sequence[str], key: str, most: int) -> dict[str, list[Metric]]:
+        return self._call(lambda: histories(self._client, runs, key, most))
 
     def has_exactly(self, count: int, experiments: Sequence[str], tags: Mapping[str, str], before: int) -> bool:
         terms = [*_terms(tags), f"attributes.start_time < {before}"]
