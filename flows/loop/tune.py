@@ -316,7 +316,7 @@ class Loop:
         """Show the state of the study, and do what is due by the clock."""
         self._view.show(history, self._seconds)
         self._session.observe(Progress(history, self._seconds, self._stages.choice, self._session.board.shown()))
-        self._session.publisher.tick(history)
+        self._session.publisher.tick(history, self._stages.choice, self._stages.challenge)
         self.link.look()
         self._renewal.tick()
 

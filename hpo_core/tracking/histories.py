@@ -68,7 +68,9 @@ def _thinned(store: Any, runs: Sequence[str], key: str, most: int) -> list[tuple
 
 def _asked(store: Any, path: str, key: str, params: dict[str, Any]) -> list[tuple[str, Metric]]:
     """The points that MLflow's server answers; repetitions are up to the caller."""
-    answer = verify_rest_response(http_request(store.get_host_creds(), path, "GET", params=params | {"metric_key": key}), path)
+    answer = verify_rest_response(
+        http_request(store.get_host_creds(), path, "GET", params=params | {"metric_key": key}), path
+    )
     return [
         (each["run_id"], Metric(key, float(each["value"]), int(each["timestamp"]), int(each.get("step", 0))))
         for each in answer.json().get("metrics", [])

@@ -5,14 +5,13 @@ from __future__ import annotations
 import logging
 import math
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING
+from dataclasses import dataclass
 
 from hpo_core.base.errors import TrackingError, TrackingRefusal
 from hpo_core.history.history import History
 from hpo_core.history.trial import HYPERGRADIENT, HYPERGRADIENT_NORM, Trial, TrialState
 from hpo_core.ledger.store import Metric, Store
 from hpo_core.study.spec import StudySpec
-from hpo_flows.reports.html.figures.past import Curve, Curves
 from hpo_flows.reports.text import ranked
 
 log = logging.getLogger("hpo")
@@ -23,13 +22,37 @@ MOST_CURVES = 1_000
 MOST_LONG = 200
 """So many, where MLflow has to thin them one by one."""
 
-MOST_POINTS = 200
-"""So many points are kept of a curve."""
-
 A_REQUEST = 100
 
 MOST_TRIED = 6
 """So many other metrics are looked at where the study's own has no curve."""
+
+
+Curve = Sequence[tuple[float, float]]
+"""Steps and values of a metric, in its own direction."""
+
+MOST_POINTS = 200
+"""So many points are kept of a curve."""
+
+
+@dataclass(frozen=True)
+class Curves:
+    """What the trials logged of a metric at each step.
+
+    Args:
+        metric: The study's metric; another if the study's has one value a trial.
+        by_trial: The curves by trial number.
+    """
+
+    metric: str
+    by_trial: Mapping[int, Curve]
+
+
+def thinned(curve: Curve, most: int) -> Curve:
+    """An even selection of this many points, ends included."""
+    if len(curve) <= most:
+        return curve
+    return [curve[round(i * (len(curve) - 1) / (most - 1))] for i in range(most)]
 
 
 def curve_of(points: Sequence[Metric]) -> Curve:
@@ -55,13 +78,6 @@ def curve_of(points: Sequence[Metric]) -> Curve:
         if before < steps[-1]:
             last[before] = last.pop(steps[-1])
     return [(step, last[step]) for step in sorted(last) if math.isfinite(last[step])]
-
-
-def thinned(curve: Curve, most: int) -> Curve:
-    """An even selection of this many points, ends included."""
-    if len(curve) <= most:
-        return curve
-    return [curve[round(i * (len(curve) - 1) / (most - 1))] for i in range(most)]
 
 
 class CurveReader:

@@ -17,6 +17,7 @@ from hpo_core.history.trial import HYPERGRADIENT, HYPERGRADIENT_NORM, Trial
 from hpo_core.space.parameters import Float, Int
 from hpo_flows.reports.html import cards
 from hpo_flows.reports.html.cards import card
+from hpo_flows.reports.html.decisions import champion_card, choice_card
 from hpo_flows.reports.html.figures import plots
 from hpo_flows.reports.html.figures.parameters import MOST_DOTS
 from hpo_flows.reports.html.figures.past import Past, Plot, finite
@@ -44,6 +45,9 @@ TOOLS = """<div class="tools">
 <button id="chosen" hidden></button><button id="before">previous</button><button id="after">next</button>
 <span id="count"></span></div>
 <div class="table" id="table"><table><thead><tr></tr></thead><tbody></tbody></table></div>"""
+
+PICKS = '<div class="picks" id="picks"></div>'
+"""The place of the trials that are picked to have their curves stand out."""
 
 NO_SCRIPT = "<noscript><p>The plots and the table of all trials need JavaScript.</p></noscript>"
 
@@ -76,8 +80,9 @@ def report_page(past: Past, place: Place | None, written: str) -> str:
         "Search": _grid(
             _plots(drawn["optimisation_history"], 8),
             cards.best_configuration(past, place),
-            _plots(drawn["learning_curves"], 12),
+            _plots(drawn["learning_curves"], 12, PICKS),
         ),
+        "Winner": _grid(choice_card(past), champion_card(past)),
         "Parameters": _grid(
             cards.importance_card(past),
             cards.space_card(past),
@@ -131,11 +136,11 @@ def _place(plot: Plot) -> str:
     return f'<div class="plot" id="{escape(plot.name)}" style="height:{plot.height}px{least}"></div>'
 
 
-def _plots(drawn: Sequence[Plot], span: int) -> str:
+def _plots(drawn: Sequence[Plot], span: int, above: str = "") -> str:
     made = []
     for plot in drawn:
         body = f'<div class="scroll">{_place(plot)}</div>' if plot.least else _place(plot)
-        made.append(card(plot.title, body, plot.caption, span=span))
+        made.append(card(plot.title, above + body, plot.caption, span=span))
     return "".join(made)
 
 

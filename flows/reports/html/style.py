@@ -6,14 +6,18 @@ STYLE = """
   --back: #f4f5f8; --card: #ffffff; --ink: #1a2130; --dim: #5b6475; --line: #e1e4ea; --mute: #858e9f;
   --accent: #3151d3; --soft: #9db0f2; --wash: rgba(49, 81, 211, 0.10); --onaccent: #ffffff;
   --bad: #c8323c; --badwash: rgba(200, 50, 60, 0.09); --busy: #8f5a0c; --warnwash: rgba(183, 121, 31, 0.14);
-  --s0: #cdd3e0; --s1: #7f97e3; --s2: #1b36a6; --shadow: 0 1px 2px rgba(20, 28, 45, 0.06);
+  --s0: #cdd3e0; --s1: #7f97e3; --s2: #1b36a6;
+  --p0: #c2410c; --p1: #0f766e; --p2: #7e22ce; --p3: #a16207; --p4: #be185d; --p5: #4d7c0f;
+  --shadow: 0 1px 2px rgba(20, 28, 45, 0.06);
 }
 @media (prefers-color-scheme: dark) {
   :root {
     --back: #0f131a; --card: #181e27; --ink: #e6eaf1; --dim: #9aa5b6; --line: #2b3340; --mute: #5f6b7e;
     --accent: #8ea5ff; --soft: #4a5fb3; --wash: rgba(142, 165, 255, 0.13); --onaccent: #0f131a;
     --bad: #f2777f; --badwash: rgba(242, 119, 127, 0.13); --busy: #e3b341; --warnwash: rgba(227, 179, 65, 0.13);
-    --s0: #3d4759; --s1: #6c86e8; --s2: #dbe4ff; --shadow: none;
+    --s0: #3d4759; --s1: #6c86e8; --s2: #dbe4ff;
+    --p0: #fb923c; --p1: #2dd4bf; --p2: #c084fc; --p3: #facc15; --p4: #f472b6; --p5: #a3e635;
+    --shadow: none;
   }
 }
 * { box-sizing: border-box; }
@@ -111,6 +115,25 @@ i.bad { background: var(--bad); } i.line { background: var(--mute); opacity: 0.5
   border-top: 1px solid var(--line); } .failure > b { color: var(--bad); font-size: 1.1rem; }
 .failure code { display: block; white-space: pre-wrap; margin-bottom: 0.35rem; }
 .failure .more { padding: 0 0.5rem; } .failure mark { margin-bottom: 0.35rem; }
+.pick { border-radius: 50%; width: 1.05rem; height: 1.05rem; padding: 0; margin-right: 0.55rem; vertical-align: -0.2em;
+  border-color: var(--mute); background: none; }
+.picks { display: flex; flex-wrap: wrap; gap: 0.4rem; } .picks:not(:empty) { margin: 0.2rem 0 0.5rem; }
+.picks button { border-left-width: 4px; }
+.said { margin-bottom: 0.7rem; max-width: 78ch; } .card > p.said { color: var(--ink); font-size: 0.95rem; }
+.final { display: grid; grid-template-columns: 6.5rem 7.5rem 1fr minmax(11rem, auto); gap: 0.9rem;
+  align-items: center; padding: 0.35rem 0; border-top: 1px solid var(--line); font-size: 0.9rem; }
+.final.head, .final.foot { border: 0; color: var(--dim); font-size: 0.78rem; padding: 0.1rem 0; }
+.final > span:last-child { text-align: right; } .final mark { margin-left: 0.5rem; }
+.final em { font-style: normal; color: var(--bad); font-size: 0.82rem; } .final small { color: var(--dim); }
+.final.wins > span:last-child { font-weight: 650; } .final mark { background: var(--wash); color: var(--accent); }
+.track { position: relative; height: 26px; display: block; background: var(--back); border-radius: 6px; }
+.track > * { position: absolute; } .track .band { top: 0; bottom: 0; background: var(--wash); }
+.track .error { top: 9px; height: 8px; border-radius: 4px; background: var(--s0); }
+.track b { width: 9px; height: 9px; margin: 8.5px 0 0 -4.5px; border-radius: 50%; background: var(--mute);
+  opacity: 0.8; }
+.track s { top: 4px; bottom: 4px; width: 3px; margin-left: -1.5px; border-radius: 2px; background: var(--ink); }
+.wins .track b, .wins .track s { background: var(--accent); }
+.scale { display: flex; justify-content: space-between; }
 .tools { display: flex; flex-wrap: wrap; gap: 0.5rem; align-items: center; margin: 0.5rem 0 0.7rem; }
 .tools input { flex: 1 1 240px; min-width: 0; } .tools input, .tools select { border: 1px solid var(--line);
   border-radius: 8px; background: var(--back); padding: 0.35rem 0.7rem; }
@@ -144,6 +167,8 @@ footer { color: var(--dim); font-size: 0.82rem; padding: 1.6rem 0 2rem; }
   .tile b { font-size: 1.25rem; } .tile.lead b { font-size: 1.6rem; }
   .grid { gap: 0.7rem; } .title .link, .title .run { margin-left: 0; } .param { gap: 0.5rem; }
   .param { grid-template-columns: 1fr auto; } .param svg { grid-row: 2; grid-column: 1 / -1; height: 30px; }
+  .final { grid-template-columns: 1fr auto; gap: 0.3rem 0.6rem; } .final.head { display: none; }
+  .final .track, .final .scale { grid-row: 2; grid-column: 1 / -1; } .final > span:nth-child(2) { display: none; }
   th button { max-width: 150px; overflow: hidden; text-overflow: ellipsis; display: block; }
   .table { margin: 0 -0.9rem; } th:first-child, td:first-child { padding-left: 0.9rem; }
 }
