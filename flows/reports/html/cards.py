@@ -83,7 +83,8 @@ def facts(past: Past) -> str:
     )
     lead = (f"best {spec.metric}", number(metric_value(spec, best)), "" if best is None else f"trial {best.number}")
     if (winner := past.winner) is not None:
-        lead = (f"{spec.metric} over the winner's folds", spread(spec, winner), f"trial {winner.trial.number}")
+        mean, _, error = spread(spec, winner).partition(" ")
+        lead = (f"winner's {spec.metric}", mean, f"{error} over its folds, trial {winner.trial.number}")
     tiles = [
         ("lead", *lead),
         ("", "trials ended", f"{ended}" + (f" of {total}" if total is not None else ""), progress),

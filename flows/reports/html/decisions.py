@@ -7,6 +7,7 @@ import math
 from collections.abc import Sequence
 from html import escape
 
+from hpo_core.base.moments import deviation
 from hpo_core.champion.challenge import Challenge
 from hpo_core.champion.succession import PROMOTED
 from hpo_core.ledger.store import Version
@@ -15,7 +16,7 @@ from hpo_core.selection.final_choice import Choice, Standing
 from hpo_flows.reports.html.cards import card
 from hpo_flows.reports.html.figures.axes import short
 from hpo_flows.reports.html.figures.past import Past, finite
-from hpo_flows.reports.text import choice_line, metric_value, number, spread, test_lines
+from hpo_flows.reports.text import choice_line, metric_value, number, spread, test_lines, with_error
 
 
 class Track:
@@ -154,16 +155,19 @@ def champion_card(past: Past) -> str:
     band = (rival, rival - sign * margin) if math.isfinite(rival) and math.isfinite(margin) else None
     track = Track([*seeds, rival, *(band or ())])
     dots = [(value, f"seed {i + 1}: {number(value)}") for i, value in enumerate(seeds)]
+    told = "-"
+    if seeds:
+        told = escape(with_error(mean, deviation(seeds) / math.sqrt(len(seeds))))
     rows = [
         f'<div class="final wins"><span><button class="more" data-trial="{challenge.trial.number}">trial '
         f"{challenge.trial.number}</button></span><span>{len(seeds)} seed{'s' * (len(seeds) != 1)}</span>"
-        f"{track.row(dots, mean, band=band)}<span>{escape(number(mean)) if seeds else '-'}</span></div>"
+        f"{track.row(dots, mean, band=band)}<span>{told}</span></div>"
     ]
     if math.isfinite(rival):
-        told = [(rival, f"version {against}: {number(rival)}")]
+        dots = [(rival, f"version {against}: {number(rival)}")]
         rows.append(
             f'<div class="final"><span>version {escape(against)}</span><span>champion then</span>'
-            f"{track.row(told, band=band)}<span>{escape(number(rival))}</span></div>"
+            f"{track.row(dots, band=band)}<span>{escape(number(rival))}</span></div>"
         )
     if seeds or math.isfinite(rival):
         rows.append(f'<div class="final foot"><span></span><span></span>{track.scale()}<span></span></div>')

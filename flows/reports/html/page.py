@@ -21,6 +21,7 @@ from hpo_flows.reports.html.decisions import champion_card, choice_card
 from hpo_flows.reports.html.figures import plots
 from hpo_flows.reports.html.figures.parameters import MOST_DOTS
 from hpo_flows.reports.html.figures.past import Past, Plot, finite
+from hpo_flows.reports.html.parallel import PARALLEL
 from hpo_flows.reports.html.place import QUERY, Place
 from hpo_flows.reports.html.script import SCRIPT
 from hpo_flows.reports.html.style import STYLE
@@ -120,7 +121,7 @@ def report_page(past: Past, place: Place | None, written: str) -> str:
         "</main><dialog></dialog>",
         f'<script type="text/plain" id="plotly">{plotly_script()}</script>',
         _data(past, place, shown),
-        f"<script>{SCRIPT}</script>",
+        f"<script>{SCRIPT}{PARALLEL}</script>",
         "</body></html>\n",
     ]
     return "\n".join(parts)
@@ -155,10 +156,8 @@ def _small(title: str, caption: str, drawn: Sequence[Plot]) -> str:
 
 def _slices_caption(past: Past) -> str:
     first = "the most important first; " if past.reliable is not None else ""
-    told = (
-        f"The value by each parameter alone, {first}the stronger the colour, the later the trial; the ring is the best."
-    )
-    return told + past.cut
+    told = f"{past.spec.metric} by each parameter alone, {first}the stronger the colour, the later the trial; the ring "
+    return f"{told}is the best.{past.cut}"
 
 
 def _pairs_caption() -> str:

@@ -127,11 +127,12 @@ function standingOut(plot) {
   const chosen = state.chosen && [...state.chosen].filter(number => curves.has(number));
   if (!picked.length && !chosen) return plot;
   const [others, ...best] = plot.data, apart = new Set([...picked, ...chosen || []]);
-  const line = (numbers, name, color, width) => ({ ...others, ...joined(numbers), name, opacity: 1,
+  const line = (numbers, name, color, width, opacity = 1) => ({ ...others, ...joined(numbers), name, opacity,
     line: { color, width }, marker: { ...others.marker, color } });
   return { ...plot, data: [
     { ...others, ...joined([...curves.keys()].filter(number => !apart.has(number))) },
-    ...chosen ? [line(chosen, chosen.length + " chosen", "--accent", 1.2)] : best.slice(-1),
+    ...chosen ? [line(chosen, chosen.length + " chosen", "--accent", 1.2, chosen.length > 30 ? 0.45 : 0.9)]
+      : best.slice(-1),
     ...picked.map((number, i) => line([number], "trial " + number, "--p" + i % colours, 2.5)),
   ] };
 }
@@ -252,14 +253,7 @@ document.getElementById("words").oninput = event => change({ words: event.target
 document.getElementById("kind").onchange = event => change({ kind: event.target.value });
 document.getElementById("before").onclick = () => { state.page--; fill(); };
 document.getElementById("after").onclick = () => { state.page++; fill(); };
-document.getElementById("chosen").onclick = () => {
-  change({ chosen: null });
-  const place = document.getElementById("parallel"), trace = data.plots.find(plot => plot.name === "parallel").data[0];
-  for (const dimension of trace.dimensions) delete dimension.constraintrange;
-  for (const dimension of place.data[0].dimensions) delete dimension.constraintrange;
-  Plotly.redraw(place);
-  redrawCurves();
-};
+document.getElementById("chosen").onclick = () => parallel.free();
 fill();
 
 // the plots
@@ -327,41 +321,25 @@ function traces(plot, of) {
   }
   return made;
 }
-function choose(place, plot) {
-  const trace = place.data[0], kept = new Set(trace.trials);
-  let any = false;
-  trace.dimensions.forEach((dimension, d) => {
-    const range = dimension.constraintrange;
-    plot.data[0].dimensions[d].constraintrange = range;
-    if (!range || !range.length) return;
-    any = true;
-    const spans = Array.isArray(range[0]) ? range : [range];
-    dimension.values.forEach((v, i) => {
-      if (!spans.some(([low, high]) => v >= low && v <= high)) kept.delete(trace.trials[i]);
-    });
-  });
-  document.getElementById("chosen").textContent = kept.size + " chosen above \u00d7";
-  change({ chosen: any ? kept : null });
-  redrawCurves();
-}
+let parallel = null;
 async function draw(plot, of) {
   const place = document.getElementById(plot.name), first = !place.dataset.drawn;
-  const shown = traces(plot.name === "rungs" ? standingOut(plot) : plot, of), ids = plot.name === "parallel" ? shown[0].trials : null;
-  if (ids) delete shown[0].trials;
-  await Plotly.react(place, shown, themed(plot, of), { responsive: true, displaylogo: false,
-    modeBarButtons: ids ? [["toImage"]] : [["toImage"], ["zoom2d", "pan2d", "resetScale2d"]] });
-  if (ids) place.data[0].trials = ids;
-  if (first && ids) place.on("plotly_restyle", () => choose(place, plot));
-  else if (first) place.on("plotly_click", event => {
-    const number = event.points.map(point => point.customdata).find(found => typeof found === "number");
-    if (number !== undefined) show(number);
-  });
+  if (plot.name === "parallel") {
+    if (first) parallel = parallelOf(plot); else parallel.redraw();
+  } else {
+    const shown = plot.name === "rungs" ? standingOut(plot) : plot;
+    await Plotly.react(place, traces(shown, of), themed(plot, of), { responsive: true, displaylogo: false,
+      modeBarButtons: [["toImage"], ["zoom2d", "pan2d", "resetScale2d"]] });
+    if (first) place.on("plotly_click", event => {
+      const number = event.points.map(point => point.customdata).find(found => typeof found === "number");
+      if (number !== undefined) show(number);
+    });
+  }
   place.dataset.drawn = "yes";
 }
 async function drawAll() {
   const of = css();
-  // parallel coordinates last: without a graphics card they take longer than all others
-  for (const plot of [...data.plots].sort((a, b) => (a.name === "parallel") - (b.name === "parallel"))) {
+  for (const plot of data.plots) {
     await draw(plot, of);
     await new Promise(done => setTimeout(done));
   }

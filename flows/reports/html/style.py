@@ -67,9 +67,16 @@ header { padding: 1.4rem 0 1rem; } header p { margin-top: 0.3rem; } header p b {
 .small figcaption { font-size: 0.82rem; color: var(--dim); }
 .next { display: grid; gap: 0.35rem; } .next button { display: flex; justify-content: space-between; }
 h4 { margin: 0.9rem 0 0.3rem; font-size: 0.82rem; color: var(--dim); font-weight: 600; }
-.parcoords text { paint-order: stroke; stroke: var(--card); stroke-width: 4px; stroke-linejoin: round;
-  text-shadow: none !important; }
-.parcoords .axis-brush .highlight { stroke: var(--accent) !important; }
+#parallel { position: relative; } #parallel canvas, #parallel svg { position: absolute; inset: 0; width: 100%;
+  height: 100%; } #parallel svg { touch-action: pan-x pan-y; user-select: none; }
+.axis line { stroke: var(--mute); } .axis text { paint-order: stroke; stroke: var(--card); stroke-width: 4px;
+  stroke-linejoin: round; } .axis .tick { fill: var(--dim); font-size: 11px; } .axis .name { fill: var(--ink);
+  font-size: 12px; font-weight: 600; cursor: ew-resize; touch-action: none; }
+.axis .grip { fill: transparent; cursor: ns-resize; touch-action: none; }
+.axis .range { fill: var(--accent); opacity: 0.35; }
+#parallel .over { fill: none; stroke: var(--ink); stroke-width: 2.2; pointer-events: none; }
+.tip { position: absolute; pointer-events: none; background: var(--card); border: 1px solid var(--line); z-index: 2;
+  border-radius: 8px; padding: 0.4rem 0.6rem; font-size: 12px; line-height: 1.45; white-space: nowrap; }
 .empty { color: var(--dim); } code, pre { font: 0.85em/1.5 ui-monospace, SFMono-Regular, Menlo, Consolas, monospace; }
 pre { margin: 0 0 0.8rem; padding: 0.8rem 0.9rem; background: var(--back); border-radius: 8px; white-space: pre-wrap;
   max-height: 250px; overflow: auto; }
@@ -120,7 +127,7 @@ i.bad { background: var(--bad); } i.line { background: var(--mute); opacity: 0.5
 .picks { display: flex; flex-wrap: wrap; gap: 0.4rem; } .picks:not(:empty) { margin: 0.2rem 0 0.5rem; }
 .picks button { border-left-width: 4px; }
 .said { margin-bottom: 0.7rem; max-width: 78ch; } .card > p.said { color: var(--ink); font-size: 0.95rem; }
-.final { display: grid; grid-template-columns: 6.5rem 7.5rem 1fr minmax(11rem, auto); gap: 0.9rem;
+.final { display: grid; grid-template-columns: 6.2rem 6.8rem minmax(0, 1fr) 15.5rem; gap: 0.9rem;
   align-items: center; padding: 0.35rem 0; border-top: 1px solid var(--line); font-size: 0.9rem; }
 .final.head, .final.foot { border: 0; color: var(--dim); font-size: 0.78rem; padding: 0.1rem 0; }
 .final > span:last-child { text-align: right; } .final mark { margin-left: 0.5rem; }
@@ -133,7 +140,7 @@ i.bad { background: var(--bad); } i.line { background: var(--mute); opacity: 0.5
   opacity: 0.8; }
 .track s { top: 4px; bottom: 4px; width: 3px; margin-left: -1.5px; border-radius: 2px; background: var(--ink); }
 .wins .track b, .wins .track s { background: var(--accent); }
-.scale { display: flex; justify-content: space-between; }
+.scale { display: flex; justify-content: space-between; font-style: normal; }
 .tools { display: flex; flex-wrap: wrap; gap: 0.5rem; align-items: center; margin: 0.5rem 0 0.7rem; }
 .tools input { flex: 1 1 240px; min-width: 0; } .tools input, .tools select { border: 1px solid var(--line);
   border-radius: 8px; background: var(--back); padding: 0.35rem 0.7rem; }
