@@ -122,16 +122,17 @@ i.bad { background: var(--bad); } i.line { background: var(--mute); opacity: 0.5
   border-top: 1px solid var(--line); } .failure > b { color: var(--bad); font-size: 1.1rem; }
 .failure code { display: block; white-space: pre-wrap; margin-bottom: 0.35rem; }
 .failure .more { padding: 0 0.5rem; } .failure mark { margin-bottom: 0.35rem; }
-.pick { border-radius: 50%; width: 1.05rem; height: 1.05rem; padding: 0; margin-right: 0.55rem; vertical-align: -0.2em;
-  border-color: var(--mute); background: none; }
+.pick { border-radius: 50%; width: 1.05rem; height: 1.05rem; padding: 0; position: absolute; left: 1rem; top: 0.45rem;
+  border-color: var(--mute); background: none; } td:first-child:has(.pick) { padding-left: 2.6rem; }
 .picks { display: flex; flex-wrap: wrap; gap: 0.4rem; } .picks:not(:empty) { margin: 0.2rem 0 0.5rem; }
 .picks button { border-left-width: 4px; }
-.said { margin-bottom: 0.7rem; max-width: 78ch; } .card > p.said { color: var(--ink); font-size: 0.95rem; }
+.said { margin-bottom: 0.7rem; max-width: 100ch; } .card > p.said { color: var(--ink); font-size: 0.95rem; }
 .final { display: grid; grid-template-columns: 6.2rem 6.8rem minmax(0, 1fr) 15.5rem; gap: 0.9rem;
   align-items: center; padding: 0.35rem 0; border-top: 1px solid var(--line); font-size: 0.9rem; }
 .final.head, .final.foot { border: 0; color: var(--dim); font-size: 0.78rem; padding: 0.1rem 0; }
 .final > span:last-child { text-align: right; } .final mark { margin-left: 0.5rem; }
-.final em { font-style: normal; color: var(--bad); font-size: 0.82rem; } .final small { color: var(--dim); }
+.final .more { white-space: nowrap; } .final em { font-style: normal; color: var(--bad); font-size: 0.82rem; }
+.final small { color: var(--dim); }
 .final.wins > span:last-child { font-weight: 650; } .final mark { background: var(--wash); color: var(--accent); }
 .track { position: relative; height: 26px; display: block; background: var(--back); border-radius: 6px; }
 .track > * { position: absolute; } .track .band { top: 0; bottom: 0; background: var(--wash); }
@@ -174,7 +175,7 @@ footer { color: var(--dim); font-size: 0.82rem; padding: 1.6rem 0 2rem; }
   .tile b { font-size: 1.25rem; } .tile.lead b { font-size: 1.6rem; }
   .grid { gap: 0.7rem; } .title .link, .title .run { margin-left: 0; } .param { gap: 0.5rem; }
   .param { grid-template-columns: 1fr auto; } .param svg { grid-row: 2; grid-column: 1 / -1; height: 30px; }
-  .final { grid-template-columns: 1fr auto; gap: 0.3rem 0.6rem; } .final.head { display: none; }
+  .final { grid-template-columns: auto 1fr; gap: 0.3rem 0.6rem; } .final.head { display: none; }
   .final .track, .final .scale { grid-row: 2; grid-column: 1 / -1; } .final > span:nth-child(2) { display: none; }
   th button { max-width: 150px; overflow: hidden; text-overflow: ellipsis; display: block; }
   .table { margin: 0 -0.9rem; } th:first-child, td:first-child { padding-left: 0.9rem; }
