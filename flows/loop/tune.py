@@ -292,7 +292,7 @@ class Loop:
         discard_superfluous(self._ledger, history)
         when, incumbent = self._described
         if history.incumbent != incumbent and time.monotonic() - when > DESCRIBE_SECONDS:
-            self._stages.search.record(history)
+            self._stages.describe(history)
             self._described = time.monotonic(), history.incumbent
         self._ledger.save_snapshot(news=1_000)
         return history

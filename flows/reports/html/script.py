@@ -258,6 +258,7 @@ fill();
 
 // the plots
 const dark = matchMedia("(prefers-color-scheme: dark)"), touch = matchMedia("(pointer: coarse)").matches;
+const hovers = matchMedia("(hover: hover)").matches;  // without, the bar of buttons would lie on the legend
 const plain = text => String(text).replace(/&/g, "&amp;").replace(/</g, "&lt;");
 const cut = text => text.length > 60 ? text.slice(0, 59) + "\u2026" : text;
 const labels = new Map();
@@ -329,7 +330,7 @@ async function draw(plot, of) {
   } else {
     const shown = plot.name === "rungs" ? standingOut(plot) : plot;
     await Plotly.react(place, traces(shown, of), themed(plot, of), { responsive: true, displaylogo: false,
-      modeBarButtons: [["toImage"], ["zoom2d", "pan2d", "resetScale2d"]] });
+      displayModeBar: hovers ? "hover" : false, modeBarButtons: [["toImage"], ["zoom2d", "pan2d", "resetScale2d"]] });
     if (first) place.on("plotly_click", event => {
       const number = event.points.map(point => point.customdata).find(found => typeof found === "number");
       if (number !== undefined) show(number);

@@ -169,14 +169,16 @@ footer { color: var(--dim); font-size: 0.82rem; padding: 1.6rem 0 2rem; }
 @media (max-width: 1000px) {
   .s3, .s4, .s6, .s8 { grid-column: 1 / -1; } .tiles { grid-template-columns: repeat(auto-fit, minmax(220px, 1fr)); }
 }
+@media (max-width: 900px) {
+  .final { grid-template-columns: auto 1fr; gap: 0.3rem 0.6rem; } .final.head { display: none; }
+  .final .track, .final .scale { grid-row: 2; grid-column: 1 / -1; } .final > span:nth-child(2) { display: none; }
+}
 @media (max-width: 560px) {
   main, nav > div { padding-left: 0.8rem; padding-right: 0.8rem; } .card { padding: 0.9rem; border-radius: 10px; }
   .tiles { grid-template-columns: repeat(2, minmax(0, 1fr)); gap: 0.6rem; } .tile.lead { grid-column: 1 / -1; }
   .tile b { font-size: 1.25rem; } .tile.lead b { font-size: 1.6rem; }
   .grid { gap: 0.7rem; } .title .link, .title .run { margin-left: 0; } .param { gap: 0.5rem; }
   .param { grid-template-columns: 1fr auto; } .param svg { grid-row: 2; grid-column: 1 / -1; height: 30px; }
-  .final { grid-template-columns: auto 1fr; gap: 0.3rem 0.6rem; } .final.head { display: none; }
-  .final .track, .final .scale { grid-row: 2; grid-column: 1 / -1; } .final > span:nth-child(2) { display: none; }
   th button { max-width: 150px; overflow: hidden; text-overflow: ellipsis; display: block; }
   .table { margin: 0 -0.9rem; } th:first-child, td:first-child { padding-left: 0.9rem; }
 }

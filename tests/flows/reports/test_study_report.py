@@ -25,12 +25,14 @@ from hpo_flows.api import open_ledger, run
 from hpo_flows.cli.app import app
 from hpo_flows.objectives.reference import Objective
 from hpo_flows.reports.html.cards import failures_card, importance_card, space_card
+from hpo_flows.reports.html.curves import Curves
 from hpo_flows.reports.html.figures import DRAWN
 from hpo_flows.reports.html.figures.durations import lanes
 from hpo_flows.reports.html.figures.importance import Importance, importance
+from hpo_flows.reports.html.figures.learning import learning_curves
 from hpo_flows.reports.html.figures.parameters import interplay
 from hpo_flows.reports.html.figures.past import Past, Plot, incumbents
-from hpo_flows.reports.html.figures.progress import fidelity_spent, learning_curves, optimisation_history
+from hpo_flows.reports.html.figures.progress import fidelity_spent, optimisation_history
 from hpo_flows.reports.html.findings import edges, failures, remarks, status, time_spent
 from hpo_flows.reports.html.place import Place
 from hpo_flows.reports.html.publish import Publisher, best_so_far, write_report
@@ -130,7 +132,7 @@ def painted(thing: Any) -> Any:
         return [painted(each) for each in thing]
     if not isinstance(thing, dict):
         return "#123456" if isinstance(thing, str) and thing.startswith("--") else thing
-    return {key: "Blues" if key == "colorscale" else painted(value) for key, value in thing.items() if key != "trials"}
+    return {key: "Blues" if key == "colorscale" else painted(value) for key, value in thing.items() if key != "whose"}
 
 
 def only(plots: list[Plot]) -> Plot:
@@ -154,11 +156,16 @@ def test_plotly_knows_every_property_of_the_plots(written: Path) -> None:
     import plotly.graph_objects as go
 
     for plot in plots_in(written / "report.html"):
+        if plot["name"] == "parallel":  # which the page draws itself
+            continue
         go.Figure(painted(plot["data"]), painted(plot["layout"]))
 
 
 def test_a_report_of_a_thousand_trials_is_small(tmp_path: Path) -> None:
-    assert write_report(spec_of(), drawn_history(spec_of(), 1_000), tmp_path, SERVER).stat().st_size < 4_000_000
+    history = drawn_history(spec_of(), 1_000)
+    rng = random.Random(1)
+    curves = Curves("accuracy", {n: [(step, rng.random()) for step in range(100)] for n in range(1_000)})
+    assert write_report(spec_of(), history, tmp_path, SERVER, curves).stat().st_size < 4_000_000
 
 
 @pytest.mark.parametrize("trials", [0, 2])
@@ -265,10 +272,26 @@ def test_the_learning_curves_hold_rungs_and_what_a_promotion_added() -> None:
 def test_curves_that_were_read_are_drawn_thinned_and_without_what_is_not_finite() -> None:
     trials = [Trial(n, {"rate": 0.1 / (n + 1)}, TrialState.COMPLETE, -float(n), start=1, end=2) for n in range(9)]
     curves = {n: [(step, n - 1 / (step + 1)) for step in range(1_000)] for n in range(8)} | {8: [(0, math.nan)]}
-    others, *best = only(learning_curves(Past(spec_of(), History(trials), None, curves))).data
-    assert [trace["customdata"][0] for trace in best] == [3, 4, 5, 6, 7]
-    assert set(others["customdata"]) == {0, 1, 2, None}
+    plot = only(learning_curves(Past(spec_of(), History(trials), None, Curves("accuracy", curves))))
+    others, *best = plot.data
+    assert [trace["whose"] for trace in best] == [[[n, 200]] for n in (3, 4, 5, 6, 7)]
+    assert others["whose"] == [[n, 200] for n in (0, 1, 2)] and len(others["x"]) == 3 * 201
     assert len(best[0]["x"]) == 200 and (best[0]["x"][0], best[0]["x"][-1]) == (0, 999)
+    other = Past(spec_of(), History(trials), None, Curves("loss", curves))
+    assert "accuracy is known only at the end; this is loss" in only(learning_curves(other)).caption
+
+
+def test_a_curve_begins_with_that_of_the_trial_it_goes_on_from() -> None:
+    def trial(number: int, **rest: Any) -> Trial:
+        return Trial(number, {"rate": 0.1}, TrialState.COMPLETE, -0.5 - number, start=1, end=2, **rest)
+
+    history = History([trial(0), trial(1, parent=0, notes={"continued": "yes: trial 0"}), trial(2, parent=0)])
+    curves = Curves("accuracy", {0: [(0, 0.1), (1, 0.2), (2, 0.3)], 1: [(2, 0.4), (3, 0.5)], 2: [(0, 0.6), (1, 0.7)]})
+    best = {
+        trace["whose"][0][0]: trace for trace in only(learning_curves(Past(spec_of(), history, None, curves))).data[1:]
+    }
+    assert (best[1]["x"], best[1]["y"]) == ([0, 1, 2, 3], [0.1, 0.2, 0.4, 0.5])
+    assert best[2]["x"] == [0, 1]
 
 
 def test_the_range_of_a_parameter_whose_best_value_is_at_its_end_should_be_wider() -> None:
@@ -391,7 +414,7 @@ def test_the_report_is_published_once_for_each_state_of_the_study() -> None:
     history = ledger.load()
     before = len(store.requests)
     publisher.finish(history)
-    assert store.requests[before:] == ["log", "upload", "log"]
+    assert store.requests[before:] == ["log", "metric_history", "upload", "log"]
 
 
 def test_a_report_that_cannot_be_written_is_one_warning(caplog: pytest.LogCaptureFixture) -> None:
@@ -488,7 +511,7 @@ def test_the_report_opens_in_a_browser_without_a_network(scheme: str, width: int
         assert page.evaluate("document.documentElement.scrollWidth") <= width
         assert page.locator("#history .scatterlayer .point").count() > 20
         assert page.evaluate("window.broken") is None
-        assert "<b>adam</b>" in page.locator("#parallel").inner_text(), "its ticks are plain text"
+        assert "<b>adam</b>" in page.locator("#parallel").text_content(), "its ticks are plain text"
         back = page.evaluate("getComputedStyle(document.body).backgroundColor")
     assert wrong == []
     assert (sum(json.loads(back.replace("rgb(", "[").replace(")", "]"))) > 380) == (scheme == "light")
@@ -533,7 +556,7 @@ def test_what_is_chosen_in_the_parallel_coordinates_is_in_the_table(written: Pat
         page.goto((written / "report.html").as_uri())
         page.wait_for_function(DRAWN_ALL)
         page.locator("#parallel").scroll_into_view_if_needed()
-        axis = page.locator("#parallel .axis-brush .background").first.bounding_box()
+        axis = page.locator("#parallel .grip").first.bounding_box()
         across = axis["x"] + axis["width"] / 2
         page.mouse.move(across, axis["y"] + 30)
         page.wait_for_timeout(300)
