@@ -16,7 +16,8 @@ def study_description(spec: StudySpec, history: History, choice: Choice | None =
         f"**{as_markdown(spec.name)}**: {spec.direction} `{spec.metric}` of `{spec.objective}` "
         f"by `{spec.strategy.name}`.",
         "",
-        f"{complete} trial{'s' * (complete != 1)} complete, {failed_line(spec, history)}, {len(history.running)} running.",
+        f"{complete} trial{'s' * (complete != 1)} complete, {failed_line(spec, history)}, "
+        f"{len(history.running)} running.",
     ]
     if best is not None:
         lines += [

@@ -483,7 +483,8 @@ def _terms(tags: Mapping[str, str]) -> list[str]:
 def _quotable(value: str) -> str:
     """A value that can be put in single quotes in a filter; MLflow's filter language cannot escape any."""
     if "'" in value or "\\" in value:
-        raise InputError("name", f"{value!r} has characters that MLflow cannot search for", "choose one without quotes or backslashes")
+        problem = f"{value!r} has characters that MLflow cannot search for"
+        raise InputError("name", problem, "choose one without quotes or backslashes")
     return value
 
 

@@ -574,6 +574,33 @@ def test_what_is_chosen_in_the_parallel_coordinates_is_in_the_table(written: Pat
 
 @pytest.mark.slow
 @needs_chromium
+def test_the_curves_of_picked_trials_stand_out(tmp_path: Path) -> None:
+    history = drawn_history(spec_of())
+    curves = Curves("accuracy", {t.number: [(step, -t.number / (step + 1)) for step in range(9)] for t in history})
+    report = write_report(spec_of(), history, tmp_path, SERVER, curves)
+    with browsing(viewport={"width": 1440, "height": 900}, offline=True) as page:
+        page.set_default_timeout(1000 * PATIENCE)
+        page.goto(report.as_uri())
+        page.wait_for_function(DRAWN_ALL)
+
+        def lines() -> list[str]:
+            found: list[str] = page.evaluate("document.getElementById('rungs').data.map(trace => trace.name)")
+            return found
+
+        assert len(lines()) == 6 and lines()[0] == "others"
+        picked = [page.locator("#table .pick").nth(i).get_attribute("data-pick") for i in (3, 7)]
+        for number in picked:
+            page.locator(f"#table .pick[data-pick='{number}']").click()
+        page.wait_for_function("document.getElementById('rungs').data.length === 4")
+        assert lines()[2:] == [f"trial {number}" for number in picked]
+        assert not page.locator("dialog").is_visible()
+        for number in picked:
+            page.locator(f"#picks button[data-pick='{number}']").click()
+        page.wait_for_function("document.getElementById('rungs').data.length === 6")
+
+
+@pytest.mark.slow
+@needs_chromium
 def test_the_best_configuration_can_be_copied(written: Path) -> None:
     with browsing(viewport={"width": 800, "height": 900}, permissions=["clipboard-read", "clipboard-write"]) as page:
         page.goto((written / "report.html").as_uri())
