@@ -132,7 +132,7 @@ function standingOut(plot) {
   return { ...plot, data: [
     { ...others, ...joined([...curves.keys()].filter(number => !apart.has(number))) },
     ...chosen ? [line(chosen, chosen.length + " chosen", "--accent", 1.2, chosen.length > 30 ? 0.45 : 0.9)]
-      : best.slice(-1),
+      : best.slice(-1).filter(trace => !picked.includes(trace.customdata[0])),
     ...picked.map((number, i) => line([number], "trial " + number, "--p" + i % colours, 2.5)),
   ] };
 }
