@@ -6,6 +6,7 @@ import logging
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 
 from hpo_core.base.errors import TrackingError, TrackingRefusal
 from hpo_core.history.history import History
@@ -59,7 +60,7 @@ def curve_of(points: Sequence[Metric]) -> Curve:
     """The finite points of a run's last attempt, one for each step.
 
     An attempt begins where the steps begin again. An attempt that ended sooner than an earlier one has its result at
-    the highest step of all, so that MLflow shows it as the latest: it is put back where it belongs.
+    the highest step of all, so that MLflow shows it as the latest: a result after such a gap is put back.
 
     Args:
         points: The whole history of a metric in a run, oldest first.
@@ -74,9 +75,9 @@ def curve_of(points: Sequence[Metric]) -> Curve:
     last = {point.step: point.value for point in points[begins:]}
     steps = sorted(last)
     if begins and len(steps) > 1 and steps[-1] == max(point.step for point in points[:begins]):
-        before = points[-2].step
-        if before < steps[-1]:
-            last[before] = last.pop(steps[-1])
+        stride = max((b - a for a, b in pairwise(steps[:-1])), default=1)
+        if steps[-1] - steps[-2] > stride:
+            last[steps[-2]] = last.pop(steps[-1])
     return [(step, last[step]) for step in sorted(last) if math.isfinite(last[step])]
 
 
