@@ -12,6 +12,8 @@ from collections.abc import Iterable, Sequence
 from typing import Any
 
 from mlflow import MlflowClient
+from mlflow.exceptions import MlflowException
+from mlflow.protos.databricks_pb2 import ENDPOINT_NOT_FOUND
 from mlflow.utils.rest_utils import http_request, verify_rest_response
 
 from hpo_core.ledger.store import Metric
@@ -71,9 +73,13 @@ def _asked(store: Any, path: str, key: str, params: dict[str, Any]) -> list[tupl
     answer = verify_rest_response(
         http_request(store.get_host_creds(), path, "GET", params=params | {"metric_key": key}), path
     )
+    try:
+        points = answer.json().get("metrics", [])
+    except ValueError:  # a proxy that passes on some addresses alone, and has a page for all others
+        raise MlflowException(f"{path} is not answered by MLflow", ENDPOINT_NOT_FOUND) from None
     return [
         (each["run_id"], Metric(key, float(each["value"]), int(each["timestamp"]), int(each.get("step", 0))))
-        for each in answer.json().get("metrics", [])
+        for each in points
     ]
 
 
