@@ -47,6 +47,7 @@ from hpo_core.base.errors import InputError, TrackingError, TrackingRefusal
 from hpo_core.base.extras import missing_extra
 from hpo_core.ledger.store import CHAMPION, FAILED, FINISHED, KILLED, RUNNING, Dataset, Metric, Run, Version
 from hpo_core.tracking.credentials import redact, scrub
+from hpo_core.tracking.histories import histories
 
 T = TypeVar("T")
 
@@ -344,6 +345,9 @@ class MlflowStore:
             if not token:
                 return list({run.id: run for run in runs}.values())
 
+    def metric_history(self, runs: Sequence[str], key: str, most: int) -> dict[str, list[Metric]]:
+        return self._call(lambda: histories(self._client, runs, key, most))
+
     def has_exactly(self, count: int, experiments: Sequence[str], tags: Mapping[str, str], before: int) -> bool:
         terms = [*_terms(tags), f"attributes.start_time < {before}"]
         # MLflow does not count. But its page tokens are offsets, and after `count - 1` runs there must be just one.
@@ -477,9 +481,10 @@ def _terms(tags: Mapping[str, str]) -> list[str]:
 
 
 def _quotable(value: str) -> str:
-    """A value that may stand between single quotes in a filter; MLflow's filter language cannot escape any."""
+    """A value that can be put in single quotes in a filter; MLflow's filter language cannot escape any."""
     if "'" in value or "\\" in value:
-        raise InputError("name", f"{value!r} cannot stand in a search of MLflow", "choose one without quotes")
+        problem = f"{value!r} has characters that MLflow cannot search for"
+        raise InputError("name", problem, "choose one without quotes or backslashes")
     return value
 
 
