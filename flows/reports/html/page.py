@@ -217,7 +217,7 @@ def _trial(past: Past, trial: Trial) -> dict[str, Any]:
         "at": trial.start,
         "p": trial.parent if continues(trial) else None,
         "e": trial.stopped_early,
-        "why": trial.reason[:MOST_REASON],
+        "why": (trial.reason or (trial.proposed if trial.repeat_of is not None else ""))[:MOST_REASON],
         "run": trial.run_id,
         "c": dict(trial.config),
         "m": {name: value if math.isfinite(value) else str(value) for name, value in trial.metrics.items()},
