@@ -122,14 +122,28 @@ def connect_to_read(given: str | None = None) -> Store:
     Asks nothing yet. The store can do all that :func:`connect`'s can, and fails as that does.
     """
     uri = tracking_uri(given)
+    try:
+        store = _reading_store(uri)
+    except Exception as error:  # MLflow's client says what is wrong
+        log.debug("MLflow's client is needed: %s", scrub(error, uri))
+        store = None
+    return connect(uri) if store is None else store
+
+
+def _reading_store(uri: str) -> Store | None:
+    from hpo_core.tracking.reading import reason_for_mlflow
+
+    if reason_for_mlflow():
+        return None
     if uri.startswith(("http://", "https://")):
         from hpo_core.tracking.rest_store import RestStore
 
-        try:
-            return RestStore(uri, lambda known: connect(uri, known=known))
-        except Exception as error:  # MLflow's client is needed, or says what is wrong with a setting
-            log.debug("MLflow's client is needed: %s", scrub(error, uri))
-    return connect(uri)
+        return RestStore(uri, lambda known: connect(uri, known=known))
+    if "?" not in uri and (database := database_path(uri)) is not None:
+        from hpo_core.tracking.sqlite_store import SqliteStore
+
+        return SqliteStore(uri, lambda known: connect(uri, known=known), database)
+    return None
 
 
 def create(database: Path) -> None:

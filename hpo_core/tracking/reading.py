@@ -2,11 +2,37 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
+from importlib.metadata import distributions
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from hpo_core.tracking.mlflow_store import MlflowStore
+
+
+_SETTINGS = (
+    "MLFLOW_TRACKING_AUTH",
+    "MLFLOW_TRACKING_AWS_SIGV4",
+    "MLFLOW_WORKSPACE",
+    "MLFLOW_ENABLE_WORKSPACES",
+    "MLFLOW_DATABRICKS_",
+    "DATABRICKS_",
+)
+"""Beginnings of the names of settings that change what MLflow's client asks for, in ways that only it knows."""
+
+_PLUGINS = {"mlflow.request_header_provider", "mlflow.tracking_store", "mlflow.artifact_repository"}
+"""Where other packages change what MLflow's client does."""
+
+
+def reason_for_mlflow() -> str:
+    """What in this environment only MLflow's client can deal with; empty if nothing."""
+    if names := [name for name in os.environ if name.startswith(_SETTINGS)]:
+        return f"{names[0]} is set"
+    for package in distributions():
+        if any(entry.group in _PLUGINS for entry in package.entry_points):
+            return f"{package.name} extends MLflow"
+    return ""
 
 
 class ReadingStore:

@@ -9,7 +9,6 @@ from __future__ import annotations
 import base64
 import os
 from configparser import ConfigParser
-from importlib.metadata import distributions
 from pathlib import Path
 from typing import Any
 
@@ -17,18 +16,6 @@ import requests
 
 TIMEOUT, CONNECT_TIMEOUT = 30, 3
 """Seconds for an answer, unless ``MLFLOW_HTTP_REQUEST_TIMEOUT`` says otherwise, and for a connection."""
-
-_LEFT_TO_MLFLOW = (
-    "MLFLOW_TRACKING_AUTH",
-    "MLFLOW_TRACKING_AWS_SIGV4",
-    "MLFLOW_WORKSPACE",
-    "MLFLOW_DATABRICKS_",
-    "DATABRICKS_",
-)
-"""Beginnings of the names of settings that add to a request what only MLflow's client knows."""
-
-_PLUGINS = {"mlflow.request_header_provider", "mlflow.tracking_store", "mlflow.artifact_repository"}
-"""Where other packages hook into the requests of MLflow's client."""
 
 _SWITCH = {"true": True, "1": True, "false": False, "0": False}
 
@@ -40,14 +27,10 @@ class RestSession:
         uri: The tracking URI; may have a path, user and password.
 
     Raises:
-        LookupError: MLflow's client is needed. A setting that it would refuse raises other errors.
+        Exception: A setting is not one that MLflow takes; of several classes.
     """
 
     def __init__(self, uri: str) -> None:
-        if set_ := [name for name in os.environ if name.startswith(_LEFT_TO_MLFLOW)]:
-            raise LookupError(f"{set_[0]} is set")
-        if any(entry.group in _PLUGINS for package in distributions() for entry in package.entry_points):
-            raise LookupError("a plugin takes part in MLflow's requests")
         self._server = uri.removesuffix("/")
         self._session = requests.Session()
         read = int(os.environ.get("MLFLOW_HTTP_REQUEST_TIMEOUT", TIMEOUT))

@@ -30,12 +30,16 @@ from tests.conftest import MlflowServer
 from tests.memory_store import MemoryStore
 
 
-@pytest.fixture(params=["memory", "sqlite", "server", pytest.param("rest", marks=pytest.mark.slow)])
+@pytest.fixture(
+    params=["memory", "sqlite", "server", *(pytest.param(each, marks=pytest.mark.slow) for each in ("file", "rest"))]
+)
 def store(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Store]:
     if request.param == "memory":
         yield MemoryStore()
     elif request.param == "sqlite":
         yield connect(f"sqlite:///{tmp_path}/mlflow.db")
+    elif request.param == "file":
+        yield connect_to_read(f"sqlite:///{tmp_path}/mlflow.db")
     else:
         server: MlflowServer = request.getfixturevalue("mlflow_server")
         yield connect(server.uri) if request.param == "server" else connect_to_read(server.uri)
