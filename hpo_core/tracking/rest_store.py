@@ -54,7 +54,7 @@ class RestStore(ReadingStore, Searches):
             return ids, it.get("next_page_token")
 
         fields = _given(max_results=PAGE, view_type="ACTIVE_ONLY", page_token=token)
-        return self._ask("GET", "experiments/search", fields, read) or self.mlflow.experiments_page(token)
+        return self._ask("POST", "experiments/search", fields, read) or self.mlflow.experiments_page(token)
 
     def runs_page(
         self, experiments: Sequence[str], query: str, size: int, token: str | None = None, *, trash: bool = False

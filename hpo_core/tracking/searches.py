@@ -80,8 +80,9 @@ class Searches(ABC):
     def has_exactly(self, count: int, experiments: Sequence[str], tags: Mapping[str, str], before: int) -> bool:
         query = " and ".join([*_terms(tags), f"attributes.start_time < {before}"])
         # MLflow does not count. But its page tokens are offsets, and after `count - 1` runs there must be just one.
+        token = page_token(count - 1) if count > 1 else None  # an offset of 0 is refused
         try:
-            page, _ = self.runs_page(experiments, query, 2, page_token(count - 1))
+            page, _ = self.runs_page(experiments, query, 2, token)
         except TrackingRefusal:
             return False  # a server whose tokens are something else
         return len(page) == 1
