@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import datetime
+import ipaddress
 import json
 import math
 import re
 import sqlite3
+import ssl
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
@@ -14,12 +17,17 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
+from cryptography.x509.oid import NameOID
 from mlflow.store.db.utils import _get_latest_schema_revision
 from mlflow.utils.search_utils import SearchUtils
 
 from hpo_core.base.errors import InputError, TrackingError
 from hpo_core.ledger.store import FAILED, FINISHED, Metric, Store
-from hpo_core.tracking import connection, reading, rest_session
+from hpo_core.tracking import connection, reading
 from hpo_core.tracking.connection import connect, connect_to_read
 from hpo_core.tracking.mlflow_store import MlflowStore
 from hpo_core.tracking.reading import ReadingStore
@@ -221,6 +229,47 @@ def test_they_ask_what_mlflows_client_asks(
     assert half == 7 and asked[:half] == asked[half:]
 
 
+@pytest.fixture(scope="module")
+def certificate(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A key and the certificate that it signed itself, for 127.0.0.1."""
+    key = ec.generate_private_key(ec.SECP256R1())
+    name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "test")])
+    now = datetime.datetime.now(datetime.UTC)
+    made = (
+        x509.CertificateBuilder(name, name, key.public_key(), x509.random_serial_number())
+        .not_valid_before(now - datetime.timedelta(days=1))
+        .not_valid_after(now + datetime.timedelta(days=1))
+        .add_extension(x509.SubjectAlternativeName([x509.IPAddress(ipaddress.ip_address("127.0.0.1"))]), False)
+        .add_extension(x509.BasicConstraints(ca=True, path_length=None), True)
+        .sign(key, hashes.SHA256())
+    )
+    path = tmp_path_factory.mktemp("certificate") / "both.pem"
+    plain = (Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
+    path.write_bytes(key.private_bytes(*plain) + made.public_bytes(Encoding.PEM))
+    return path
+
+
+@pytest.mark.filterwarnings("ignore::urllib3.exceptions.InsecureRequestWarning")
+def test_certificates_are_those_of_mlflows_settings(certificate: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(connection, "CONNECT_SECONDS", 0.0)
+    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
+    context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH, cafile=str(certificate))
+    context.load_cert_chain(certificate)
+    context.verify_mode = ssl.CERT_REQUIRED
+    with recorder() as (server, asked):
+        server.socket = context.wrap_socket(server.socket, server_side=True, do_handshake_on_connect=False)
+        uri = f"https://127.0.0.1:{server.server_port}"
+        assert failure(connect_to_read(uri).experiments)[0] is TrackingError
+        monkeypatch.setenv("MLFLOW_TRACKING_SERVER_CERT_PATH", str(certificate))
+        assert failure(connect_to_read(uri).experiments)[0] is TrackingError
+        assert asked == []
+        monkeypatch.setenv("MLFLOW_TRACKING_CLIENT_CERT_PATH", str(certificate))
+        assert alone(connect_to_read(uri)).experiments() == []
+        monkeypatch.delenv("MLFLOW_TRACKING_SERVER_CERT_PATH")
+        monkeypatch.setenv("MLFLOW_TRACKING_INSECURE_TLS", "true")
+        assert alone(connect_to_read(uri)).experiments() == []
+
+
 # -- failures ---------------------------------------------------------------------------------------------------
 
 
@@ -343,11 +392,3 @@ def test_reading_leaves_the_folder_as_it_was(tmp_path: Path) -> None:
     before = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
     assert alone(connect_to_read(uri)).experiments() == ["0"]
     assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == before
-
-
-def test_certificates_are_mlflows_settings(monkeypatch: pytest.MonkeyPatch) -> None:
-    assert rest_session._verification() is True
-    monkeypatch.setenv("MLFLOW_TRACKING_SERVER_CERT_PATH", "/ca.pem")
-    monkeypatch.setenv("MLFLOW_TRACKING_CLIENT_CERT_PATH", "/me.pem")
-    assert rest_session.RestSession("https://h")._settings["verify"] == "/ca.pem"
-    assert rest_session.RestSession("https://h")._settings["cert"] == "/me.pem"
