@@ -1,7 +1,6 @@
 """Sends requests to an MLflow server as MLflow's client does, if that can be done without the client.
 
-The settings are those of MLflow: https://mlflow.org/docs/latest/self-hosting/security/basic-http-auth and
-``mlflow.environment_variables``.
+The settings are those of ``mlflow.environment_variables`` and of the file ``~/.mlflow/credentials``.
 """
 
 from __future__ import annotations
