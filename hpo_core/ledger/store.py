@@ -229,6 +229,16 @@ class Store(Registry, Protocol):
         """
         ...
 
+    def metric_history(self, runs: Sequence[str], key: str, most: int) -> Mapping[str, Sequence[Metric]]:
+        """All values of a metric in these runs, by run, oldest first; up to two requests per hundred runs.
+
+        Args:
+            runs: Their ids. A run without the metric is left out of the result.
+            key: The metric.
+            most: If there are too many points for one request, a run may come with an even selection of this many.
+        """
+        ...
+
     def has_exactly(self, count: int, experiments: Sequence[str], tags: Mapping[str, str], before: int) -> bool:
         """Whether exactly ``count`` (at least one) active runs with all these tags started before a time.
 

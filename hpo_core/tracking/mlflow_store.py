@@ -46,6 +46,7 @@ from hpo_core.base.errors import InputError, TrackingError, TrackingRefusal
 from hpo_core.base.extras import missing_extra
 from hpo_core.ledger.store import CHAMPION, FAILED, FINISHED, KILLED, Dataset, Metric, Run, Version
 from hpo_core.tracking.credentials import redact, scrub
+from hpo_core.tracking.histories import histories
 from hpo_core.tracking.searches import OLDEST_FIRST, PAGE, Searches, quotable
 
 T = TypeVar("T")
@@ -290,6 +291,9 @@ class MlflowStore(Searches):
         view = entities.ViewType.DELETED_ONLY if trash else entities.ViewType.ACTIVE_ONLY
         page = self._call(lambda: self._client.search_runs(list(experiments), query, view, size, OLDEST_FIRST, token))
         return [_run(run) for run in page], page.token
+
+    def metric_history(self, runs: Sequence[str], key: str, most: int) -> dict[str, list[Metric]]:
+        return self._call(lambda: histories(self._client, runs, key, most))
 
     def upload(self, run: str, path: Path, folder: str) -> None:
         def copy() -> None:

@@ -102,7 +102,8 @@ def _terms(tags: Mapping[str, str]) -> list[str]:
 
 
 def quotable(value: str) -> str:
-    """A value that may stand between single quotes in a filter; MLflow's filter language cannot escape any."""
+    """A value that can be put in single quotes in a filter; MLflow's filter language cannot escape any."""
     if "'" in value or "\\" in value:
-        raise InputError("name", f"{value!r} cannot stand in a search of MLflow", "choose one without quotes")
+        problem = f"{value!r} has characters that MLflow cannot search for"
+        raise InputError("name", problem, "choose one without quotes or backslashes")
     return value
