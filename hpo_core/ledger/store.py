@@ -1,7 +1,8 @@
 """Defines what the ledger needs from MLflow: a handful of operations, one of them a compare-and-set.
 
-:class:`hpo_core.tracking.mlflow_store.MlflowStore` is the real one. Tests put an in-memory double behind the same
-interface, to interleave and crash flows at every single operation.
+:class:`hpo_core.tracking.mlflow_store.MlflowStore` is the real one; those of :mod:`hpo_core.tracking.reading` read
+without mlflow. Tests put an in-memory double behind the same interface, to interleave and crash flows at every single
+operation.
 """
 
 from __future__ import annotations

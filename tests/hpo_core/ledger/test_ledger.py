@@ -1,4 +1,4 @@
-"""One suite over the in-memory double and over real MLflow: sqlite in the process, and a server."""
+"""One suite over the in-memory double and over real MLflow: sqlite in the process, a server, and its REST API."""
 
 from __future__ import annotations
 
@@ -26,20 +26,24 @@ from hpo_core.study.file import study_from
 from hpo_core.study.spec import StudySpec
 from hpo_core.tracking import histories
 from hpo_core.tracking import mlflow_store as tracking
-from hpo_core.tracking.connection import connect
+from hpo_core.tracking.connection import connect, connect_to_read
 from tests.conftest import MlflowServer
 from tests.memory_store import MemoryStore
 
 
-@pytest.fixture(params=["memory", "sqlite", "server"])
+@pytest.fixture(
+    params=["memory", "sqlite", "server", *(pytest.param(each, marks=pytest.mark.slow) for each in ("file", "rest"))]
+)
 def store(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Store]:
     if request.param == "memory":
         yield MemoryStore()
     elif request.param == "sqlite":
         yield connect(f"sqlite:///{tmp_path}/mlflow.db")
+    elif request.param == "file":
+        yield connect_to_read(f"sqlite:///{tmp_path}/mlflow.db")
     else:
         server: MlflowServer = request.getfixturevalue("mlflow_server")
-        yield connect(server.uri)
+        yield connect(server.uri) if request.param == "server" else connect_to_read(server.uri)
 
 
 def make_spec(**changes: Any) -> StudySpec:
