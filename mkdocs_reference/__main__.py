@@ -1,8 +1,8 @@
-"""``python -m mkdocs_reference``: renew the generated pages; ``make reference`` calls it."""
+"""``python -m mkdocs_reference``: renew the generated pages and the links to the glossary; ``make reference`` calls it."""
 
 from __future__ import annotations
 
-from mkdocs_reference.pages import FOLDER, PAGES
+from mkdocs_reference.pages import ROOT, pages
 
-for name, page in PAGES.items():
-    (FOLDER / name).write_text(page(), encoding="utf-8")
+for name, text in pages():
+    (ROOT / name).write_text(text, encoding="utf-8")

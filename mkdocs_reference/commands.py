@@ -56,9 +56,9 @@ One row for each trial: `number`, `state`, `value` (the study's metric), `fideli
 in JSON and Parquet). In Parquet, a parameter with choices of several types is a column of JSON texts.
 """
 
-SERVER = """## `python -m mlflow_server`
+SERVER = """## The tracking server
 
-Starts MLflow's tracking server and looks after it: [servers for a team](../how-to/team.md). Exit codes: 0 ended cleanly, 2 bad
+`python -m mlflow_server COMMAND` starts MLflow's tracking server and looks after it: [servers for a team](../how-to/team.md). Exit codes: 0 ended cleanly, 2 bad
 input, 3 a server does not answer or refuses."""
 
 PLAIN = {str: "TEXT", int: "N", float: "X"}

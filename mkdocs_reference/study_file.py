@@ -21,6 +21,7 @@ from hpo_core.history.fidelity import Fidelity
 from hpo_core.selection.early_stopping import RULES, make_rule
 from hpo_core.space.parameters import Boolean, Choice, Fixed, Float, Int, Ordinal
 from hpo_core.strategies.make import STRATEGIES, make_strategy
+from hpo_core.study.callbacks import CALLBACKS, SCHEDULES
 from hpo_core.study.resume import MAY_CHANGE
 from hpo_core.study.spec import StudySpec
 from mkdocs_reference.text import Row, cell, first_sentence, section, summary, table
@@ -43,6 +44,11 @@ that prints the difference.
 """
 
 
+CALLBACK_NOTE = """`callbacks: [NAME, {NAME: {SETTING: VALUE}}]`: Keras' callbacks with Keras' defaults. `TerminateOnNaN` has no
+settings; `LearningRateScheduler` has a `schedule` with settings of its own, or `schedule: module:function`, a function of
+(epoch, rate)."""
+
+
 def page() -> str:
     """The whole page in Markdown."""
     sections = dict(_sections(StudySpec))
@@ -62,6 +68,10 @@ def page() -> str:
     parts += ["## Early stopping", "`early_stop: RULE`, or `early_stop: {rule: RULE, SETTING: VALUE}`."]
     for name, rule in RULES.items():
         parts += [f"### `{name}`", summary(rule.__doc__), _table(_settings(make_rule(name, {})))]
+    parts += ["## Callbacks", CALLBACK_NOTE]
+    for name, cls in [*CALLBACKS.items(), *((f"schedule: {name}", cls) for name, cls in SCHEDULES.items())]:
+        if dataclasses.fields(cls):
+            parts += [f"### `{name}`", table(["setting", "type", "default"], _callback(cls))]
     return "\n\n".join(part for part in parts if part) + "\n"
 
 
@@ -107,6 +117,13 @@ def _settings(default: Any) -> Iterator[Row]:
             shown = f"`{value.name}`" if field.name in nested and value else _value(value)
             kind = "a strategy" if field.name in nested else _named(hints[field.name])
             yield _row(f"{cls.__name__}.{field.name}", field.name, kind, shown, meanings.get(field.name, ""))
+
+
+def _callback(cls: type[Any]) -> Iterator[Row]:
+    hints = typing.get_type_hints(cls, include_extras=True)
+    for field in dataclasses.fields(cls):
+        default = "*required*" if field.default is dataclasses.MISSING else _value(field.default)
+        yield f"`{field.name}`", _named(hints[field.name]), default
 
 
 def _row(where: str, name: str, kind: str, default: str, meaning: str) -> Row:

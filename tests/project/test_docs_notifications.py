@@ -1,4 +1,4 @@
-"""The program of docs/notifications.md, against a real Prefect server and a local receiver."""
+"""The program of docs/how-to/notifications.md, against a real Prefect server and a local receiver."""
 
 from __future__ import annotations
 
