@@ -10,7 +10,13 @@ from posixpath import relpath
 ROOT = Path(__file__).parents[1]
 GLOSSARY = "docs/reference/glossary.md"
 
-FENCED, LINE, SPAN, LINK, TAG = r"```.*?^```", r"^(?: {4}|#|\s*\| ?-)[^\n]*", r"`[^`]*`", r"!?\[[^\]]*\]\([^)]*\)", r"<[^>\n]+>"
+FENCED, LINE, SPAN, LINK, TAG = (
+    r"```.*?^```",
+    r"^(?: {4}|#|\s*\| ?-)[^\n]*",
+    r"`[^`]*`",
+    r"!?\[[^\]]*\]\([^)]*\)",
+    r"<[^>\n]+>",
+)
 LEFT_ALONE = re.compile(f"({'|'.join((FENCED, LINE, SPAN, LINK, TAG))})", re.DOTALL | re.MULTILINE)
 """Code, headings and what is a link already."""
 

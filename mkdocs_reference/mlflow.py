@@ -14,7 +14,9 @@ An experiment holds studies. A study is a run; its trials are runs nested below 
 what the objective logged as metrics, under their own names. A fold, a test, a re-training or a score of the champion is a
 run nested below its trial. Our tags begin with `hpo.`; the project reads more of them than are listed here. Claims on
 trial numbers are params of one further run for each study, in the experiment `hpo-claims`
-([decision 1](../decisions/0001-claims.md))."""
+([decision 1](../decisions/0001-claims.md)).
+
+![A study and its trials in MLflow](../images/mlflow-study.png)"""
 
 STUDY = {
     Tag.ROLE: "`study`",

@@ -64,7 +64,8 @@ x = (x / 16).astype("float32")
 x, y, x_val, y_val = x[:300], y[:300], x[300:400], y[300:400]
 """,
     "docs/how-to/keras.md: A study file (2)": NETWORK,
-    "docs/how-to/keras.md: The final choice by cross-validation": NETWORK + "from hpo_flows.keras import keras_objective\n",
+    "docs/how-to/keras.md: The final choice by cross-validation": NETWORK
+    + "from hpo_flows.keras import keras_objective\n",
     "docs/how-to/final-choice.md: In the objective": TREE,
     "docs/reference/python.md: Python": """
 from hpo_core.lineage.opening import open_study

@@ -306,5 +306,6 @@ def test_the_quickstart_runs_as_it_stands(tmp_path: Path, monkeypatch: pytest.Mo
     assert "16" in outputs["hpo status forest"]
     assert "n_estimators = " in outputs["hpo best forest"]
     assert (tmp_path / "report-forest" / "report.html").exists()
+    assert all((tmp_path / name).exists() for name in ("mlflow.db", "mlartifacts", ".hpo", "best-forest.yaml"))
     exec(DELETE.text, {})
     assert CliRunner().invoke(app, ["status", "forest"]).exception is not None
