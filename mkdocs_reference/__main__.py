@@ -1,4 +1,4 @@
-"""``python -m mkdocs_reference``: renew the generated pages and the links to the glossary; ``make reference`` calls it."""
+"""``make reference``: renew the generated pages, and the links to the glossary in all."""
 
 from __future__ import annotations
 

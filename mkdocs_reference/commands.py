@@ -20,12 +20,12 @@ from mlflow_server.__main__ import parser as server_parser
 
 INTRODUCTION = """# Commands
 
-`STUDY` is a study file or, once the study has been started, its name. Every command explains itself with `--help`; where `hpo`
-is not on the path, `python -m hpo_flows.cli` is the same. `MLFLOW_TRACKING_URI` names an MLflow server and `PREFECT_API_URL` a
-Prefect server; without them everything stays in the working folder.
+`STUDY` is a study file or, once the study has been started, its name. Every command explains itself with `--help`;
+where `hpo` is not on the path, `python -m hpo_flows.cli` is the same. `MLFLOW_TRACKING_URI` names an MLflow server
+and `PREFECT_API_URL` a Prefect server; without them everything stays in the working folder.
 
-`hpo --version` prints the version. `hpo --install-completion` has bash, zsh, fish or PowerShell complete commands, options and
-values; `hpo --show-completion` prints the script instead.
+`hpo --version` prints the version. `hpo --install-completion` has bash, zsh, fish or PowerShell complete commands,
+options and values; `hpo --show-completion` prints the script instead.
 
 ## Exit codes
 
@@ -47,19 +47,21 @@ values; `hpo --show-completion` prints the script instead.
 | failed | ended because its first trials all failed with the same error |
 | unreadable | has a damaged specification in MLflow |
 
-A flow that died on another machine counts as alive until its [lease](glossary.md#lease) runs out, four minutes later.
+A flow that died on another machine counts as alive until its [lease](glossary.md#lease) runs out, four minutes
+later.
 
 ## Columns of an export
 
-One row for each trial: `number`, `state`, `value` (the study's metric), `fidelity`, `params.NAME` for each parameter,
-`metrics.NAME` for each metric, `start` and `end` in UTC, `seconds`, `reason` and `run_id`. What does not exist is empty (null
-in JSON and Parquet). In Parquet, a parameter with choices of several types is a column of JSON texts.
+One row for each trial: `number`, `state`, `value` (the study's metric), `fidelity`, `params.NAME` for each
+parameter, `metrics.NAME` for each metric, `start` and `end` in UTC, `seconds`, `reason` and `run_id`. What does not
+exist is empty (null in JSON and Parquet). In Parquet, a parameter with choices of several types is a column of JSON
+texts.
 """
 
 SERVER = """## The tracking server
 
-`python -m mlflow_server COMMAND` starts MLflow's tracking server and looks after it: [servers for a team](../how-to/team.md). Exit codes: 0 ended cleanly, 2 bad
-input, 3 a server does not answer or refuses."""
+`python -m mlflow_server COMMAND` starts MLflow's tracking server and looks after it: [servers for a
+team](../how-to/team.md). Exit codes: 0 ended cleanly, 2 bad input, 3 a server does not answer or refuses."""
 
 PLAIN = {str: "TEXT", int: "N", float: "X"}
 

@@ -10,10 +10,10 @@ from mkdocs_reference.text import table
 
 INTRODUCTION = """# What is in MLflow and Prefect
 
-An experiment holds studies. A study is a run; its trials are runs nested below it, with the configuration as params and
-what the objective logged as metrics, under their own names. A fold, a test, a re-training or a score of the champion is a
-run nested below its trial. Our tags begin with `hpo.`; the project reads more of them than are listed here. Claims on
-trial numbers are params of one further run for each study, in the experiment `hpo-claims`
+An experiment holds studies. A study is a run; its trials are runs nested below it, with the configuration as params
+and what the objective logged as metrics, under their own names. A fold, a test, a re-training or a score of the
+champion is a run nested below its trial. Our tags begin with `hpo.`; the project reads more of them than are listed
+here. Claims on trial numbers are params of one further run for each study, in the experiment `hpo-claims`
 ([decision 1](../decisions/0001-claims.md)).
 
 ![A study and its trials in MLflow](../images/mlflow-study.png)"""
@@ -22,7 +22,7 @@ STUDY = {
     Tag.ROLE: "`study`",
     Tag.TARGET: "why a study with `trials: +20` goes on to its total",
     Tag.NOTIFIED: "which of its ends was reported, and when",
-    Tag.SERIES: "the name of its file's studies, if these change with their [data](../how-to/schedules.md#data-that-change)",
+    Tag.SERIES: "the name of its file's studies, if they [follow the data](../how-to/schedules.md#data-that-change)",
     Tag.GENERATION: "its place among them; the highest is current",
     Tag.FOLLOWS: "the id of the study before",
     Tag.DATA: "the digest of its data",
@@ -38,9 +38,11 @@ STUDY = {
     Tag.CHAMPION_AGAINST: "the champion's version",
     Tag.CHAMPION_REASON: "why",
 }
-STUDY_ELSE = """The description names the incumbent, or the winner and the finalists. Metrics: `best_so_far` by trial number,
-`final/<metric>`, `final/<metric>_standard_error`, `test/<metric>`, `challenger/<metric>`, `challenger/<metric>_deviation`,
-`champion/<metric>`, `challenger/gain`, `challenger/margin`. Artifact: [`report.html`](report.md)."""
+STUDY_ELSE = """\
+The description names the incumbent, or the winner and the finalists. Metrics: `best_so_far` by trial number,
+`final/<metric>`, `final/<metric>_standard_error`, `test/<metric>`, `challenger/<metric>`,
+`challenger/<metric>_deviation`, `champion/<metric>`, `challenger/gain`, `challenger/margin`. Artifact:
+[`report.html`](report.md)."""
 
 TRIAL = {
     Tag.ROLE: "`trial`; of its evaluations `fold`, `test`, `seed` or `champion`",
@@ -62,8 +64,9 @@ TRIAL = {
     "hpo.bracket": "its bracket, with several fidelities",
     "hpo.rung": "its rung there",
 }
-TRIAL_ELSE = """The description has its value and the reason for its proposal. Artifacts: `output.txt` (what it printed), `failure.txt`
-and `on_best.txt` (tracebacks), `model`, `hpo/checkpoint.zip`."""
+TRIAL_ELSE = """\
+The description has its value and the reason for its proposal. Artifacts: `output.txt` (what it printed),
+`failure.txt` and `on_best.txt` (tracebacks), `model`, `hpo/checkpoint.zip`."""
 
 VERSION = {
     Tag.DECISION: "`promoted` or `refused`; `hpo.reason` says why, with the numbers",
@@ -95,8 +98,9 @@ INTERNAL = {
     Tag.FOLDS, Tag.REPEAT, Tag.VERSION,
 }  # fmt: skip
 
-PREFECT = """The flow run has two artifacts, updated at most every 30 seconds: `NAME-progress`, and `NAME-best` with the best trials
-and, if `MLFLOW_TRACKING_URI` is a server, links to their runs."""
+PREFECT = """\
+The flow run has two artifacts, updated at most every 30 seconds: `NAME-progress`, and `NAME-best` with the best
+trials and, if `MLFLOW_TRACKING_URI` is a server, links to their runs."""
 
 
 def page() -> str:

@@ -16,9 +16,9 @@ ROOT = Path(__file__).parents[1]
 
 INTRODUCTION = """# Python
 
-What may be imported, and from where; other modules may change without notice. `run_study` returns a `StudyResult`, and
-`load_study` gives the same for a study that ran elsewhere. Both show themselves as a card in a notebook, and as six lines
-where they are printed:
+What may be imported, and from where; other modules may change without notice. `run_study` returns a `StudyResult`,
+and `load_study` gives the same for a study that ran elsewhere. Both show themselves as a card in a notebook, and as
+six lines where they are printed:
 
 ```python
 from hpo_flows import load_study

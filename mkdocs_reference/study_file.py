@@ -34,19 +34,20 @@ SOME_FIDELITY = Fidelity("epochs", 1, 27)
 
 INTRODUCTION = """# The study file
 
-This page is generated from the models that read study files. Keys without a default have to
-be given; an unknown key is an error that names the nearest one. `hpo validate STUDY.yaml` checks a file, and `--set
-KEY=VALUE` overrides a key by its dotted path (`--set stop.minutes=5`). Both are read as YAML 1.2: `1e-4` is a number,
-`on`, `off`, `yes`, `no` and `1:30` are texts, `010` is ten.
+This page is generated from the models that read study files. Keys without a default have to be given; an unknown
+key is an error that names the nearest one. `hpo validate STUDY.yaml` checks a file, and `--set KEY=VALUE` overrides
+a key by its dotted path (`--set stop.minutes=5`). Both are read as YAML 1.2: `1e-4` is a number, `on`, `off`,
+`yes`, `no` and `1:30` are texts, `010` is ten.
 
-A study that exists takes over from a changed file the keys marked "on resume: yes"; a change of another one is an error
-that prints the difference.
+A study that exists takes over from a changed file the keys marked "on resume: yes"; a change of another one is an
+error that prints the difference.
 """
 
 
-CALLBACK_NOTE = """`callbacks: [NAME, {NAME: {SETTING: VALUE}}]`: Keras' callbacks with Keras' defaults. `TerminateOnNaN` has no
-settings; `LearningRateScheduler` has a `schedule` with settings of its own, or `schedule: module:function`, a function of
-(epoch, rate)."""
+CALLBACK_NOTE = """\
+`callbacks: [NAME, {NAME: {SETTING: VALUE}}]`: Keras' callbacks with Keras' defaults. `TerminateOnNaN` has no
+settings; `LearningRateScheduler` has a `schedule` with settings of its own, or `schedule: module:function`, a
+function of (epoch, rate)."""
 
 
 def page() -> str:

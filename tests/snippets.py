@@ -110,11 +110,11 @@ TRAIN = "assert 0 <= objective(a_trial(config={'units': 4, 'learning_rate': 0.01
 
 AFTER: dict[str, str] = {
     "docs/how-to/champion.md: In the objective": "assert train(a_trial(config={'max_depth': 3}))['accuracy'] > 0.6",
-    "docs/how-to/schedules.md: Data that change (2)": "from hpo_flows.objectives.datasets import describe\ndescribe(*load())",
+    "docs/how-to/schedules.md: Data that change (2)": "from hpo_flows.objectives import datasets as d; d.describe(*load())",
     "README.md: A study file (2)": "assert train(trial)['val_accuracy'] == 0.8",
     "README.md: A function": "assert len(result.history.trials) == 20 and result.best_value < 0.1",
     "README.md: A Keras script": "assert model.predict(x, verbose=0).shape == (60, 3)",
-    "docs/tutorial/keras.md: Write it": "assert model.predict(x, verbose=0).shape == (300, 10) and best['layers'] in (1, 2, 3)",
+    "docs/tutorial/keras.md: Write it": "assert model.predict(x, verbose=0).shape == (300, 10) and best['layers'] < 4",
     "docs/how-to/keras.md: A study file (2)": TRAIN,
     "docs/how-to/keras.md: The final choice by cross-validation": TRAIN,
     "docs/how-to/final-choice.md: In the objective": "assert train(a_trial(config={'max_depth': 3}))['accuracy'] > 0.6",

@@ -29,13 +29,17 @@ KEPT: dict[str, list[str]] = {
         "test_doctor.py::test_stale_trials_are_told_and_then_reaped",
     ],
     "Can several flows work on one study?": ["test_faults.py::test_four_processes_tune_one_study"],
-    "How many trials at a time?": ["test_resources.py::test_a_worker_has_its_share_and_so_has_the_one_that_replaces_it"],
+    "How many trials at a time?": [
+        "test_resources.py::test_a_worker_has_its_share_and_so_has_the_one_that_replaces_it"
+    ],
     "What may I change between two runs?": [
         "test_ledger.py::test_what_may_change_is_taken_and_told",
         "test_ledger.py::test_a_changed_space_is_refused_and_named",
         "test_faq.py::test_a_change_of_what_losses_mean_is_an_error_that_prints_the_difference",
     ],
-    "How do I try a configuration of my own?": ["test_faq.py::test_a_study_of_one_slot_repeats_and_takes_a_configuration"],
+    "How do I try a configuration of my own?": [
+        "test_faq.py::test_a_study_of_one_slot_repeats_and_takes_a_configuration"
+    ],
     "Does it run in a notebook?": [
         "test_objective.py::test_an_objective_of_a_notebook_has_no_file_and_needs_none",
         "test_docs.py::test_a_python_block_runs",
@@ -61,7 +65,9 @@ KEPT: dict[str, list[str]] = {
         "test_checkpoints.py::test_a_study_goes_on_from_checkpoints_on_another_machine",
         "test_between.py::test_what_a_trial_leaves_behind_does_not_reach_the_next",
     ],
-    "How do I average over seeds?": ["test_final.py::test_the_winner_is_named_by_its_folds_tested_once_and_can_be_served"],
+    "How do I average over seeds?": [
+        "test_final.py::test_the_winner_is_named_by_its_folds_tested_once_and_can_be_served"
+    ],
     "Where are my files?": [
         "test_docs.py::test_the_quickstart_runs_as_it_stands",
         "test_checkpoints.py::test_a_study_goes_on_from_checkpoints_on_another_machine",
