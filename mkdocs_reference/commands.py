@@ -60,7 +60,7 @@ texts.
 
 SERVER = """## The tracking server
 
-`python -m mlflow_server COMMAND` starts MLflow's tracking server and looks after it: [servers for a
+`python -m mlflow_server` starts MLflow's tracking server and looks after it: [servers for a
 team](../how-to/team.md). Exit codes: 0 ended cleanly, 2 bad input, 3 a server does not answer or refuses."""
 
 PLAIN = {str: "TEXT", int: "N", float: "X"}

@@ -108,9 +108,11 @@ problem = hg.Bilevel(build, loss=hg.cross_entropy, train=(x, y_one_hot), validat
 
 TRAIN = "assert 0 <= objective(a_trial(config={'units': 4, 'learning_rate': 0.01}))['val_accuracy'] <= 1"
 
+DESCRIBE = "from hpo_flows.objectives.datasets import describe\ndescribe(*load())"
+
 AFTER: dict[str, str] = {
     "docs/how-to/champion.md: In the objective": "assert train(a_trial(config={'max_depth': 3}))['accuracy'] > 0.6",
-    "docs/how-to/schedules.md: Data that change (2)": "from hpo_flows.objectives import datasets as d; d.describe(*load())",
+    "docs/how-to/schedules.md: Data that change (2)": DESCRIBE,
     "README.md: A study file (2)": "assert train(trial)['val_accuracy'] == 0.8",
     "README.md: A function": "assert len(result.history.trials) == 20 and result.best_value < 0.1",
     "README.md: A Keras script": "assert model.predict(x, verbose=0).shape == (60, 3)",
