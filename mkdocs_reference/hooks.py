@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 def on_config(config: MkDocsConfig) -> MkDocsConfig:
     """Put all decisions into the last section of the navigation; called by mkdocs."""
     folder = Path(config.docs_dir)
+    assert config.nav is not None
     (section,) = config.nav[-1].values()
     section.append(
         {"Decisions": [each.relative_to(folder).as_posix() for each in sorted(folder.glob("decisions/*.md"))]}
