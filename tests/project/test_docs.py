@@ -304,7 +304,7 @@ def test_the_quickstart_runs_as_it_stands(tmp_path: Path, monkeypatch: pytest.Mo
         assert answer.exit_code == 0, (line, answer.output, answer.exception)
         outputs[line] = answer.output
     assert "16" in outputs["hpo status forest"]
-    assert "n_estimators = " in outputs["hpo best forest"]
+    assert "n_estimators: " in outputs["hpo best forest"]
     assert (tmp_path / "report-forest" / "report.html").exists()
     assert all((tmp_path / name).exists() for name in ("mlflow.db", "mlartifacts", ".hpo", "best-forest.yaml"))
     exec(DELETE.text, {})
