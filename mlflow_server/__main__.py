@@ -23,7 +23,7 @@ from mlflow_server.settings import PROFILES, server_settings, stores
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command; returns the exit code."""
-    given = _parser().parse_args(arguments)
+    given = parser().parse_args(arguments)
     try:
         if getattr(given, "env", None) is not None:
             os.environ.update(read_environment(given.env))
@@ -46,11 +46,11 @@ class _Parser(argparse.ArgumentParser):
         self.exit(2, f"error: {message}; see {self.prog} --help\n")
 
 
-def _parser() -> argparse.ArgumentParser:
+def parser() -> argparse.ArgumentParser:
     parser = _Parser(
         "python -m mlflow_server",
         description="Start MLflow's tracking server and look after it. Passwords and addresses of the profile `team` "
-        "come from the environment, by the names that docs/team.md lists.",
+        "come from the environment, by the names that docs/how-to/team.md lists.",
     )
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
     profile = _Parser(add_help=False)
