@@ -23,7 +23,7 @@ from mlflow_server.settings import PROFILES, server_settings, stores
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command; returns the exit code."""
-    given = _parser().parse_args(arguments)
+    given = parser().parse_args(arguments)
     try:
         if getattr(given, "env", None) is not None:
             os.environ.update(read_environment(given.env))
@@ -46,11 +46,11 @@ class _Parser(argparse.ArgumentParser):
         self.exit(2, f"error: {message}; see {self.prog} --help\n")
 
 
-def _parser() -> argparse.ArgumentParser:
+def parser() -> argparse.ArgumentParser:
     parser = _Parser(
         "python -m mlflow_server",
         description="Start MLflow's tracking server and look after it. Passwords and addresses of the profile `team` "
-        "come from the environment, by the names that docs/team.md lists.",
+        "come from the environment, by the names that docs/how-to/team.md lists.",
     )
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
     profile = _Parser(add_help=False)
@@ -93,7 +93,7 @@ def _parser() -> argparse.ArgumentParser:
     secrets.set_defaults(run=_secrets)
 
     team = commands.add_parser("team", help="start all of the team's servers on this machine, without containers")
-    team.add_argument("--folder", type=Path, default=Path(".team"), help="where their data stands (default: .team)")
+    team.add_argument("--folder", type=Path, default=Path(".team"), help="the folder with their data (default: .team)")
     team.add_argument("--stores-only", action="store_true", help="PostgreSQL and S3 alone, for `restore` and `upgrade`")
     team.add_argument("--without-prefect", action="store_true")
     for name, port in (("mlflow", 5000), ("prefect", 4200), ("postgres", 5433), ("s3", 9000)):

@@ -454,7 +454,10 @@ class StudySpec(Section):
         """
         if self.repeating is None:
             return None
-        return self.repeating.confirm(history, self.full, self.confirmations_left(history, exhausted))
+        left = self.confirmations_left(history, exhausted)
+        if exhausted and left and self.stop.trials is not None:
+            return self.repeating.again(history, self.full)
+        return self.repeating.confirm(history, self.full, left)
 
     def confirmations_left(self, history: History, exhausted: bool = False) -> int:
         """How many trainings are still to be made to confirm, once the search is over; see :meth:`confirm`."""

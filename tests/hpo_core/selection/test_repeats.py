@@ -243,7 +243,7 @@ def test_a_share_of_ones_own() -> None:
 @pytest.mark.parametrize("other", [{"final": {"top": 3, "folds": 3}}, {"strategy": "gradient"}])
 def test_repeats_that_can_never_be_made_are_refused(other: dict[str, Any]) -> None:
     assert spec(**other).repeating is None and spec(repeats="auto", **other).repeating is None
-    with pytest.raises(InputError, match="repeats: .* remove one of the two"):
+    with pytest.raises(InputError, match=r"repeats: .* remove one of the two"):
         spec(repeats={"top": 3}, **other)
 
 
