@@ -22,6 +22,7 @@ from prefect.settings import (
     PREFECT_API_REQUEST_TIMEOUT,
     PREFECT_API_URL,
     PREFECT_CLIENT_MAX_RETRIES,
+    PREFECT_FLOWS_HEARTBEAT_FREQUENCY,
     PREFECT_SERVER_ALLOW_EPHEMERAL_MODE,
     temporary_settings,
 )
@@ -126,8 +127,13 @@ def _wait_for(server: TemporaryServer) -> str:
 
 @contextlib.contextmanager
 def impatient() -> Iterator[None]:
-    """Within this context, Prefect's client gives up quickly on a server that is gone."""
-    with temporary_settings({PREFECT_CLIENT_MAX_RETRIES: RETRIES, PREFECT_API_REQUEST_TIMEOUT: ANSWER_SECONDS}):
+    """Within this context, Prefect's client gives up quickly on a server that is gone, and a flow run ends at once.
+
+    The end of a flow run waits up to a second for the thread that sends its heartbeats. The lease in its labels says
+    the same, so heartbeats are sent only if the user's settings, or those of a scheduled run, ask for them.
+    """
+    patience = {PREFECT_CLIENT_MAX_RETRIES: RETRIES, PREFECT_API_REQUEST_TIMEOUT: ANSWER_SECONDS}
+    with temporary_settings(patience, set_defaults={PREFECT_FLOWS_HEARTBEAT_FREQUENCY: None}):
         yield
 
 
