@@ -343,18 +343,23 @@ def test_the_command_line_answers_scripts(
         command = [sys.executable, "-m", "hpo_flows.cli", *arguments]
         return subprocess.run(command, env=environment(), capture_output=True, text=True, timeout=PATIENCE, check=False)
 
-    def shown(*arguments: str) -> Any:
-        """As ``hpo`` prints it, without a process of its own, which takes seconds to import MLflow."""
-        monkeypatch.setattr(sys, "argv", ["hpo", *arguments, "--json"])
-        with pytest.raises(SystemExit):
+    def here(*arguments: str) -> tuple[int, str, str]:
+        """As ``hpo``, without a process of its own, which takes seconds to import MLflow."""
+        monkeypatch.setattr(sys, "argv", ["hpo", *arguments])
+        with pytest.raises(SystemExit) as end:
             cli.main()
-        return json.loads(capsys.readouterr().out)
+        return end.value.code, *capsys.readouterr()
+
+    def shown(*arguments: str) -> Any:
+        code, printed, _ = here(*arguments, "--json")
+        assert code == 0
+        return json.loads(printed)
 
     assert hpo("validate", str(path)).returncode == 0
-    useless = hpo("validate", str(path), "--set", "objective=tests.objectives:folded_by_two")
-    assert useless.returncode == 2 and "called with the trial alone" in useless.stderr
-    missing = hpo("status", str(path))
-    assert missing.returncode == 2 and "no study 'study'" in missing.stderr
+    code, _, error = here("validate", str(path), "--set", "objective=tests.objectives:folded_by_two")
+    assert code == 2 and "called with the trial alone" in error
+    code, _, error = here("status", str(path))
+    assert code == 2 and "no study 'study'" in error
     done = hpo("tune", str(path))
     assert done.returncode == 0, done.stderr
     assert "Best: trial" in done.stdout and "MLflow: hpo ui study" in done.stdout
@@ -372,8 +377,8 @@ def test_the_command_line_answers_scripts(
     assert "stop.trials: 2 -> 3" in more.stderr
     assert json.loads(hpo("status", "study", "--json").stdout) == shown("status", "study")
     assert shown("status", "study")["complete"] == 3
-    wrong = hpo("tune", str(path), "--set", "strategy=nothing")
-    assert wrong.returncode == 2 and "Traceback" not in wrong.stderr and "'nothing' is not a strategy" in wrong.stderr
+    code, _, error = here("tune", str(path), "--set", "strategy=nothing")
+    assert code == 2 and "'nothing' is not a strategy" in error
     os.environ["MLFLOW_TRACKING_URI"] = "http://127.0.0.1:9"
     gone = hpo("status", "study")
     assert gone.returncode == 3 and "does not answer" in gone.stderr and "Traceback" not in gone.stderr
