@@ -4,6 +4,8 @@
   first finished trial and its end; and once more, when everything is installed.
 * parts: what must be waited for in any case, in the same environment: a bare Prefect flow that opens MLflow, and a bare
   Python that imports TensorFlow and trains the first trial.
+* tune: of trials that do nothing, until the first one runs, beside a bare Prefect flow that opens MLflow; and from the
+  end of the last one to the prompt.
 * commands: each beside a bare script that imports mlflow and makes one `search_runs` on the same store.
 """
 
@@ -29,6 +31,7 @@ ROOT = Path(__file__).resolve().parents[1]
 TRIAL = re.compile(r"\btrial\s+\d+\b.*\bval_accuracy\b")
 
 FLOW = """
+import time
 from mlflow import MlflowClient
 from prefect import flow
 
@@ -36,6 +39,7 @@ from prefect import flow
 def bare():
     client = MlflowClient("sqlite:///bare.db")
     client.create_run(client.create_experiment("bare"))
+    print(time.time())
 
 bare()
 """
@@ -60,6 +64,14 @@ COMMANDS = (
     "--version", "--help", "init fresh", "validate nothing.yaml", "list", "status nothing", "best nothing",
     "explain nothing 1", "export nothing", "stop nothing",
 )  # fmt: skip
+
+NOTHING = """
+import time
+def train(trial):
+    with open("moments", "a") as file:
+        print(time.time(), file=file)
+    return trial.config["x"]
+"""
 
 STUDY = """
 name: nothing
@@ -133,15 +145,39 @@ def install(folder: Path) -> Path:
     return clone
 
 
+def until_it_runs(folder: Path, python: str, environment: Mapping[str, str]) -> float:
+    """Seconds until a bare flow has its run in MLflow."""
+    (folder / "bare.db").unlink(missing_ok=True)
+    began = time.time()
+    ran = subprocess.run(
+        [python, "-c", FLOW], cwd=folder, env=environment, check=True, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL
+    )
+    return float(ran.stdout.split()[-1]) - began
+
+
+def tuned(folder: Path, hpo: str, environment: Mapping[str, str]) -> list[float]:
+    """Seconds until the first trial of a new study runs, from the last one to the prompt, and in all."""
+    for name in ("moments", "mlflow.db"):
+        (folder / name).unlink(missing_ok=True)
+    began = time.time()
+    subprocess.run([hpo, "tune", "nothing.yaml"], cwd=folder, env=environment, check=True, capture_output=True)
+    ended = time.time()
+    moments = [float(line) for line in (folder / "moments").read_text(encoding="utf-8").split()]
+    return [min(moments) - began, ended - max(moments), ended - began]
+
+
 def commands(folder: Path, python: str) -> None:
     environment = clean(folder)
     (folder / "nothing.yaml").write_text(STUDY, encoding="utf-8")
-    (folder / "nothing.py").write_text("def train(trial):\n    return trial.config['x']\n", encoding="utf-8")
+    (folder / "nothing.py").write_text(NOTHING, encoding="utf-8")
     hpo = str(Path(python).with_name("hpo"))
-    tuned = seconds([hpo, "tune", "nothing.yaml"], folder, environment, 1)
+    bare = median(until_it_runs(folder, python, environment) for _ in range(3))
+    first, prompt, all_of_it = map(median, zip(*(tuned(folder, hpo, environment) for _ in range(3)), strict=True))
+    print(f"tune: the first trial runs after {first:.1f} s, {first / bare:.2f} of a bare flow's {bare:.1f} s; ", end="")
+    print(f"back at the prompt {prompt:.1f} s after the last.\n")
     floor = seconds([python, "-c", FLOOR.format(uri=f"sqlite:///{folder}/mlflow.db")], folder, environment)
     rows = [["floor", f"{floor:.2f} s", "1"]]
-    rows.append(["tune (10 trials that do nothing)", f"{tuned:.2f} s", f"{tuned / floor:.2f}"])
+    rows.append(["tune (10 trials that do nothing)", f"{all_of_it:.2f} s", f"{all_of_it / floor:.2f}"])
     for each in COMMANDS:
         taken = seconds([hpo, *each.split()], folder, environment)
         rows.append([each, f"{taken:.2f} s", f"{taken / floor:.2f}"])
