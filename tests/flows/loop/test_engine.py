@@ -165,7 +165,7 @@ def test_a_named_server_that_is_not_there_is_an_error_that_hides_its_password() 
 
 
 def test_heartbeats_for_which_a_flow_run_waits_at_its_end_are_sent_only_if_asked_for() -> None:
-    with temporary_settings(restore_defaults={PREFECT_FLOWS_HEARTBEAT_FREQUENCY}), prefect_link.impatient():
+    with prefect_link.impatient():
         assert PREFECT_FLOWS_HEARTBEAT_FREQUENCY.value() is None
     with temporary_settings({PREFECT_FLOWS_HEARTBEAT_FREQUENCY: 60}), prefect_link.impatient():
         assert PREFECT_FLOWS_HEARTBEAT_FREQUENCY.value() == 60
