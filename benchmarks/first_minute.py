@@ -145,13 +145,12 @@ def install(folder: Path) -> Path:
     return clone
 
 
-def until_it_runs(folder: Path, python: str, environment: Mapping[str, str]) -> float:
+def until_it_runs(folder: Path, python: str, environment: dict[str, str]) -> float:
     """Seconds until a bare flow has its run in MLflow."""
     (folder / "bare.db").unlink(missing_ok=True)
     began = time.time()
-    ran = subprocess.run(
-        [python, "-c", FLOW], cwd=folder, env=environment, check=True, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL
-    )
+    patient = environment | {"PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS": "300"}  # by default 20
+    ran = subprocess.run([python, "-c", FLOW], cwd=folder, env=patient, check=True, capture_output=True)
     return float(ran.stdout.split()[-1]) - began
 
 
