@@ -17,8 +17,9 @@ from typing import NoReturn
 
 from hpo_core.base.errors import InputError, TrackingError, TrackingRefusal
 from mlflow_server.credentials import read_environment
+from mlflow_server.database import Database
 from mlflow_server.processes import until_stopped
-from mlflow_server.settings import PROFILES, server_settings, stores
+from mlflow_server.settings import ADMIN_PASSWORD, PROFILES, secret, server_settings, stores
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -77,6 +78,10 @@ def _parser() -> argparse.ArgumentParser:
     restore.add_argument("archive", type=Path)
     restore.set_defaults(run=_restore)
 
+    reset = commands.add_parser("reset-admin", help="give the user admin of MLflow the password of the environment")
+    reset.add_argument("--env", type=Path, help="a file of NAME=value lines, added to the environment")
+    reset.set_defaults(run=_reset_admin)
+
     upgrade = commands.add_parser("upgrade", parents=[profile], help="back up, then bring the database to this MLflow")
     upgrade.add_argument("archive", type=Path, nargs="?", help="the backup to write first (default: mlflow-TIME.tar)")
     upgrade.set_defaults(run=_upgrade)
@@ -111,9 +116,19 @@ def _up(given: argparse.Namespace) -> None:
     if given.prepare:
         settings.artifacts.prepare()
     with _ending_in_order(), running_server(settings) as server, until_stopped([server]) as wait:
+        if settings.profile == "team":
+            _warn_of_other_password(settings.database, settings.secrets[ADMIN_PASSWORD])
         workers = f"{settings.workers} worker{'s' if settings.workers > 1 else ''}"
         _say(f"the tracking server answers at {address(settings)} ({settings.profile}, {workers}); Ctrl-C ends it")
         wait()
+
+
+def _warn_of_other_password(database: Database, password: str) -> None:
+    from mlflow_server.admin import is_password
+
+    if not is_password(database, password):
+        problem = f"{ADMIN_PASSWORD} is not the password of admin in the database, so whatever uses it is refused"
+        print(f"warning: {problem}; correct it, or make it that by `reset-admin`", file=sys.stderr, flush=True)
 
 
 def _backup(given: argparse.Namespace) -> None:
@@ -127,8 +142,27 @@ def _backup(given: argparse.Namespace) -> None:
 def _restore(given: argparse.Namespace) -> None:
     from mlflow_server.backup import restore
 
-    manifest = restore(given.archive, *stores(given.profile, given.folder, os.environ))
+    database, artifacts = stores(given.profile, given.folder, os.environ)
+    password = secret(os.environ, ADMIN_PASSWORD) if given.profile == "team" else None
+    manifest = restore(given.archive, database, artifacts)
     _say(f"restored: database and {len(manifest.digests) - 1} artifacts, as of {manifest.created}")
+    if password is not None:
+        _set_admin_password(database, password)
+        _say("other users have the passwords that they had then")
+
+
+def _reset_admin(_: argparse.Namespace) -> None:
+    database, _artifacts = stores("team", Path(), os.environ)
+    _set_admin_password(database, secret(os.environ, ADMIN_PASSWORD))
+
+
+def _set_admin_password(database: Database, password: str) -> None:
+    from mlflow_server.admin import set_password
+
+    if set_password(database, password):
+        _say(f"the password of admin is now that of {ADMIN_PASSWORD}")
+    else:
+        _say(f"there is no user admin; the next start of the server makes it, with the password of {ADMIN_PASSWORD}")
 
 
 def _upgrade(given: argparse.Namespace) -> None:
@@ -174,22 +208,37 @@ def _secrets(given: argparse.Namespace) -> None:
 
 
 def _team(given: argparse.Namespace) -> None:
+    from mlflow_server.processes import Process
     from mlflow_server.team import CLIENT_ENV, SERVER_ENV, Ports, Team
 
-    ports = Ports(given.mlflow_port, given.prefect_port, given.postgres_port, given.s3_port)
-    team = Team(given.folder, ports)
+    team = Team(given.folder, Ports(given.mlflow_port, given.prefect_port, given.postgres_port, given.s3_port))
+    names = ["postgres", "s3"]
+    if not given.stores_only:
+        names += ["mlflow"] if given.without_prefect else ["mlflow", "prefect"]
+    began = time.monotonic()
+
+    def ready(process: Process) -> None:
+        _say(f"{time.monotonic() - began:4.0f} s  {process.name} answers")
+
     with _ending_in_order(), contextlib.ExitStack() as stack:
-        processes = list(stack.enter_context(team.stores()))
+        stack.enter_context(team.claimed(*names))
+        _say(f"starting the servers of {given.folder}, which holds their data and logs; Ctrl-C ends all")
+        stack.callback(_say, "all servers have ended")
+        processes = list(stack.enter_context(team.stores(ready)))
         if not given.stores_only:
-            processes.append(stack.enter_context(team.mlflow()))
+            _say("starting the rest; at the first start they make their databases")
+            processes += stack.enter_context(team.servers(prefect=not given.without_prefect, ready=ready))
+            _warn_of_other_password(team.database, team.secrets[ADMIN_PASSWORD])
+            secrets = f"{given.folder}/{CLIENT_ENV}"
+            _say(f"MLflow: {team.mlflow_uri} (user admin, password: MLFLOW_TRACKING_PASSWORD in {secrets})")
             if not given.without_prefect:
-                processes += stack.enter_context(team.prefect())
-        wait = stack.enter_context(until_stopped(processes))
-        _say(", ".join(f"{process.name} answers" for process in processes) + "; Ctrl-C ends all")
-        if not given.stores_only:
-            _say(f"MLflow: {team.mlflow_uri} (user admin); for a shell: set -a; . {given.folder}/{CLIENT_ENV}")
+                address = team.prefect_api.removesuffix("/api")
+                _say(f"Prefect: {address} (password: PREFECT_API_AUTH_STRING in the same file)")
+            _say(f"for a shell: set -a; . {secrets}; set +a")
         _say(f"look after it with: python -m mlflow_server backup --profile team --env {given.folder}/{SERVER_ENV}")
-        wait()
+        with until_stopped(processes) as wait:
+            wait()
+        _say("ending all servers")
 
 
 @contextlib.contextmanager
