@@ -13,19 +13,22 @@ import sys
 import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import NoReturn
+from typing import TYPE_CHECKING, NoReturn
 
 from hpo_core.base.errors import InputError, TrackingError, TrackingRefusal
-from mlflow_server.credentials import read_environment
-from mlflow_server.database import Database
-from mlflow_server.processes import until_stopped
-from mlflow_server.settings import ADMIN_PASSWORD, PROFILES, secret, server_settings, stores
+
+if TYPE_CHECKING:  # what takes long to load is loaded in the functions, where Ctrl-C is expected
+    from mlflow_server.database import Database
+
+PROFILES = ("local", "team")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command; returns the exit code."""
     given = _parser().parse_args(arguments)
     try:
+        from mlflow_server.credentials import read_environment
+
         if getattr(given, "env", None) is not None:
             os.environ.update(read_environment(given.env))
         given.run(given)
@@ -108,7 +111,9 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _up(given: argparse.Namespace) -> None:
+    from mlflow_server.processes import until_stopped
     from mlflow_server.server import address, running_server
+    from mlflow_server.settings import ADMIN_PASSWORD, server_settings
 
     settings = server_settings(
         given.profile, given.folder, os.environ, host=given.host, port=given.port, workers=given.workers
@@ -125,6 +130,7 @@ def _up(given: argparse.Namespace) -> None:
 
 def _warn_of_other_password(database: Database, password: str) -> None:
     from mlflow_server.admin import is_password
+    from mlflow_server.settings import ADMIN_PASSWORD
 
     if not is_password(database, password):
         problem = f"{ADMIN_PASSWORD} is not the password of admin in the database, so whatever uses it is refused"
@@ -133,6 +139,7 @@ def _warn_of_other_password(database: Database, password: str) -> None:
 
 def _backup(given: argparse.Namespace) -> None:
     from mlflow_server.backup import back_up
+    from mlflow_server.settings import stores
 
     archive = given.archive or _dated()
     manifest = back_up(*stores(given.profile, given.folder, os.environ), archive)
@@ -141,6 +148,7 @@ def _backup(given: argparse.Namespace) -> None:
 
 def _restore(given: argparse.Namespace) -> None:
     from mlflow_server.backup import restore
+    from mlflow_server.settings import ADMIN_PASSWORD, secret, stores
 
     database, artifacts = stores(given.profile, given.folder, os.environ)
     password = secret(os.environ, ADMIN_PASSWORD) if given.profile == "team" else None
@@ -152,12 +160,15 @@ def _restore(given: argparse.Namespace) -> None:
 
 
 def _reset_admin(_: argparse.Namespace) -> None:
+    from mlflow_server.settings import ADMIN_PASSWORD, secret, stores
+
     database, _artifacts = stores("team", Path(), os.environ)
     _set_admin_password(database, secret(os.environ, ADMIN_PASSWORD))
 
 
 def _set_admin_password(database: Database, password: str) -> None:
     from mlflow_server.admin import set_password
+    from mlflow_server.settings import ADMIN_PASSWORD
 
     if set_password(database, password):
         _say(f"the password of admin is now that of {ADMIN_PASSWORD}")
@@ -167,6 +178,7 @@ def _set_admin_password(database: Database, password: str) -> None:
 
 def _upgrade(given: argparse.Namespace) -> None:
     from mlflow_server.backup import upgrade
+    from mlflow_server.settings import stores
 
     archive = given.archive or _dated()
     before, after = upgrade(*stores(given.profile, given.folder, os.environ), archive)
@@ -180,6 +192,7 @@ def _upgrade(given: argparse.Namespace) -> None:
 def _gc(given: argparse.Namespace) -> None:
     from hpo_core.tracking.connection import connect
     from mlflow_server.garbage import find_garbage, remove, seconds_of
+    from mlflow_server.settings import stores
 
     age = seconds_of(given.older_than)
     database, artifacts = stores(given.profile, given.folder, os.environ)
@@ -208,7 +221,8 @@ def _secrets(given: argparse.Namespace) -> None:
 
 
 def _team(given: argparse.Namespace) -> None:
-    from mlflow_server.processes import Process
+    from mlflow_server.processes import Process, until_stopped
+    from mlflow_server.settings import ADMIN_PASSWORD
     from mlflow_server.team import CLIENT_ENV, SERVER_ENV, Ports, Team
 
     team = Team(given.folder, Ports(given.mlflow_port, given.prefect_port, given.postgres_port, given.s3_port))

@@ -16,8 +16,6 @@ from mlflow_server.artifacts import DESTINATION, ENDPOINT, Artifacts, Bucket, Fo
 from mlflow_server.database import STORE, Database, Postgresql, Sqlite, database_of
 from mlflow_server.sizing import fitting_workers
 
-PROFILES = ("local", "team")
-
 ADMIN_PASSWORD = "MLFLOW_AUTH_ADMIN_PASSWORD"  # noqa: S105  (a name)
 
 SECRET_KEY = "MLFLOW_FLASK_SERVER_SECRET_KEY"  # noqa: S105  (a name)
