@@ -252,7 +252,8 @@ def _start_runs_deaf() -> None:
         finally:
             signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
-    _starter_direct.run_flow_in_subprocess = start  # Prefect looks it up there for such a purpose
+    # Prefect looks it up there for such a purpose.
+    _starter_direct.run_flow_in_subprocess = start  # type: ignore[attr-defined]
 
 
 def _one_at_a_time() -> tuple[int, Any]:
