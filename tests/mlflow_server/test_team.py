@@ -57,8 +57,10 @@ def started(folder: Path, ports: Ports, *more: str) -> Iterator[subprocess.Popen
     try:
         yield process
     finally:
-        process.kill()  # its servers end with it
+        children = psutil.Process(process.pid).children(recursive=True) if process.poll() is None else []
+        process.kill()
         process.wait()
+        psutil.wait_procs(children, timeout=PATIENCE)  # which end with it
 
 
 def says(folder: Path, words: str, process: subprocess.Popen[str]) -> str:
