@@ -163,7 +163,7 @@ def _run(ledger: Ledger, objective: Objective, observe: Observer) -> StudyResult
     stages.record(history)
     if not history.running:  # otherwise another flow still works on it
         ledger.study.set_status(FINISHED)
-    publisher.finish(history)
+    publisher.finish(history, stages.choice, stages.challenge)
     ledger.save_snapshot(news=100)
     return result_of(ledger, history, reason, stages)
 

@@ -101,7 +101,7 @@ def _parser() -> argparse.ArgumentParser:
     secrets.set_defaults(run=_secrets)
 
     team = commands.add_parser("team", help="start all of the team's servers on this machine, without containers")
-    team.add_argument("--folder", type=Path, default=Path(".team"), help="where their data stands (default: .team)")
+    team.add_argument("--folder", type=Path, default=Path(".team"), help="the folder with their data (default: .team)")
     team.add_argument("--stores-only", action="store_true", help="PostgreSQL and S3 alone, for `restore` and `upgrade`")
     team.add_argument("--without-prefect", action="store_true")
     for name, port in (("mlflow", 5000), ("prefect", 4200), ("postgres", 5433), ("s3", 9000)):

@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import cached_property
 from typing import Any
 
+from hpo_core.champion.challenge import Challenge
 from hpo_core.history.history import History
 from hpo_core.history.trial import Trial, fidelity_key
+from hpo_core.selection.final_choice import Choice, Standing
 from hpo_core.study.spec import StudySpec
+from hpo_flows.reports.html.curves import Curves
 from hpo_flows.reports.html.figures.axes import ParameterAxis, brief, plotly_text
 from hpo_flows.reports.html.figures.importance import Importance
 from hpo_flows.reports.text import ranked
@@ -21,9 +24,6 @@ MOST_DRAWN = 1e100
 
 FEWEST_CUT = 8
 """With fewer values, nothing is cut off."""
-
-Curves = Mapping[int, Sequence[tuple[float, float]]]
-"""Learning curves by trial number: steps and values of the study's metric, in its own direction."""
 
 
 @dataclass(frozen=True)
@@ -87,12 +87,22 @@ def moment(milliseconds: int) -> str:
 
 @dataclass(frozen=True)
 class Past:
-    """A study as the report sees it: the metric in its own direction."""
+    """A study as the report sees it: the metric in its own direction.
+
+    Args:
+        spec, history: The study.
+        importance: Of its parameters; None if it cannot be estimated.
+        curves: The trials' learning curves, if they were read.
+        choice: The state of the final choice; None if the study asks for none.
+        challenge: The state of the comparison with the champion; None if it asks for none or has no winner yet.
+    """
 
     spec: StudySpec
     history: History
     importance: Importance | None
-    curves: Curves = field(default_factory=dict)
+    curves: Curves | None = None
+    choice: Choice | None = None
+    challenge: Challenge | None = None
 
     def shown(self, loss: float) -> float:
         """The position of a loss, in the metric's own direction."""
@@ -129,6 +139,11 @@ class Past:
     def best(self) -> list[Trial]:
         """The complete trials, best first."""
         return ranked(self.history)
+
+    @property
+    def winner(self) -> Standing | None:
+        """The winner of the final choice, if there is one yet."""
+        return None if self.choice is None else self.choice.winner
 
     @property
     def reliable(self) -> Importance | None:
