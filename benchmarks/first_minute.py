@@ -4,6 +4,8 @@
   first finished trial and its end; and once more, when everything is installed.
 * parts: what must be waited for in any case, in the same environment: a bare Prefect flow that opens MLflow, and a bare
   Python that imports TensorFlow and trains the first trial.
+* tune: of trials that do nothing, until the first one runs, beside a bare Prefect flow that opens MLflow; and from the
+  end of the last one to the prompt.
 * commands: each beside a bare script that imports mlflow and makes one `search_runs` on the same store; those that read
   once more over HTTP. Processor time is what the command itself takes, whatever else the machine does.
 """
@@ -34,6 +36,7 @@ ROOT = Path(__file__).resolve().parents[1]
 TRIAL = re.compile(r"\btrial\s+\d+\b.*\bval_accuracy\b")
 
 FLOW = """
+import time
 from mlflow import MlflowClient
 from prefect import flow
 
@@ -41,6 +44,7 @@ from prefect import flow
 def bare():
     client = MlflowClient("sqlite:///bare.db")
     client.create_run(client.create_experiment("bare"))
+    print(time.time())
 
 bare()
 """
@@ -64,6 +68,14 @@ MlflowClient({uri!r}).search_runs(["1"], max_results=50)
 READ = ("list", "status nothing", "best nothing", "explain nothing 1", "export nothing", "stop nothing")
 
 COMMANDS = ("--version", "--help", "init fresh", "validate nothing.yaml", *READ)
+
+NOTHING = """
+import time
+def train(trial):
+    with open("moments", "a") as file:
+        print(time.time(), file=file)
+    return trial.config["x"]
+"""
 
 STUDY = """
 name: nothing
@@ -151,12 +163,38 @@ def install(folder: Path) -> Path:
     return clone
 
 
+def until_it_runs(folder: Path, python: str, environment: dict[str, str]) -> float:
+    """Seconds until a bare flow has its run in MLflow."""
+    (folder / "bare.db").unlink(missing_ok=True)
+    began = time.time()
+    patient = environment | {"PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS": "300"}  # by default 20
+    ran = subprocess.run([python, "-c", FLOW], cwd=folder, env=patient, check=True, capture_output=True)
+    return float(ran.stdout.split()[-1]) - began
+
+
+def tuned(folder: Path, tune: Sequence[str], environment: Mapping[str, str]) -> list[float]:
+    """Seconds until the first trial of a new study runs, from the last one to the prompt, and in all."""
+    for name in ("moments", "mlflow.db"):
+        (folder / name).unlink(missing_ok=True)
+    began = time.time()
+    subprocess.run(tune, cwd=folder, env=environment, check=True, capture_output=True)
+    ended = time.time()
+    moments = [float(line) for line in (folder / "moments").read_text(encoding="utf-8").split()]
+    return [min(moments) - began, ended - max(moments), ended - began]
+
+
 def commands(folder: Path, python: str) -> None:
     environment = clean(folder)
     (folder / "nothing.yaml").write_text(STUDY, encoding="utf-8")
-    (folder / "nothing.py").write_text("def train(trial):\n    return trial.config['x']\n", encoding="utf-8")
+    (folder / "nothing.py").write_text(NOTHING, encoding="utf-8")
     tune = [str(Path(python).with_name("hpo")), "tune", "nothing.yaml"]
-    print(f"tune, 10 trials that do nothing: {seconds(tune, folder, environment, 1):.2f} s\n")
+    bare = median(until_it_runs(folder, python, environment) for _ in range(3))
+    first, prompt, total = map(median, zip(*(tuned(folder, tune, environment) for _ in range(3)), strict=True))
+    print(
+        f"tune, 10 trials that do nothing: {total:.1f} s. The first runs after {first:.1f} s, {first / bare:.2f} of a",
+        end=" ",
+    )
+    print(f"bare flow's {bare:.1f} s; back at the prompt {prompt:.1f} s after the last.\n")
     beside_floor("sqlite", COMMANDS, f"sqlite:///{folder}/mlflow.db", folder, python, environment)
     with server(folder, python, environment) as uri:
         seconds(tune, folder, environment | {"MLFLOW_TRACKING_URI": uri}, 1)

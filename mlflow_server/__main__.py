@@ -25,7 +25,7 @@ PROFILES = ("local", "team")
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command; returns the exit code."""
-    given = _parser().parse_args(arguments)
+    given = parser().parse_args(arguments)
     try:
         from mlflow_server.credentials import read_environment
 
@@ -50,11 +50,11 @@ class _Parser(argparse.ArgumentParser):
         self.exit(2, f"error: {message}; see {self.prog} --help\n")
 
 
-def _parser() -> argparse.ArgumentParser:
+def parser() -> argparse.ArgumentParser:
     parser = _Parser(
         "python -m mlflow_server",
         description="Start MLflow's tracking server and look after it. Passwords and addresses of the profile `team` "
-        "come from the environment, by the names that docs/team.md lists.",
+        "come from the environment, by the names that docs/how-to/team.md lists.",
     )
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
     profile = _Parser(add_help=False)

@@ -186,7 +186,7 @@ def write_study_report(
     out: Annotated[Path | None, typer.Option(help="The folder to write to; report-NAME by default.")] = None,
     open_: Annotated[bool, typer.Option("--open", help="Open the report in a browser.")] = False,
 ) -> None:
-    """Write the study's report and plots to a folder."""
+    """Write the study's report to a folder."""
     import webbrowser
 
     from hpo_flows.loop.stages import Stages

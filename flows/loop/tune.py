@@ -152,7 +152,7 @@ def _run_flow(loop: Loop, made: Any, name: str, id: str) -> None:
 
 
 class Loop:
-    """The loop of ``docs/architecture.md``. Its state is disposable: whatever must last is in MLflow.
+    """The loop of ``docs/explanation/architecture.md``. Its state is disposable: whatever must last is in MLflow.
 
     Args:
         session: What it shares with the trials.
