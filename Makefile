@@ -30,8 +30,8 @@ $(DEV): requirements/dev.txt requirements/install.py pyproject.toml
 tune: $(STAMP) ## Tune a Keras network on the digits images (STUDY=... for another study)
 	$(BIN)/hpo tune $(STUDY) $(ARGS)
 
-ui: $(STAMP) ## Browse the studies in MLflow's UI
-	$(BIN)/hpo ui
+ui: $(STAMP) ## Browse the studies in MLflow's UI (ARGS="--port 5001")
+	$(BIN)/hpo ui $(ARGS)
 
 team: $(DEV) ## Start a team's servers here: PostgreSQL, S3, MLflow, Prefect (docs/how-to/team.md)
 	$(BIN)/python -m mlflow_server team $(ARGS)
