@@ -12,7 +12,7 @@ SLOW := peer:optuna_gp peer:smac peer:skopt peer:kerastuner peer:ax peer:hebo
 REGRET := $(BIN)/python -m benchmarks.regret
 
 .DEFAULT_GOAL := help
-.PHONY: help setup tune ui team test slow lint type bench peers regret docs docs-serve lock clean
+.PHONY: help setup tune ui team test slow lint type bench peers regret docs docs-serve reference lock clean
 
 help: ## List the targets
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-10s %s\n", $$1, $$2}'
@@ -30,10 +30,10 @@ $(DEV): requirements/dev.txt requirements/install.py pyproject.toml
 tune: $(STAMP) ## Tune a Keras network on the digits images (STUDY=... for another study)
 	$(BIN)/hpo tune $(STUDY) $(ARGS)
 
-ui: $(STAMP) ## Browse the studies in MLflow's UI
-	$(BIN)/hpo ui
+ui: $(STAMP) ## Browse the studies in MLflow's UI (ARGS="--port 5001")
+	$(BIN)/hpo ui $(ARGS)
 
-team: $(DEV) ## Start a team's servers here: PostgreSQL, S3, MLflow, Prefect (docs/team.md)
+team: $(DEV) ## Start a team's servers here: PostgreSQL, S3, MLflow, Prefect (docs/how-to/team.md)
 	$(BIN)/python -m mlflow_server team $(ARGS)
 
 test: $(DEV) ## Run the tests, as many files at a time as there are processors, up to 4
@@ -72,7 +72,10 @@ regret: $(DEV) peers ## Measure regret by trial beside peers (needs HPO_BENCH_DA
 	$(REGRET) versus bayesian regret.jsonl
 	$(REGRET) plot regret.jsonl --strategies $(QUICK)
 
-docs: $(DEV) ## Build the documents as a site, in site/
+reference: $(DEV) ## Renew the pages of docs/reference that follow from the code
+	$(BIN)/python -m mkdocs_reference
+
+docs: reference ## Build the documents as a site, in site/
 	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --quiet --strict
 
 docs-serve: $(DEV) ## Show the site at http://127.0.0.1:8000 and renew it as one writes

@@ -4,7 +4,10 @@
   first finished trial and its end; and once more, when everything is installed.
 * parts: what must be waited for in any case, in the same environment: a bare Prefect flow that opens MLflow, and a bare
   Python that imports TensorFlow and trains the first trial.
-* commands: each beside a bare script that imports mlflow and makes one `search_runs` on the same store.
+* tune: of trials that do nothing, until the first one runs, beside a bare Prefect flow that opens MLflow; and from the
+  end of the last one to the prompt.
+* commands: each beside a bare script that imports mlflow and makes one `search_runs` on the same store; those that read
+  once more over HTTP. Processor time is what the command itself takes, whatever else the machine does.
 """
 
 from __future__ import annotations
@@ -12,23 +15,28 @@ from __future__ import annotations
 import argparse
 import os
 import re
+import resource
 import shutil
+import socket
 import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from statistics import median
 from typing import Any
 
 from benchmarks.measure import table
+from mlflow_server.processes import Process, http_answers
 
 ROOT = Path(__file__).resolve().parents[1]
 
 TRIAL = re.compile(r"\btrial\s+\d+\b.*\bval_accuracy\b")
 
 FLOW = """
+import time
 from mlflow import MlflowClient
 from prefect import flow
 
@@ -36,6 +44,7 @@ from prefect import flow
 def bare():
     client = MlflowClient("sqlite:///bare.db")
     client.create_run(client.create_experiment("bare"))
+    print(time.time())
 
 bare()
 """
@@ -56,10 +65,17 @@ from mlflow import MlflowClient
 MlflowClient({uri!r}).search_runs(["1"], max_results=50)
 """
 
-COMMANDS = (
-    "--version", "--help", "init fresh", "validate nothing.yaml", "list", "status nothing", "best nothing",
-    "explain nothing 1", "export nothing", "stop nothing",
-)  # fmt: skip
+READ = ("list", "status nothing", "best nothing", "explain nothing 1", "export nothing", "stop nothing")
+
+COMMANDS = ("--version", "--help", "init fresh", "validate nothing.yaml", *READ)
+
+NOTHING = """
+import time
+def train(trial):
+    with open("moments", "a") as file:
+        print(time.time(), file=file)
+    return trial.config["x"]
+"""
 
 STUDY = """
 name: nothing
@@ -91,13 +107,27 @@ def moments(command: Sequence[str], folder: Path, environment: Mapping[str, str]
 
 
 def seconds(command: Sequence[str], folder: Path, environment: Mapping[str, str], times: int = 3) -> float:
-    taken = []
+    return both_times(command, folder, environment, times)[0]
+
+
+def both_times(
+    command: Sequence[str], folder: Path, environment: Mapping[str, str], times: int = 3
+) -> tuple[float, float]:
+    """Seconds by the clock and of the processor, each the median."""
+    taken: list[list[float]] = [[], []]
     for _ in range(times):
         shutil.rmtree(folder / "fresh", ignore_errors=True)
-        began = time.monotonic()
+        began = time.monotonic(), processor_time()
         subprocess.run(command, cwd=folder, env=environment, check=True, capture_output=True)
-        taken.append(time.monotonic() - began)
-    return median(taken)
+        taken[0].append(time.monotonic() - began[0])
+        taken[1].append(processor_time() - began[1])
+    return median(taken[0]), median(taken[1])
+
+
+def processor_time() -> float:
+    """Of all children that have ended."""
+    used = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return used.ru_utime + used.ru_stime
 
 
 def size(folder: Path) -> float:
@@ -133,19 +163,80 @@ def install(folder: Path) -> Path:
     return clone
 
 
+def until_it_runs(folder: Path, python: str, environment: dict[str, str]) -> float:
+    """Seconds until a bare flow has its run in MLflow."""
+    (folder / "bare.db").unlink(missing_ok=True)
+    began = time.time()
+    patient = environment | {"PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS": "300"}  # by default 20
+    ran = subprocess.run([python, "-c", FLOW], cwd=folder, env=patient, check=True, capture_output=True)
+    return float(ran.stdout.split()[-1]) - began
+
+
+def tuned(folder: Path, tune: Sequence[str], environment: Mapping[str, str]) -> list[float]:
+    """Seconds until the first trial of a new study runs, from the last one to the prompt, and in all."""
+    for name in ("moments", "mlflow.db"):
+        (folder / name).unlink(missing_ok=True)
+    began = time.time()
+    subprocess.run(tune, cwd=folder, env=environment, check=True, capture_output=True)
+    ended = time.time()
+    moments = [float(line) for line in (folder / "moments").read_text(encoding="utf-8").split()]
+    return [min(moments) - began, ended - max(moments), ended - began]
+
+
 def commands(folder: Path, python: str) -> None:
     environment = clean(folder)
     (folder / "nothing.yaml").write_text(STUDY, encoding="utf-8")
-    (folder / "nothing.py").write_text("def train(trial):\n    return trial.config['x']\n", encoding="utf-8")
+    (folder / "nothing.py").write_text(NOTHING, encoding="utf-8")
+    tune = [str(Path(python).with_name("hpo")), "tune", "nothing.yaml"]
+    bare = median(until_it_runs(folder, python, environment) for _ in range(3))
+    first, prompt, total = map(median, zip(*(tuned(folder, tune, environment) for _ in range(3)), strict=True))
+    print(
+        f"tune, 10 trials that do nothing: {total:.1f} s. The first runs after {first:.1f} s, {first / bare:.2f} of a",
+        end=" ",
+    )
+    print(f"bare flow's {bare:.1f} s; back at the prompt {prompt:.1f} s after the last.\n")
+    beside_floor("sqlite", COMMANDS, f"sqlite:///{folder}/mlflow.db", folder, python, environment)
+    with server(folder, python, environment) as uri:
+        seconds(tune, folder, environment | {"MLFLOW_TRACKING_URI": uri}, 1)
+        beside_floor("HTTP", READ, uri, folder, python, environment)
+
+
+def beside_floor(
+    store: str, commands: Sequence[str], uri: str, folder: Path, python: str, environment: Mapping[str, str]
+) -> None:
+    """Measure commands and the floor on a store, and print the table."""
+    environment = {**environment, "MLFLOW_TRACKING_URI": uri}
     hpo = str(Path(python).with_name("hpo"))
-    tuned = seconds([hpo, "tune", "nothing.yaml"], folder, environment, 1)
-    floor = seconds([python, "-c", FLOOR.format(uri=f"sqlite:///{folder}/mlflow.db")], folder, environment)
-    rows = [["floor", f"{floor:.2f} s", "1"]]
-    rows.append(["tune (10 trials that do nothing)", f"{tuned:.2f} s", f"{tuned / floor:.2f}"])
-    for each in COMMANDS:
-        taken = seconds([hpo, *each.split()], folder, environment)
-        rows.append([each, f"{taken:.2f} s", f"{taken / floor:.2f}"])
-    print(table(["command", "median of 3", "of the floor"], rows))
+    calls = {"floor": [python, "-c", FLOOR.format(uri=uri)]} | {each: [hpo, *each.split()] for each in commands}
+    taken = {name: both_times(call, folder, environment) for name, call in calls.items()}
+    rows = [
+        [name, f"{clock:.2f} s", f"{processor:.2f} s", f"{processor / taken['floor'][1]:.2f}"]
+        for name, (clock, processor) in taken.items()
+    ]
+    print(table([f"over {store}", "median of 3", "processor", "of the floor's"], rows), "\n")
+
+
+@contextmanager
+def server(folder: Path, python: str, environment: Mapping[str, str]) -> Iterator[str]:
+    """An MLflow server of its own; gives its address."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    command = [python, "-m", "mlflow", "server", "--backend-store-uri", f"sqlite:///{folder}/server.db"]
+    command += ["--artifacts-destination", str(folder / "artifacts"), "--workers", "1", "--port", str(port)]
+    uri = f"http://127.0.0.1:{port}"
+    process = Process(
+        "MLflow",
+        command,
+        http_answers(f"{uri}/health"),
+        environment={**environment, "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"},
+        log=Path(os.devnull),
+    )
+    process.start()
+    try:
+        yield uri
+    finally:
+        process.stop()
 
 
 def main() -> None:

@@ -8,10 +8,10 @@
 
 ``run`` appends one JSON line a study, in two processes, and passes over studies that the file has. True regret is 0 at
 the best known configuration and 1 where ten random trials lead. *Returned* is the trial of lowest observed loss; *best
-tried* is what an oracle would return. *Confirmed* is what a study with ``repeats: auto`` returns, and only
-strategies whose name ends in ``+repeats`` have it: they repeat the best of the first trials to learn the noise, and the
-last part of each budget confirms what the first trials of the same study found. Equal trial numbers of a seed have equal noise, so
-strategies are paired.
+tried* is what an oracle would return. *Confirmed* is what a study with ``repeats: auto`` returns, and only strategies
+whose name ends in ``+repeats`` have it: they repeat the best of the first trials to learn the noise, and the last part
+of each budget confirms what the first trials of the same study found. Equal trial numbers of a seed have equal noise,
+so strategies are paired.
 """
 
 from __future__ import annotations

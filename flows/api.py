@@ -6,13 +6,15 @@ mistake in the study is told before that, and workers import the objective meanw
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
+from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
-from hpo_core.base.errors import StudyFailed, TrackingError, TrackingRefusal
+from hpo_core.base.errors import InputError, StudyFailed, TrackingError, TrackingRefusal
 from hpo_core.ledger.spool import Spool
 from hpo_core.ledger.store import FAILED, FINISHED, KILLED
 from hpo_core.lineage.opening import open_study
@@ -39,6 +41,7 @@ from hpo_flows.workers.resources import check, devices, variables
 if TYPE_CHECKING:
     from hpo_core.ledger.ledger import Ledger
     from hpo_flows.base.progress import Observer
+    from hpo_flows.workers.pool import WorkerPool
 log = logging.getLogger("hpo")
 
 
@@ -94,12 +97,39 @@ def run_study(
 
     with second_signal_ends():
         start_early()  # it comes up while MLflow is imported
-        if not progress:
-            return run(open_ledger(spec, tracking_uri, path=function.path), function)
-        with LiveProgress(spec, verbose=verbose) as live:
+        with contextlib.ExitStack() as stack:
+            live = stack.enter_context(LiveProgress(spec, verbose=verbose)) if progress else None
+            pool = stack.enter_context(early_workers(spec, function))
             ledger = open_ledger(spec, tracking_uri, path=function.path)
-            live.begin(ledger.spec)
-            return run(ledger, function, live)
+            if live is not None:
+                live.begin(ledger.spec)
+            return run(ledger, function, live, pool)
+
+
+@contextlib.contextmanager
+def early_workers(spec: StudySpec, objective: Objective) -> Iterator[WorkerPool | None]:
+    """The workers of a study, which import the objective (TensorFlow: 11 s) while this process opens MLflow.
+
+    None if other machines train, or if this one lacks what the study needs, which :func:`run` then reports.
+    """
+    with contextlib.ExitStack() as stack:
+        pool = None
+        if not spec.runner.elsewhere:
+            with contextlib.suppress(InputError):
+                pool = stack.enter_context(_workers(spec, objective))
+        yield pool
+
+
+def _workers(spec: StudySpec, objective: Objective) -> WorkerPool:
+    from hpo_flows.workers.pool import WorkerPool
+
+    present = devices() if spec.resources.gpus else []
+    check(spec.resources, spec.parallel, present)
+    return WorkerPool(spec.parallel, _complete(objective, spec), lambda slot: variables(spec.resources, present, slot))
+
+
+def _complete(objective: Objective, spec: StudySpec) -> Objective:
+    return replace(objective, needs_hypergradient=spec.needs_hypergradient)
 
 
 def open_ledger(
@@ -131,12 +161,21 @@ def open_ledger(
     return ledger
 
 
-def run(ledger: Ledger, objective: Objective, observe: Observer | None = None) -> StudyResult:
-    """Run trials of an opened study until a stop rule holds, and send the study's notifications."""
+def run(
+    ledger: Ledger, objective: Objective, observe: Observer | None = None, pool: WorkerPool | None = None
+) -> StudyResult:
+    """Run trials of an opened study until a stop rule holds, and send the study's notifications.
+
+    Args:
+        ledger: The study.
+        objective: What its trials train.
+        observe: Called after each load and about once a second.
+        pool: The workers, if they were started early; they end with whoever started them.
+    """
 
     with second_signal_ends(), failures_told(notifier_of(ledger)) as notifier:
         try:
-            result = _run(ledger, objective, both(observe or (lambda progress: None), notifier.observe))
+            result = _run(ledger, objective, both(observe or (lambda progress: None), notifier.observe), pool)
             tell_end(notifier, ledger, result)
         except TrackingRefusal:
             ledger.study.check_there()  # raises a clearer error if the study was deleted meanwhile
@@ -144,42 +183,47 @@ def run(ledger: Ledger, objective: Objective, observe: Observer | None = None) -
     return result
 
 
-def _run(ledger: Ledger, objective: Objective, observe: Observer) -> StudyResult:
+def _run(ledger: Ledger, objective: Objective, observe: Observer, pool: WorkerPool | None) -> StudyResult:
 
     spec = ledger.spec
     if delivered := Spool(home() / "spool" / ledger.study_run.id).deliver(ledger):
         log.warning("%d results of %s had waited on disk and are now in MLflow", delivered, spec.name)
     publisher = Publisher(ledger)
-    objective = replace(objective, needs_hypergradient=spec.needs_hypergradient)
+    objective = _complete(objective, spec)
     history = ledger.load()
     if ledger.skipped:
         log.warning("%s: %s", spec.name, skipped_line(ledger.skipped))
     stages = Stages(ledger)
     over, reason = stages.load(history), stages.search.reason
     if not over or history.running:
-        reason = _run_flow(ledger, objective, stages, publisher, observe)
+        reason = _run_flow(ledger, objective, stages, publisher, observe, pool)
         history = ledger.load()
         stages.load(history)
     stages.record(history)
     if not history.running:  # otherwise another flow still works on it
         ledger.study.set_status(FINISHED)
-    publisher.finish(history)
+    publisher.finish(history, stages.choice, stages.challenge)
     ledger.save_snapshot(news=100)
     return result_of(ledger, history, reason, stages)
 
 
-def _run_flow(ledger: Ledger, objective: Objective, stages: Stages, publisher: Publisher, observe: Observer) -> str:
-    from hpo_flows.workers.pool import WorkerPool
-
+def _run_flow(
+    ledger: Ledger,
+    objective: Objective,
+    stages: Stages,
+    publisher: Publisher,
+    observe: Observer,
+    pool: WorkerPool | None,
+) -> str:
     spec = ledger.spec
-    present = devices() if spec.resources.gpus else []
-    if (runner := make_runner(spec)) is None:
-        check(spec.resources, spec.parallel, present)
-    else:
-        runner.check(objective)
-    # The workers import the objective (TensorFlow: 11 s) while this process imports Prefect and starts its server.
-    size = spec.parallel if runner is None else 0
-    with WorkerPool(size, objective, lambda slot: variables(spec.resources, present, slot)) as pool:
+    with contextlib.ExitStack() as stack:
+        if (runner := make_runner(spec)) is not None:
+            from hpo_flows.workers.pool import WorkerPool
+
+            runner.check(objective)
+            pool = stack.enter_context(WorkerPool(0, objective))
+        elif pool is None:
+            pool = stack.enter_context(_workers(spec, objective))
         # Prefect's console lines would garble the live progress; its UI still gets all of them. Set before the import.
         os.environ.setdefault("PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL", "CRITICAL")
         os.environ.setdefault("PREFECT_LOGGING_INTERNAL_LEVEL", "CRITICAL")
@@ -187,6 +231,7 @@ def _run_flow(ledger: Ledger, objective: Objective, stages: Stages, publisher: P
         from hpo_flows.loop.session import SESSIONS, FlowSession
         from hpo_flows.loop.tune import run_loop
 
+        import_module("scipy.stats.qmc")  # most strategies use it; meanwhile Prefect's server comes up
         session = SESSIONS[ledger.study_run.id] = FlowSession(
             ledger, pool, objective, home(), stages=stages, publisher=publisher, observe=observe, runner=runner
         )

@@ -93,10 +93,18 @@ class StudyResult(Outcome):
         )
 
     def report(self, folder: str | Path | None = None) -> Path:
-        """Write the report, ``report.html``, to a folder (``report-NAME`` by default) and return its path."""
+        """Write the report, ``report.html``, to a folder (``report-NAME`` by default) and return its path.
+
+        Reads the learning curves from MLflow.
+        """
+        from hpo_flows.reports.html.curves import CurveReader
+        from hpo_flows.reports.html.place import Place
         from hpo_flows.reports.html.publish import write_report
 
-        return write_report(self.spec, self.history, Path(folder or f"report-{self.spec.name}"))
+        curves = CurveReader(connect(self.tracking_uri), self.spec).read(self.history)
+        place = Place(self.tracking_uri, self.experiment_id, self.run_id)
+        where = Path(folder or f"report-{self.spec.name}")
+        return write_report(self.spec, self.history, where, place, curves, self.choice, self.challenge)
 
     def explain(self, trial: int) -> Explanation:
         """Why a trial has its configuration. Reads the study in MLflow.

@@ -15,6 +15,8 @@ from hpo_flows.objectives.metrics import classification_metrics, log_pictures, r
 
 EXAMPLE_ROWS = 5
 
+__all__ = ["sklearn_objective"]
+
 
 def sklearn_objective(
     build: Callable[[dict[str, Any]], Any],

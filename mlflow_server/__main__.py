@@ -13,18 +13,22 @@ import sys
 import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import NoReturn
+from typing import TYPE_CHECKING, NoReturn
 
 from hpo_core.base.errors import InputError, TrackingError, TrackingRefusal
-from mlflow_server.credentials import read_environment
-from mlflow_server.processes import until_stopped
-from mlflow_server.settings import PROFILES, server_settings, stores
+
+if TYPE_CHECKING:  # what takes long to load is loaded in the functions, where Ctrl-C is expected
+    from mlflow_server.database import Database
+
+PROFILES = ("local", "team")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command; returns the exit code."""
-    given = _parser().parse_args(arguments)
+    given = parser().parse_args(arguments)
     try:
+        from mlflow_server.credentials import read_environment
+
         if getattr(given, "env", None) is not None:
             os.environ.update(read_environment(given.env))
         given.run(given)
@@ -46,11 +50,11 @@ class _Parser(argparse.ArgumentParser):
         self.exit(2, f"error: {message}; see {self.prog} --help\n")
 
 
-def _parser() -> argparse.ArgumentParser:
+def parser() -> argparse.ArgumentParser:
     parser = _Parser(
         "python -m mlflow_server",
         description="Start MLflow's tracking server and look after it. Passwords and addresses of the profile `team` "
-        "come from the environment, by the names that docs/team.md lists.",
+        "come from the environment, by the names that docs/how-to/team.md lists.",
     )
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
     profile = _Parser(add_help=False)
@@ -77,6 +81,10 @@ def _parser() -> argparse.ArgumentParser:
     restore.add_argument("archive", type=Path)
     restore.set_defaults(run=_restore)
 
+    reset = commands.add_parser("reset-admin", help="give the user admin of MLflow the password of the environment")
+    reset.add_argument("--env", type=Path, help="a file of NAME=value lines, added to the environment")
+    reset.set_defaults(run=_reset_admin)
+
     upgrade = commands.add_parser("upgrade", parents=[profile], help="back up, then bring the database to this MLflow")
     upgrade.add_argument("archive", type=Path, nargs="?", help="the backup to write first (default: mlflow-TIME.tar)")
     upgrade.set_defaults(run=_upgrade)
@@ -93,7 +101,7 @@ def _parser() -> argparse.ArgumentParser:
     secrets.set_defaults(run=_secrets)
 
     team = commands.add_parser("team", help="start all of the team's servers on this machine, without containers")
-    team.add_argument("--folder", type=Path, default=Path(".team"), help="where their data stands (default: .team)")
+    team.add_argument("--folder", type=Path, default=Path(".team"), help="the folder with their data (default: .team)")
     team.add_argument("--stores-only", action="store_true", help="PostgreSQL and S3 alone, for `restore` and `upgrade`")
     team.add_argument("--without-prefect", action="store_true")
     for name, port in (("mlflow", 5000), ("prefect", 4200), ("postgres", 5433), ("s3", 9000)):
@@ -103,7 +111,9 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _up(given: argparse.Namespace) -> None:
+    from mlflow_server.processes import until_stopped
     from mlflow_server.server import address, running_server
+    from mlflow_server.settings import ADMIN_PASSWORD, server_settings
 
     settings = server_settings(
         given.profile, given.folder, os.environ, host=given.host, port=given.port, workers=given.workers
@@ -111,13 +121,25 @@ def _up(given: argparse.Namespace) -> None:
     if given.prepare:
         settings.artifacts.prepare()
     with _ending_in_order(), running_server(settings) as server, until_stopped([server]) as wait:
+        if settings.profile == "team":
+            _warn_of_other_password(settings.database, settings.secrets[ADMIN_PASSWORD])
         workers = f"{settings.workers} worker{'s' if settings.workers > 1 else ''}"
         _say(f"the tracking server answers at {address(settings)} ({settings.profile}, {workers}); Ctrl-C ends it")
         wait()
 
 
+def _warn_of_other_password(database: Database, password: str) -> None:
+    from mlflow_server.admin import is_password
+    from mlflow_server.settings import ADMIN_PASSWORD
+
+    if not is_password(database, password):
+        problem = f"{ADMIN_PASSWORD} is not the password of admin in the database, so whatever uses it is refused"
+        print(f"warning: {problem}; correct it, or make it that by `reset-admin`", file=sys.stderr, flush=True)
+
+
 def _backup(given: argparse.Namespace) -> None:
     from mlflow_server.backup import back_up
+    from mlflow_server.settings import stores
 
     archive = given.archive or _dated()
     manifest = back_up(*stores(given.profile, given.folder, os.environ), archive)
@@ -126,13 +148,37 @@ def _backup(given: argparse.Namespace) -> None:
 
 def _restore(given: argparse.Namespace) -> None:
     from mlflow_server.backup import restore
+    from mlflow_server.settings import ADMIN_PASSWORD, secret, stores
 
-    manifest = restore(given.archive, *stores(given.profile, given.folder, os.environ))
+    database, artifacts = stores(given.profile, given.folder, os.environ)
+    password = secret(os.environ, ADMIN_PASSWORD) if given.profile == "team" else None
+    manifest = restore(given.archive, database, artifacts)
     _say(f"restored: database and {len(manifest.digests) - 1} artifacts, as of {manifest.created}")
+    if password is not None:
+        _set_admin_password(database, password)
+        _say("other users have the passwords that they had then")
+
+
+def _reset_admin(_: argparse.Namespace) -> None:
+    from mlflow_server.settings import ADMIN_PASSWORD, secret, stores
+
+    database, _artifacts = stores("team", Path(), os.environ)
+    _set_admin_password(database, secret(os.environ, ADMIN_PASSWORD))
+
+
+def _set_admin_password(database: Database, password: str) -> None:
+    from mlflow_server.admin import set_password
+    from mlflow_server.settings import ADMIN_PASSWORD
+
+    if set_password(database, password):
+        _say(f"the password of admin is now that of {ADMIN_PASSWORD}")
+    else:
+        _say(f"there is no user admin; the next start of the server makes it, with the password of {ADMIN_PASSWORD}")
 
 
 def _upgrade(given: argparse.Namespace) -> None:
     from mlflow_server.backup import upgrade
+    from mlflow_server.settings import stores
 
     archive = given.archive or _dated()
     before, after = upgrade(*stores(given.profile, given.folder, os.environ), archive)
@@ -146,6 +192,7 @@ def _upgrade(given: argparse.Namespace) -> None:
 def _gc(given: argparse.Namespace) -> None:
     from hpo_core.tracking.connection import connect
     from mlflow_server.garbage import find_garbage, remove, seconds_of
+    from mlflow_server.settings import stores
 
     age = seconds_of(given.older_than)
     database, artifacts = stores(given.profile, given.folder, os.environ)
@@ -174,22 +221,38 @@ def _secrets(given: argparse.Namespace) -> None:
 
 
 def _team(given: argparse.Namespace) -> None:
+    from mlflow_server.processes import Process, until_stopped
+    from mlflow_server.settings import ADMIN_PASSWORD
     from mlflow_server.team import CLIENT_ENV, SERVER_ENV, Ports, Team
 
-    ports = Ports(given.mlflow_port, given.prefect_port, given.postgres_port, given.s3_port)
-    team = Team(given.folder, ports)
+    team = Team(given.folder, Ports(given.mlflow_port, given.prefect_port, given.postgres_port, given.s3_port))
+    names = ["postgres", "s3"]
+    if not given.stores_only:
+        names += ["mlflow"] if given.without_prefect else ["mlflow", "prefect"]
+    began = time.monotonic()
+
+    def ready(process: Process) -> None:
+        _say(f"{time.monotonic() - began:4.0f} s  {process.name} answers")
+
     with _ending_in_order(), contextlib.ExitStack() as stack:
-        processes = list(stack.enter_context(team.stores()))
+        stack.enter_context(team.claimed(*names))
+        _say(f"starting the servers of {given.folder}, which holds their data and logs; Ctrl-C ends all")
+        stack.callback(_say, "all servers have ended")
+        processes = list(stack.enter_context(team.stores(ready)))
         if not given.stores_only:
-            processes.append(stack.enter_context(team.mlflow()))
+            _say("starting the rest; at the first start they make their databases")
+            processes += stack.enter_context(team.servers(prefect=not given.without_prefect, ready=ready))
+            _warn_of_other_password(team.database, team.secrets[ADMIN_PASSWORD])
+            secrets = f"{given.folder}/{CLIENT_ENV}"
+            _say(f"MLflow: {team.mlflow_uri} (user admin, password: MLFLOW_TRACKING_PASSWORD in {secrets})")
             if not given.without_prefect:
-                processes += stack.enter_context(team.prefect())
-        wait = stack.enter_context(until_stopped(processes))
-        _say(", ".join(f"{process.name} answers" for process in processes) + "; Ctrl-C ends all")
-        if not given.stores_only:
-            _say(f"MLflow: {team.mlflow_uri} (user admin); for a shell: set -a; . {given.folder}/{CLIENT_ENV}")
+                address = team.prefect_api.removesuffix("/api")
+                _say(f"Prefect: {address} (password: PREFECT_API_AUTH_STRING in the same file)")
+            _say(f"for a shell: set -a; . {secrets}; set +a")
         _say(f"look after it with: python -m mlflow_server backup --profile team --env {given.folder}/{SERVER_ENV}")
-        wait()
+        with until_stopped(processes) as wait:
+            wait()
+        _say("ending all servers")
 
 
 @contextlib.contextmanager

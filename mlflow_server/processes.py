@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
+import errno
 import os
 import signal
+import socket
 import subprocess
 import sys
 import threading
@@ -17,11 +19,11 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import IO, TypeAlias
 
-from hpo_core.base.errors import TrackingError
+from hpo_core.base.errors import InputError, TrackingError
 
 TAIL = 15
 """So many last lines of a server's output are told where it does not start."""
-START_SECONDS = 180.0
+START_SECONDS = 300.0
 STOP_SECONDS = 30.0
 
 Answers: TypeAlias = "Callable[[Process], bool]"
@@ -42,6 +44,7 @@ class Process:
         log: The file that its output is appended to; by default it joins this process's own.
         stop_signal: What ends it in order.
         user: The user id that it runs as, if not this process's own.
+        after: What it needs from its first moment on: :func:`start_side_by_side` launches it once these answer.
     """
 
     def __init__(
@@ -54,13 +57,15 @@ class Process:
         log: Path | None = None,
         stop_signal: signal.Signals = signal.SIGTERM,
         user: int | None = None,
+        after: Sequence[Process] = (),
     ) -> None:
         self.name, self.command, self.answers = name, list(command), answers
         self.environment, self.log = dict(environment or {}), log
-        self.stop_signal, self.user = stop_signal, user
+        self.stop_signal, self.user, self.after = stop_signal, user, after
         self.tail: deque[str] = deque(maxlen=TAIL)
         self._process: subprocess.Popen[bytes] | None = None
         self._reader: threading.Thread | None = None
+        self._deadline = 0.0
 
     def start(self) -> None:
         """Start it, and wait until it answers.
@@ -68,6 +73,11 @@ class Process:
         Raises:
             TrackingError: It ended, or did not answer in time; with the last lines of its output.
         """
+        start_side_by_side([self])
+
+    def launch(self) -> None:
+        """Start it, without waiting. For the main thread: Linux takes the end of a thread for that of a parent."""
+        self._deadline = time.monotonic() + START_SECONDS
         self._process = subprocess.Popen(
             self.command,
             env=os.environ | self.environment,
@@ -76,25 +86,30 @@ class Process:
             stderr=subprocess.STDOUT,
             start_new_session=True,
             user=self.user,
-            # A dead parent must not leave a server behind that holds its port.
-            preexec_fn=self._end_with_parent,
+            preexec_fn=self._prepare,
         )
         self._reader = threading.Thread(target=self._read, args=(self._process,), daemon=True)
         self._reader.start()
-        deadline = time.monotonic() + START_SECONDS
-        try:
-            while not self.answers(self):
-                if self.ended:
-                    raise TrackingError(self.obituary())
-                if time.monotonic() > deadline:
-                    raise TrackingError(f"{self.name} does not answer after {START_SECONDS:.0f} s{self._last_lines()}")
-                time.sleep(0.1)
-        except BaseException:
-            self.stop()
-            raise
 
-    def _end_with_parent(self) -> None:
-        if _libc is not None:
+    def answering(self) -> bool:
+        """Whether it answers by now.
+
+        Raises:
+            TrackingError: It ended, or should have answered long ago; with the last lines of its output.
+        """
+        if self.ended:
+            raise TrackingError(self.obituary())
+        if self.answers(self):
+            return True
+        if time.monotonic() > self._deadline:
+            raise TrackingError(f"{self.name} does not answer after {START_SECONDS:.0f} s{self._last_lines()}")
+        return False
+
+    def _prepare(self) -> None:
+        """What the child does before its program begins."""
+        # A shell that starts us in the background has us ignore it; a Prefect worker ends by sending it to itself.
+        signal.signal(signal.SIGINT, signal.SIG_DFL)
+        if _libc is not None:  # a dead parent must not leave a server behind that holds its port
             _libc.prctl(_SET_PARENT_DEATH_SIGNAL, int(self.stop_signal))
 
     def _read(self, process: subprocess.Popen[bytes]) -> None:
@@ -136,6 +151,59 @@ class Process:
         process.wait()
         if self._reader is not None:
             self._reader.join(timeout=2)
+
+
+def start_side_by_side(processes: Sequence[Process], ready: Callable[[Process], object] = lambda _: None) -> None:
+    """Start several servers at once, and wait until all answer. Where that fails, none goes on running.
+
+    Args:
+        processes: The servers. One that is ``after`` others is launched when these answer.
+        ready: Called with each as soon as it answers.
+
+    Raises:
+        TrackingError: One ended, or did not answer in time; with the last lines of its output.
+    """
+    launched: list[Process] = []
+    answering: set[Process] = set()
+    try:
+        while True:
+            for process in processes:
+                if process not in launched and answering.issuperset(process.after):
+                    launched.append(process)
+                    process.launch()
+                elif process in launched and process not in answering and process.answering():
+                    answering.add(process)
+                    ready(process)
+            if answering.issuperset(processes):
+                return
+            time.sleep(0.1)
+    except BaseException:
+        for process in reversed(launched):
+            process.stop()
+        raise
+
+
+def check_port(host: str, port: int, option: str) -> None:
+    """Check that a server can listen on a port.
+
+    Raises:
+        InputError: It is taken, or no port; names the option that gave it.
+    """
+    if not 1 <= port <= 65535:
+        raise InputError(option, f"{port} is not a port", "give 1 to 65535")
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    with socket.socket(family) as listener:
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            listener.bind((host, port))
+        except OSError as error:
+            if error.errno == errno.EADDRINUSE:
+                raise InputError(
+                    option, f"{host}:{port} is taken", "end what uses it, or choose another port"
+                ) from None
+            raise InputError(option, f"{host}:{port} cannot be listened on ({error})", "choose another") from None
+        except UnicodeError as error:
+            raise InputError("--host", f"{host!r} is not a name of a machine ({error})", "choose another") from None
 
 
 def http_answers(url: str) -> Answers:

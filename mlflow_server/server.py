@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import socket
 import sys
 import tempfile
 from collections.abc import Iterator
@@ -13,7 +12,7 @@ from hpo_core.base.errors import InputError
 from hpo_core.tracking.connection import create
 from mlflow_server.artifacts import Bucket, Folder
 from mlflow_server.database import Sqlite, newest_revision
-from mlflow_server.processes import Process, http_answers
+from mlflow_server.processes import Process, check_port, http_answers
 from mlflow_server.settings import Settings
 
 AUTH_CACHE_SECONDS = 60
@@ -73,19 +72,18 @@ def server_environment(settings: Settings, auth: Path) -> dict[str, str]:
     return environment | dict(settings.secrets)
 
 
-@contextlib.contextmanager
-def running_server(settings: Settings, log: Path | None = None) -> Iterator[Process]:
-    """The server, from when it answers until the block ends.
+def server_process(settings: Settings, auth: Path, log: Path | None = None) -> Process:
+    """The server, not started yet; its database and its artifacts must be there.
 
     Args:
         settings: The server.
+        auth: Where the configuration of the passwords' store is kept; it is written here.
         log: The file that its output is appended to; by default it joins this process's own.
 
     Raises:
-        InputError: The port is taken, the database is older than MLflow, or something given is refused.
-        TrackingError: The database, the S3 store or the server does not answer.
+        InputError: The database is older than MLflow, or something given is refused.
+        TrackingError: The database or the S3 store does not answer.
     """
-    _check_port(settings.host, settings.port)
     if isinstance(settings.database, Sqlite):
         create(settings.database.path)
     else:
@@ -95,14 +93,26 @@ def running_server(settings: Settings, log: Path | None = None) -> Iterator[Proc
         raise InputError(settings.database.uri, problem, "run `upgrade`, or install the MLflow that it belongs to")
     if isinstance(settings.artifacts, Bucket):
         settings.artifacts.check()
+    return Process(
+        "mlflow server",
+        server_command(settings),
+        http_answers(f"{address(settings)}/health"),
+        environment=server_environment(settings, auth),
+        log=log,
+    )
+
+
+@contextlib.contextmanager
+def running_server(settings: Settings) -> Iterator[Process]:
+    """The server, from when it answers until the block ends.
+
+    Raises:
+        InputError: The port is taken, the database is older than MLflow, or something given is refused.
+        TrackingError: The database, the S3 store or the server does not answer.
+    """
+    check_port(settings.host, settings.port, "--port")
     with tempfile.TemporaryDirectory(prefix="mlflow-server-") as folder:
-        server = Process(
-            "mlflow server",
-            server_command(settings),
-            http_answers(f"{address(settings)}/health"),
-            environment=server_environment(settings, Path(folder, "auth.ini")),
-            log=log,
-        )
+        server = server_process(settings, Path(folder, "auth.ini"))
         server.start()
         try:
             yield server
@@ -114,13 +124,3 @@ def address(settings: Settings) -> str:
     """Where this machine finds the server."""
     host = "127.0.0.1" if settings.host == "0.0.0.0" else settings.host  # noqa: S104  (compared, not bound)
     return f"http://[{host}]:{settings.port}" if ":" in host else f"http://{host}:{settings.port}"
-
-
-def _check_port(host: str, port: int) -> None:
-    family = socket.AF_INET6 if ":" in host else socket.AF_INET
-    with socket.socket(family) as listener:
-        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
-            listener.bind((host, port))
-        except (OSError, UnicodeError) as error:
-            raise InputError("--port", f"{host}:{port} cannot be listened on ({error})", "choose another") from None

@@ -16,8 +16,6 @@ from mlflow_server.artifacts import DESTINATION, ENDPOINT, Artifacts, Bucket, Fo
 from mlflow_server.database import STORE, Database, Postgresql, Sqlite, database_of
 from mlflow_server.sizing import fitting_workers
 
-PROFILES = ("local", "team")
-
 ADMIN_PASSWORD = "MLFLOW_AUTH_ADMIN_PASSWORD"  # noqa: S105  (a name)
 
 SECRET_KEY = "MLFLOW_FLASK_SERVER_SECRET_KEY"  # noqa: S105  (a name)
@@ -90,8 +88,6 @@ def server_settings(
     Raises:
         InputError: Something is missing or cannot be.
     """
-    if not 1 <= port <= 65535:
-        raise InputError("--port", f"{port} is not a port", "give 1 to 65535")
     if workers is not None and workers < 1:
         raise InputError("--workers", f"{workers} is not positive", "give at least 1")
     database, artifacts = stores(profile, folder, environment)
@@ -100,10 +96,7 @@ def server_settings(
             problem = f"profile local asks nobody for a password, so it does not listen on {host}"
             raise InputError("--host", problem, "use --profile team")
         return Settings(profile, database, artifacts, host, port, workers or 1)
-    secrets = {name: _needed(environment, name) for name in (ADMIN_PASSWORD, SECRET_KEY)}
-    for name, value in secrets.items():
-        if len(value) < MINIMUM_PASSWORD:
-            raise InputError(name, f"is shorter than {MINIMUM_PASSWORD} characters", "`secrets FILE` makes good ones")
+    secrets = {name: secret(environment, name) for name in (ADMIN_PASSWORD, SECRET_KEY)}
     secrets |= database.environment
     secrets |= {key: text for key, text in environment.items() if key.startswith("AWS_") or key == ENDPOINT}
     hosts = tuple(each.strip() for each in environment.get(ALLOWED_HOSTS, "").split(",") if each.strip())
@@ -113,6 +106,18 @@ def server_settings(
         problem = f"is not set, and the server listens on {host}"
         raise InputError(ALLOWED_HOSTS, problem, "name the hosts by which it is addressed: mlflow.example.com")
     return Settings(profile, database, artifacts, host, port, workers or fitting_workers(), hosts, secrets)
+
+
+def secret(environment: Mapping[str, str], name: str) -> str:
+    """A password of the environment.
+
+    Raises:
+        InputError: It is missing or short.
+    """
+    value = _needed(environment, name)
+    if len(value) < MINIMUM_PASSWORD:
+        raise InputError(name, f"is shorter than {MINIMUM_PASSWORD} characters", "`secrets FILE` makes good ones")
+    return value
 
 
 def _needed(environment: Mapping[str, str], name: str, example: str = "") -> str:

@@ -7,25 +7,33 @@ address but 127.0.0.1.
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import os
 import shutil
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TypeAlias
 
 from hpo_core.base.errors import InputError
 from mlflow_server.artifacts import Bucket
 from mlflow_server.credentials import NAMES, make_secrets, read_environment, write_private
-from mlflow_server.database import Postgresql, database_of
+from mlflow_server.database import Database, Postgresql, database_of
 from mlflow_server.postgres import USER, PostgresServer
-from mlflow_server.processes import Process, http_answers
-from mlflow_server.server import running_server
+from mlflow_server.processes import Process, check_port, http_answers, start_side_by_side
+from mlflow_server.server import server_process
 from mlflow_server.settings import ALLOWED_HOSTS, server_settings
 
 SECRETS, SERVER_ENV, CLIENT_ENV = "secrets.env", "server.env", "client.env"
 BUCKET = "mlflow"
 POOL = "hpo"
+
+
+Ready: TypeAlias = "Callable[[Process], object]"
+
+
+def _silent(_: Process) -> None: ...
 
 
 @dataclass(frozen=True)
@@ -36,6 +44,19 @@ class Ports:
     prefect: int = 4200
     postgres: int = 5433
     s3: int = 9000
+
+    def check(self, names: Sequence[str]) -> None:
+        """Check that some of the servers can listen.
+
+        Raises:
+            InputError: A port is taken, given twice, or no port.
+        """
+        seen: dict[int, str] = {}
+        for name in names:
+            port = getattr(self, name)
+            if (other := seen.setdefault(port, name)) != name:
+                raise InputError(f"--{name}-port", f"{port} is the port of {other}, too", "choose another")
+            check_port("127.0.0.1", port, f"--{name}-port")
 
 
 class Team:
@@ -48,7 +69,10 @@ class Team:
 
     def __init__(self, folder: Path, ports: Ports) -> None:
         self.folder, self.ports = folder.absolute(), ports
-        self.folder.mkdir(parents=True, exist_ok=True)
+        try:
+            self.folder.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise InputError("--folder", f"{folder} cannot be made ({error.strerror})", "choose another") from None
         secrets = self.folder / SECRETS
         self.secrets = read_environment(secrets) if secrets.exists() else make_secrets(secrets)
         if missing := [name for name in NAMES if not self.secrets.get(name)]:
@@ -56,8 +80,6 @@ class Team:
         self.s3_endpoint = f"http://127.0.0.1:{ports.s3}"
         self.mlflow_uri = f"http://127.0.0.1:{ports.mlflow}"
         self.prefect_api = f"http://127.0.0.1:{ports.prefect}/api"
-        write_private(self.folder / SERVER_ENV, self.server_environment, replace=True)
-        write_private(self.folder / CLIENT_ENV, self.client_environment, replace=True)
 
     @property
     def _postgres(self) -> str:
@@ -90,37 +112,59 @@ class Team:
         }
 
     @contextlib.contextmanager
-    def stores(self) -> Iterator[list[Process]]:
-        """PostgreSQL and the S3 server, from when both answer until the block ends."""
-        with contextlib.ExitStack() as stack:
-            postgres = PostgresServer(self.folder / "postgres", self.ports.postgres, self.secrets["POSTGRES_PASSWORD"])
-            stack.callback(postgres.stop)
-            postgres.start()
-            postgres.create_databases(["mlflow", "prefect"])
-            s3 = self._s3()
-            stack.callback(s3.stop)
-            s3.start()
-            Bucket(f"s3://{BUCKET}", self.server_environment).prepare()
-            yield [postgres.process, s3]
+    def claimed(self, *names: str) -> Iterator[None]:
+        """The folder and some of the ports are this process's alone; both environments stand in their files.
+
+        Args:
+            names: The servers that are going to be started, by their names in :class:`Ports`.
+
+        Raises:
+            InputError: Another process has the folder, or a port is taken.
+        """
+        with open(self.folder / "lock", "w") as lock:
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except OSError:
+                problem = f"the servers of {self.folder} run already, or are ending"
+                raise InputError("--folder", problem, "end them first, or choose another folder") from None
+            self.ports.check(names)
+            write_private(self.folder / SERVER_ENV, self.server_environment, replace=True)
+            write_private(self.folder / CLIENT_ENV, self.client_environment, replace=True)
+            yield
 
     @contextlib.contextmanager
-    def mlflow(self, workers: int | None = None) -> Iterator[Process]:
-        """The tracking server; its stores must answer already. By default with workers sized to the machine."""
+    def stores(self, ready: Ready = _silent) -> Iterator[list[Process]]:
+        """PostgreSQL and the S3 server, from when both answer until the block ends.
+
+        Args:
+            ready: Called with each as soon as it answers.
+        """
+        postgres = PostgresServer(self.folder / "postgres", self.ports.postgres, self.secrets["POSTGRES_PASSWORD"])
+        with _running([postgres.process, self._s3()], ready) as processes:
+            postgres.create_databases(["mlflow", "prefect"])
+            Bucket(f"s3://{BUCKET}", self.server_environment).prepare()
+            yield processes
+
+    @contextlib.contextmanager
+    def servers(
+        self, *, prefect: bool = True, workers: int | None = None, ready: Ready = _silent
+    ) -> Iterator[list[Process]]:
+        """The tracking server and, side by side with it, Prefect's server with a worker that starts flows as processes.
+
+        Args:
+            prefect: Whether Prefect is wanted, too.
+            workers: Of the tracking server; by default as many as the machine has use for.
+            ready: Called with each as soon as it answers.
+        """
         hosts = {ALLOWED_HOSTS: os.environ.get(ALLOWED_HOSTS, "")}  # for a proxy in front
         settings = server_settings(
             "team", self.folder, self.server_environment | hosts, port=self.ports.mlflow, workers=workers
         )
-        with running_server(settings, self.folder / "mlflow.log") as server:
-            yield server
-
-    @contextlib.contextmanager
-    def prefect(self) -> Iterator[list[Process]]:
-        """Prefect's server, and a worker that starts flows as processes."""
-        with contextlib.ExitStack() as stack:
-            processes = [self._prefect_server(), self._prefect_worker()]
-            for process in processes:
-                stack.callback(process.stop)
-                process.start()
+        processes = [server_process(settings, self.folder / "auth.ini", self.folder / "mlflow.log")]
+        if prefect:
+            server = self._prefect_server()
+            processes += [server, self._prefect_worker(server)]
+        with _running(processes, ready):
             yield processes
 
     def _s3(self) -> Process:
@@ -145,6 +189,11 @@ class Team:
             "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
             "DO_NOT_TRACK": "1",
         }
+
+    @property
+    def database(self) -> Database:
+        """MLflow's; PostgreSQL must answer to be asked something."""
+        return database_of(self.server_environment["MLFLOW_BACKEND_STORE_URI"], self.server_environment)
 
     @property
     def _prefect_database(self) -> dict[str, str]:
@@ -172,7 +221,7 @@ class Team:
             log=self.folder / "prefect.log",
         )
 
-    def _prefect_worker(self) -> Process:
+    def _prefect_worker(self, server: Process) -> Process:
         command = [sys.executable, "-m", "prefect", "worker", "start", "--pool", POOL, "--type", "process"]
         return Process(
             "Prefect's worker",
@@ -180,4 +229,15 @@ class Team:
             lambda worker: any("started" in line for line in worker.tail),
             environment=self._prefect_environment,
             log=self.folder / "prefect-worker.log",
+            after=[server],
         )
+
+
+@contextlib.contextmanager
+def _running(processes: list[Process], ready: Ready) -> Iterator[list[Process]]:
+    """Servers from when all answer until the block ends; the last one ends first."""
+    with contextlib.ExitStack() as stack:
+        for process in processes:
+            stack.callback(process.stop)
+        start_side_by_side(processes, ready)
+        yield processes

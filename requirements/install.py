@@ -38,8 +38,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     pins = (HERE / ("dev.txt" if given.dev else "run.txt")).read_text(encoding="utf-8")
     with tempfile.TemporaryDirectory() as folder:
         file = Path(folder) / "pins.txt"
+        pins = without_needless(pins)
         file.write_text(pins if has_gpu_build() else without_gpu(pins), encoding="utf-8")
-        install(python_in(given.venv), ["--requirement", str(file)])
+        install(python_in(given.venv), ["--no-deps", "--requirement", str(file)])  # the pins are complete
         install(python_in(given.venv), ["--no-deps", "--editable", str(ROOT)])
 
 
@@ -61,6 +62,15 @@ def without_gpu(pins: str) -> str:
     'keras==3.15.1\\ntensorflow-cpu==2.21.0\\ntensorflow-probability==0.25'
     """
     return re.sub(r"^tensorflow==", "tensorflow-cpu==", pins, flags=re.MULTILINE)
+
+
+def without_needless(pins: str) -> str:
+    """The same pins without libclang, 64 MB that TensorFlow asks for and only those use who build it.
+
+    >>> without_needless("keras==3.15.1\\nlibclang==18.1.1\\ntensorflow==2.21.0")
+    'keras==3.15.1\\ntensorflow==2.21.0'
+    """
+    return re.sub(r"^libclang==.*\n", "", pins, flags=re.MULTILINE)
 
 
 def install(python: Path, what: Sequence[str]) -> None:

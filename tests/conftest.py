@@ -41,6 +41,15 @@ os.environ["HPO_REPORT"] = "off"
 os.environ["PREFECT_SERVER_ANALYTICS_ENABLED"] = "false"
 os.environ["PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL"] = "CRITICAL"
 os.environ["PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS"] = "600"
+# The processes that tests start would each compile TensorFlow anew, in five seconds of processor time.
+os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
+sys.dont_write_bytecode = False
+# Thousands of small databases: in memory a commit does not wait for the disk. No test cuts the power, and what a killed
+# process has written stays either way. To look at what a failed test left: TMPDIR=/tmp make test.
+MEMORY = Path("/dev/shm")
+if "TMPDIR" not in os.environ and os.access(MEMORY, os.W_OK) and shutil.disk_usage(MEMORY).free > 4e9:
+    tempfile.tempdir = os.environ["TMPDIR"] = tempfile.mkdtemp(prefix="hpo-tests-", dir=MEMORY)
+    atexit.register(shutil.rmtree, tempfile.tempdir, ignore_errors=True)
 # A database for each of the processes that run tests side by side: two that create one at once can fail.
 os.environ["PREFECT_HOME"] = tempfile.mkdtemp(prefix="hpo-prefect-")
 atexit.register(shutil.rmtree, os.environ["PREFECT_HOME"], ignore_errors=True)

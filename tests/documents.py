@@ -17,7 +17,7 @@ class Block:
     """A block of a page.
 
     Attributes:
-        key: Page and heading, with a number from the second block of a heading on: ``docs/keras.md: A script (2)``.
+        key: Page and heading, with a number from the second block of a heading on: ``docs/faq.md: Seeds (2)``.
         language: The word after the fence; ``console`` of an indented block.
         text: What stands in it.
     """

@@ -37,6 +37,7 @@ class MemoryStore:
         self.deleted_experiments: set[str] = set()
         self.runs: dict[str, Run] = {}
         self._points: dict[str, dict[str, tuple[int, int, float, float]]] = {}
+        self._logged: dict[str, list[Metric]] = {}
         self.deleted: set[str] = set()
         self.artifacts: dict[tuple[str, str], bytes] = {}
         self.datasets: dict[str, set[tuple[str, str]]] = {}
@@ -94,6 +95,7 @@ class MemoryStore:
         old = self.runs[run]
         for key, value in params.items():
             assert old.params.get(key, value) == value, "a param is written once"
+        self._logged.setdefault(run, []).extend(metrics)
         known = self._points.setdefault(run, {})
         for m in metrics:  # MLflow's latest value: of the highest step, then the latest time, then the larger one
             value = -math.inf if math.isnan(m.value) else m.value
@@ -150,6 +152,15 @@ class MemoryStore:
         """Of MLflow's filter language this store knows the empty filter alone."""
         assert not query
         return self.search(experiments, {})
+
+    def metric_history(self, runs: Sequence[str], key: str, most: int) -> dict[str, list[Metric]]:
+        self._begin("metric_history")
+        logged = {run: [point for point in self._logged.get(run, []) if point.key == key] for run in runs}
+        return {
+            run: sorted(points, key=lambda point: (point.timestamp, point.step))
+            for run, points in logged.items()
+            if points
+        }
 
     def has_exactly(self, count: int, experiments: Sequence[str], tags: Mapping[str, str], before: int) -> bool:
         self._begin("has_exactly")

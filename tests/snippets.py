@@ -48,26 +48,27 @@ X, y = load_wine(return_X_y=True)
 TREE = WINE + "data = lambda: (X, y)\nbuild = lambda config: DecisionTreeClassifier(**config)\n"
 
 BEFORE: dict[str, str] = {
-    "README.md: A study is a file ... (2)": """
+    "README.md: A study file (2)": """
 loss, accuracy, test = 0.5, 0.8, 0.7
 def build(filters, momentum):
     trial_folder.joinpath("model.keras").write_text("weights")
 trial = a_trial(config={"filters": 8})
 trial_folder = trial.scratch
 """,
-    "README.md: ... or a Keras script": NETWORK,
-    "docs/keras.md: A script": """
+    "README.md: A Keras script": NETWORK,
+    "docs/tutorial/keras.md: Write it": """
 import numpy as np
 from sklearn.datasets import load_digits
 x, y = load_digits(return_X_y=True)
 x = (x / 16).astype("float32")
 x, y, x_val, y_val = x[:300], y[:300], x[300:400], y[300:400]
 """,
-    "docs/keras.md: A study file (2)": NETWORK,
-    "docs/keras.md: The final choice by cross-validation": NETWORK + "from hpo_flows.keras import keras_objective\n",
-    "docs/final-choice.md: In the objective": TREE,
-    "docs/folds.md: Cross-validation in each trial": TREE,
-    "docs/commands.md: From Python": """
+    "docs/how-to/keras.md: A study file (2)": NETWORK,
+    "docs/how-to/keras.md: The final choice by cross-validation": NETWORK
+    + "from hpo_flows.keras import keras_objective\n",
+    "docs/how-to/final-choice.md: In the objective": TREE,
+    "docs/how-to/folds.md: Cross-validation in each trial": TREE,
+    "docs/reference/python.md: Python": """
 from hpo_core.lineage.opening import open_study
 from hpo_core.study.file import study_from
 from hpo_core.tracking.connection import connect
@@ -75,14 +76,14 @@ space = {"x": {"type": "float", "low": 0, "high": 1}}
 given = {"objective": "digits:train", "metric": "loss", "direction": "minimize", "space": space, "stop": {"trials": 1}}
 open_study(connect(), study_from({"name": "digits"} | given))
 """,
-    "docs/models.md: scikit-learn": WINE,
-    "docs/models.md: For the best trials only": WINE
+    "docs/how-to/models.md: scikit-learn": WINE,
+    "docs/how-to/models.md: Keep the model of the best trials": WINE
     + """
 from hpo_flows.objectives.metrics import log_pictures
 model = DecisionTreeClassifier(max_depth=2).fit(X, y)
 predicted, probabilities, trial = model.predict(X), model.predict_proba(X), a_trial()
 """,
-    "docs/multi-fidelity.md: The objective": """
+    "docs/how-to/multi-fidelity.md: The objective": """
 accuracy = 0.5
 build = dict
 def save(model, folder):
@@ -90,14 +91,14 @@ def save(model, folder):
 def load(folder):
     return {}, int((folder / "done").read_text())
 """,
-    "docs/champion.md: In the objective": TREE,
-    "docs/notifications.md: From Prefect (2)": "import os",
-    "docs/notifications.md: From Prefect (3)": "import os",
-    "docs/schedules.md: Data that change (2)": "features, targets = [[1.0], [2.0]], [0, 1]",
-    "docs/gradient.md: Gradient-based tuning (2)": "loss_and_slope = lambda config: (config['l2'], 1.0)",
-    "docs/gradient.md: Keras models": BILEVEL,
-    "docs/gradient.md: Keras models (2)": BILEVEL + "found = {",
-    "docs/gradient.md: Thousands of hyperparameters": BILEVEL
+    "docs/how-to/champion.md: In the objective": TREE,
+    "docs/how-to/notifications.md: From Prefect (2)": "import os",
+    "docs/how-to/notifications.md: From Prefect (3)": "import os",
+    "docs/how-to/schedules.md: Data that change (2)": "features, targets = [[1.0], [2.0]], [0, 1]",
+    "docs/how-to/gradient.md: Gradients (2)": "loss_and_slope = lambda config: (config['l2'], 1.0)",
+    "docs/how-to/gradient.md: Keras models": BILEVEL,
+    "docs/how-to/gradient.md: Keras models (2)": BILEVEL + "found = {",
+    "docs/how-to/gradient.md: Thousands of hyperparameters": BILEVEL
     + """
 trial = a_trial(config={"learning_rate": 0.1})
 problem = hg.Bilevel(build, loss=hg.cross_entropy, train=(x, y_one_hot), validation=(x_val, y_val), batch=20,
@@ -108,25 +109,27 @@ problem = hg.Bilevel(build, loss=hg.cross_entropy, train=(x, y_one_hot), validat
 
 TRAIN = "assert 0 <= objective(a_trial(config={'units': 4, 'learning_rate': 0.01}))['val_accuracy'] <= 1"
 
+DESCRIBE = "from hpo_flows.objectives.datasets import describe\ndescribe(*load())"
+
 AFTER: dict[str, str] = {
-    "docs/champion.md: In the objective": "assert train(a_trial(config={'max_depth': 3}))['accuracy'] > 0.6",
-    "docs/schedules.md: Data that change (2)": "from hpo_flows.objectives.datasets import describe\ndescribe(*load())",
-    "README.md: A study is a file ... (2)": "assert train(trial)['val_accuracy'] == 0.8",
-    "README.md: ... or a function": "assert len(result.history.trials) == 20 and result.best_value < 0.1",
-    "README.md: ... or a Keras script": "assert model.predict(x, verbose=0).shape == (60, 3)",
-    "docs/keras.md: A script": "assert model.predict(x, verbose=0).shape == (300, 10) and best['layers'] in (1, 2, 3)",
-    "docs/keras.md: A study file (2)": TRAIN,
-    "docs/keras.md: The final choice by cross-validation": TRAIN,
-    "docs/final-choice.md: In the objective": "assert train(a_trial(config={'max_depth': 3}))['accuracy'] > 0.6",
-    "docs/folds.md: Cross-validation in each trial": """
+    "docs/how-to/champion.md: In the objective": "assert train(a_trial(config={'max_depth': 3}))['accuracy'] > 0.6",
+    "docs/how-to/schedules.md: Data that change (2)": DESCRIBE,
+    "README.md: A study file (2)": "assert train(trial)['val_accuracy'] == 0.8",
+    "README.md: A function": "assert len(result.history.trials) == 20 and result.best_value < 0.1",
+    "README.md: A Keras script": "assert model.predict(x, verbose=0).shape == (60, 3)",
+    "docs/tutorial/keras.md: Write it": "assert model.predict(x, verbose=0).shape == (300, 10) and best['layers'] < 4",
+    "docs/how-to/keras.md: A study file (2)": TRAIN,
+    "docs/how-to/keras.md: The final choice by cross-validation": TRAIN,
+    "docs/how-to/final-choice.md: In the objective": "assert train(a_trial(config={'max_depth': 3}))['accuracy'] > 0.6",
+    "docs/how-to/folds.md: Cross-validation in each trial": """
 assert train(a_trial(config={'max_depth': 3}, answer=lambda: True))['accuracy'] > 0.6
 """,
-    "docs/models.md: scikit-learn": "assert train(a_trial(config={'max_depth': 3}))['accuracy'] > 0.6",
-    "docs/models.md: For the best trials only": "trial.finish_best()",
-    "docs/multi-fidelity.md: The objective": "assert train(a_trial(fidelity=3.0)) == 0.5",
-    "docs/gradient.md: Gradient-based tuning (2)": "assert train(a_trial(config={'l2': 0.5})) == 0.5",
-    "docs/gradient.md: Keras models": "assert train(a_trial(config=values))['val_loss'] > 0",
-    "docs/gradient.md: Keras models (2)": """
+    "docs/how-to/models.md: scikit-learn": "assert train(a_trial(config={'max_depth': 3}))['accuracy'] > 0.6",
+    "docs/how-to/models.md: Keep the model of the best trials": "trial.finish_best()",
+    "docs/how-to/multi-fidelity.md: The objective": "assert train(a_trial(fidelity=3.0)) == 0.5",
+    "docs/how-to/gradient.md: Gradients (2)": "assert train(a_trial(config={'l2': 0.5})) == 0.5",
+    "docs/how-to/gradient.md: Keras models": "assert train(a_trial(config=values))['val_loss'] > 0",
+    "docs/how-to/gradient.md: Keras models (2)": """
 }
 del found["width"]  # of a layer that this model lacks
 problem = hg.Bilevel(build, loss=hg.cross_entropy, train=(x, y_one_hot), validation=(x_val, y_val), batch=20,
@@ -139,16 +142,16 @@ assert all(slopes[name] != 0 for name in found)
 ENVIRONMENT = {"HOOK": "http://127.0.0.1:9/", "SLACK_WEBHOOK": "http://127.0.0.1:9/", "SENDGRID_API_KEY": "key"}
 
 SLOW = {
-    "README.md: ... or a Keras script", "docs/keras.md: A script", "docs/keras.md: A study file (2)",
-    "docs/keras.md: The final choice by cross-validation", "docs/gradient.md: Keras models",
-    "docs/gradient.md: Keras models (2)", "docs/gradient.md: Thousands of hyperparameters",
-    "docs/models.md: For the best trials only", "docs/coming-from.md: Optuna",
+    "README.md: A Keras script", "docs/tutorial/keras.md: Write it", "docs/how-to/keras.md: A study file (2)",
+    "docs/how-to/keras.md: The final choice by cross-validation", "docs/how-to/gradient.md: Keras models",
+    "docs/how-to/gradient.md: Keras models (2)", "docs/how-to/gradient.md: Thousands of hyperparameters",
+    "docs/how-to/models.md: Keep the model of the best trials", "docs/reference/coming-from.md: Optuna",
 }  # fmt: skip
 """Blocks that import TensorFlow, write a model, or run a study as others do already."""
 
 NOT_RUN: dict[str, str] = {
-    "docs/architecture.md: Architecture": "a drawing",
-    "docs/architecture.md: The round": "a drawing",
-    "docs/champion.md: The comparison": "a formula",
+    "docs/explanation/architecture.md: Architecture": "a drawing",
+    "docs/explanation/architecture.md: The round": "a drawing",
+    "docs/explanation/comparisons.md: The champion": "a formula",
 }
 """Blocks that nothing runs, each with the reason."""

@@ -15,7 +15,7 @@ import typer
 from typer.core import TyperCommand
 
 from hpo_core.study.names import study_name
-from hpo_core.tracking.connection import connect
+from hpo_core.tracking.connection import connect_to_read
 from hpo_core.tracking.credentials import redact
 from hpo_flows.objectives.reference import search_path as folders_of
 from hpo_flows.reports.links import run_url
@@ -58,9 +58,9 @@ def open_stored(study: str) -> Ledger:
 
     if is_file(study):
         spec = load_spec(study, [])
-        return find_current(connect(), spec)
+        return find_current(connect_to_read(), spec)
     name = study_name(study)
-    return find_study(connect(), name)
+    return find_study(connect_to_read(), name)
 
 
 def search_path(study: str) -> tuple[str, ...]:

@@ -227,15 +227,21 @@ def write_study_report(
     out: Annotated[Path | None, typer.Option(help="The folder to write to; report-NAME by default.")] = None,
     open_: Annotated[bool, typer.Option("--open", help="Open the report in a browser.")] = False,
 ) -> None:
-    """Write the study's report and plots to a folder."""
+    """Write the study's report to a folder."""
     import webbrowser
 
+    from hpo_flows.loop.stages import Stages
+    from hpo_flows.reports.html.curves import CurveReader
     from hpo_flows.reports.html.publish import place_of, write_report
 
     ledger = open_stored(study)
+    history, stages = ledger.load(), Stages(ledger)
+    stages.load(history)
+    curves = CurveReader(ledger.store, ledger.spec).read(history)
     folder = out or Path(f"report-{ledger.spec.name}")
     try:
-        path = write_report(ledger.spec, ledger.load(), folder, place_of(ledger))
+        place = place_of(ledger)
+        path = write_report(ledger.spec, history, folder, place, curves, stages.choice, stages.challenge)
     except OSError as error:
         raise InputError(
             "--out", f"the report cannot be written to {folder} ({error})", "name another folder"

@@ -78,7 +78,7 @@ def tune(
 def _run(study: str, overrides: list[str], live: LiveProgress, verbose: bool) -> tuple[Ledger, StudyResult]:
     """Open the study and run it."""
     from hpo_core.study.file import override_spec
-    from hpo_flows.api import open_ledger, run
+    from hpo_flows.api import early_workers, open_ledger, run
     from hpo_flows.loop.temporary_server import start_early
 
     spec = load_spec(study, overrides) if is_file(study) else override_spec(open_stored(study).spec, overrides)
@@ -86,8 +86,9 @@ def _run(study: str, overrides: list[str], live: LiveProgress, verbose: bool) ->
     if not spec.runner.elsewhere:  # otherwise it must be importable there, not here
         objective.precheck()
         start_early()  # it comes up while MLflow is imported
-    ledger = open_ledger(spec, on_message=live.tell, path=objective.path)
-    live.begin(ledger.spec)
-    if verbose and spec.runner.elsewhere:
-        live.tell(f"what trials print on other machines is not streamed; see {PRINTED} in their runs")
-    return ledger, run(ledger, objective, live)
+    with early_workers(spec, objective) as pool:
+        ledger = open_ledger(spec, on_message=live.tell, path=objective.path)
+        live.begin(ledger.spec)
+        if verbose and spec.runner.elsewhere:
+            live.tell(f"what trials print on other machines is not streamed; see {PRINTED} in their runs")
+        return ledger, run(ledger, objective, live, pool)

@@ -8,6 +8,7 @@ only needs its signature.
 from __future__ import annotations
 
 import os
+import signal
 from pathlib import Path
 
 from prefect import flow, get_run_logger, runtime
@@ -39,6 +40,8 @@ def run_scheduled(study: str, overrides: list[str] | None = None) -> str:
         RuntimeError: No trial returned a value.
     """
     logger = get_run_logger()
+    if hasattr(signal, "pthread_sigmask"):
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})  # `hpo serve` has it wait until here
     with owned_flow_run():
         spec = load_study(Path(study), overrides or [])
         objective = Objective(spec.objective, search_path(study))

@@ -9,6 +9,7 @@ import asyncio
 import datetime
 import os
 import re
+import signal
 import zoneinfo
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -215,6 +216,7 @@ def serve(deployed: Deployed) -> None:
         _watch_heartbeats(client)
     os.environ |= _environment()
     limit, options = _one_at_a_time()
+    _start_runs_deaf()
     try:
         run_scheduled.serve(
             name=deployed.name,
@@ -230,6 +232,28 @@ def serve(deployed: Deployed) -> None:
         # Prefect pauses the schedule at Ctrl-C, but not at SIGTERM; runs would then become due that nobody starts.
         with _server() as client:
             client.pause_deployment(client.read_deployment_by_name(f"{run_scheduled.name}/{deployed.name}").id)
+
+
+def _start_runs_deaf() -> None:
+    """Let the process of a run hear Ctrl-C only when its flow begins; a terminal sends it to all processes at once.
+
+    Otherwise a process that is still importing would end with a traceback, and without a state in Prefect.
+    """
+    from multiprocessing import resource_tracker
+
+    from prefect.flow_engine import run_flow_in_subprocess
+    from prefect.runner import _starter_direct
+
+    def start(*args: Any, **settings: Any) -> Any:
+        resource_tracker.ensure_running()  # the first new process would, and unblocks the signal thereby
+        before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})  # which a new process inherits
+        try:
+            return run_flow_in_subprocess(*args, **settings)
+        finally:
+            signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+    # Prefect looks it up there for such a purpose.
+    _starter_direct.run_flow_in_subprocess = start  # type: ignore[attr-defined]
 
 
 def _one_at_a_time() -> tuple[int, Any]:

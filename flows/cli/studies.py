@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from hpo_core.base.errors import InputError
-from hpo_core.tracking.connection import connect
+from hpo_core.tracking.connection import connect_to_read
 from hpo_flows.cli.common import JsonOption, StudyArgument, open_stored, print_json
 
 if TYPE_CHECKING:
@@ -31,7 +31,7 @@ def list_studies(as_json: JsonOption = False) -> None:
     """List the studies of the store, the one that was active last first."""
     from hpo_core.lineage import listing
 
-    studies = listing.list_studies(connect())
+    studies = listing.list_studies(connect_to_read())
     if as_json:
         print_json(studies=[_data(study) for study in studies])
     elif not studies:

@@ -162,7 +162,7 @@ class Bilevel:
             return self.state_of(self.build())
 
     def state_of(self, model: keras.Model, slots: Sequence[Any] | None = None) -> State:
-        """The state that starts at a model's weights, with fresh slots unless given."""
+        """The state that starts at a model's weights, with a fresh ``slots`` unless given."""
         weights = [tf.convert_to_tensor(v.value) for v in model.trainable_variables]
         others = [tf.convert_to_tensor(v.value) for v in model.non_trainable_variables]
         kept = [others[i] for i in self._kept]

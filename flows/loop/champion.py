@@ -66,7 +66,8 @@ class ChampionStage:
         todo = wanted(challenge, history.max_fidelity, self._evaluations)
         return collect(reserve(self._folds, history, todo[: max(free, 0)]))
 
-    def record(self, history: History) -> None:
+    def record(self) -> None:
+        """Write the verdict into the study's run, as last loaded. Idempotent."""
         if self.challenge is not None:
             name_verdict(self._ledger, self.challenge)
 

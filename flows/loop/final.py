@@ -9,7 +9,6 @@ from hpo_core.ledger.study_run import name_winner
 from hpo_core.selection.evaluation import Evaluation
 from hpo_core.selection.final_choice import Choice, Selection
 from hpo_flows.loop.stage import Step, collect, reserve
-from hpo_flows.reports.description import study_description
 
 
 class FinalStage:
@@ -43,9 +42,9 @@ class FinalStage:
         wanted = self._selection.wanted(history, self._evaluations, self._space)
         return collect(reserve(self._folds, history, wanted[: max(free, 0)]))
 
-    def record(self, history: History) -> None:
+    def record(self) -> None:
+        """Write the winner into the study's run, as last loaded. Idempotent."""
         if self.choice is not None:
-            self._ledger.study.describe(study_description(self._ledger.spec, history, self.choice))
             name_winner(self._ledger.study, self._ledger.spec, self.choice)
 
 

@@ -22,6 +22,7 @@ from prefect.settings import (
     PREFECT_API_REQUEST_TIMEOUT,
     PREFECT_API_URL,
     PREFECT_CLIENT_MAX_RETRIES,
+    PREFECT_FLOWS_HEARTBEAT_FREQUENCY,
     PREFECT_SERVER_ALLOW_EPHEMERAL_MODE,
     temporary_settings,
 )
@@ -110,24 +111,30 @@ def _wait_for(server: TemporaryServer) -> str:
     given = os.environ.get(START_SETTING, "")
     limit = float(given) if given.replace(".", "", 1).isdigit() else START_SECONDS
     began, told = time.monotonic(), False
-    while (waited := time.monotonic() - began) < limit:
-        if (code := server.process.poll()) is not None:
-            return f"its temporary server ended with exit code {code}"
-        with contextlib.suppress(httpx.HTTPError):
-            if httpx.get(f"{server.api_url}/health", timeout=ANSWER_SECONDS).is_success:
-                return ""
-        if waited > TELL_SECONDS and not told:
-            log.warning("Prefect's temporary server is not there yet; waiting for it up to %.0f s in all", limit)
-            told = True
-        time.sleep(0.1)
+    with httpx.Client(timeout=ANSWER_SECONDS) as client:  # one: each loads certificates, in the server's time
+        while (waited := time.monotonic() - began) < limit:
+            if (code := server.process.poll()) is not None:
+                return f"its temporary server ended with exit code {code}"
+            with contextlib.suppress(httpx.HTTPError):
+                if client.get(f"{server.api_url}/health").is_success:
+                    return ""
+            if waited > TELL_SECONDS and not told:
+                log.warning("Prefect's temporary server is not there yet; waiting for it up to %.0f s in all", limit)
+                told = True
+            time.sleep(0.1)
     server.end()
     return f"its temporary server does not answer within {limit:.0f} s; {START_SETTING} sets how long"
 
 
 @contextlib.contextmanager
 def impatient() -> Iterator[None]:
-    """Within this context, Prefect's client gives up quickly on a server that is gone."""
-    with temporary_settings({PREFECT_CLIENT_MAX_RETRIES: RETRIES, PREFECT_API_REQUEST_TIMEOUT: ANSWER_SECONDS}):
+    """Within this context, Prefect's client gives up quickly on a server that is gone, and a flow run ends at once.
+
+    The end of a flow run waits up to a second for the thread that sends its heartbeats. The lease in its labels says
+    the same, so heartbeats are sent only if the user's settings, or those of a scheduled run, ask for them.
+    """
+    patience = {PREFECT_CLIENT_MAX_RETRIES: RETRIES, PREFECT_API_REQUEST_TIMEOUT: ANSWER_SECONDS}
+    with temporary_settings(patience, set_defaults={PREFECT_FLOWS_HEARTBEAT_FREQUENCY: None}):
         yield
 
 

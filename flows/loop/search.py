@@ -12,7 +12,6 @@ from hpo_core.history.trial import Trial
 from hpo_core.ledger.ledger import Ledger
 from hpo_core.selection.evaluation import Training
 from hpo_flows.loop.stage import Step, collect
-from hpo_flows.reports.description import study_description
 from hpo_flows.trials.session import FAILURE
 
 MAX_SHOWN = 1500
@@ -77,9 +76,6 @@ class SearchStage:
                 yield None if trial is None else Training(trial)
                 if trial is not None:
                     history, free = history.with_trials([trial]), free - 1
-
-    def record(self, history: History) -> None:
-        self._ledger.study.describe(study_description(self._spec, history))
 
     @property
     def minutes(self) -> float:

@@ -46,10 +46,6 @@ class Stage(Protocol):
         """
         ...
 
-    def record(self, history: History) -> None:
-        """Write the outcome into the study's run, as last loaded. Idempotent."""
-        ...
-
 
 def collect(reservations: Iterable[Training | None]) -> Step:
     """Start whatever can be reserved.

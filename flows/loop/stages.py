@@ -15,6 +15,7 @@ from hpo_flows.loop.confirm import ConfirmStage
 from hpo_flows.loop.final import FinalStage
 from hpo_flows.loop.search import SearchStage
 from hpo_flows.loop.stage import Stage
+from hpo_flows.reports.description import study_description
 
 
 class Stages:
@@ -41,10 +42,16 @@ class Stages:
         """Load the state of all stages from MLflow; returns whether nothing is left to do in any."""
         return all([stage.load(history) for stage in self])
 
+    def describe(self, history: History) -> None:
+        """Write the study's description, with the final choice as last loaded."""
+        self._ledger.study.describe(study_description(self._ledger.spec, history, self.choice))
+
     def record(self, history: History) -> None:
-        """Write the outcomes into the study's run, as last loaded."""
-        for stage in self:
-            stage.record(history)
+        """Write the outcomes into the study's run, as last loaded. Idempotent."""
+        self.describe(history)
+        for stage in (self._final, self._champion):
+            if stage is not None:
+                stage.record()
 
     def release(self, training: Training) -> None:
         """Stop treating a training as this flow's; the next load reads its outcome."""

@@ -152,7 +152,7 @@ def _run_flow(loop: Loop, made: Any, name: str, id: str) -> None:
 
 
 class Loop:
-    """The loop of ``docs/architecture.md``. Its state is disposable: whatever must last is in MLflow.
+    """The loop of ``docs/explanation/architecture.md``. Its state is disposable: whatever must last is in MLflow.
 
     Args:
         session: What it shares with the trials.
@@ -292,7 +292,7 @@ class Loop:
         discard_superfluous(self._ledger, history)
         when, incumbent = self._described
         if history.incumbent != incumbent and time.monotonic() - when > DESCRIBE_SECONDS:
-            self._stages.search.record(history)
+            self._stages.describe(history)
             self._described = time.monotonic(), history.incumbent
         self._ledger.save_snapshot(news=1_000)
         return history
@@ -316,7 +316,7 @@ class Loop:
         """Show the state of the study, and do what is due by the clock."""
         self._view.show(history, self._seconds)
         self._session.observe(Progress(history, self._seconds, self._stages.choice, self._session.board.shown()))
-        self._session.publisher.tick(history)
+        self._session.publisher.tick(history, self._stages.choice, self._stages.challenge)
         self.link.look()
         self._renewal.tick()
 

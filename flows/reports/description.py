@@ -19,12 +19,13 @@ from hpo_flows.reports.text import (
 
 def study_description(spec: StudySpec, history: History, choice: Choice | None = None) -> str:
     """The study's description in MLflow, as Markdown."""
-    best = history.incumbent
+    best, complete = history.incumbent, len(history.complete)
     lines = [
         f"**{as_markdown(spec.name)}**: {spec.direction} `{spec.metric}` of `{spec.objective}` "
         f"by `{spec.strategy.name}`.",
         "",
-        f"{len(history.complete)} trials complete, {failed_line(spec, history)}, {len(history.running)} running.",
+        f"{complete} trial{'s' * (complete != 1)} complete, {failed_line(spec, history)}, "
+        f"{len(history.running)} running.",
     ]
     if best is not None:
         lines += [

@@ -1,8 +1,8 @@
 """Sends notifications about a study as JSON to HTTP addresses, from threads whose errors cannot fail the study.
 
-``docs/notifications.md`` describes the messages. Each address has its own thread and queue, so that one that hangs does
-not delay the others. Limits apply to the time of an attempt, the attempts per message, the length of the queue, and the
-time that the end of the study waits for unsent messages.
+``docs/how-to/notifications.md`` describes the messages. Each address has its own thread and queue, so that one that
+hangs does not delay the others. Limits apply to the time of an attempt, the attempts per message, the length of the
+queue, and the time that the end of the study waits for unsent messages.
 """
 
 from __future__ import annotations

@@ -263,7 +263,19 @@ def choice_line(spec: StudySpec, choice: Choice) -> str:
 
 def spread(spec: StudySpec, standing: Standing) -> str:
     """The mean over a finalist's folds and its standard error."""
-    return f"{number(spec.sign * standing.mean)} ± {number(standing.standard_error)}"
+    return with_error(spec.sign * standing.mean, standing.standard_error)
+
+
+def with_error(value: float, error: float) -> str:
+    """A value with the digits that its error leaves.
+
+    >>> with_error(0.965544, 0.00281432), with_error(1234.5, 67.8), with_error(0.5, math.nan)
+    ('0.9655 ± 0.0028', '1234 ± 68', '0.5 ± nan')
+    """
+    decimals = 1 - math.floor(math.log10(error)) if 0 < error < math.inf else 99
+    if decimals > 9 or abs(value) > 1e9:
+        return f"{number(value)} ± {number(error)}"
+    return f"{value:.{max(decimals, 0)}f} ± {error:.{max(decimals, 0)}f}"
 
 
 def choice_rows(spec: StudySpec, choice: Choice) -> list[tuple[str, str, str, str]]:

@@ -1,7 +1,8 @@
 """Defines what the ledger needs from MLflow: a handful of operations, one of them a compare-and-set.
 
-:class:`hpo_core.tracking.mlflow_store.MlflowStore` is the real one. Tests put an in-memory double behind the same
-interface, to interleave and crash flows at every single operation.
+:class:`hpo_core.tracking.mlflow_store.MlflowStore` is the real one; those of :mod:`hpo_core.tracking.reading` read
+without mlflow. Tests put an in-memory double behind the same interface, to interleave and crash flows at every single
+operation.
 """
 
 from __future__ import annotations
@@ -225,6 +226,16 @@ class Store(Registry, Protocol):
 
         Raises:
             InputError: MLflow does not understand the query.
+        """
+        ...
+
+    def metric_history(self, runs: Sequence[str], key: str, most: int) -> Mapping[str, Sequence[Metric]]:
+        """All values of a metric in these runs, by run, oldest first; up to two requests per hundred runs.
+
+        Args:
+            runs: Their ids. A run without the metric is left out of the result.
+            key: The metric.
+            most: If there are too many points for one request, a run may come with an even selection of this many.
         """
         ...
 

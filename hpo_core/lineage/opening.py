@@ -227,7 +227,7 @@ def find_study(store: Store, name: str, experiment: str | None = None) -> Ledger
         remedy = f"did you mean {' or '.join(near)}?" if near else "give the study file, or start it with hpo tune"
         raise StudyUnknown("study", f"there is no study {name!r} in the MLflow store", remedy)
     if len({run.experiment for run in found}) > 1:
-        raise InputError("study", f"{name!r} stands in {len(found)} experiments", "give the study file instead")
+        raise InputError("study", f"{len(found)} experiments have a study {name!r}", "give the study file instead")
     run = _elected(found, name)
     assert run is not None
     return Ledger(store, stored_spec(run), run)

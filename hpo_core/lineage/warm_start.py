@@ -21,7 +21,7 @@ from typing import Any
 
 from hpo_core.base.errors import InputError
 from hpo_core.base.storable import MAX_VALUE
-from hpo_core.history.prior import Observation, Source
+from hpo_core.history.prior import Observation, Source, averaged
 from hpo_core.ledger.ledger import Ledger
 from hpo_core.ledger.store import FAILED, FINISHED, Run, Store
 from hpo_core.ledger.tags import CLAIMS, FOLD_VALUE, Tag, join_tag, split_tag
@@ -317,8 +317,8 @@ def _reads_as(text: str, value: Scalar) -> bool:
 
 
 def _thinned(observations: Sequence[Observation], most: int) -> tuple[Observation, ...]:
-    """A selection up to the limit: the better half of them, and an even choice of the rest."""
-    ordered = Source("", "rank", tuple(observations)).observations
+    """One for each configuration, up to the limit: the better half of them, and an even choice of the rest."""
+    ordered = Source("", "rank", averaged(observations)).observations
     if len(ordered) <= most:
         return ordered
     half = most // 2

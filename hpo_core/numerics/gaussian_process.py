@@ -6,13 +6,13 @@ per parameter (Rasmussen and Williams 2006, eq. 4.17 and 5.1), plus a trend (the
 
     k(x, x') = s2 (1 + sqrt(5) r + 5/3 r^2) exp(-sqrt(5) r) + t2 f(x)' f(x'),    r^2 = sum_j |x_j - x'_j|^2 / l_j^2,
 
-plus noise ``v / c`` on the diagonal, where a loss is the mean of ``c`` losses of one configuration. The trend ``f`` has a
-slope and a curvature for each numeric parameter and a level for each category. It learns the average effect of a
+plus noise ``v / c`` on the diagonal, where a loss is the mean of ``c`` losses of one configuration. The trend ``f``
+has a slope and a curvature for each numeric parameter and a level for each category. It learns the average effect of a
 parameter from all trials, including distant ones, where the first term has no information yet. The prior over length
 scales is log-normal with a location that grows with ``log(D)/2`` (Hvarfner et al. 2024, arXiv:2402.02229, eq. 4):
 distances grow with the square root of the dimension, and under a prior that ignores this, all points of a large space
-look unrelated. In a space with conditions, ``active`` replaces ``D``: the number of parameters that a configuration uses
-on average.
+look unrelated. In a space with conditions, ``active`` replaces ``D``: the number of parameters that a configuration
+uses on average.
 """
 
 from __future__ import annotations
@@ -30,9 +30,6 @@ from hpo_core.base.threads import one_thread
 LENGTH_LOCATION, LENGTH_SCALE = math.sqrt(2.0), math.sqrt(3.0)
 
 NOISE_LOCATION, NOISE_SCALE = -5.0, 2.0
-
-SEEN_LOCATION, SEEN_SCALE = -1.5, 1.0
-"""The prior of the noise once two losses of one configuration differed: it is then a good part of the spread."""
 
 SIGNAL_SCALE = 1.0
 
@@ -61,9 +58,9 @@ class Spread:
     degrees: int = 0
 
     @property
-    def prior(self) -> tuple[float, float]:
-        """Location and scale of the log-normal prior over the noise."""
-        return (SEEN_LOCATION, SEEN_SCALE) if self.squares > 0 else (NOISE_LOCATION, NOISE_SCALE)
+    def variance(self) -> float:
+        """The variance of the noise that repeats show; 0 if there are none."""
+        return self.squares / self.degrees if self.degrees else 0.0
 
     def at(self, rows: Any) -> Spread:
         """The same for some of the losses."""
@@ -186,7 +183,7 @@ def negative_log_posterior(
     value += float((logs + (logs - location) ** 2 / (2 * LENGTH_SCALE**2)).sum())
     gradient[:D] += 1.0 + (logs - location) / LENGTH_SCALE**2
     trend = TREND_LOCATION - math.log(active), TREND_SCALE
-    for i, (centre, scale) in enumerate(((0.0, SIGNAL_SCALE), spread.prior, trend), D):
+    for i, (centre, scale) in enumerate(((0.0, SIGNAL_SCALE), (NOISE_LOCATION, NOISE_SCALE), trend), D):
         value += float((theta[i] - centre) ** 2) / (2 * scale**2)
         gradient[i] += (theta[i] - centre) / scale**2
     return value, gradient

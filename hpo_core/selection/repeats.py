@@ -26,6 +26,7 @@ from functools import cached_property
 from hpo_core.base import moments
 from hpo_core.history.history import History
 from hpo_core.history.trial import CONFIRM, PROBE, PURPOSE, REPEAT_OF, Proposal, Trial, TrialState
+from hpo_core.selection.allocation import allocate
 
 FEWEST = 12
 """Studies with fewer trials repeat nothing unless told to: too little would be left for the search."""
@@ -140,6 +141,21 @@ class Repeats:
         ranked = sorted(reliable, key=lambda n: (now[n].loss, n))[: math.ceil(len(finalists) / 2)]
         every = Counter(trial.repeat_of for trial in history.without_retaken())
         return repeat(now[min(ranked, key=lambda n: (every[n], ranked.index(n)))], CONFIRM)
+
+    def again(self, history: History, fidelity: float | None) -> Proposal | None:
+        """The training that helps most to tell which configuration is best, where there is no new one to try.
+
+        Args:
+            history: The study so far.
+            fidelity: That of a full training; None if the study has none.
+        """
+        full = [trial for trial in history.merged.complete if trial.fidelity == fidelity]
+        if not full:
+            return None
+        every = Counter(t.number if t.repeat_of is None else t.repeat_of for t in history.without_retaken())
+        losses = [trial.loss for trial in full if trial.loss is not None]
+        place = allocate(losses, [every[trial.number] for trial in full], history.noise.deviation)
+        return repeat(full[place], CONFIRM)
 
     def _finalists(self, leg: Leg, fidelity: float | None, left: int) -> list[int]:
         """The configurations to confirm, best first, as the search left them; these do not change while it is done."""

@@ -167,6 +167,8 @@ class StudySpec(Section):
         self._check_fidelity()
         if self.final is not None:
             _check_order(self.final, space)
+        if self.repeats not in (None, RepeatsSpec()) and (why := self._why_never_repeated):
+            raise ValueError(f"repeats: {why}; remove one of the two")
         try:
             self.strategy.make(fidelity=self.scale).check(space)
         except InputError:
@@ -223,7 +225,17 @@ class StudySpec(Section):
     @cached_property
     def repeating(self) -> Repeats | None:
         """How configurations are trained again; None if none is, or if the final choice does it."""
-        return None if self.repeats is None or self.final is not None else self.repeats.make()
+        return None if self.repeats is None or self._why_never_repeated else self.repeats.make()
+
+    @property
+    def _why_never_repeated(self) -> str:
+        """Why no configuration of this study can be trained again; empty if it can."""
+        strategy = strategy_class(self.strategy.name)
+        if self.final is not None:
+            return "final already trains the best configurations again"
+        if strategy.promotes and not strategy.chooses_fidelity:
+            return f"trials of {self.strategy.name!r} go on from each other, so none can be trained again by itself"
+        return ""
 
     @property
     def reshuffles(self) -> bool:
@@ -443,7 +455,10 @@ class StudySpec(Section):
         """
         if self.repeating is None:
             return None
-        return self.repeating.confirm(history, self.full, self.confirmations_left(history, exhausted))
+        left = self.confirmations_left(history, exhausted)
+        if exhausted and left and self.stop.trials is not None:
+            return self.repeating.again(history, self.full)
+        return self.repeating.confirm(history, self.full, left)
 
     def confirmations_left(self, history: History, exhausted: bool = False) -> int:
         """How many trainings are still to be made to confirm, once the search is over; see :meth:`confirm`."""

@@ -99,7 +99,7 @@ def parse_yaml(text: str) -> Any:
     {'low': 0.0001, 'on': ['finished'], 'log': True, 'kind': ['off', 'yes', 10, '1:30', '2026-01-01']}
     """
     if odd := re.search("[\x85\u2028\u2029]", text):  # they end lines in YAML 1.1, but not in YAML 1.2
-        raise YAMLError(f"the character {odd[0]!r} stands in it; write it as an escape between double quotes")
+        raise YAMLError(f"it contains the character {odd[0]!r}; write that as an escape sequence in double quotes")
     reader = YAML(typ="safe", pure=True)
     reader.Resolver, reader.Composer, reader.Constructor = _Resolver, _Composer, _Constructor
     try:
@@ -107,7 +107,7 @@ def parse_yaml(text: str) -> Any:
     except DuplicateKeyError as error:
         key = re.search(r'found duplicate key "(.*?)" with value', str(error.problem), re.DOTALL)
         line = error.problem_mark.line + 1
-        raise YAMLError(f"the key {key[1] if key else ''!r} stands twice (line {line})") from None
+        raise YAMLError(f"the key {key[1] if key else ''!r} is given twice (line {line})") from None
     except MarkedYAMLError as error:
         mark = error.problem_mark or error.context_mark
         where = "" if mark is None else f" (line {mark.line + 1}, column {mark.column + 1})"

@@ -19,10 +19,13 @@ from typing import TYPE_CHECKING
 from urllib.parse import parse_qsl, quote, unquote
 
 from hpo_core.base.errors import InputError, TrackingError
+from hpo_core.tracking.credentials import scrub
 
 if TYPE_CHECKING:
+    from hpo_core.ledger.store import Store
     from hpo_core.tracking.mlflow_store import MlflowStore
 
+log = logging.getLogger("hpo")
 
 DATABASE = "mlflow.db"
 
@@ -81,8 +84,13 @@ def database_path(uri: str, field: str = "MLFLOW_TRACKING_URI") -> Path | None:
     return Path(file)
 
 
-def connect(given: str | None = None, patience: float = 1800.0) -> MlflowStore:
+def connect(given: str | None = None, patience: float = 1800.0, *, known: bool = False) -> MlflowStore:
     """Connect to the tracking store. The first request has little patience, so a wrong URI fails quickly.
+
+    Args:
+        given: The tracking URI; None for the one in force.
+        patience: How long to retry a store that does not respond, in seconds.
+        known: The store has responded before, so the URI is right, and the first request has the same patience.
 
     Raises:
         TrackingError: The store does not respond.
@@ -101,10 +109,41 @@ def connect(given: str | None = None, patience: float = 1800.0) -> MlflowStore:
             raise TrackingError(
                 f"the database {database} cannot be opened ({error}); make it writable, or correct MLFLOW_TRACKING_URI"
             ) from None
-    store = MlflowStore(uri, root, patience=CONNECT_SECONDS)
-    store.ping()
+    store = MlflowStore(uri, root, patience=patience if known else CONNECT_SECONDS)
+    if not known:
+        store.ping()
     store.patience = patience
     return store
+
+
+def connect_to_read(given: str | None = None) -> Store:
+    """Connect to the tracking store for a command that mostly reads, without importing mlflow where that can be.
+
+    Asks nothing yet. The store can do all that :func:`connect`'s can, and fails as that does.
+    """
+    uri = tracking_uri(given)
+    try:
+        store = _reading_store(uri)
+    except Exception as error:  # MLflow's client says what is wrong
+        log.debug("MLflow's client is needed: %s", scrub(error, uri))
+        store = None
+    return connect(uri) if store is None else store
+
+
+def _reading_store(uri: str) -> Store | None:
+    from hpo_core.tracking.reading import reason_for_mlflow
+
+    if reason_for_mlflow():
+        return None
+    if uri.startswith(("http://", "https://")):
+        from hpo_core.tracking.rest_store import RestStore
+
+        return RestStore(uri, lambda known: connect(uri, known=known))
+    if "?" not in uri and (database := database_path(uri)) is not None:
+        from hpo_core.tracking.sqlite_store import SqliteStore
+
+        return SqliteStore(uri, lambda known: connect(uri, known=known), database)
+    return None
 
 
 def create(database: Path) -> None:

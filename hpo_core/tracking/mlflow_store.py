@@ -41,21 +41,17 @@ import sqlalchemy.exc
 from mlflow import MlflowClient
 from mlflow.exceptions import MlflowException
 from mlflow.store.artifact.artifact_repository_registry import get_artifact_repository
-from mlflow.utils.search_utils import SearchUtils
 
 from hpo_core.base.errors import InputError, TrackingError, TrackingRefusal
 from hpo_core.base.extras import missing_extra
-from hpo_core.ledger.store import CHAMPION, FAILED, FINISHED, KILLED, RUNNING, Dataset, Metric, Run, Version
+from hpo_core.ledger.store import CHAMPION, FAILED, FINISHED, KILLED, Dataset, Metric, Run, Version
 from hpo_core.tracking.credentials import redact, scrub
+from hpo_core.tracking.histories import histories
+from hpo_core.tracking.searches import OLDEST_FIRST, PAGE, Searches, quotable
 
 T = TypeVar("T")
 
 log = logging.getLogger("hpo")
-
-PAGE = 1_000
-
-FEW = 100
-"""How many runs one filter names; MLflow's parser slows down with the length of the filter."""
 
 UNLISTED = "mlflow.experiment.isGateway"
 """A tag by which MLflow's UI leaves an experiment out of its list: docs/decisions/0015-mlflow-ui.md."""
@@ -82,7 +78,7 @@ def make_tables(uri: str, artifact_root: Path) -> None:
         raise TrackingError(f"the database {redact(uri)} cannot be made: {reason}; see to its folder") from None
 
 
-class MlflowStore:
+class MlflowStore(Searches):
     """The MLflow tracking store at a URI.
 
     Args:
@@ -214,18 +210,6 @@ class MlflowStore:
             self._call(lambda: self._client.set_experiment_tag(found.experiment_id, UNLISTED, "true"))
         return str(found.experiment_id)
 
-    def experiments(self) -> list[str]:
-        found: list[str] = []
-        token: str | None = None
-        while True:
-            page = self._call(
-                lambda token=token: self._client.search_experiments(max_results=PAGE, page_token=token)  # type: ignore[misc]
-            )
-            found.extend(str(experiment.experiment_id) for experiment in page)
-            token = page.token
-            if not token:
-                return found
-
     def create_run(self, experiment: str, name: str, tags: Mapping[str, str]) -> Run:
         return _run(self._call(lambda: self._client.create_run(experiment, tags=dict(tags), run_name=name)))
 
@@ -297,67 +281,19 @@ class MlflowStore:
     def get(self, run: str) -> Run:
         return _run(self._call(lambda: self._client.get_run(run)))
 
-    def search(
-        self,
-        experiments: Sequence[str],
-        tags: Mapping[str, str],
-        since: int | None = None,
-        *,
-        ids: Sequence[str] | None = None,
-        trash: bool = False,
-    ) -> list[Run]:
-        terms = _terms(tags)
-        if since is not None:
-            terms.append(f"attributes.start_time >= {since}")
-        if trash:
-            terms.append(f"attributes.status != '{RUNNING}'")
+    def experiments_page(self, token: str | None) -> tuple[list[str], str | None]:
+        page = self._call(lambda: self._client.search_experiments(max_results=PAGE, page_token=token))
+        return [str(experiment.experiment_id) for experiment in page], page.token
+
+    def runs_page(
+        self, experiments: Sequence[str], query: str, size: int, token: str | None = None, *, trash: bool = False
+    ) -> tuple[list[Run], str | None]:
         view = entities.ViewType.DELETED_ONLY if trash else entities.ViewType.ACTIVE_ONLY
-        if ids is None:
-            return self._pages(experiments, terms, view)
-        found: list[Run] = []
-        for i in range(0, len(ids), FEW):
-            named = ", ".join(f"'{_quotable(id)}'" for id in ids[i : i + FEW])
-            found += self._pages(experiments, [*terms, f"attributes.run_id IN ({named})"], view)
-        return sorted(found, key=lambda run: run.start)
+        page = self._call(lambda: self._client.search_runs(list(experiments), query, view, size, OLDEST_FIRST, token))
+        return [_run(run) for run in page], page.token
 
-    def find(self, experiments: Sequence[str], query: str, field: str) -> list[Run]:
-        try:
-            return self._pages(experiments, [query] if query else [], entities.ViewType.ACTIVE_ONLY)
-        except TrackingRefusal as error:
-            if error.code != "INVALID_PARAMETER_VALUE":
-                raise
-            remedy = "write it as for MLflow's search_runs: metrics.accuracy > 0.9 and params.model = 'cnn'"
-            raise InputError(field, f"MLflow does not understand the query {query!r} ({error})", remedy) from None
-
-    def _pages(self, experiments: Sequence[str], terms: Sequence[str], view: str) -> list[Run]:
-        runs: list[Run] = []
-        token: str | None = None
-        while True:
-            # Tokens are offsets: with writers active only an order that new runs extend at the end loses none.
-            page = self._call(
-                lambda token=token: self._client.search_runs(  # type: ignore[misc]
-                    list(experiments), " and ".join(terms), view, PAGE, ["attributes.start_time ASC"], token
-                )
-            )
-            runs.extend(_run(run) for run in page)
-            token = page.token
-            if not token:
-                return list({run.id: run for run in runs}.values())
-
-    def has_exactly(self, count: int, experiments: Sequence[str], tags: Mapping[str, str], before: int) -> bool:
-        terms = [*_terms(tags), f"attributes.start_time < {before}"]
-        # MLflow does not count. But its page tokens are offsets, and after `count - 1` runs there must be just one.
-        token = SearchUtils.create_page_token(count - 1).decode()
-        order = ["attributes.start_time ASC"]
-        try:
-            page = self._call(
-                lambda: self._client.search_runs(
-                    list(experiments), " and ".join(terms), max_results=2, order_by=order, page_token=token
-                )
-            )
-        except TrackingRefusal:
-            return False  # a server whose tokens are something else
-        return len(page) == 1
+    def metric_history(self, runs: Sequence[str], key: str, most: int) -> dict[str, list[Metric]]:
+        return self._call(lambda: histories(self._client, runs, key, most))
 
     def upload(self, run: str, path: Path, folder: str) -> None:
         def copy() -> None:
@@ -405,7 +341,7 @@ class MlflowStore:
         while True:
             page = self._call(
                 lambda token=token: self._client.search_model_versions(  # type: ignore[misc]
-                    f"name = '{_quotable(model)}'", max_results=PAGE, page_token=token
+                    f"name = '{quotable(model)}'", max_results=PAGE, page_token=token
                 )
             )
             found.extend(_version(version) for version in page)
@@ -470,17 +406,6 @@ def _run(run: Any) -> Run:
 
 def _version(version: Any) -> Version:
     return Version(int(version.version), version.run_id or "", dict(version.tags))
-
-
-def _terms(tags: Mapping[str, str]) -> list[str]:
-    return [f"tags.`{key}` = '{_quotable(value)}'" for key, value in tags.items()]
-
-
-def _quotable(value: str) -> str:
-    """A value that may stand between single quotes in a filter; MLflow's filter language cannot escape any."""
-    if "'" in value or "\\" in value:
-        raise InputError("name", f"{value!r} cannot stand in a search of MLflow", "choose one without quotes")
-    return value
 
 
 def _as_folder(name: str) -> str:

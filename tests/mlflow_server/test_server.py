@@ -7,7 +7,6 @@ import json
 import os
 import re
 import shutil
-import signal
 import socket
 import subprocess
 import sys
@@ -43,7 +42,7 @@ from mlflow_server.garbage import seconds_of
 from mlflow_server.processes import Process, http_answers
 from mlflow_server.settings import server_settings
 from mlflow_server.sizing import fitting_workers
-from mlflow_server.team import SERVER_ENV, Ports, Team
+from mlflow_server.team import Ports, Team
 from tests.conftest import PATIENCE, free_port
 
 ROOT = Path(__file__).parents[2]
@@ -148,7 +147,7 @@ def check_doors(team: Team) -> None:
 @pytest.mark.slow
 @pytest.mark.usefixtures("prefect_server")
 def test_a_study_survives_the_loss_of_all_servers(at_team: Team, capfd: pytest.CaptureFixture[str]) -> None:
-    with at_team.mlflow():
+    with at_team.servers(prefect=False):
         check_doors(at_team)
         before = tune(4)
         # While the server works, and with nothing lost by it.
@@ -164,7 +163,7 @@ def test_a_study_survives_the_loss_of_all_servers(at_team: Team, capfd: pytest.C
     destroy(at_team)
     assert main(["restore", "all.tar", "--profile", "team"]) == 0
     assert contents(at_team) == stored
-    with at_team.mlflow(workers=1):  # the start of a second costs seconds
+    with at_team.servers(prefect=False, workers=1):  # the start of a second costs seconds
         assert open_ledger(before.spec).load().digest == before.history.digest
         after = tune(8)
         collect_garbage(at_team, after, capfd)
@@ -218,29 +217,6 @@ def test_what_the_stores_refuse_is_told(at_team: Team, capfd: pytest.CaptureFixt
     for words in ("PGPASSWORD", "no bucket 'no-such-bucket'", "AWS_SECRET_ACCESS_KEY", "S3 store", "does not answer"):
         assert words in said, words
     assert "Traceback" not in said and "not the" not in said
-
-
-@pytest.mark.slow
-def test_all_servers_start_with_one_command_and_end_together(tmp_path: Path) -> None:
-    folder = Path(tempfile.mkdtemp(prefix="hpo-team-"))
-    folder.chmod(0o755)
-    ports = [f"--{name}-port={free_port()}" for name in ("mlflow", "prefect", "postgres", "s3")]
-    command = [sys.executable, "-m", "mlflow_server", "team", "--folder", str(folder), *ports]
-    try:
-        for end, code in ((signal.SIGTERM, 0), (signal.SIGKILL, -9)):
-            process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True, cwd=ROOT)
-            assert process.stdout is not None
-            line = process.stdout.readline()
-            for name in ("PostgreSQL", "rclone serve s3", "mlflow server", "Prefect's server", "Prefect's worker"):
-                assert f"{name} answers" in line, line
-            children = psutil.Process(process.pid).children(recursive=True)
-            assert len(children) > 5
-            process.send_signal(end)
-            assert process.wait(PATIENCE) == code
-            process.stdout.close()
-            assert not psutil.wait_procs(children, timeout=PATIENCE)[1]  # also where it had no time to end them
-    finally:
-        shutil.rmtree(folder)
 
 
 # -- one machine ------------------------------------------------------------------------------------------------
@@ -594,11 +570,6 @@ def test_compose_starts_the_server_as_it_can_be_started(monkeypatch: pytest.Monk
     }
     settings = server_settings(given.profile, given.folder, environment, host=given.host, port=given.port)
     assert (settings.host, settings.port, settings.allowed_hosts[1]) == ("0.0.0.0", 5000, "mlflow:5000")
-    team = Team.server_environment.fget  # the same names as without containers
-    assert team is not None and environment.keys() - {"MLFLOW_SERVER_ALLOWED_HOSTS"} == _names_of_team()
-
-
-def _names_of_team() -> set[str]:
-    with tempfile.TemporaryDirectory() as folder:
-        Team(Path(folder), Ports())
-        return set(read_environment(Path(folder) / SERVER_ENV))
+    with tempfile.TemporaryDirectory() as folder:  # the same names as without containers
+        names = Team(Path(folder), Ports()).server_environment.keys()
+    assert environment.keys() - {"MLFLOW_SERVER_ALLOWED_HOSTS"} == names

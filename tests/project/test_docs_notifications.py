@@ -1,4 +1,4 @@
-"""The program of docs/notifications.md, against a real Prefect server and a local receiver."""
+"""The program of docs/how-to/notifications.md, against a real Prefect server and a local receiver."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ import pytest
 from tests.conftest import PATIENCE, PrefectServer, wait_until
 from tests.flows.reports.test_notify import Listener
 
-DOCS = Path(__file__).parents[2] / "docs" / "notifications.md"
+DOCS = Path(__file__).parents[2] / "docs" / "how-to" / "notifications.md"
 FLOWS = """
 from prefect import flow
 

@@ -8,7 +8,6 @@ import os
 import signal
 import subprocess
 import sys
-import zipfile
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -19,9 +18,6 @@ from hpo_core.base.errors import StudyUnknown
 from hpo_core.lineage.opening import find_study
 from hpo_core.tracking.connection import connect
 from tests.conftest import PATIENCE, MlflowServer, PrefectServer, free_port, wait_until
-from tests.studies import ROOT
-
-OURS = {"hpo_core", "hpo_flows", "mlflow_server"}
 
 TRAIN = """
 import hpo_core_utils
@@ -146,27 +142,6 @@ def test_a_project_with_a_package_called_flows_is_served(project: Path, prefect:
 
     with running(project, prefect, hpo, "serve", "study.yaml", "--every", "5") as log:
         wait_until(lambda: complete() == 3, log.read_text)
-
-
-def test_what_is_installed_has_our_three_names_and_no_other(tmp_path: Path) -> None:
-    command = [sys.executable, "-m", "pip", "wheel", "--quiet", "--no-deps", "--no-build-isolation", "--wheel-dir"]
-    copy = tmp_path / "copy"
-    listed = subprocess.run(
-        ["git", "ls-files", "-co", "--exclude-standard"], cwd=ROOT, capture_output=True, text=True, check=True
-    )
-    for name in filter(None, listed.stdout.splitlines()):
-        if name.split("/")[0] in {*OURS, "flows", "pyproject.toml", "README.md", "LICENSE"} and (ROOT / name).exists():
-            (copy / name).parent.mkdir(parents=True, exist_ok=True)
-            if (ROOT / name).is_symlink():
-                (copy / name).symlink_to(os.readlink(ROOT / name))
-            else:
-                (copy / name).write_bytes((ROOT / name).read_bytes())
-    subprocess.run([*command, str(tmp_path), str(copy)], check=True, timeout=PATIENCE)
-    [wheel] = tmp_path.glob("*.whl")
-    with zipfile.ZipFile(wheel) as archive:
-        names = archive.namelist()
-    assert {name.split("/")[0] for name in names if ".dist-info/" not in name} == OURS
-    assert "hpo_flows/loop/tune.py" in names
 
 
 def test_nothing_here_imports_the_folder_beside_its_link() -> None:

@@ -35,6 +35,19 @@ COMPLETION = "import os; os.environ |= dict(_HPO_COMPLETE='complete_bash', COMP_
 )
 
 
+STUDY = """
+import os, pathlib, tempfile
+folder = tempfile.TemporaryDirectory()
+os.chdir(folder.name)
+pathlib.Path("nothing.py").write_text("def train(trial): return 1.0")
+pathlib.Path("study.yaml").write_text(
+    "{name: s, objective: 'nothing:train', metric: m, direction: minimize, stop: {trials: 1}, "
+    "space: {x: {type: float, low: 0, high: 1}}}"
+)
+"""
+VALIDATE = STUDY + HELP.format(arguments=["validate", "study.yaml"])
+
+
 def loaded_by(code: str) -> set[str]:
     """The top-level modules that stand in sys.modules after some code ran."""
     report = "\nimport sys; print('LOADED', *sorted({name.partition('.')[0] for name in sys.modules}))"
@@ -68,6 +81,7 @@ def loaded_by(code: str) -> set[str]:
         (HELP.format(arguments=["--version"]), HEAVY | {"numpy", "scipy", "pydantic", "rich"}),
         (INIT, HEAVY | {"numpy", "scipy", "rich"}),
         (COMPLETION, HEAVY | {"numpy", "scipy"}),
+        (VALIDATE, HEAVY | {"rich", "httpx", "sqlalchemy"}),
         *(
             (HELP.format(arguments=[command, "--help"]), HEAVY | {"numpy", "scipy"})
             for command in ("list", "status", "export", "delete")
@@ -75,13 +89,33 @@ def loaded_by(code: str) -> set[str]:
     ],
     ids=[
         *("hpo_core", "flows", "worker", "ledger", "hypergradient", "mlflow_server", "keras", "keras_names", "help"),
-        *("tune_help", "version", "init", "completion", "list_help", "status_help", "export_help", "delete_help"),
+        *(
+            "tune_help",
+            "version",
+            "init",
+            "completion",
+            "validate",
+            "list_help",
+            "status_help",
+            "export_help",
+            "delete_help",
+        ),
     ],
 )
 def test_nothing_heavy_is_imported(code: str, forbidden: set[str]) -> None:
     modules = loaded_by(code)
     assert {"sys", "hpo_core"} & modules
     assert modules & forbidden == set()
+
+
+def test_a_command_does_not_spend_its_end_on_collecting_garbage() -> None:
+    """What mlflow and prefect leave takes over a second to collect, and the process ends anyway."""
+    told = "import atexit, gc; atexit.register(lambda: print('FROZEN', gc.get_freeze_count()))\n"
+    code = told + HELP.format(arguments=["--version"])
+    child = subprocess.run(
+        [sys.executable, "-c", code], env=os.environ | {"PYTHONPATH": str(ROOT)}, capture_output=True, text=True
+    )
+    assert int(child.stdout.rpartition("FROZEN ")[2]) > 0
 
 
 def test_heavy_modules_would_be_seen() -> None:

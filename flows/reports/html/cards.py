@@ -16,7 +16,16 @@ from hpo_flows.reports.html.figures.importance import FEWEST, METHOD
 from hpo_flows.reports.html.figures.past import Past
 from hpo_flows.reports.html.findings import BEST, edges, failures, remarks, status, time_spent
 from hpo_flows.reports.html.place import Place
-from hpo_flows.reports.text import duration, fidelity_name, metric_value, number, show
+from hpo_flows.reports.text import (
+    certainty_lines,
+    duration,
+    fidelity_name,
+    mean_text,
+    metric_value,
+    number,
+    show,
+    spread,
+)
 
 BINS = 24
 
@@ -81,13 +90,15 @@ def facts(past: Past) -> str:
     progress = (
         f'<i class="bar"><i style="width:{100 * min(ended / total, 1):.4g}%"></i></i>' if total is not None else ""
     )
+    lead = (f"best {spec.metric}", number(metric_value(spec, best)), "" if best is None else f"trial {best.number}")
+    if best is not None and past.error(best):
+        mean, _, error = mean_text(spec, history, best).partition(" ")
+        lead = (lead[0], mean, f"{error}, {best.observations} trainings of trial {best.number}")
+    if (winner := past.winner) is not None:
+        mean, _, error = spread(spec, winner).partition(" ")
+        lead = (f"winner's {spec.metric}", mean, f"{error} over its folds, trial {winner.trial.number}")
     tiles = [
-        (
-            "lead",
-            f"best {spec.metric}",
-            number(metric_value(spec, best)),
-            "" if best is None else f"trial {best.number}",
-        ),
+        ("lead", *lead),
         ("", "trials ended", f"{ended}" + (f" of {total}" if total is not None else ""), progress),
         ("bad" if history.failed else "", "failed", str(len(history.failed)), ""),
         ("", "running", str(len(history.running)), ""),
@@ -106,20 +117,27 @@ def facts(past: Past) -> str:
 
 
 def best_configuration(past: Past, place: Place | None) -> str:
-    """The incumbent's configuration, to be copied."""
-    best = past.history.incumbent
+    """The configuration of the winner of the final choice, else of the incumbent, to be copied."""
+    best = past.winner.trial if past.winner is not None else past.history.incumbent
     if best is None:
         return card("Best configuration", '<p class="empty">No trial is complete yet.</p>', span=4)
-    extent = f" at {fidelity_name(past.spec)} {best.fidelity:g}" if best.fidelity is not None else ""
-    caption = f"Trial {best.number}: {past.spec.metric} = {number(metric_value(past.spec, best))}{extent}."
+    if past.winner is not None:
+        caption = (
+            f"Trial {best.number}, the winner: {past.spec.metric} = {spread(past.spec, past.winner)} over its folds."
+        )
+    else:
+        extent = f" at {fidelity_name(past.spec)} {best.fidelity:g}" if best.fidelity is not None else ""
+        caption = f"Trial {best.number}: {past.spec.metric} = {mean_text(past.spec, past.history, best)}{extent}."
+        caption += "".join(f" {line[0].upper()}{line[1:]}." for line in certainty_lines(past.spec, past.history)[1:])
     body = (
         f'<pre id="best-yaml">{escape(chr(10).join(as_yaml(best.config)))}</pre><div class="row">'
         f'<button class="copy main" data-from="best-yaml">Copy YAML</button>'
         f'<button class="more" data-trial="{best.number}">trial {best.number}</button>'
         f"{run_link(place, best.run_id, 'MLflow')}</div>"
     )
-    if len(past.best) > 1:
-        body += f'<h4>Next best</h4><div class="next">{"".join(_next(past, t) for t in past.best[1 : 1 + NEXT])}</div>'
+    if next_best := [trial for trial in past.best if trial is not best][:NEXT]:
+        title = "Next best" if past.winner is None else "Best of the search"
+        body += f'<h4>{title}</h4><div class="next">{"".join(_next(past, trial) for trial in next_best)}</div>'
     return card("Best configuration", body, caption, span=4)
 
 
@@ -139,7 +157,7 @@ def importance_card(past: Past) -> str:
     """How much each parameter matters, or why that cannot be said."""
     title, found = "Importance of the parameters", past.importance
     if found is None:
-        varied = len(past.history.complete) >= FEWEST
+        varied = len(past.merged.complete) >= FEWEST
         why = "All trials are equally good." if varied else f"It is estimated from {FEWEST} complete trials on."
         return card(title, f'<p class="empty">{why}</p>', span=6)
     explained = f"{max(found.explained, 0):.0%} of the variance of ranks on held-out trials"
@@ -148,13 +166,13 @@ def importance_card(past: Past) -> str:
         return card(title, f'<p class="empty">{why}</p>', span=6)
     most = max(float((found.mean + found.spread).max()), 1e-12)
     rows, unseen = [], []
-    for name, mean, spread in zip(found.names, found.mean, found.spread, strict=True):
+    for name, mean, deviation in zip(found.names, found.mean, found.spread, strict=True):
         if mean < LEAST:
             unseen.append(name)
             continue
-        low, high = max(mean - spread, 0.0), mean + spread
+        low, high = max(mean - deviation, 0.0), mean + deviation
         rows.append(
-            f'<div class="bars" title="{escape(name)}: {mean:.3f} ± {spread:.3f}">'
+            f'<div class="bars" title="{escape(name)}: {mean:.3f} ± {deviation:.3f}">'
             f"<span>{escape(short(name, 34))}</span>"
             f'<i><i style="width:{100 * mean / most:.4g}%"></i>'
             f'<u style="left:{100 * low / most:.4g}%;width:{100 * (high - low) / most:.4g}%"></u></i>'

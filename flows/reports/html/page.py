@@ -17,9 +17,11 @@ from hpo_core.history.trial import HYPERGRADIENT, HYPERGRADIENT_NORM, Trial
 from hpo_core.space.parameters import Float, Int
 from hpo_flows.reports.html import cards
 from hpo_flows.reports.html.cards import card
+from hpo_flows.reports.html.decisions import champion_card, choice_card
 from hpo_flows.reports.html.figures import plots
 from hpo_flows.reports.html.figures.parameters import MOST_DOTS
 from hpo_flows.reports.html.figures.past import Past, Plot, finite
+from hpo_flows.reports.html.parallel import PARALLEL
 from hpo_flows.reports.html.place import QUERY, Place
 from hpo_flows.reports.html.script import SCRIPT
 from hpo_flows.reports.html.style import STYLE
@@ -44,6 +46,9 @@ TOOLS = """<div class="tools">
 <button id="chosen" hidden></button><button id="before">previous</button><button id="after">next</button>
 <span id="count"></span></div>
 <div class="table" id="table"><table><thead><tr></tr></thead><tbody></tbody></table></div>"""
+
+PICKS = '<div class="picks" id="picks"></div>'
+"""The place of the trials that are picked to have their curves stand out."""
 
 NO_SCRIPT = "<noscript><p>The plots and the table of all trials need JavaScript.</p></noscript>"
 
@@ -76,8 +81,9 @@ def report_page(past: Past, place: Place | None, written: str) -> str:
         "Search": _grid(
             _plots(drawn["optimisation_history"], 8),
             cards.best_configuration(past, place),
-            _plots(drawn["learning_curves"], 12),
+            _plots(drawn["learning_curves"], 12, PICKS),
         ),
+        "Winner": _grid(choice_card(past), champion_card(past)),
         "Parameters": _grid(
             cards.importance_card(past),
             cards.space_card(past),
@@ -115,7 +121,7 @@ def report_page(past: Past, place: Place | None, written: str) -> str:
         "</main><dialog></dialog>",
         f'<script type="text/plain" id="plotly">{plotly_script()}</script>',
         _data(past, place, shown),
-        f"<script>{SCRIPT}</script>",
+        f"<script>{SCRIPT}{PARALLEL}</script>",
         "</body></html>\n",
     ]
     return "\n".join(parts)
@@ -131,11 +137,11 @@ def _place(plot: Plot) -> str:
     return f'<div class="plot" id="{escape(plot.name)}" style="height:{plot.height}px{least}"></div>'
 
 
-def _plots(drawn: Sequence[Plot], span: int) -> str:
+def _plots(drawn: Sequence[Plot], span: int, above: str = "") -> str:
     made = []
     for plot in drawn:
         body = f'<div class="scroll">{_place(plot)}</div>' if plot.least else _place(plot)
-        made.append(card(plot.title, body, plot.caption, span=span))
+        made.append(card(plot.title, above + body, plot.caption, span=span))
     return "".join(made)
 
 
@@ -150,10 +156,8 @@ def _small(title: str, caption: str, drawn: Sequence[Plot]) -> str:
 
 def _slices_caption(past: Past) -> str:
     first = "the most important first; " if past.reliable is not None else ""
-    told = (
-        f"The value by each parameter alone, {first}the stronger the colour, the later the trial; the ring is the best."
-    )
-    return told + past.cut
+    told = f"{past.spec.metric} by each parameter alone, {first}the stronger the colour, the later the trial; the ring "
+    return f"{told}is the best.{past.cut}"
 
 
 def _pairs_caption() -> str:
@@ -213,7 +217,7 @@ def _trial(past: Past, trial: Trial) -> dict[str, Any]:
         "at": trial.start,
         "p": trial.parent if continues(trial) else None,
         "e": trial.stopped_early,
-        "why": trial.reason[:MOST_REASON],
+        "why": (trial.reason or (trial.proposed if trial.repeat_of is not None else ""))[:MOST_REASON],
         "run": trial.run_id,
         "c": dict(trial.config),
         "m": {name: value if math.isfinite(value) else str(value) for name, value in trial.metrics.items()},

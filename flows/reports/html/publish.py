@@ -13,18 +13,17 @@ import threading
 import time
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import TYPE_CHECKING
 
+from hpo_core.champion.challenge import Challenge
 from hpo_core.history.history import History
 from hpo_core.history.trial import TrialState
 from hpo_core.ledger.ledger import Ledger
 from hpo_core.ledger.store import Metric
 from hpo_core.ledger.tags import Tag
+from hpo_core.selection.final_choice import Choice
 from hpo_core.study.spec import StudySpec
+from hpo_flows.reports.html.curves import CurveReader, Curves
 from hpo_flows.reports.html.place import Place
-
-if TYPE_CHECKING:
-    from hpo_flows.reports.html.figures.past import Curves
 
 log = logging.getLogger("hpo")
 
@@ -38,14 +37,20 @@ METRICS_A_REQUEST = 1_000
 BEST_SO_FAR = "best_so_far"
 
 WRITTEN = Tag.REPORT
-"""The tag with the history that the report shows, so that a finished study does not get the same report again."""
+"""The tag with the state that the report shows, so that a finished study does not get the same report again."""
 
 SWITCH = "HPO_REPORT"
 """The environment variable that turns reports off if it is ``off``."""
 
 
 def write_report(
-    spec: StudySpec, history: History, folder: Path, place: Place | None = None, curves: Curves | None = None
+    spec: StudySpec,
+    history: History,
+    folder: Path,
+    place: Place | None = None,
+    curves: Curves | None = None,
+    choice: Choice | None = None,
+    challenge: Challenge | None = None,
 ) -> Path:
     """Write ``report.html`` to a folder, which is created if absent; returns its path.
 
@@ -53,7 +58,9 @@ def write_report(
         spec, history: The study.
         folder: Where to write.
         place: Where the study is in MLflow; without it, trials have no links.
-        curves: Learning curves by trial number. Where they are missing, the report draws rungs and milestones.
+        curves: The trials' learning curves. Without them, the report draws rungs and milestones.
+        choice: The state of the final choice, if the study asks for one.
+        challenge: The state of the comparison with the champion, if the study asks for one.
     """
     from hpo_flows.reports.html.figures import past_of
     from hpo_flows.reports.html.page import report_page
@@ -61,7 +68,8 @@ def write_report(
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / "report.html"
     written = datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC")
-    path.write_text(report_page(past_of(spec, history, curves), place, written), encoding="utf-8")
+    past = past_of(spec, history, curves, choice, challenge)
+    path.write_text(report_page(past, place, written), encoding="utf-8")
     return path
 
 
@@ -74,12 +82,12 @@ def place_of(ledger: Ledger) -> Place:
 def best_so_far(spec: StudySpec, history: History) -> list[Metric]:
     """The incumbent's value after each complete trial: the step is the trial's number, the time its end.
 
-    It ends at the first trial that still runs, so that no point has to be revised.
+    It ends at the first trial that still runs, and leaves repeats out, so that no point has to be revised.
     """
     from hpo_flows.reports.html.figures.past import incumbents
 
     open_from = min((trial.number for trial in history.running), default=history.next_number)
-    settled = History(trial for trial in history if trial.number < open_from)
+    settled = History(trial for trial in history if trial.number < open_from and trial.repeat_of is None)
     pairs = zip(settled.complete, incumbents(settled), strict=True)
     return [
         Metric(BEST_SO_FAR, spec.sign * (best.loss or 0.0), trial.end or trial.start, trial.number)
@@ -98,50 +106,62 @@ class Publisher:
         self._ledger, self._store = ledger, ledger.store.with_patience(5.0)
         self._due = time.monotonic() + EVERY_SECONDS
         self._digest = ledger.study_run.tags.get(WRITTEN, "")
+        self._curves = CurveReader(self._store, ledger.spec)
         self._sent = 0  # points of best_so_far
         self._warned = False
         self._thread: threading.Thread | None = None
 
-    def tick(self, history: History) -> None:
+    def tick(self, history: History, choice: Choice | None = None, challenge: Challenge | None = None) -> None:
         """Write a report in the background if one is due; returns at once."""
         if time.monotonic() < self._due or (self._thread is not None and self._thread.is_alive()):
             return
         self._due = time.monotonic() + EVERY_SECONDS
-        self._thread = threading.Thread(target=self.publish, args=[history], name="report", daemon=True)
+        what = [history, choice, challenge]
+        self._thread = threading.Thread(target=self.publish, args=what, name="report", daemon=True)
         self._thread.start()
 
-    def finish(self, history: History) -> None:
+    def finish(self, history: History, choice: Choice | None = None, challenge: Challenge | None = None) -> None:
         """Write the last report and wait for it, and for one that is being written."""
         if self._thread is not None:
             self._thread.join()
-        self.publish(history)
+        self.publish(history, choice, challenge)
 
-    def publish(self, history: History) -> None:
+    def publish(self, history: History, choice: Choice | None = None, challenge: Challenge | None = None) -> None:
         """Write the report and the incumbent's curve, if there is anything new."""
         ended = any(trial.state is not TrialState.RUNNING for trial in history)
-        if os.environ.get(SWITCH) == "off" or not ended or history.digest == self._digest:
+        digest = _digest(history, choice, challenge)
+        if os.environ.get(SWITCH) == "off" or not ended or digest == self._digest:
             return
         began = time.monotonic()
         try:
-            self._publish(history)
+            self._publish(history, choice, challenge)
+            self._store.log(self._ledger.study_run.id, [], {}, {WRITTEN: digest})
         except Exception as error:  # plotly and the artifact store raise their own kinds
             (log.debug if self._warned else log.warning)(
                 "the report of %s could not be written: %s: %s", self._ledger.spec.name, type(error).__name__, error
             )
             self._warned = True
         else:
-            self._digest = history.digest
+            self._digest = digest
         self._due = time.monotonic() + max(EVERY_SECONDS, PAUSES * (time.monotonic() - began))
 
-    def _publish(self, history: History) -> None:
+    def _publish(self, history: History, choice: Choice | None, challenge: Challenge | None) -> None:
         run, spec = self._ledger.study_run.id, self._ledger.spec
         points = best_so_far(spec, history)
         while batch := points[self._sent : self._sent + METRICS_A_REQUEST]:
             self._store.log(run, batch, {}, {})
             self._sent += len(batch)
         with tempfile.TemporaryDirectory() as folder:
-            self._store.upload(run, write_report(spec, history, Path(folder), place_of(self._ledger)), "")
-        self._store.log(run, [], {}, {WRITTEN: history.digest})
+            place, curves = place_of(self._ledger), self._curves.read(history)
+            self._store.upload(run, write_report(spec, history, Path(folder), place, curves, choice, challenge), "")
+
+
+def _digest(history: History, choice: Choice | None, challenge: Challenge | None) -> str:
+    """Changes with the trials, the folds and the verdict."""
+    done = [] if choice is None else [choice.folds[0], int(choice.test is not None)]
+    if challenge is not None:
+        done += [challenge.pending, 0 if challenge.record is None else challenge.record.number]
+    return ".".join([history.digest, *map(str, done)])
 
 
 __all__ = ["Publisher", "write_report"]

@@ -45,6 +45,7 @@ document.addEventListener("click", event => {
   if (button.dataset.from) copy(document.getElementById(button.dataset.from).textContent, button);
   else if (button.dataset.text !== undefined) copy(button.dataset.text, button);
   else if (button.dataset.trial) show(+button.dataset.trial);
+  else if (button.dataset.pick) pick(+button.dataset.pick);
   else if (button.dataset.to) document.getElementById(button.dataset.to).scrollIntoView({ behavior: "smooth" });
 });
 
@@ -86,11 +87,79 @@ function show(number) {
   for (const [name, number] of Object.entries(trial.m)) if (name !== data.metric) pair(name, digits(number, 6));
   const button = make("button", "Copy YAML", "copy main"), row = make("div", undefined, "row");
   button.dataset.text = config.textContent;
-  row.append(button, runOf(trial, "Open in MLflow"));
+  row.append(button);
+  if (curves.has(number)) {
+    const other = make("button", picked.includes(number) ? "Unpick its curve" : "Pick its curve");
+    other.onclick = () => { pick(number); show(number); };
+    row.append(other);
+  }
+  row.append(runOf(trial, "Open in MLflow"));
   const ended = trial.s === "failed" ? "Why it failed" : "Why it ended";
   const reason = trial.why ? [make("h4", ended), make("pre", trial.why)] : [], title = make("h3", "Trial " + number);
   dialog.replaceChildren(close, title, list, ...reason, make("h4", "Configuration"), config, row);
   if (!dialog.open) dialog.showModal();
+}
+
+// the learning curves: those that the reader picks stand out, else those of the best
+const curves = new Map(), picked = [], colours = 6;
+for (const plot of data.plots.filter(plot => plot.name === "rungs")) for (const trace of plot.data) {
+  let at = 0;
+  trace.customdata = [];
+  for (const [number, count] of trace.whose) {
+    curves.set(number, { x: trace.x.slice(at, at + count), y: trace.y.slice(at, at + count) });
+    for (let i = 0; i < count; i++) trace.customdata.push(number);
+    at += count;
+    if (at < trace.x.length) { trace.customdata.push(null); at++; }
+  }
+  delete trace.whose;
+}
+const joined = numbers => {
+  const made = { x: [], y: [], customdata: [] };
+  for (const number of numbers) {
+    const { x, y } = curves.get(number);
+    made.x.push(...x, null);
+    made.y.push(...y, null);
+    made.customdata.push(...x.map(() => number), null);
+  }
+  return made;
+};
+function standingOut(plot) {
+  const chosen = state.chosen && [...state.chosen].filter(number => curves.has(number));
+  if (!picked.length && !chosen) return plot;
+  const [others, ...best] = plot.data, apart = new Set([...picked, ...chosen || []]);
+  const line = (numbers, name, color, width, opacity = 1) => ({ ...others, ...joined(numbers), name, opacity,
+    line: { color, width }, marker: { ...others.marker, color } });
+  return { ...plot, data: [
+    { ...others, ...joined([...curves.keys()].filter(number => !apart.has(number))) },
+    ...chosen ? [line(chosen, chosen.length + " chosen", "--accent", 1.2, chosen.length > 30 ? 0.45 : 0.9)]
+      : best.slice(-1).filter(trace => !picked.includes(trace.customdata[0])),
+    ...picked.map((number, i) => line([number], "trial " + number, "--p" + i % colours, 2.5)),
+  ] };
+}
+function toggle(number) {
+  const button = make("button", undefined, "pick"), at = picked.indexOf(number);
+  button.dataset.pick = number;
+  button.title = (at < 0 ? "draw" : "no longer draw") + " its learning curve";
+  button.setAttribute("aria-label", button.title);
+  button.setAttribute("aria-pressed", at >= 0);
+  if (at >= 0) button.style.background = button.style.borderColor = "var(--p" + at % colours + ")";
+  return button;
+}
+function pick(number) {
+  const at = picked.indexOf(number);
+  if (at < 0) picked.push(number); else picked.splice(at, 1);
+  document.getElementById("picks").replaceChildren(...picked.map((each, i) => {
+    const chip = make("button", "trial " + each + " \u00d7");
+    chip.dataset.pick = each;
+    chip.style.borderLeftColor = "var(--p" + i % colours + ")";
+    return chip;
+  }));
+  fill();
+  redrawCurves();
+}
+function redrawCurves() {
+  const plot = data.plots.find(each => each.name === "rungs");
+  if (plot && document.getElementById("rungs").dataset.drawn) draw(plot, css());
 }
 
 // the table: each column has a title, what sorts it and filters it, and what it shows
@@ -150,6 +219,7 @@ function fill() {
     line.append(...columns.map((column, i) => {
       const kind = (column.text ? "text " : "") + (i === 1 ? trial.s : "");
       const cell = make("td", column.link ? undefined : shown(column, trial), kind.trim());
+      if (i === 0 && curves.has(trial.n)) cell.prepend(toggle(trial.n));
       if (column.link) cell.append(data.address ? runOf(trial, "open") : make("code", trial.run.slice(0, 8)));
       else if (cell.textContent.length > 20) cell.title = cell.textContent;
       return cell;
@@ -173,7 +243,7 @@ heads.append(...columns.map((column, i) => {
 }));
 body.addEventListener("click", event => {
   const line = event.target.closest("tr");
-  if (line && !event.target.closest("a")) show(+line.dataset.number);
+  if (line && !event.target.closest("a, button")) show(+line.dataset.number);
 });
 body.addEventListener("keydown", event => {
   if (event.key === "Enter" && event.target.matches("tr")) show(+event.target.dataset.number);
@@ -183,17 +253,12 @@ document.getElementById("words").oninput = event => change({ words: event.target
 document.getElementById("kind").onchange = event => change({ kind: event.target.value });
 document.getElementById("before").onclick = () => { state.page--; fill(); };
 document.getElementById("after").onclick = () => { state.page++; fill(); };
-document.getElementById("chosen").onclick = () => {
-  change({ chosen: null });
-  const place = document.getElementById("parallel"), trace = data.plots.find(plot => plot.name === "parallel").data[0];
-  for (const dimension of trace.dimensions) delete dimension.constraintrange;
-  for (const dimension of place.data[0].dimensions) delete dimension.constraintrange;
-  Plotly.redraw(place);
-};
+document.getElementById("chosen").onclick = () => parallel.free();
 fill();
 
 // the plots
 const dark = matchMedia("(prefers-color-scheme: dark)"), touch = matchMedia("(pointer: coarse)").matches;
+const hovers = matchMedia("(hover: hover)").matches;  // without, the bar of buttons would lie on the legend
 const plain = text => String(text).replace(/&/g, "&amp;").replace(/</g, "&lt;");
 const cut = text => text.length > 60 ? text.slice(0, 59) + "\u2026" : text;
 const labels = new Map();
@@ -249,47 +314,33 @@ function traces(plot, of) {
   const made = painted(plot.data, of);
   for (const trace of made) {
     if (trace.customdata && trace.hoverinfo !== "skip")
-      Object.assign(trace, { text: trace.customdata.map(label), hovertemplate: "%{text}<extra></extra>" });
+      Object.assign(trace, { text: trace.customdata.map(label), hovertemplate:
+        (plot.name === "rungs" ? "%{y:.6g} at %{x}<br>" : "") + "%{text}<extra></extra>" });
     if (trace.type === "bar") trace.textposition = "none";
     const font = { color: of("--dim"), size: 11 };
     if (trace.colorbar) Object.assign(trace.colorbar, { tickfont: font, title: { ...trace.colorbar.title, font } });
   }
   return made;
 }
-function choose(place, plot) {
-  const trace = place.data[0], kept = new Set(trace.trials);
-  let any = false;
-  trace.dimensions.forEach((dimension, d) => {
-    const range = dimension.constraintrange;
-    plot.data[0].dimensions[d].constraintrange = range;
-    if (!range || !range.length) return;
-    any = true;
-    const spans = Array.isArray(range[0]) ? range : [range];
-    dimension.values.forEach((v, i) => {
-      if (!spans.some(([low, high]) => v >= low && v <= high)) kept.delete(trace.trials[i]);
-    });
-  });
-  document.getElementById("chosen").textContent = kept.size + " chosen above \u00d7";
-  change({ chosen: any ? kept : null });
-}
+let parallel = null;
 async function draw(plot, of) {
   const place = document.getElementById(plot.name), first = !place.dataset.drawn;
-  const shown = traces(plot, of), ids = plot.name === "parallel" ? shown[0].trials : null;
-  if (ids) delete shown[0].trials;
-  await Plotly.react(place, shown, themed(plot, of), { responsive: true, displaylogo: false,
-    modeBarButtons: ids ? [["toImage"]] : [["toImage"], ["zoom2d", "pan2d", "resetScale2d"]] });
-  if (ids) place.data[0].trials = ids;
-  if (first && ids) place.on("plotly_restyle", () => choose(place, plot));
-  else if (first) place.on("plotly_click", event => {
-    const number = event.points.map(point => point.customdata).find(found => typeof found === "number");
-    if (number !== undefined) show(number);
-  });
+  if (plot.name === "parallel") {
+    if (first) parallel = parallelOf(plot); else parallel.redraw();
+  } else {
+    const shown = plot.name === "rungs" ? standingOut(plot) : plot;
+    await Plotly.react(place, traces(shown, of), themed(plot, of), { responsive: true, displaylogo: false,
+      displayModeBar: hovers ? "hover" : false, modeBarButtons: [["toImage"], ["zoom2d", "pan2d", "resetScale2d"]] });
+    if (first) place.on("plotly_click", event => {
+      const number = event.points.map(point => point.customdata).find(found => typeof found === "number");
+      if (number !== undefined) show(number);
+    });
+  }
   place.dataset.drawn = "yes";
 }
 async function drawAll() {
   const of = css();
-  // parallel coordinates last: without a graphics card they take longer than all others
-  for (const plot of [...data.plots].sort((a, b) => (a.name === "parallel") - (b.name === "parallel"))) {
+  for (const plot of data.plots) {
     await draw(plot, of);
     await new Promise(done => setTimeout(done));
   }

@@ -6,14 +6,18 @@ STYLE = """
   --back: #f4f5f8; --card: #ffffff; --ink: #1a2130; --dim: #5b6475; --line: #e1e4ea; --mute: #858e9f;
   --accent: #3151d3; --soft: #9db0f2; --wash: rgba(49, 81, 211, 0.10); --onaccent: #ffffff;
   --bad: #c8323c; --badwash: rgba(200, 50, 60, 0.09); --busy: #8f5a0c; --warnwash: rgba(183, 121, 31, 0.14);
-  --s0: #cdd3e0; --s1: #7f97e3; --s2: #1b36a6; --shadow: 0 1px 2px rgba(20, 28, 45, 0.06);
+  --s0: #cdd3e0; --s1: #7f97e3; --s2: #1b36a6;
+  --p0: #c2410c; --p1: #0f766e; --p2: #7e22ce; --p3: #a16207; --p4: #be185d; --p5: #4d7c0f;
+  --shadow: 0 1px 2px rgba(20, 28, 45, 0.06);
 }
 @media (prefers-color-scheme: dark) {
   :root {
     --back: #0f131a; --card: #181e27; --ink: #e6eaf1; --dim: #9aa5b6; --line: #2b3340; --mute: #5f6b7e;
     --accent: #8ea5ff; --soft: #4a5fb3; --wash: rgba(142, 165, 255, 0.13); --onaccent: #0f131a;
     --bad: #f2777f; --badwash: rgba(242, 119, 127, 0.13); --busy: #e3b341; --warnwash: rgba(227, 179, 65, 0.13);
-    --s0: #3d4759; --s1: #6c86e8; --s2: #dbe4ff; --shadow: none;
+    --s0: #3d4759; --s1: #6c86e8; --s2: #dbe4ff;
+    --p0: #fb923c; --p1: #2dd4bf; --p2: #c084fc; --p3: #facc15; --p4: #f472b6; --p5: #a3e635;
+    --shadow: none;
   }
 }
 * { box-sizing: border-box; }
@@ -63,9 +67,16 @@ header { padding: 1.4rem 0 1rem; } header p { margin-top: 0.3rem; } header p b {
 .small figcaption { font-size: 0.82rem; color: var(--dim); }
 .next { display: grid; gap: 0.35rem; } .next button { display: flex; justify-content: space-between; }
 h4 { margin: 0.9rem 0 0.3rem; font-size: 0.82rem; color: var(--dim); font-weight: 600; }
-.parcoords text { paint-order: stroke; stroke: var(--card); stroke-width: 4px; stroke-linejoin: round;
-  text-shadow: none !important; }
-.parcoords .axis-brush .highlight { stroke: var(--accent) !important; }
+#parallel { position: relative; } #parallel canvas, #parallel svg { position: absolute; inset: 0; width: 100%;
+  height: 100%; } #parallel svg { touch-action: pan-x pan-y; user-select: none; }
+.axis line { stroke: var(--mute); } .axis text { paint-order: stroke; stroke: var(--card); stroke-width: 4px;
+  stroke-linejoin: round; } .axis .tick { fill: var(--dim); font-size: 11px; } .axis .name { fill: var(--ink);
+  font-size: 12px; font-weight: 600; cursor: ew-resize; touch-action: none; }
+.axis .grip { fill: transparent; cursor: ns-resize; touch-action: none; }
+.axis .range { fill: var(--accent); opacity: 0.35; }
+#parallel .over { fill: none; stroke: var(--ink); stroke-width: 2.2; pointer-events: none; }
+.tip { position: absolute; pointer-events: none; background: var(--card); border: 1px solid var(--line); z-index: 2;
+  border-radius: 8px; padding: 0.4rem 0.6rem; font-size: 12px; line-height: 1.45; white-space: nowrap; }
 .empty { color: var(--dim); } code, pre { font: 0.85em/1.5 ui-monospace, SFMono-Regular, Menlo, Consolas, monospace; }
 pre { margin: 0 0 0.8rem; padding: 0.8rem 0.9rem; background: var(--back); border-radius: 8px; white-space: pre-wrap;
   max-height: 250px; overflow: auto; }
@@ -111,6 +122,26 @@ i.bad { background: var(--bad); } i.line { background: var(--mute); opacity: 0.5
   border-top: 1px solid var(--line); } .failure > b { color: var(--bad); font-size: 1.1rem; }
 .failure code { display: block; white-space: pre-wrap; margin-bottom: 0.35rem; }
 .failure .more { padding: 0 0.5rem; } .failure mark { margin-bottom: 0.35rem; }
+.pick { border-radius: 50%; width: 1.05rem; height: 1.05rem; padding: 0; position: absolute; left: 1rem; top: 0.45rem;
+  border-color: var(--mute); background: none; } td:first-child:has(.pick) { padding-left: 2.6rem; }
+.picks { display: flex; flex-wrap: wrap; gap: 0.4rem; } .picks:not(:empty) { margin: 0.2rem 0 0.5rem; }
+.picks button { border-left-width: 4px; }
+.said { margin-bottom: 0.7rem; max-width: 100ch; } .card > p.said { color: var(--ink); font-size: 0.95rem; }
+.final { display: grid; grid-template-columns: 6.2rem 6.8rem minmax(0, 1fr) 15.5rem; gap: 0.9rem;
+  align-items: center; padding: 0.35rem 0; border-top: 1px solid var(--line); font-size: 0.9rem; }
+.final.head, .final.foot { border: 0; color: var(--dim); font-size: 0.78rem; padding: 0.1rem 0; }
+.final > span:last-child { text-align: right; } .final mark { margin-left: 0.5rem; }
+.final .more { white-space: nowrap; } .final em { font-style: normal; color: var(--bad); font-size: 0.82rem; }
+.final small { color: var(--dim); }
+.final.wins > span:last-child { font-weight: 650; } .final mark { background: var(--wash); color: var(--accent); }
+.track { position: relative; height: 26px; display: block; background: var(--back); border-radius: 6px; }
+.track > * { position: absolute; } .track .band { top: 0; bottom: 0; background: var(--wash); }
+.track .error { top: 9px; height: 8px; border-radius: 4px; background: var(--s0); }
+.track b { width: 9px; height: 9px; margin: 8.5px 0 0 -4.5px; border-radius: 50%; background: var(--mute);
+  opacity: 0.8; }
+.track s { top: 4px; bottom: 4px; width: 3px; margin-left: -1.5px; border-radius: 2px; background: var(--ink); }
+.wins .track b, .wins .track s { background: var(--accent); }
+.scale { display: flex; justify-content: space-between; font-style: normal; }
 .tools { display: flex; flex-wrap: wrap; gap: 0.5rem; align-items: center; margin: 0.5rem 0 0.7rem; }
 .tools input { flex: 1 1 240px; min-width: 0; } .tools input, .tools select { border: 1px solid var(--line);
   border-radius: 8px; background: var(--back); padding: 0.35rem 0.7rem; }
@@ -137,6 +168,10 @@ dialog dt { color: var(--dim); } dialog dd { margin: 0; text-align: right; }
 footer { color: var(--dim); font-size: 0.82rem; padding: 1.6rem 0 2rem; }
 @media (max-width: 1000px) {
   .s3, .s4, .s6, .s8 { grid-column: 1 / -1; } .tiles { grid-template-columns: repeat(auto-fit, minmax(220px, 1fr)); }
+}
+@media (max-width: 900px) {
+  .final { grid-template-columns: auto 1fr; gap: 0.3rem 0.6rem; } .final.head { display: none; }
+  .final .track, .final .scale { grid-row: 2; grid-column: 1 / -1; } .final > span:nth-child(2) { display: none; }
 }
 @media (max-width: 560px) {
   main, nav > div { padding-left: 0.8rem; padding-right: 0.8rem; } .card { padding: 0.9rem; border-radius: 10px; }

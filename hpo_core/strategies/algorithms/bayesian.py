@@ -36,8 +36,9 @@ FITTED = 200
 """The maximum number of trials in the fit of the hyperparameters; each step costs the cube of that number."""
 
 
-YIELDS_FROM = 8
-"""The number of trials from which the skill of the process is asked for; from fewer it is not known."""
+NOISY = 0.03
+"""Noise is taken seriously above this variance, where the losses have 1. With less, a process that predicts badly has
+seen too few trials, and measured better alone (``docs/decisions/0004-bayesian.md``)."""
 
 BLOCK = 32
 """How many candidates are predicted at once, until one is new and feasible; usually the first is."""
@@ -56,8 +57,8 @@ class Bayesian(Strategy):
         start: The number of scrambled Sobol points that come first.
         candidates: How many points of the cube are scored each time, besides those near the best.
         max_points: The maximum number of trials modelled: half of them the best, half a random choice of the rest.
-        skill: Every second proposal is that of ``tpe`` while the process explains less than this share of the variance
-            of each loss from the other ones; 0 leaves the process alone.
+        skill: Once repeats show that losses are noisy, every second proposal is that of ``tpe`` while the process
+            explains less than this share of the variance of each loss from the other ones; 0 turns this off.
 
     A failed trial counts as the worst loss seen, so its neighbourhood is avoided; a running one is assumed to come out
     as predicted. Trials of several fidelities are modelled together, with the fidelity as one more coordinate, and
@@ -105,9 +106,8 @@ class Bayesian(Strategy):
         active = float((~np.isnan(X)).sum(axis=1).mean())
         hyperparameters = fit(F[some], embed.owner, z[some], active=active, spread=spread.at(some))
         process = GaussianProcess.condition(F, embed.owner, z, hyperparameters, spread.counts)
-        if number % 2 and len(z) >= YIELDS_FROM and process.skill < self.skill:
-            yield from self._yielded(cube, history, process.skill, rng)
-            return
+        if spread.variance > NOISY and number % 2 and (skill := max(process.skill, 0.0)) < self.skill:
+            yield from self._yielded(cube, history, skill, rng)  # what follows is asked for if none of these is new
         best = float(process.predict(embed(X))[0].min())
         pending, valid = cube.encode([trial.config for trial in history.running])
         process = process.believing(embed(pending[valid]))
@@ -128,16 +128,16 @@ class Bayesian(Strategy):
             scores = -process.sample(embed(rows), rng)
         else:
             rows, scores = _search(cube, score, elite, self.candidates, rng)
-        for some in _blocks(rows, scores, np.vstack([X, pending])):
-            for row, mean, std, value in zip(
-                rows[some], *process.predict(embed(rows[some])), scores[some], strict=True
-            ):
-                notes = _expectation(transform, float(mean), float(std), float(value))
-                yield Proposal(cube.config(row), notes=notes)
+        for block in _blocks(rows, scores, np.vstack([X, pending])):
+            means, stds = process.predict(embed(rows[block]))
+            for i, mean, std in zip(block, means.tolist(), stds.tolist(), strict=True):
+                yield Proposal(cube.config(rows[i]), notes=_expectation(transform, mean, std, float(scores[i])))
 
     def _yielded(self, cube: Cube, history: History, skill: float, rng: np.random.Generator) -> Iterator[Proposal]:
         """The proposals of the Parzen estimators, with the reason that it is their turn."""
-        why = f"a Gaussian process predicts {max(skill, 0.0):.0%} of what it was not told, less than {self.skill:.0%}"
+        why = (
+            f"losses are noisy, and a Gaussian process explains {skill:.0%} of them by the others, not {self.skill:.0%}"
+        )
         for proposal in DensityRatio().ranked(cube, history, rng):
             yield replace(proposal, notes={"picked": "tpe", "why": why, **proposal.notes})
 
@@ -168,25 +168,24 @@ def _subset(losses: Array, most: int, rng: np.random.Generator) -> Any:
 def _spread(trials: Sequence[Trial], transform: Standardised) -> Spread:
     """What the trials that are means of several losses, or of some of their folds, tell of the noise."""
     counts = np.array([trial.weight for trial in trials])
-    groups = [transform.forward(np.array(trial.observed)) for trial in trials if trial.observed]
+    groups = [transform.forward(np.clip(trial.observed, -LARGEST, LARGEST)) for trial in trials if trial.observed]
     squares = math.fsum(float(((z - z.mean()) ** 2).sum()) for z in groups)
     return Spread(counts, squares, sum(len(z) - 1 for z in groups))
 
 
-def _blocks(rows: Array, scores: Array, taken: Array) -> Iterator[Any]:
+def _blocks(rows: Array, scores: Array, taken: Array) -> Iterator[list[int]]:
     """The positions of different rows that are not taken, by falling score, in blocks that are predicted at once."""
-    seen, order = {row.tobytes() for row in _keys(taken)}, []
-    for i, row in zip(np.argsort(-scores, kind="stable"), _keys(rows)[np.argsort(-scores, kind="stable")], strict=True):
-        if (key := row.tobytes()) not in seen:
-            seen.add(key)
+    seen, keys, order = set(_keys(taken)), _keys(rows), list[int]()
+    for i in np.argsort(-scores, kind="stable").tolist():
+        if keys[i] not in seen:
+            seen.add(keys[i])
             order.append(i)
     return (order[i : i + BLOCK] for i in range(0, len(order), BLOCK))
 
 
-def _keys(rows: Array) -> Array:
+def _keys(rows: Array) -> list[bytes]:
     # Coordinates of equal values differ by rounding only, and no two NaN need have equal bytes.
-    keys: Array = np.where(np.isnan(rows), -1.0, np.round(rows, 9)) + 0.0
-    return keys
+    return [row.tobytes() for row in np.where(np.isnan(rows), -1.0, np.round(rows, 9)) + 0.0]
 
 
 class _Embedding:

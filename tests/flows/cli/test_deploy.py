@@ -262,6 +262,30 @@ def test_hpo_serve_runs_a_study_by_itself_and_leaves_no_schedule_behind(prefect:
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize(("moment", "times"), [("waiting", 1), ("importing", 1), ("running", 1), ("running", 2)])
+def test_ctrl_c_ends_hpo_serve_without_a_traceback(moment: str, times: int, prefect: Prefect, tmp_path: Path) -> None:
+    write_study(tmp_path, stop={"trials": 100}, space=SLOW)
+    (prefect.server.folder / "started.log").write_text("")
+    served = prefect.start("hpo_flows.cli", "serve", "study.yaml", "--every", "3600" if moment == "waiting" else "5")
+
+    def importing() -> bool:
+        return any("spawn_main" in " ".join(child.cmdline()) for child in psutil.Process(served.pid).children())
+
+    reached = {"waiting": lambda: prefect.deployments(), "importing": importing, "running": trials}[moment]
+    wait_for(lambda: bool(reached()), prefect)
+    children = psutil.Process(served.pid).children(recursive=True)
+    for _ in range(times):
+        os.killpg(served.pid, signal.SIGINT)  # as a terminal does: to all processes at once
+        time.sleep(0.5)
+    assert served.wait(timeout=PATIENCE) in (0, 128 + signal.SIGINT)
+    assert not psutil.wait_procs(children, timeout=PATIENCE)[1]
+    assert "Traceback" not in prefect.log()
+    if times == 1:
+        (deployment,) = prefect.deployments()
+        assert deployment.paused
+
+
+@pytest.mark.slow
 def test_prefect_itself_ends_a_run_whose_process_and_worker_are_gone(prefect: Prefect, tmp_path: Path) -> None:
     """Nobody starts anything here; and the server forgets its leases, which it keeps in memory, as it is restarted."""
     write_study(tmp_path, stop={"trials": 100}, space=SLOW)

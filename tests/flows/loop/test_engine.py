@@ -11,7 +11,12 @@ import httpx
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from prefect.settings import PREFECT_API_URL, PREFECT_SERVER_ALLOW_EPHEMERAL_MODE, temporary_settings
+from prefect.settings import (
+    PREFECT_API_URL,
+    PREFECT_FLOWS_HEARTBEAT_FREQUENCY,
+    PREFECT_SERVER_ALLOW_EPHEMERAL_MODE,
+    temporary_settings,
+)
 
 from hpo_core.base.errors import Unreachable
 from hpo_core.history.trial import Trial, TrialState
@@ -110,7 +115,7 @@ class Temporary:
         self.answers, self.asked, self.ended = answers, 0, False
         self.process: Any = SimpleNamespace(poll=lambda: exit_code)
 
-    def get(self, url: str, timeout: float) -> Any:
+    def get(self, url: str) -> Any:
         assert url == f"{self.api_url}/health"
         self.asked += 1
         return SimpleNamespace(is_success=self.answers and self.asked > 1)
@@ -134,7 +139,7 @@ def test_a_temporary_server_is_waited_for_and_done_without(
     server = Temporary(exit_code, answers)
     monkeypatch.setattr(prefect_link, "temporary_server", lambda: server)
     monkeypatch.setattr(prefect_link, "TELL_SECONDS", 0.0)
-    monkeypatch.setattr(prefect_link.httpx, "get", server.get)
+    monkeypatch.setattr(prefect_link.httpx.Client, "get", lambda client, url: server.get(url))
     monkeypatch.setenv(prefect_link.START_SETTING, limit)
     with caplog.at_level(logging.WARNING, "hpo"), temporary_settings(restore_defaults={PREFECT_API_URL}):
         with prefect_link.reached() as link:
@@ -157,6 +162,13 @@ def test_a_named_server_that_is_not_there_is_an_error_that_hides_its_password() 
         with pytest.raises(Unreachable, match="PREFECT_API_URL") as caught:
             prefect_link.reached().__enter__()
     assert "secret" not in str(caught.value)
+
+
+def test_heartbeats_for_which_a_flow_run_waits_at_its_end_are_sent_only_if_asked_for() -> None:
+    with prefect_link.impatient():
+        assert PREFECT_FLOWS_HEARTBEAT_FREQUENCY.value() is None
+    with temporary_settings({PREFECT_FLOWS_HEARTBEAT_FREQUENCY: 60}), prefect_link.impatient():
+        assert PREFECT_FLOWS_HEARTBEAT_FREQUENCY.value() == 60
 
 
 def test_a_server_that_goes_away_is_told_once(caplog: pytest.LogCaptureFixture) -> None:

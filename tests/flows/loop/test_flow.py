@@ -20,11 +20,12 @@ from hpo_core.history.trial import TrialState
 from hpo_core.lineage.opening import find_study
 from hpo_core.study.file import study_from
 from hpo_core.tracking.connection import connect
-from hpo_flows.api import open_ledger
+from hpo_flows.api import early_workers, open_ledger, run
 from hpo_flows.cli import app as cli
+from hpo_flows.objectives.reference import Objective
 from tests.conftest import PATIENCE, wait_until
+from tests.studies import ROOT, environment, gated, let_pass, make_spec, start, tune, wait_for_complete, write_study
 from tests.studies import _somewhere_else as _somewhere_else
-from tests.studies import environment, gated, let_pass, make_spec, start, tune, wait_for_complete, write_study
 
 pytestmark = pytest.mark.usefixtures("prefect_server")
 
@@ -88,15 +89,30 @@ def test_any_proposal_can_be_replayed_from_what_mlflow_keeps() -> None:
 def test_a_trial_has_seed_scratch_and_artifacts_of_its_own(tmp_path: Path) -> None:
     from mlflow import MlflowClient
 
-    result = tune(make_spec("facts"))
+    spec = make_spec("facts")
+    objective = Objective(spec.objective, (str(ROOT),))
+    with early_workers(spec, objective) as pool:
+        assert pool is not None
+        pids = {worker.pid for worker in pool._all.values()}
+        result = run(open_ledger(spec), objective, pool=pool)
+    assert not any(psutil.pid_exists(pid) for pid in pids)
     assert len({trial.metrics["seed"] for trial in result.history}) == 6
     assert {trial.metrics["files"] for trial in result.history} == {1.0}  # nothing left by the trial before
-    assert 1 <= len({trial.metrics["pid"] for trial in result.history}) <= 2  # workers live for many trials
+    assert {trial.metrics["pid"] for trial in result.history} <= pids  # workers live for many trials
     trial = result.history.trials[3]
     client = MlflowClient(result.tracking_uri)
     note = Path(client.download_artifacts(trial.run_id, "note.txt", str(tmp_path)))
     assert note.read_text() == f"seed {int(trial.metrics['seed'])}"
     assert list((tmp_path / ".hpo" / "trials").iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    "lacking", [{"runner": {"type": "dask", "address": "tcp://127.0.0.1:9"}}, {"resources": {"gpus": 64}}]
+)
+def test_no_workers_are_started_early_for_a_study_that_cannot_be_trained_here(lacking: dict[str, Any]) -> None:
+    spec = make_spec("facts", **lacking)
+    with early_workers(spec, Objective(spec.objective, (str(ROOT),))) as pool:
+        assert pool is None
 
 
 def test_a_killed_process_is_retried_in_the_same_run() -> None:
@@ -343,18 +359,23 @@ def test_the_command_line_answers_scripts(
         command = [sys.executable, "-m", "hpo_flows.cli", *arguments]
         return subprocess.run(command, env=environment(), capture_output=True, text=True, timeout=PATIENCE, check=False)
 
-    def shown(*arguments: str) -> Any:
-        """As ``hpo`` prints it, without a process of its own, which takes seconds to import MLflow."""
-        monkeypatch.setattr(sys, "argv", ["hpo", *arguments, "--json"])
-        with pytest.raises(SystemExit):
+    def here(*arguments: str) -> tuple[int, str, str]:
+        """As ``hpo``, without a process of its own, which takes seconds to import MLflow."""
+        monkeypatch.setattr(sys, "argv", ["hpo", *arguments])
+        with pytest.raises(SystemExit) as end:
             cli.main()
-        return json.loads(capsys.readouterr().out)
+        return end.value.code, *capsys.readouterr()
+
+    def shown(*arguments: str) -> Any:
+        code, printed, _ = here(*arguments, "--json")
+        assert code == 0
+        return json.loads(printed)
 
     assert hpo("validate", str(path)).returncode == 0
-    useless = hpo("validate", str(path), "--set", "objective=tests.objectives:folded_by_two")
-    assert useless.returncode == 2 and "called with the trial alone" in useless.stderr
-    missing = hpo("status", str(path))
-    assert missing.returncode == 2 and "no study 'study'" in missing.stderr
+    code, _, error = here("validate", str(path), "--set", "objective=tests.objectives:folded_by_two")
+    assert code == 2 and "called with the trial alone" in error
+    code, _, error = here("status", str(path))
+    assert code == 2 and "no study 'study'" in error
     done = hpo("tune", str(path))
     assert done.returncode == 0, done.stderr
     assert "Best: trial" in done.stdout and "MLflow: hpo ui study" in done.stdout
@@ -372,8 +393,8 @@ def test_the_command_line_answers_scripts(
     assert "stop.trials: 2 -> 3" in more.stderr
     assert json.loads(hpo("status", "study", "--json").stdout) == shown("status", "study")
     assert shown("status", "study")["complete"] == 3
-    wrong = hpo("tune", str(path), "--set", "strategy=nothing")
-    assert wrong.returncode == 2 and "Traceback" not in wrong.stderr and "'nothing' is not a strategy" in wrong.stderr
+    code, _, error = here("tune", str(path), "--set", "strategy=nothing")
+    assert code == 2 and "'nothing' is not a strategy" in error
     os.environ["MLFLOW_TRACKING_URI"] = "http://127.0.0.1:9"
     gone = hpo("status", "study")
     assert gone.returncode == 3 and "does not answer" in gone.stderr and "Traceback" not in gone.stderr

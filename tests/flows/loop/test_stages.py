@@ -11,6 +11,7 @@ from hpo_core.history.trial import TrialState
 from hpo_core.lineage.opening import find_study, open_study
 from hpo_flows.loop.search import SearchStage
 from hpo_flows.loop.stages import Stages
+from tests.hpo_core.ledger.test_ledger import finish
 from tests.memory_store import MemoryStore
 from tests.studies import make_spec
 
@@ -68,6 +69,21 @@ def test_a_search_that_is_halted_reserves_nothing_more() -> None:
 
     store.after = halt
     assert [training.number for training in stage.advance(ledger.load(), 3).started] == [0]
+
+
+def test_the_description_is_written_once_however_many_stages_there_are() -> None:
+    store = MemoryStore()
+    spec = make_spec(name="study", metric="score", strategy="random", final={"top": 2, "folds": 2})
+    ledger = open_study(store, spec)
+    [training] = SearchStage(ledger).advance(ledger.load(), 1).started
+    finish(ledger, training.trial, 0.5)
+    stages, history = Stages(ledger), ledger.load()
+    stages.load(history)
+    before = len(store.requests)
+    stages.record(history)
+    assert store.requests[before:] == ["log"]
+    described = store.runs[ledger.study_run.id].tags["mlflow.note.content"]
+    assert "1 trial complete" in described and "final choice: 0 of 2 folds are done" in described
 
 
 def test_a_study_without_a_final_choice_is_over_when_its_search_is() -> None:

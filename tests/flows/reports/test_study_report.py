@@ -1,4 +1,4 @@
-"""The report: its plots from a history, its files in MLflow, Prefect's view, and the page in a real browser."""
+"""The report: its plots from a history, its files in MLflow, and Prefect's view."""
 
 from __future__ import annotations
 
@@ -13,7 +13,6 @@ from typing import Any
 
 import numpy as np
 import pytest
-from ruamel.yaml import YAML
 from typer.testing import CliRunner
 
 from hpo_core.history.history import History
@@ -25,17 +24,18 @@ from hpo_flows.api import open_ledger, run
 from hpo_flows.cli.app import app
 from hpo_flows.objectives.reference import Objective
 from hpo_flows.reports.html.cards import failures_card, importance_card, space_card
+from hpo_flows.reports.html.curves import Curves
 from hpo_flows.reports.html.figures import DRAWN
 from hpo_flows.reports.html.figures.durations import lanes
 from hpo_flows.reports.html.figures.importance import Importance, importance
+from hpo_flows.reports.html.figures.learning import learning_curves
 from hpo_flows.reports.html.figures.parameters import interplay
 from hpo_flows.reports.html.figures.past import Past, Plot, incumbents
-from hpo_flows.reports.html.figures.progress import fidelity_spent, learning_curves, optimisation_history
+from hpo_flows.reports.html.figures.progress import fidelity_spent, optimisation_history
 from hpo_flows.reports.html.findings import edges, failures, remarks, status, time_spent
 from hpo_flows.reports.html.place import Place
 from hpo_flows.reports.html.publish import Publisher, best_so_far, write_report
-from tests.browser import browsing, needs_chromium
-from tests.conftest import PATIENCE, wait_until
+from tests.conftest import wait_until
 from tests.hpo_core.ledger.test_ledger import finish, make_spec, reserve
 from tests.memory_store import MemoryStore
 
@@ -130,7 +130,7 @@ def painted(thing: Any) -> Any:
         return [painted(each) for each in thing]
     if not isinstance(thing, dict):
         return "#123456" if isinstance(thing, str) and thing.startswith("--") else thing
-    return {key: "Blues" if key == "colorscale" else painted(value) for key, value in thing.items() if key != "trials"}
+    return {key: "Blues" if key == "colorscale" else painted(value) for key, value in thing.items() if key != "whose"}
 
 
 def only(plots: list[Plot]) -> Plot:
@@ -154,11 +154,16 @@ def test_plotly_knows_every_property_of_the_plots(written: Path) -> None:
     import plotly.graph_objects as go
 
     for plot in plots_in(written / "report.html"):
+        if plot["name"] == "parallel":  # which the page draws itself
+            continue
         go.Figure(painted(plot["data"]), painted(plot["layout"]))
 
 
 def test_a_report_of_a_thousand_trials_is_small(tmp_path: Path) -> None:
-    assert write_report(spec_of(), drawn_history(spec_of(), 1_000), tmp_path, SERVER).stat().st_size < 4_000_000
+    history = drawn_history(spec_of(), 1_000)
+    rng = random.Random(1)
+    curves = Curves("accuracy", {n: [(step, rng.random()) for step in range(100)] for n in range(1_000)})
+    assert write_report(spec_of(), history, tmp_path, SERVER, curves).stat().st_size < 4_000_000
 
 
 @pytest.mark.parametrize("trials", [0, 2])
@@ -265,10 +270,26 @@ def test_the_learning_curves_hold_rungs_and_what_a_promotion_added() -> None:
 def test_curves_that_were_read_are_drawn_thinned_and_without_what_is_not_finite() -> None:
     trials = [Trial(n, {"rate": 0.1 / (n + 1)}, TrialState.COMPLETE, -float(n), start=1, end=2) for n in range(9)]
     curves = {n: [(step, n - 1 / (step + 1)) for step in range(1_000)] for n in range(8)} | {8: [(0, math.nan)]}
-    others, *best = only(learning_curves(Past(spec_of(), History(trials), None, curves))).data
-    assert [trace["customdata"][0] for trace in best] == [3, 4, 5, 6, 7]
-    assert set(others["customdata"]) == {0, 1, 2, None}
+    plot = only(learning_curves(Past(spec_of(), History(trials), None, Curves("accuracy", curves))))
+    others, *best = plot.data
+    assert [trace["whose"] for trace in best] == [[[n, 200]] for n in (3, 4, 5, 6, 7)]
+    assert others["whose"] == [[n, 200] for n in (0, 1, 2)] and len(others["x"]) == 3 * 201
     assert len(best[0]["x"]) == 200 and (best[0]["x"][0], best[0]["x"][-1]) == (0, 999)
+    other = Past(spec_of(), History(trials), None, Curves("loss", curves))
+    assert "accuracy is known only at the end; this is loss" in only(learning_curves(other)).caption
+
+
+def test_a_curve_begins_with_that_of_the_trial_it_goes_on_from() -> None:
+    def trial(number: int, **rest: Any) -> Trial:
+        return Trial(number, {"rate": 0.1}, TrialState.COMPLETE, -0.5 - number, start=1, end=2, **rest)
+
+    history = History([trial(0), trial(1, parent=0, notes={"continued": "yes: trial 0"}), trial(2, parent=0)])
+    curves = Curves("accuracy", {0: [(0, 0.1), (1, 0.2), (2, 0.3)], 1: [(2, 0.4), (3, 0.5)], 2: [(0, 0.6), (1, 0.7)]})
+    best = {
+        trace["whose"][0][0]: trace for trace in only(learning_curves(Past(spec_of(), history, None, curves))).data[1:]
+    }
+    assert (best[1]["x"], best[1]["y"]) == ([0, 1, 2, 3], [0.1, 0.2, 0.4, 0.5])
+    assert best[2]["x"] == [0, 1]
 
 
 def test_the_range_of_a_parameter_whose_best_value_is_at_its_end_should_be_wider() -> None:
@@ -391,7 +412,7 @@ def test_the_report_is_published_once_for_each_state_of_the_study() -> None:
     history = ledger.load()
     before = len(store.requests)
     publisher.finish(history)
-    assert store.requests[before:] == ["log", "upload", "log"]
+    assert store.requests[before:] == ["log", "metric_history", "upload", "log"]
 
 
 def test_a_report_that_cannot_be_written_is_one_warning(caplog: pytest.LogCaptureFixture) -> None:
@@ -467,96 +488,3 @@ def test_a_study_leaves_its_report_in_mlflow_and_its_view_in_prefect(
 
     out = CliRunner().invoke(app, ["report", "Shown_1", "--out", str(tmp_path / "here")])
     assert (out.exit_code, (tmp_path / "here" / "report.html").exists()) == (0, True), out.output
-
-
-DRAWN_ALL = "document.querySelectorAll('.plot[data-drawn]').length === document.querySelectorAll('.plot').length"
-
-
-@pytest.mark.slow
-@needs_chromium
-@pytest.mark.parametrize("scheme", ["light", "dark"])
-@pytest.mark.parametrize("width", [1440, 800, 390])
-def test_the_report_opens_in_a_browser_without_a_network(scheme: str, width: int, written: Path) -> None:
-    wrong: list[str] = []
-    viewport = {"width": width, "height": 800}
-    with browsing(viewport=viewport, color_scheme=scheme, offline=True) as page:
-        page.on("console", lambda message: wrong.append(message.text) if message.type == "error" else None)
-        page.on("pageerror", lambda error: wrong.append(str(error)))
-        page.on("request", lambda r: None if r.url.startswith(("file:", "data:", "blob:")) else wrong.append(r.url))
-        page.goto((written / "report.html").as_uri())
-        page.wait_for_function(DRAWN_ALL, timeout=1000 * PATIENCE)
-        assert page.evaluate("document.documentElement.scrollWidth") <= width
-        assert page.locator("#history .scatterlayer .point").count() > 20
-        assert page.evaluate("window.broken") is None
-        assert "<b>adam</b>" in page.locator("#parallel").inner_text(), "its ticks are plain text"
-        back = page.evaluate("getComputedStyle(document.body).backgroundColor")
-    assert wrong == []
-    assert (sum(json.loads(back.replace("rgb(", "[").replace(")", "]"))) > 380) == (scheme == "light")
-
-
-@pytest.mark.slow
-@needs_chromium
-def test_the_table_sorts_and_filters_and_opens_trials(tmp_path: Path) -> None:
-    history = drawn_history(spec_of(), 1_000)
-    report = write_report(spec_of(), history, tmp_path, SERVER)
-    with browsing(viewport={"width": 1440, "height": 900}, offline=True) as page:
-        page.set_default_timeout(1000 * PATIENCE)
-        page.goto(report.as_uri())
-        page.wait_for_function(DRAWN_ALL)
-
-        def column(i: int) -> list[str]:
-            found: list[str] = page.locator(f"#table tbody td:nth-child({i})").all_inner_texts()
-            return found
-
-        values = [float(text) for text in column(3)]
-        assert len(values) == 25 and values == sorted(values, reverse=True)
-        page.locator("#table th button").first.click()
-        page.locator("#after").click()
-        assert column(1) == [str(number) for number in range(25, 50)]
-        page.locator("#words").fill("rate>0.05 kind=$sgd$")
-        wanted = [t for t in history if t.config["rate"] > 0.05 and t.config["kind"] == "$sgd$"]  # type: ignore[operator]
-        assert f"of {len(wanted)} (of 1000 trials)" in page.locator("#count").inner_text()
-        page.locator("#words").fill("")
-        page.locator("#kind").select_option("failed")
-        assert f"of {len(history.failed)} " in page.locator("#count").inner_text()
-        page.locator("#table tbody tr").first.click()
-        dialog = page.locator("dialog")
-        assert "Trial 5" in dialog.inner_text() and "</script><script>window.broken" in dialog.inner_text()
-        assert dialog.locator("a").get_attribute("href").endswith("/runs/r5?workflowType=machine_learning")
-
-
-@pytest.mark.slow
-@needs_chromium
-def test_what_is_chosen_in_the_parallel_coordinates_is_in_the_table(written: Path) -> None:
-    with browsing(viewport={"width": 1440, "height": 900}, offline=True) as page:
-        page.set_default_timeout(1000 * PATIENCE)
-        page.goto((written / "report.html").as_uri())
-        page.wait_for_function(DRAWN_ALL)
-        page.locator("#parallel").scroll_into_view_if_needed()
-        axis = page.locator("#parallel .axis-brush .background").first.bounding_box()
-        across = axis["x"] + axis["width"] / 2
-        page.mouse.move(across, axis["y"] + 30)
-        page.wait_for_timeout(300)
-        page.mouse.down()
-        page.mouse.move(across, axis["y"] + 150, steps=10)
-        page.wait_for_timeout(300)
-        page.mouse.up()
-        page.locator("#chosen").wait_for()
-        chosen = int(page.locator("#chosen").inner_text().split()[0])
-        assert 0 < chosen < 40
-        assert f"of {chosen} (of 40 trials)" in page.locator("#count").inner_text()
-        page.locator("#chosen").click()
-        assert "of 40 trials" in page.locator("#count").inner_text()
-
-
-@pytest.mark.slow
-@needs_chromium
-def test_the_best_configuration_can_be_copied(written: Path) -> None:
-    with browsing(viewport={"width": 800, "height": 900}, permissions=["clipboard-read", "clipboard-write"]) as page:
-        page.goto((written / "report.html").as_uri())
-        page.get_by_role("button", name="Copy YAML").click()
-        page.get_by_role("button", name="copied").wait_for()
-        copied = page.evaluate("navigator.clipboard.readText()")
-    best = drawn_history(spec_of()).incumbent
-    assert best is not None
-    assert YAML(typ="safe").load(copied) == dict(best.config)

@@ -139,7 +139,7 @@ class Successions(RuleBasedStateMachine):
             self._switch(flow)
 
     def _switch(self, flow: greenlet) -> None:
-        """One request further; and to its next look, where it has just set the alias back: see docs/champion.md."""
+        """One request further; and to its next look, where it has set the alias back: docs/how-to/champion.md."""
         if not flow.dead:
             flow.switch()
         while self._set_back and not flow.dead:

@@ -1,4 +1,4 @@
-"""One suite over the in-memory double and over real MLflow: sqlite in the process, and a server."""
+"""One suite over the in-memory double and over real MLflow: sqlite in the process, a server, and its REST API."""
 
 from __future__ import annotations
 
@@ -24,21 +24,26 @@ from hpo_core.lineage import opening
 from hpo_core.lineage.opening import find_study, open_study
 from hpo_core.study.file import study_from
 from hpo_core.study.spec import StudySpec
+from hpo_core.tracking import histories
 from hpo_core.tracking import mlflow_store as tracking
-from hpo_core.tracking.connection import connect
+from hpo_core.tracking.connection import connect, connect_to_read
 from tests.conftest import MlflowServer
 from tests.memory_store import MemoryStore
 
 
-@pytest.fixture(params=["memory", "sqlite", "server"])
+@pytest.fixture(
+    params=["memory", "sqlite", "server", *(pytest.param(each, marks=pytest.mark.slow) for each in ("file", "rest"))]
+)
 def store(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Store]:
     if request.param == "memory":
         yield MemoryStore()
     elif request.param == "sqlite":
         yield connect(f"sqlite:///{tmp_path}/mlflow.db")
+    elif request.param == "file":
+        yield connect_to_read(f"sqlite:///{tmp_path}/mlflow.db")
     else:
         server: MlflowServer = request.getfixturevalue("mlflow_server")
-        yield connect(server.uri)
+        yield connect(server.uri) if request.param == "server" else connect_to_read(server.uri)
 
 
 def make_spec(**changes: Any) -> StudySpec:
@@ -490,3 +495,31 @@ def test_a_trial_has_few_tags_and_says_where_it_comes_from(store: Store) -> None
     told = unfold(tags)
     assert (told[Tag.SEED], told[Tag.HISTORY]) == (str(ledger.spec.seed), History().digest)
     assert trial.notes == {"strategy": "random"}
+
+
+def test_a_metrics_history_is_read_for_many_runs_at_once(store: Store) -> None:
+    ledger = open_study(store, make_spec())
+    runs = [reserve(ledger).run_id for _ in range(3)]
+    for run, values in zip(runs, [(0.5, 0.25, math.nan), (1.0,), ()], strict=True):
+        store.log(run, [Metric("loss", value, 1_000 + i, i) for i, value in enumerate(values)], {}, {})
+        store.log(run, [Metric("other", 3.0, 5)], {}, {})
+    store.log(runs[0], [Metric("loss", 0.75, 2_000, 0)], {}, {})  # a second attempt begins again
+    found = store.metric_history(runs, "loss", 100)
+    assert set(found) == set(runs[:2]) and list(found[runs[1]]) == [Metric("loss", 1.0, 1_000, 0)]
+    assert [point.step for point in found[runs[0]]] == [0, 1, 2, 0]
+    assert [point.value for point in found[runs[0]]][1::2] == [0.25, 0.75] and math.isnan(found[runs[0]][2].value)
+    assert not store.metric_history([], "loss", 100)
+
+
+@pytest.mark.parametrize("store", ["sqlite", "server"], indirect=True)
+def test_a_history_too_long_for_one_request_is_thinned(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(histories, "POINTS", 50)
+    ledger = open_study(store, make_spec())
+    runs = [reserve(ledger).run_id for _ in range(3)]
+    for run in runs:
+        store.log(run, [Metric("loss", float(i), i, i) for i in range(30)], {}, {})
+    found = store.metric_history(runs, "loss", 10)
+    for run in runs:
+        steps = [point.step for point in found[run]]
+        assert steps == sorted(steps) and (steps[0], steps[-1]) == (0, 29)
+        assert len(steps) == (30 if run == min(runs) else 10)  # they are read in the order of their ids

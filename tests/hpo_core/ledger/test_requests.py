@@ -13,7 +13,7 @@ import sqlalchemy
 
 from hpo_core.ledger.ledger import Ledger
 from hpo_core.lineage.opening import open_study
-from hpo_core.tracking import mlflow_store as tracking
+from hpo_core.tracking import searches
 from hpo_core.tracking.connection import connect
 from tests.conftest import MlflowServer
 from tests.hpo_core.ledger.test_ledger import finish, make_spec, reserve
@@ -110,7 +110,7 @@ def test_loading_costs_a_request_a_page(mlflow_server: MlflowServer, monkeypatch
         one_trial(ledger)
     fresh = open_study(connect(mlflow_server.uri), spec)
     with monkeypatch.context() as patch, counted_requests(monkeypatch) as sent:
-        patch.setattr(tracking, "PAGE", 10)
+        patch.setattr(searches, "PAGE", 10)
         history = fresh.load()
     assert len(sent) == 3, sent
     assert [trial.number for trial in history] == list(range(25))

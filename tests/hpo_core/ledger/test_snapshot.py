@@ -25,7 +25,7 @@ from hpo_core.ledger.store import FAILED, Run, Store
 from hpo_core.ledger.tags import SNAPSHOT, SNAPSHOT_FOLDER
 from hpo_core.lineage.opening import find_study, open_study
 from hpo_core.study.spec import StudySpec
-from hpo_core.tracking import mlflow_store as tracking
+from hpo_core.tracking import searches
 from hpo_core.tracking.connection import connect
 from hpo_flows.api import run as run_flow
 from hpo_flows.objectives.reference import Objective
@@ -330,7 +330,7 @@ def test_a_store_that_takes_no_artifacts_stops_nothing(
     def refuse(*arguments: Any) -> None:
         raise PermissionError("no")
 
-    monkeypatch.setattr(type(store), "upload", refuse)
+    monkeypatch.setattr(type(store.with_patience(5.0)), "upload", refuse)
     ledger.load()
     with caplog.at_level(logging.WARNING):
         assert not ledger.save_snapshot()
@@ -384,7 +384,7 @@ def test_a_running_trial_that_is_deleted_vanishes(store: Store, monkeypatch: pyt
 def test_a_load_with_a_snapshot_costs_a_handful_of_requests(
     mlflow_server: MlflowServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(tracking, "PAGE", 2)
+    monkeypatch.setattr(searches, "PAGE", 2)
     monkeypatch.setattr(reader, "MARGIN_MS", 0)  # or the pages depend on how many runs a while has
     for trials in (5, 25):
         ledger, _ = finished(connect(mlflow_server.uri), trials)

@@ -145,11 +145,10 @@ def test_a_study_ends_with_as_many_trials_as_it_asked_for_whatever_dies(
     assert len(set(tried)) == len(tried)
 
 
-@given(cut=st.integers(0, 29), parallel=st.integers(1, 4))
-@settings(deadline=None)
-def test_a_study_that_is_killed_goes_on_as_if_nothing_had_happened(cut: int, parallel: int) -> None:
+def test_a_study_that_is_killed_goes_on_as_if_nothing_had_happened() -> None:
     whole = run(spec(30), noisy)
-    assert run(spec(30), noisy, history=History(whole.trials[:cut])) == whole
+    for cut in range(30):
+        assert run(spec(30), noisy, history=History(whole.trials[:cut])) == whole
 
 
 @given(legs=st.lists(st.integers(16, 30), min_size=1, max_size=3), parallel=st.integers(1, 3))
@@ -241,6 +240,13 @@ def test_a_share_of_ones_own() -> None:
     assert len(history) == 10 and len(confirming) == 4 and len({trial.repeat_of for trial in confirming}) == 2
 
 
+@pytest.mark.parametrize("other", [{"final": {"top": 3, "folds": 3}}, {"strategy": "gradient"}])
+def test_repeats_that_can_never_be_made_are_refused(other: dict[str, Any]) -> None:
+    assert spec(**other).repeating is None and spec(repeats="auto", **other).repeating is None
+    with pytest.raises(InputError, match=r"repeats: .* remove one of the two"):
+        spec(repeats={"top": 3}, **other)
+
+
 @pytest.mark.parametrize(
     ("value", "told"),
     [
@@ -260,7 +266,7 @@ def test_what_cannot_be_is_refused_by_name(value: Any, told: str) -> None:
 
 
 def test_confirming_finds_better_answers_than_the_luckiest_trial() -> None:
-    """96 studies of noise as large as half the range: the true loss of what is named the best."""
+    """40 studies of noise as large as half the range: the true loss of what is named the best."""
 
     def true_loss(seed: int, **changes: Any) -> float:
         draws = np.random.default_rng(seed)
@@ -268,6 +274,6 @@ def test_confirming_finds_better_answers_than_the_luckiest_trial() -> None:
         assert best is not None
         return level(best)
 
-    confirmed = np.mean([true_loss(seed) for seed in range(96)])
-    luckiest = np.mean([true_loss(seed, repeats="off") for seed in range(96)])
+    confirmed = np.mean([true_loss(seed) for seed in range(40)])
+    luckiest = np.mean([true_loss(seed, repeats="off") for seed in range(40)])
     assert confirmed < 0.8 * luckiest

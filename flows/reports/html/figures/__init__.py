@@ -4,16 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+from hpo_core.champion.challenge import Challenge
 from hpo_core.history.history import History
+from hpo_core.selection.final_choice import Choice
 from hpo_core.study.spec import StudySpec
+from hpo_flows.reports.html.curves import Curves
 from hpo_flows.reports.html.figures.durations import durations, other_metrics, timeline
 from hpo_flows.reports.html.figures.importance import importance
+from hpo_flows.reports.html.figures.learning import learning_curves
 from hpo_flows.reports.html.figures.parameters import interplay, parallel_coordinates, slices
-from hpo_flows.reports.html.figures.past import Curves, Past, Plot
+from hpo_flows.reports.html.figures.past import Past, Plot
 from hpo_flows.reports.html.figures.progress import (
     distribution,
     fidelity_spent,
-    learning_curves,
     optimisation_history,
     predictions,
 )
@@ -33,9 +36,15 @@ DRAWN: tuple[Callable[[Past], list[Plot]], ...] = (
 )
 
 
-def past_of(spec: StudySpec, history: History, curves: Curves | None = None) -> Past:
+def past_of(
+    spec: StudySpec,
+    history: History,
+    curves: Curves | None = None,
+    choice: Choice | None = None,
+    challenge: Challenge | None = None,
+) -> Past:
     """A study as the report sees it."""
-    return Past(spec, history, importance(spec.search_space, history), curves or {})
+    return Past(spec, history, importance(spec.search_space, history.merged), curves, choice, challenge)
 
 
 def plots(past: Past) -> dict[str, list[Plot]]:

@@ -10,7 +10,7 @@ import numpy as np
 
 from hpo_core.base.arrays import Array
 from hpo_core.history.trial import Trial
-from hpo_flows.reports.html.figures.axes import ParameterAxis, brief, plotly_text
+from hpo_flows.reports.html.figures.axes import ParameterAxis, brief, short
 from hpo_flows.reports.html.figures.importance import features, forest
 from hpo_flows.reports.html.figures.past import Past, Plot
 
@@ -21,6 +21,9 @@ MOST_AXES = 10
 
 AXIS_WIDTH = 108
 """Pixels for each axis of parallel coordinates."""
+
+BEST_LINES, MOST_LINES = 500, 1_500
+"""So many of the best trials are lines there, and so many trials at most."""
 
 LABEL = 15
 """Characters of a name above such an axis."""
@@ -42,49 +45,63 @@ AVERAGED = 24
 
 
 def parallel_coordinates(past: Past) -> list[Plot]:
-    """Each complete trial as a line through its parameters and its value."""
-    complete, names = past.history.complete, past.names[:MOST_AXES]
+    """Each complete trial as a line through its parameters and its value, the best last: over all others."""
+    complete, names = past.merged.complete, past.names[:MOST_AXES]
     if len(complete) < 2 or not names:
         return []
-    dimensions = [_dimension(past.axis(name), complete) for name in names]
-    dimensions.append({"label": plotly_text(past.spec.metric, LABEL), "values": past.values})
-    trace = {
-        "type": "parcoords", "dimensions": dimensions, "line": past.colours(complete),
-        "labelside": "top", "trials": [trial.number for trial in complete],
-        "labelfont": {"color": "--ink", "size": 12}, "tickfont": {"color": "--dim", "size": 11},
-        "rangefont": {"color": "rgba(0,0,0,0)", "size": 1},
-        "unselected": {"line": {"color": "--line", "opacity": 0.25}},
-    }  # fmt: skip
-    caption = "A line is a trial: the more it stands out, the better. Drag along an axis to choose trials, drag a "
-    caption += f"name to move its axis. The table below follows the choice.{past.cut.replace(', as triangles', '')}"
+    rest = past.best[BEST_LINES:]
+    sample = rest[:: -(-len(rest) // (MOST_LINES - BEST_LINES))] if rest else []
+    drawn = [*past.best[:BEST_LINES], *sample][::-1]
+    count = max(len(past.best) - 1, 1)
+    ranks = {trial.number: brief(1 - i / count) for i, trial in enumerate(past.best)}
+    axes = [_axis(past.axis(name), drawn) for name in names]
+    values = [past.value(trial) for trial in drawn]
+    low, high = min(values), max(values)
+    axes.append(
+        {
+            "name": past.spec.metric, "label": short(past.spec.metric, LABEL), "values": values, "low": low,
+            "high": high if high > low else low + 1, "ticks": _even(low, high if high > low else low + 1, 5),
+        }
+    )  # fmt: skip
+    trace = {"axes": axes, "trials": [t.number for t in drawn], "ranks": [ranks[t.number] for t in drawn]}
+    caption = "A line is a trial: the more it stands out, the better. Drag along an axis to choose trials, click it to "
+    caption += f"end that, drag a name to move its axis. The table follows.{past.cut.replace(', as triangles', '')}"
     if len(past.names) > MOST_AXES:
         caption += f" Drawn are {MOST_AXES} of {len(past.names)} parameters."
-    layout = {"margin": {"l": 48, "r": 40, "t": 44, "b": 20}}
-    least = AXIS_WIDTH * len(dimensions)
-    return [Plot("parallel", "Parallel coordinates", caption, [trace], layout, 400, wide=True, least=least)]
+    if len(drawn) < len(complete):
+        caption += f" Drawn are the best {BEST_LINES} and {len(sample)} others of {len(complete)} trials."
+    least = AXIS_WIDTH * len(axes)
+    return [Plot("parallel", "Parallel coordinates", caption, [trace], {}, 400, wide=True, least=least)]
 
 
-def _dimension(axis: ParameterAxis, complete: Sequence[Trial]) -> dict[str, Any]:
+def _axis(axis: ParameterAxis, trials: Sequence[Trial]) -> dict[str, Any]:
     """One axis of parallel coordinates; an inactive parameter has a place of its own below the others."""
     low, high = axis.range
-    places = [axis.of(trial.config) for trial in complete]
-    inactive = low - 0.12 * ((high - low) or 1.0)
+    high = high if high > low else low + 1
+    places = [axis.spread(trial.config, trial.number) for trial in trials]
+    inactive = low - 0.12 * (high - low)
     absent = None in places
-    dimension: dict[str, Any] = {
-        "label": plotly_text(axis.name, LABEL),
+    ticks = _even(low, high, 3) if axis.ticks is None else list(zip(*axis.ticks, strict=True))
+    return {
+        "name": axis.name,
+        "label": short(axis.name, LABEL),
         "values": [brief(inactive if place is None else place) for place in places],
-        "range": [inactive if absent else low, high if high > low else low + 1],
+        "low": inactive if absent else low,
+        "high": high,
+        "ticks": [*([(inactive, "inactive")] if absent else []), *ticks],
     }
-    ticks = axis.ticks
-    if ticks is None:
-        ticks = [low, (low + high) / 2, high], [f"{v:.3g}" for v in (low, (low + high) / 2, high)]
-    extra = ([inactive], ["inactive"]) if absent else ([], [])
-    return dimension | {"tickvals": extra[0] + ticks[0], "ticktext": extra[1] + ticks[1]}  # not HTML here
+
+
+def _even(low: float, high: float, count: int) -> list[tuple[float, str]]:
+    """Evenly spaced marks, with as many digits as tell them apart."""
+    places = [low + i * (high - low) / (count - 1) for i in range(count)]
+    digits = next((d for d in range(3, 8) if len({f"{place:.{d}g}" for place in places}) == count), 8)
+    return [(brief(place), f"{place:.{digits}g}") for place in places]
 
 
 def slices(past: Past) -> list[Plot]:
     """The value against each parameter alone, a plot for each."""
-    complete = past.history.complete
+    complete = past.merged.complete
     if not complete:
         return []
     found = []
@@ -99,7 +116,7 @@ def slices(past: Past) -> list[Plot]:
             "cmax": max(numbers[-1], numbers[0] + 1), "size": 6,
         }  # fmt: skip
         trace = past.points(here, [axis.spread(trial.config, trial.number) for trial in here], marker)
-        layout = {"xaxis": axis.layout(), "yaxis": {"title": {"text": past.metric}}}
+        layout = {"xaxis": axis.layout()}
         rings = [trial for trial in past.best[:1] if name in trial.config]
         ring = {"color": "--ink", "symbol": "circle-open", "size": 12, "line": {"width": 2}}
         best = past.points(rings, [axis.spread(trial.config, trial.number) for trial in rings], ring)
@@ -111,7 +128,7 @@ def interplay(past: Past) -> list[Plot]:
     """Each pair of the most important parameters: what a forest expects, averaged over all others."""
     if past.reliable is None or len(past.names) < 2:
         return []
-    X = features(past.spec.search_space, past.history)
+    X = features(past.spec.search_space, past.merged)
     losses = [past.spec.sign * value for value in past.values]
     model = forest(0).fit(X, losses)
     found = zip(past.names, past.reliable.mean, past.reliable.spread, strict=True)
@@ -125,7 +142,7 @@ def _pair(past: Past, id: str, names: Sequence[str], X: Array, model: Any) -> Pl
     """What the forest expects of two parameters; cells where one has options, for nothing lies between options."""
     space = past.spec.search_space
     axes = [past.axis(name) for name in names]
-    here = [i for i, trial in enumerate(past.history.complete) if all(name in trial.config for name in names)]
+    here = [i for i, trial in enumerate(past.merged.complete) if all(name in trial.config for name in names)]
     if len(here) < 2 or any(axis.range[0] == axis.range[1] for axis in axes):
         return None
     units, places = zip(*(_grid(axis) for axis in axes), strict=True)

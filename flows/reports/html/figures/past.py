@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import cached_property
 from typing import Any
 
+from hpo_core.champion.challenge import Challenge
 from hpo_core.history.history import History
 from hpo_core.history.trial import Trial, fidelity_key
+from hpo_core.selection.final_choice import Choice, Standing
 from hpo_core.study.spec import StudySpec
+from hpo_flows.reports.html.curves import Curves
 from hpo_flows.reports.html.figures.axes import ParameterAxis, brief, plotly_text
 from hpo_flows.reports.html.figures.importance import Importance
 from hpo_flows.reports.text import ranked
@@ -21,9 +24,6 @@ MOST_DRAWN = 1e100
 
 FEWEST_CUT = 8
 """With fewer values, nothing is cut off."""
-
-Curves = Mapping[int, Sequence[tuple[float, float]]]
-"""Learning curves by trial number: steps and values of the study's metric, in its own direction."""
 
 
 @dataclass(frozen=True)
@@ -72,9 +72,9 @@ def poor_end(losses: Sequence[float]) -> float | None:
 
 
 def incumbents(history: History) -> list[Trial]:
-    """The incumbent after each complete trial, in the order of their numbers: higher fidelity first, then loss."""
+    """The incumbent after each configuration, in the order of their numbers: higher fidelity first, then loss."""
     best: list[Trial] = []
-    for trial in history.complete:
+    for trial in history.merged.complete:
         best.append(trial if not best or _rank(trial) < _rank(best[-1]) else best[-1])
     return best
 
@@ -90,12 +90,32 @@ def moment(milliseconds: int) -> str:
 
 @dataclass(frozen=True)
 class Past:
-    """A study as the report sees it: the metric in its own direction."""
+    """A study as the report sees it: the metric in its own direction.
+
+    Args:
+        spec, history: The study.
+        importance: Of its parameters; None if it cannot be estimated.
+        curves: The trials' learning curves, if they were read.
+        choice: The state of the final choice; None if the study asks for none.
+        challenge: The state of the comparison with the champion; None if it asks for none or has no winner yet.
+    """
 
     spec: StudySpec
     history: History
     importance: Importance | None
-    curves: Curves = field(default_factory=dict)
+    curves: Curves | None = None
+    choice: Choice | None = None
+    challenge: Challenge | None = None
+
+    @property
+    def merged(self) -> History:
+        """One trial for each configuration, with the mean of its trainings: what plots of values show."""
+        return self.history.merged
+
+    def error(self, trial: Trial) -> float:
+        """The standard error of a trial's value if it is the mean of several trainings, else 0."""
+        error = self.history.noise.error(trial)
+        return brief(min(error, MOST_DRAWN)) if trial.observed and error > 0 else 0.0
 
     def shown(self, loss: float) -> float:
         """The position of a loss, in the metric's own direction."""
@@ -104,7 +124,7 @@ class Past:
     @cached_property
     def end(self) -> float | None:
         """The loss at which plots end; poorer trials are drawn there. None if all fit."""
-        return poor_end([trial.loss for trial in self.history.complete if trial.loss is not None])
+        return poor_end([trial.loss for trial in self.merged.complete if trial.loss is not None])
 
     def beyond(self, trial: Trial) -> bool:
         """Whether a complete trial is poorer than what plots show."""
@@ -117,14 +137,14 @@ class Past:
 
     @cached_property
     def values(self) -> list[float]:
-        return [self.value(trial) for trial in self.history.complete]
+        return [self.value(trial) for trial in self.merged.complete]
 
     @property
     def cut(self) -> str:
         """What a caption says of the trials beyond the end of the plots; nothing if all fit."""
         if self.end is None:
             return ""
-        poor = sum(map(self.beyond, self.history.complete))
+        poor = sum(map(self.beyond, self.merged.complete))
         lie = "1 trial is" if poor == 1 else f"{poor} trials are"
         return f" {lie} poorer than {self.spec.sign * self.end:.4g}: drawn there, as triangles."
 
@@ -132,6 +152,11 @@ class Past:
     def best(self) -> list[Trial]:
         """The complete trials, best first."""
         return ranked(self.history)
+
+    @property
+    def winner(self) -> Standing | None:
+        """The winner of the final choice, if there is one yet."""
+        return None if self.choice is None else self.choice.winner
 
     @property
     def reliable(self) -> Importance | None:
@@ -176,10 +201,11 @@ class Past:
         } | more  # fmt: skip
 
     def colours(self, trials: Sequence[Trial]) -> dict[str, Any]:
-        """Colours by rank, so that the best stand out however far the poorest are off."""
+        """Colours by the rank of the configuration, so that the best stand out however far the poorest are off."""
         count = max(len(self.best) - 1, 1)
         ranks = {trial.number: 1 - i / count for i, trial in enumerate(self.best)}
-        return {"color": [brief(ranks[t.number] ** 2) for t in trials], "colorscale": "--scale", "cmin": 0, "cmax": 1}
+        of = [ranks.get(t.number if t.repeat_of is None else t.repeat_of, 0.0) for t in trials]
+        return {"color": [brief(rank**2) for rank in of], "colorscale": "--scale", "cmin": 0, "cmax": 1}
 
 
 def finite(text: object) -> float:

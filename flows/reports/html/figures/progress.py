@@ -1,34 +1,20 @@
-"""How the search went: values by trial, learning curves, their distribution, and what the surrogate expected."""
+"""How the search went: values by trial, their distribution, and what the surrogate expected."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 from itertools import accumulate
-from typing import Any
 
 from hpo_core.history.history import continues
 from hpo_core.history.trial import Trial
 from hpo_flows.reports.html.figures.axes import brief, plotly_text
-from hpo_flows.reports.html.figures.past import MOST_DRAWN, Past, Plot, finite, incumbents, moment, poor_end
+from hpo_flows.reports.html.figures.past import MOST_DRAWN, Past, Plot, finite, incumbents, moment
 from hpo_flows.reports.text import fidelity_name
-
-BEST_CURVES = 5
-"""How many curves stand out from the others."""
-
-MOST_RUNGS = 9
-"""So many rungs have a mark of their own on the axis."""
-
-MOST_OTHERS = 150
-"""More curves in grey would be one area."""
-
-MOST_STEPS = 200
-"""A longer curve is thinned."""
 
 
 def optimisation_history(past: Past) -> list[Plot]:
     """Every complete trial's value, and the incumbent's, by trial number."""
-    complete = past.history.complete
+    complete = past.merged.complete
     if not complete:
         return []
     line = incumbents(past.history)
@@ -48,6 +34,20 @@ def optimisation_history(past: Past) -> list[Plot]:
         past.points(leaders, [t.number for t in leaders], {"color": "--accent", "size": 9}, name="new best",
                     showlegend=True),
     ]  # fmt: skip
+    if sure := [trial for trial in full if past.error(trial)]:
+        bars = {
+            "type": "data",
+            "array": [past.error(t) for t in sure],
+            "color": "--accent",
+            "thickness": 1.5,
+            "width": 3,
+        }
+        means = past.points(sure, [t.number for t in sure], {"color": "--accent", "size": 5}, error_y=bars)
+        traces.append(means)
+    if again := [t for t in past.history.complete if t.repeat_of is not None]:
+        marker = {"color": "--mute", "symbol": "diamond-open", "size": 7}
+        again.sort(key=past.beyond)
+        traces.append(past.points(again, [t.number for t in again], marker, name="trained again", showlegend=True))
     if rest:
         marker = {"color": "--mute", "symbol": "circle-open", "size": 6}
         lower = past.points(rest, [t.number for t in rest], marker, name="lower fidelity", showlegend=True)
@@ -67,104 +67,10 @@ def optimisation_history(past: Past) -> list[Plot]:
             }
         )
     layout = {"xaxis": {"title": {"text": "trial"}}, "yaxis": {"title": {"text": past.metric}}}
-    caption = f"Each trial's value, and the best so far at the highest fidelity.{past.cut}"
+    caption = f"Each configuration's value, and the best so far at the highest fidelity.{past.cut}"
+    if again:
+        caption += " A configuration that was trained again has the mean, with its standard error."
     return [Plot("history", "Optimisation history", caption, traces, layout, 380)]
-
-
-Curve = Sequence[tuple[float, float]]
-
-
-def _by_rung(past: Past) -> dict[int, list[tuple[float, float]]]:
-    """The values of each configuration by fidelity, under the number of its last trial."""
-    by_identity: dict[str, list[Trial]] = {}
-    for trial in (*past.history.complete, *past.history.running):
-        by_identity.setdefault(trial.identity, []).append(trial)
-    found = {}
-    for trials in by_identity.values():
-        seen = {float(step): loss for trial in trials for step, loss in trial.rungs.items()}
-        seen |= {t.fidelity: t.loss for t in trials if t.fidelity is not None and t.loss is not None}
-        if seen:
-            found[trials[-1].number] = [(fidelity, past.shown(seen[fidelity])) for fidelity in sorted(seen)]
-    return found
-
-
-def _thinned(curve: Curve) -> Curve:
-    """An evenly spaced selection of the finite points, ends included."""
-    sound = [point for point in curve if math.isfinite(point[1])]
-    if len(sound) <= MOST_STEPS:
-        return sound
-    return [sound[round(i * (len(sound) - 1) / (MOST_STEPS - 1))] for i in range(MOST_STEPS)]
-
-
-def learning_curves(past: Past) -> list[Plot]:
-    """The best trials' curves over those of all others.
-
-    They are the curves that the objective logged, where those were read, and else the values at the fidelities and
-    milestones that each configuration reached.
-    """
-    by_rung = _by_rung(past)
-    curves: dict[int, Curve] = dict(by_rung)
-    logged = {
-        n: [(brief(x), past.shown(past.spec.sign * y)) for x, y in _thinned(curve)] for n, curve in past.curves.items()
-    }
-    curves |= {number: curve for number, curve in logged.items() if curve}
-    if len({step for curve in curves.values() for step, _ in curve}) < 2:
-        return []
-    order = [trial.number for trial in past.best if trial.number in curves][:BEST_CURVES]
-    mode = "lines" if logged else "lines+markers"
-    x: list[float | None] = []
-    y: list[float | None] = []
-    who: list[int | None] = []
-    others = [number for number in curves if number not in order]
-    drawn = others[:: -(-len(others) // MOST_OTHERS)] if others else []
-    for number in drawn:
-        x += [*(step for step, _ in curves[number]), None]
-        y += [*(value for _, value in curves[number]), None]
-        who += [number] * len(curves[number]) + [None]
-    traces = [
-        {
-            "type": "scatter", "mode": mode, "name": "others", "x": x, "y": y, "customdata": who, "opacity": 0.6,
-            "line": {"color": "--mute", "width": 1}, "marker": {"size": 4}, "hoverinfo": "skip",
-        }
-    ]  # fmt: skip
-    second = 1 if len(order) > 1 else 0
-    for place, number in reversed(list(enumerate(order))):
-        traces.append(
-            {
-                "type": "scatter",
-                "mode": mode,
-                "name": f"next {len(order) - 1}" if place else f"trial {number}, the best",
-                "showlegend": place <= second,
-                "x": [step for step, _ in curves[number]],
-                "y": [value for _, value in curves[number]],
-                "customdata": [number] * len(curves[number]),
-                "marker": {"size": 5},
-                "opacity": 1 - 0.13 * place,
-                "line": {"color": "--accent", "width": 1.4 if place else 3},
-                "legendrank": 1 + place,
-            }
-        )
-    steps = [step for curve in curves.values() for step, _ in curve]
-    unit = fidelity_name(past.spec) if past.spec.fidelity is not None else "step"
-    layout: dict[str, Any] = {
-        "xaxis": {"title": {"text": plotly_text(unit)}},
-        "yaxis": {"title": {"text": past.metric}},
-    }
-    if not logged and len(set(steps)) <= MOST_RUNGS:
-        places = sorted(set(steps))
-        layout["xaxis"] |= {"tickmode": "array", "tickvals": places, "ticktext": [f"{place:g}" for place in places]}
-    if not logged and min(steps) > 0 and max(steps) > 20 * min(steps):
-        layout["xaxis"]["type"] = "log"
-    rest = "all others" if len(drawn) == len(others) else f"{len(drawn)} of the {len(others)} others"
-    caption = f"The best {len(order)} in colour over {rest} in grey."
-    caption += " A dot is a rung or milestone that a configuration reached." if not logged else ""
-    losses = [past.spec.sign * value for curve in curves.values() for _, value in curve]
-    if (end := poor_end(losses)) is not None:
-        best = min(losses)
-        ends = [past.shown(end), past.shown(best - 0.05 * (end - best))]
-        layout["yaxis"]["range"] = sorted(ends)
-        caption += " The poorest values lie outside: double-click to see all."
-    return [Plot("rungs", "Learning curves", caption, traces, layout, 380)]
 
 
 def distribution(past: Past) -> list[Plot]:
@@ -191,7 +97,7 @@ def predictions(past: Past) -> list[Plot]:
     told: list[Trial] = []
     expected: list[float] = []
     spreads: list[float] = []
-    for trial in past.history.complete:
+    for trial in past.merged.complete:
         mean, std = (finite(trial.notes.get(key)) for key in ("predicted_mean", "predicted_std"))
         if math.isfinite(mean):
             told.append(trial)

@@ -1,0 +1,208 @@
+"""What followed the search, as cards: the final choice with its folds, and the comparison with the champion."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Sequence
+from html import escape
+
+from hpo_core.base.moments import deviation
+from hpo_core.champion.challenge import Challenge
+from hpo_core.champion.succession import PROMOTED
+from hpo_core.ledger.store import Version
+from hpo_core.ledger.tags import Tag
+from hpo_core.selection.final_choice import Choice, Standing
+from hpo_flows.reports.html.cards import card
+from hpo_flows.reports.html.figures.axes import short
+from hpo_flows.reports.html.figures.past import Past, finite
+from hpo_flows.reports.text import choice_line, metric_value, number, spread, test_lines, with_error
+
+
+class Track:
+    """A horizontal axis that several rows share; positions are shares of its width."""
+
+    def __init__(self, values: Sequence[float]) -> None:
+        sound = [value for value in values if math.isfinite(value)]
+        low, high = min(sound, default=0.0), max(sound, default=1.0)
+        margin = 0.06 * (high - low) or 0.05 * abs(high) or 0.5
+        self.low, self.high = low - margin, high + margin
+
+    def at(self, value: float) -> str:
+        share = (value - self.low) / (self.high - self.low)
+        return f"{100 * min(max(share, 0.0), 1.0):.4g}%"
+
+    def _span(self, kind: str, low: float, high: float) -> str:
+        width = (min(high, self.high) - max(low, self.low)) / (self.high - self.low)
+        return f'<u class="{kind}" style="left:{self.at(low)};width:{100 * max(width, 0.0):.4g}%"></u>'
+
+    def row(
+        self,
+        values: Sequence[tuple[float, str]],
+        mean: float = math.nan,
+        error: float = math.nan,
+        band: tuple[float, float] | None = None,
+    ) -> str:
+        """Dots with their titles, the mean with its error as a bar, and a band behind them."""
+        made = self._span("band", *sorted(band)) if band is not None else ""
+        if math.isfinite(mean) and math.isfinite(error):
+            made += self._span("error", mean - error, mean + error)
+        made += "".join(f'<b style="left:{self.at(value)}" title="{escape(title)}"></b>' for value, title in values)
+        if math.isfinite(mean):
+            made += f'<s style="left:{self.at(mean)}"></s>'
+        return f'<i class="track">{made}</i>'
+
+    def scale(self) -> str:
+        """The values at both ends and in the middle."""
+        places = (self.low, (self.low + self.high) / 2, self.high)
+        return f'<i class="scale">{"".join(f"<small>{escape(number(value))}</small>" for value in places)}</i>'
+
+
+def choice_card(past: Past) -> str:
+    """The finalists and their folds; nothing if the study asks for no final choice, or its search goes on."""
+    choice, spec = past.choice, past.spec
+    if choice is None or spec.final is None or not choice.standings:
+        return ""
+    sign = spec.sign
+    best = min((s for s in choice.standings if s.losses and not s.reason), key=lambda s: s.mean, default=None)
+    near = spec.final.rule == "one_standard_error" and choice.decided and best is not None
+    band = (sign * best.mean, sign * (best.mean + best.standard_error)) if near and best is not None else None
+    track = Track([sign * loss for s in choice.standings for loss in s.losses] + list(band or ()))
+    order = sorted(choice.standings, key=lambda s: (s is not choice.winner, bool(s.reason), s.mean, s.trial.number))
+    rows = "".join(_finalist(past, choice, standing, track, band) for standing in order)
+    head = (
+        f'<div class="final head"><span>trial</span><span>in the search</span><span>{escape(spec.metric)} of each '
+        "fold</span><span>mean ± standard error</span></div>"
+    )
+    scale = f'<div class="final foot"><span></span><span></span>{track.scale()}<span></span></div>'
+    rule = (
+        "the simplest within one standard error of the best mean (shaded) wins"
+        if spec.final.rule == "one_standard_error"
+        else "the best mean wins"
+    )
+    count = len(choice.standings)
+    caption = (
+        f"The best {count} of the search, trained again on {spec.final.folds} folds: {rule}. A dot is a fold, the "
+        "stroke their mean."
+    )
+    return card(
+        "Final choice", f'<p class="said">{escape(_why(past, choice))}</p>{head}{rows}{scale}', caption, span=12
+    )
+
+
+def _finalist(past: Past, choice: Choice, standing: Standing, track: Track, band: tuple[float, float] | None) -> str:
+    sign, wins = past.spec.sign, standing is choice.winner
+    dots = [
+        (sign * fold.loss, f"fold {i + 1}: {number(sign * fold.loss)}")
+        for i, fold in sorted(standing.folds.items())
+        if fold.loss is not None
+    ]
+    mean = math.nan if standing.reason or not dots else sign * standing.mean
+    if standing.reason:
+        told = f"<em>{escape(short(standing.reason, 90))}</em>"
+    elif dots:
+        told = f"<span>{escape(spread(past.spec, standing))}</span>"
+    else:
+        told = "<span>-</span>"
+    done = "" if standing.done else f"<small>{len(dots)} of {standing.folds_wanted} folds</small>"
+    mark = "<mark>winner</mark>" if wins else ""
+    return (
+        f'<div class="final{" wins" if wins else ""}"><span><button class="more" data-trial="{standing.trial.number}">'
+        f"trial {standing.trial.number}</button></span><span>{escape(number(metric_value(past.spec, standing.trial)))}"
+        f"</span>{track.row(dots, mean, standing.standard_error, band)}<span>{told}{done}{mark}</span></div>"
+    )
+
+
+def _why(past: Past, choice: Choice) -> str:
+    """Who won and why, and what its test gave."""
+    spec, winner = past.spec, choice.winner
+    if winner is None or spec.final is None:
+        line = choice_line(spec, choice)
+        return f"{line[0].upper()}{line[1:]}."
+    sound = [standing for standing in choice.standings if not standing.reason]
+    best = min(sound, key=lambda standing: (standing.mean, standing.trial.number))
+    said = f"Trial {winner.trial.number} wins: {spec.metric} {spread(spec, winner)} over its folds"
+    if winner is best:
+        said += ", the best mean."
+    else:
+        near = sum(standing.mean <= best.mean + best.standard_error for standing in sound)
+        by = " and ".join(f"{name} {way}" for name, way in spec.final.prefer.items()) or "the fastest training"
+        said += (
+            f"; of the {near} within one standard error of the best mean (trial {best.trial.number}, "
+            f"{number(spec.sign * best.mean)}) it is the simplest, by {by}."
+        )
+    if (first := choice.standings[0]) is not winner:
+        said += f" Trial {first.trial.number} was the best of the search."
+    if choice.test is None:
+        return f"{said} Its test is running."
+    return f"{said} On the test set: {', '.join(line.removeprefix('test ') for line in test_lines(choice)) or '-'}."
+
+
+def champion_card(past: Past) -> str:
+    """The comparison with the served model; nothing if the study asks for none, or it has not begun."""
+    challenge, asked = past.challenge, past.spec.champion
+    if challenge is None or asked is None:
+        return ""
+    record, spec, sign = challenge.record, past.spec, past.spec.sign
+    seeds = [sign * each.loss for each in challenge.retrained if each.loss is not None]
+    against = str(challenge.reigning or "")
+    rival = math.nan if challenge.scored is None else sign * (challenge.scored.loss or 0.0)
+    margin = math.nan
+    if record is not None:  # as it was compared: the champion may be another by now
+        seeds, against = _values(record) or seeds, record.tags.get(Tag.AGAINST, "")
+        rival, margin = (finite(record.tags.get(tag)) for tag in (Tag.AGAINST_VALUE, Tag.MARGIN))
+    mean = sum(seeds) / len(seeds) if seeds else math.nan
+    band = (rival, rival - sign * margin) if math.isfinite(rival) and math.isfinite(margin) else None
+    track = Track([*seeds, rival, *(band or ())])
+    dots = [(value, f"seed {i + 1}: {number(value)}") for i, value in enumerate(seeds)]
+    told = "-"
+    if seeds:
+        told = escape(with_error(mean, deviation(seeds) / math.sqrt(len(seeds))))
+    rows = [
+        f'<div class="final wins"><span><button class="more" data-trial="{challenge.trial.number}">trial '
+        f"{challenge.trial.number}</button></span><span>{len(seeds)} seed{'s' * (len(seeds) != 1)}</span>"
+        f"{track.row(dots, mean, band=band)}<span>{told}</span></div>"
+    ]
+    if math.isfinite(rival):
+        dots = [(rival, f"version {against}: {number(rival)}")]
+        rows.append(
+            f'<div class="final"><span>version {escape(against)}</span><span>champion then</span>'
+            f"{track.row(dots, band=band)}<span>{escape(number(rival))}</span></div>"
+        )
+    if seeds or math.isfinite(rival):
+        rows.append(f'<div class="final foot"><span></span><span></span>{track.scale()}<span></span></div>')
+    caption = f"The winner, trained again on {challenge.seeds} seeds, against the champion of {asked.model} on the "
+    caption += f"same held-out rows, by {spec.metric}."
+    if band is not None:
+        caption += f" Shaded: gains that may be luck, at a confidence of {challenge.confidence:g}."
+    body = f'<p class="said">{escape(_verdict(challenge, asked.model))}</p>{"".join(rows)}'
+    return card("Champion", body, caption, span=12)
+
+
+def _values(record: Version) -> list[float]:
+    """The values of the seeds in a version's tags, which anybody may have written."""
+    try:
+        values = [finite(value) for value in json.loads(record.tags.get(Tag.VALUES, ""))]
+    except (ValueError, TypeError):
+        return []
+    return values if all(map(math.isfinite, values)) else []
+
+
+def _verdict(challenge: Challenge, model: str) -> str:
+    """Whether the champion was replaced, by which version, and why."""
+    record, reigning = challenge.record, challenge.reigning
+    if record is None:
+        if challenge.done:
+            return f"Refused: {challenge.obstacle or 'no re-training gave a model'}."
+        return f"Being compared: {challenge.pending} evaluations have not ended."
+    reason, against = record.tags.get(Tag.REASON, ""), record.tags.get(Tag.AGAINST, "")
+    if record.tags.get(Tag.DECISION) == PROMOTED:
+        instead = f" in place of version {against}" if against else ""
+        said = f"Promoted: version {record.number} of {model} became the champion{instead}: {reason}."
+    else:
+        stays = f"version {against} stayed the champion" if against else "there is no champion"
+        said = f"Refused: {stays}; the winner is version {record.number} of {model}: {reason}."
+    if Tag.ROLLED_BACK in record.tags:
+        said += f" Rolled back since: {record.tags[Tag.ROLLED_BACK]}."
+    now = "no version has the alias champion" if reigning is None else f"the champion is version {reigning}"
+    return said if reigning == record.number else f"{said} Now {now}."

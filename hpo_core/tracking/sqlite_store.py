@@ -1,0 +1,193 @@
+"""Reads from a database file as MLflow's own store does, through the standard library's ``sqlite3``.
+
+The tables are those of :data:`SCHEMA`, MLflow's latest in the versions that this package allows. A database with other
+tables is left to MLflow.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import sqlite3
+from collections import defaultdict
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
+from urllib.parse import quote, urlsplit
+from urllib.request import url2pathname
+
+from hpo_core.ledger.store import RUNNING, Run
+from hpo_core.tracking.reading import ReadingStore
+from hpo_core.tracking.searches import FEW, quotable
+
+if TYPE_CHECKING:
+    from hpo_core.tracking.mlflow_store import MlflowStore
+
+T = TypeVar("T")
+
+log = logging.getLogger("hpo")
+
+SCHEMA = "dc11669786a5"
+"""The revision of the tables, as Alembic notes it in the database."""
+
+BUSY_SECONDS = 5.0
+"""How long to wait for a process that locks the database; MLflow's client then waits on."""
+
+
+class SqliteStore(ReadingStore):
+    """The tracking store in a database file.
+
+    Args:
+        uri: ``sqlite:///...``.
+        connect: Opens the store by MLflow's client; told whether the store has answered before.
+        database: The file.
+    """
+
+    def __init__(self, uri: str, connect: Callable[[bool], MlflowStore], database: Path) -> None:
+        super().__init__(uri, connect)
+        self._database = database
+
+    def experiment(self, name: str, *, create: bool, restore: bool = False, unlisted: bool = False) -> str | None:
+        if not (create or restore or unlisted):
+            query = "SELECT experiment_id, lifecycle_stage FROM experiments WHERE name = ?"
+            found = self._ask(lambda db: db.execute(query, [name]).fetchall())
+            if found == []:
+                return None
+            if found is not None and len(found) == 1 and found[0][1] == "active":
+                return str(found[0][0])
+        return self.mlflow.experiment(name, create=create, restore=restore, unlisted=unlisted)
+
+    def experiments(self) -> list[str]:
+        query = """
+            SELECT experiment_id FROM experiments WHERE lifecycle_stage = 'active'
+            ORDER BY creation_time DESC, experiment_id
+        """
+        found = self._ask(lambda db: [str(id) for (id,) in db.execute(query)])
+        return self.mlflow.experiments() if found is None else found
+
+    def get(self, run: str) -> Run:
+        found = self._ask(lambda db: _runs(db, "run_uuid = ?", [run]))
+        return found[0] if found else self.mlflow.get(run)
+
+    def search(
+        self,
+        experiments: Sequence[str],
+        tags: Mapping[str, str],
+        since: int | None = None,
+        *,
+        ids: Sequence[str] | None = None,
+        trash: bool = False,
+    ) -> list[Run]:
+        terms, values = _terms(experiments, tags, trash)
+        if since is not None:
+            terms, values = f"{terms} AND start_time >= ?", [*values, since]
+        if trash:
+            terms, values = f"{terms} AND status != ?", [*values, RUNNING]
+
+        def read(db: sqlite3.Connection) -> list[Run]:
+            if ids is None:
+                return _runs(db, terms, values)
+            found: list[Run] = []
+            for i in range(0, len(ids), FEW):
+                some = [quotable(id) for id in ids[i : i + FEW]]
+                found += _runs(db, f"{terms} AND run_uuid IN ({_places(some)})", [*values, *some])
+            return sorted(found, key=lambda run: run.start)
+
+        found = self._ask(read)
+        return self.mlflow.search(experiments, tags, since, ids=ids, trash=trash) if found is None else found
+
+    def has_exactly(self, count: int, experiments: Sequence[str], tags: Mapping[str, str], before: int) -> bool:
+        terms, values = _terms(experiments, tags, trash=False)
+        query = f"SELECT count(*) FROM runs WHERE {terms} AND start_time < ?"  # noqa: S608
+        found = self._ask(lambda db: db.execute(query, [*values, before]).fetchone())
+        return self.mlflow.has_exactly(count, experiments, tags, before) if found is None else found[0] == count
+
+    def claim(self, run: str, key: str, value: str) -> bool:
+        query = """
+            SELECT params.value FROM params JOIN runs USING (run_uuid)
+            WHERE run_uuid = ? AND key = ? AND lifecycle_stage = 'active'
+        """
+        held = self._ask(lambda db: db.execute(query, [run, key]).fetchone())
+        return self.mlflow.claim(run, key, value) if held is None else held[0] == value
+
+    def download(self, run: str, path: str) -> bytes | None:
+        query = "SELECT artifact_uri FROM runs WHERE run_uuid = ?"
+        (place,) = self._ask(lambda db: db.execute(query, [run]).fetchone()) or ("",)
+        parts = urlsplit(place)
+        if (parts.scheme, parts.netloc, parts.query, parts.fragment) == ("file", "", "", ""):
+            file = Path(url2pathname(parts.path)) / path
+            if not file.exists():  # most runs have no model
+                return None
+            if file.is_file():
+                with contextlib.suppress(OSError):
+                    return file.read_bytes()
+        return self.mlflow.download(run, path)
+
+    def _ask(self, read: Callable[[sqlite3.Connection], T]) -> T | None:
+        """What ``read`` finds in one transaction; None if MLflow's client has to ask."""
+        try:
+            with self._transaction() as db:
+                found = read(db)
+        except (sqlite3.Error, LookupError, OverflowError) as error:
+            log.debug("MLflow's client has to ask %s: %s", self.uri, error)
+            return None
+        self._answered = True
+        return found
+
+    @contextlib.contextmanager
+    def _transaction(self) -> Iterator[sqlite3.Connection]:
+        # Not read-only, which would leave the files of a write-ahead log behind; but nothing is written.
+        address = f"file:{quote(str(self._database.absolute()))}?mode=rw"
+        with contextlib.closing(sqlite3.connect(address, BUSY_SECONDS, uri=True, isolation_level=None)) as db:
+            db.execute("PRAGMA query_only = ON")
+            db.execute("BEGIN")
+            revisions = db.execute("SELECT version_num FROM alembic_version").fetchall()
+            if revisions != [(SCHEMA,)]:
+                raise LookupError(f"the database is of revision {revisions}, not {SCHEMA}")
+            yield db
+
+
+def _terms(experiments: Sequence[str], tags: Mapping[str, str], trash: bool) -> tuple[str, list[Any]]:
+    """The condition, with its values, for the runs of some experiments that have all these tags."""
+    terms = [f"experiment_id IN ({_places(experiments)})", "lifecycle_stage = ?"]
+    values: list[Any] = [*experiments, "deleted" if trash else "active"]
+    for key, value in tags.items():
+        terms.append("EXISTS (SELECT 1 FROM tags WHERE tags.run_uuid = runs.run_uuid AND key = ? AND value = ?)")
+        values += [key, quotable(value)]
+    return " AND ".join(terms), values
+
+
+def _places(values: Sequence[str]) -> str:
+    return ", ".join("?" * len(values))
+
+
+def _runs(db: sqlite3.Connection, terms: str, values: Sequence[Any]) -> list[Run]:
+    """The runs that fulfil a condition, oldest first."""
+    chosen = f"SELECT run_uuid FROM runs WHERE {terms}"  # noqa: S608
+
+    def entries(columns: str, table: str) -> dict[str, dict[str, Any]]:
+        found: dict[str, dict[str, Any]] = defaultdict(dict)
+        query = f"SELECT run_uuid, key, {columns} FROM {table} WHERE run_uuid IN ({chosen})"  # noqa: S608
+        for run, key, value in db.execute(query, values):
+            found[run][key] = value
+        return found
+
+    tags, params = entries("value", "tags"), entries("value", "params")
+    metrics = entries("CASE is_nan WHEN 0 THEN value END", "latest_metrics")  # NULL is what sqlite has for NaN
+    columns = "run_uuid, experiment_id, name, status, start_time, end_time, lifecycle_stage"
+    query = f"SELECT {columns} FROM runs WHERE {terms} ORDER BY start_time, run_uuid"  # noqa: S608
+    return [
+        Run(
+            id,
+            str(experiment),
+            name or tags[id].get("mlflow.runName", ""),
+            status,
+            start,
+            end,
+            params[id],
+            {key: float("nan") if value is None else value for key, value in metrics[id].items()},
+            tags[id],
+            stage != "active",
+        )
+        for id, experiment, name, status, start, end, stage in db.execute(query, values)
+    ]
