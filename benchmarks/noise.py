@@ -3,6 +3,7 @@
     python -m benchmarks.noise run bayesian bayesian+repeats random peer:optuna_gp peer:optuna_tpe_multivariate
     python -m benchmarks.noise table noise.jsonl
     python -m benchmarks.noise versus bayesian noise.jsonl
+    python -m benchmarks.noise plot noise.jsonl --out noise.png
     python -m benchmarks.noise run bayesian random --group small --trials 30 --out small.jsonl
     python -m benchmarks.noise table small.jsonl --kinds returned --by-instance --at 10 20 30
 
@@ -198,6 +199,33 @@ def versus(args: argparse.Namespace) -> None:
     print(markdown([f"{args.ours} less", "strategy", "studies", *map(str, args.at)], rows))
 
 
+def plot(args: argparse.Namespace) -> None:
+    """Draw the true regret of what is returned over that of the best trial, for each strategy"""
+    import matplotlib
+
+    matplotlib.use("agg")
+    from matplotlib import pyplot
+
+    lines, at = _read(args), range(10, 51, 5)
+    labels = list(dict.fromkeys(line["strategy"] for line in lines))
+    figure, axes = pyplot.subplots(1, 2, figsize=(10, 4), sharey=True, layout="constrained")
+    for label, colour in zip(labels, pyplot.rcParams["axes.prop_cycle"].by_key()["color"], strict=False):
+        own = [line for line in lines if line["strategy"] == label]
+        answer = "confirmed" if label.endswith(REPEATS) else "returned"
+        for side, kind in zip(axes, (answer, "best tried"), strict=True):
+            means = [float(np.mean([KINDS[kind](line, n) for line in own])) for n in at]
+            name = label.removeprefix("peer:") + (f" ({len(own)} studies)" if side is axes[0] else "")
+            side.plot(at, means, color=colour, label=name, linewidth=2.5 if label.endswith(REPEATS) else 1.5)
+    for side, title in zip(
+        axes, ("of the configuration that is named the best", "of the best that was tried"), strict=True
+    ):
+        side.set(title=title, xlabel="trials")
+        side.grid(alpha=0.3)
+    axes[0].set_ylabel("true regret")
+    axes[0].legend(frameon=False)
+    figure.savefig(args.out, dpi=110)
+
+
 def command_line() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     commands = parser.add_subparsers(required=True)
@@ -212,16 +240,19 @@ def command_line() -> None:
     runs.add_argument("--trials", type=int, default=50)
     runs.add_argument("--processes", type=int, default=2)
     runs.add_argument("--python", help="the interpreter that has the peers, if not that of `make peers`")
-    for action in (table, versus):
+    for action in (table, versus, plot):
         shows = commands.add_parser(action.__name__, help=action.__doc__)
         shows.set_defaults(action=action)
         if action is table:
             shows.add_argument("--by-instance", action="store_true", help="each instance, too")
-        else:
+        elif action is versus:
             shows.add_argument("ours", help="the strategy to compare the others with")
         shows.add_argument("results", type=Path, nargs="+")
-        shows.add_argument("--at", nargs="+", type=int, default=list(CHECKPOINTS), help="after so many trials")
-        shows.add_argument("--kinds", nargs="+", choices=KINDS, default=list(KINDS))
+        if action is plot:
+            shows.add_argument("--out", type=Path, default=Path("noise.png"))
+        else:
+            shows.add_argument("--at", nargs="+", type=int, default=list(CHECKPOINTS), help="after so many trials")
+            shows.add_argument("--kinds", nargs="+", choices=KINDS, default=list(KINDS))
         shows.add_argument("--strategies", nargs="*", help="these alone, in this order")
     args = parser.parse_args()
     args.action(args)

@@ -63,6 +63,7 @@ TRIAL = {
     Tag.TASK_RUN_URL: "its task run in Prefect's UI",
     "hpo.strategy": "what proposed it",
     "hpo.bracket": "its bracket, with several fidelities",
+    "hpo.repeat_of": "the trial whose configuration it trains again",
     "hpo.rung": "its rung there",
 }
 TRIAL_ELSE = """\

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import os
+import random
 import signal
 import subprocess
 import sys
@@ -15,6 +16,20 @@ from typing import Any
 from hpo_core.base.errors import InputError
 from hpo_flows.objectives.context import TrialContext
 from hpo_flows.objectives.reference import gives_hypergradient
+
+
+def noisy(trial: TrialContext) -> dict[str, float]:
+    """A parabola, with noise from the trial's own seed."""
+    return {"loss": quick(trial) + random.Random(trial.seed).gauss(0, 0.1)}
+
+
+def noisy_model(trial: TrialContext) -> dict[str, float]:
+    """As ``noisy``, with a model that predicts the parameter."""
+    from sklearn.dummy import DummyRegressor
+
+    model = DummyRegressor(strategy="constant", constant=float(trial.config["x"]))  # type: ignore[arg-type]
+    trial.log_model(model.fit([[0.0]], [0.0]), [[0.0]])
+    return noisy(trial)
 
 
 def quick(trial: TrialContext) -> float:
