@@ -153,5 +153,6 @@ NOT_RUN: dict[str, str] = {
     "docs/explanation/architecture.md: Architecture": "a drawing",
     "docs/explanation/architecture.md: The round": "a drawing",
     "docs/explanation/comparisons.md: The champion": "a formula",
+    "docs/explanation/noise.md: What you see": "an output",
 }
 """Blocks that nothing runs, each with the reason."""

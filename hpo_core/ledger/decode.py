@@ -137,7 +137,8 @@ def stored_spec(run: Run) -> StudySpec:
         InputError: It is damaged.
     """
     try:
-        return study_from({"repeats": "off", **json.loads(join_tag(Tag.SPEC, run.tags))})
+        stored = json.loads(join_tag(Tag.SPEC, run.tags))
+        return study_from({"repeats": "off", **stored} if isinstance(stored, dict) else stored)
     except (ValueError, RecursionError) as error:
         raise InputError(
             f"study run {run.id}", f"its stored specification cannot be used ({error})", "delete the run in MLflow"

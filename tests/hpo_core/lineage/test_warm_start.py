@@ -175,7 +175,7 @@ def test_tonight_begins_where_yesterday_was_best(mlflow_server: MlflowServer) ->
         f"among the best of the past: {yesterday.spec.name}",
     )
     assert fourth.notes["picked"] == "quasi_random"
-    assert (resumed.next_number, len(resumed.prior[0].observations)) == (4, 8)
+    assert (resumed.next_number, len(resumed.prior[0].observations)) == (4, 7)  # one of eight was a repeat
 
 
 def test_flows_that_start_at_once_agree(mlflow_server: MlflowServer) -> None:
