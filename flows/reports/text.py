@@ -106,21 +106,7 @@ def ranked(history: History) -> list[Trial]:
 def mean_text(spec: StudySpec, history: History, trial: Trial) -> str:
     """A trial's value, with its standard error if it is the mean of several trainings that differ."""
     value, error = metric_value(spec, trial), history.noise.error(trial)
-    return number(value) if value is None or not trial.observed else within(value, error)
-
-
-def within(value: float, error: float) -> str:
-    """A value with its standard error, as far as that is known.
-
-    >>> within(0.98333333, 0.0123), within(0.5, 0.0), within(1.0, 1e-9)
-    ('0.983 ± 0.012', '0.5', '1 ± 1e-09')
-    """
-    if not 0 < error < math.inf:
-        return number(value)
-    if not 1e-6 < error < 1e6:
-        return f"{number(value)} ± {error:.2g}"
-    digits = max(1 - math.floor(math.log10(error)), 0)  # two significant ones of the error
-    return f"{value:.{digits}f} ± {error:.{digits}f}"
+    return number(value) if value is None or not trial.observed else with_error(value, error)
 
 
 def certainty_lines(spec: StudySpec, history: History) -> list[str]:
@@ -153,7 +139,7 @@ def tuning_lines(spec: StudySpec, history: History, choice: Choice | None = None
     lines.append(f"{name}, the first: {_scores(spec, first, how)}")
     if found.in_vain is None:
         return lines
-    gain = f"tuning gained {within(found.gain, found.error)} without luck"
+    gain = f"tuning gained {with_error(found.gain, found.error)} without luck"
     return [*lines, f"{gain}: {name} would have done as well" if found.in_vain else gain]
 
 
@@ -161,7 +147,7 @@ def _scores(spec: StudySpec, scores: Scores, how: str) -> str:
     """The values of one configuration."""
     parts = [f"search {number(spec.sign * scores.searched)}"]
     if not math.isnan(scores.confirmed):
-        parts.append(f"{how} {within(spec.sign * scores.confirmed, scores.error)}")
+        parts.append(f"{how} {with_error(spec.sign * scores.confirmed, scores.error)}")
     if not math.isnan(scores.test):
         parts.append(f"test {number(spec.sign * scores.test)}")
     return ", ".join(parts)
@@ -267,12 +253,14 @@ def spread(spec: StudySpec, standing: Standing) -> str:
 
 
 def with_error(value: float, error: float) -> str:
-    """A value with the digits that its error leaves.
+    """A value with the digits that its error leaves; alone if that is 0 or unknown.
 
-    >>> with_error(0.965544, 0.00281432), with_error(1234.5, 67.8), with_error(0.5, math.nan)
-    ('0.9655 ± 0.0028', '1234 ± 68', '0.5 ± nan')
+    >>> with_error(0.965544, 0.00281432), with_error(1234.5, 67.8), with_error(0.5, math.nan), with_error(1.0, 1e-20)
+    ('0.9655 ± 0.0028', '1234 ± 68', '0.5', '1 ± 1e-20')
     """
-    decimals = 1 - math.floor(math.log10(error)) if 0 < error < math.inf else 99
+    if not 0 < error < math.inf:
+        return number(value)
+    decimals = 1 - math.floor(math.log10(error))  # two significant ones of the error
     if decimals > 9 or abs(value) > 1e9:
         return f"{number(value)} ± {number(error)}"
     return f"{value:.{max(decimals, 0)}f} ± {error:.{max(decimals, 0)}f}"
