@@ -82,9 +82,10 @@ def confirm_card(past: Past) -> str:
         "training</span><span>mean ± standard error</span></div>"
     )
     scale = f'<div class="final foot"><span></span><span></span>{track.scale()}<span></span></div>'
-    told = [*certainty_lines(spec, history), *tuning_lines(spec, history, past.choice)]
-    said = " ".join(f"{line[0].upper()}{line[1:]}." for line in told)
-    deviation = number(history.noise.deviation)
+    sure, *luck = certainty_lines(spec, history) or [""]
+    told = [f"trial {shown[0].number} has {sure}", *luck, *tuning_lines(spec, history, past.choice)]
+    said = " ".join(f"{line[0].upper()}{line[1:]}." for line in told if sure)
+    deviation = f"{history.noise.deviation:.2g}"
     caption = (
         f"One configuration's {spec.metric} differs by {deviation} (standard deviation) from training to training, so "
         "the best were trained again. A dot is a training, the stroke their mean."
