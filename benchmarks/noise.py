@@ -25,6 +25,7 @@ import multiprocessing
 import sys
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -37,6 +38,7 @@ from benchmarks.measure import table as markdown
 from hpo_core.history.history import History
 from hpo_core.history.trial import Trial, TrialState
 from hpo_core.selection.repeats import Repeats
+from hpo_core.strategies.algorithms.bayesian import Bayesian
 
 Line = Mapping[str, Any]
 """A study of the results: strategy, instance, seed, processor seconds and trials."""
@@ -143,7 +145,8 @@ def _confirmed(line: Line, at: int) -> float:
     if not line["strategy"].endswith(REPEATS) or not repeats.confirmations(at):
         return math.nan
     history = _history(line, at - repeats.left(_history(line, at), at))
-    while len(history) < at and (again := repeats.confirm(history, None, at - len(history))) is not None:
+    expect = partial(Bayesian().expected, instance.space, seed=line["seed"])
+    while len(history) < at and (again := repeats.confirm(history, None, at - len(history), expect)) is not None:
         history = history.with_trials([_trained(instance, line["seed"], history, again.config, again.notes)])
     return WORST if history.incumbent is None else _true_regret(instance, history.incumbent)
 

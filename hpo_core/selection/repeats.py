@@ -6,9 +6,10 @@ kinds of repeats find that out and mend it:
 
 * A **probe** trains the best configuration of the first few trials once more, with another seed and split. If its value
   is the same to the last digit, the objective is deterministic and nothing is ever repeated.
-* Otherwise the last part of the budget **confirms**: the best ``top`` configurations are each trained once more, then
-  the better half of them again and again, as in sequential halving (Karnin, Koren and Somekh 2013, "Almost optimal
-  exploration in multi-armed bandits", algorithm 1). The lowest mean of all trainings of a configuration wins.
+* Otherwise the last part of the budget **confirms**: the ``top`` configurations that a model of all losses expects to
+  be best (it sees less luck than single losses show) are each trained once more, then the better half of them again and
+  again, as in sequential halving (Karnin, Koren and Somekh 2013, "Almost optimal exploration in multi-armed bandits",
+  algorithm 1). The lowest mean of all trainings of a configuration wins.
 
 Everything here is a function of the history, so a study may be killed, resumed, extended or shared among flows at any
 moment. What was confirmed before further trials of the search stays an observation; the new part of the study, its
@@ -19,7 +20,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -27,6 +28,9 @@ from hpo_core.base import moments
 from hpo_core.history.history import History
 from hpo_core.history.trial import CONFIRM, PROBE, PURPOSE, REPEAT_OF, Proposal, Trial, TrialState
 from hpo_core.selection.allocation import allocate
+
+Expect = Callable[[History], Mapping[int, float]]
+"""What a model expects of the trials of a history, by number; lower is better."""
 
 FEWEST = 12
 """Studies with fewer trials repeat nothing unless told to: too little would be left for the search."""
@@ -121,16 +125,17 @@ class Repeats:
             size = total - leg.before
         return max(self.confirmations(max(size, 0)) - len(leg.confirming), 0)
 
-    def confirm(self, history: History, fidelity: float | None, left: int) -> Proposal | None:
+    def confirm(self, history: History, fidelity: float | None, left: int, expect: Expect) -> Proposal | None:
         """The training that confirms best now; None if there is nothing to confirm.
 
         Args:
             history: The study so far.
             fidelity: That of a full training; None if the study has none.
             left: How many such trainings are left, this one included.
+            expect: Chooses the finalists; where it says nothing, their losses do.
         """
         leg = Leg(history.without_retaken())
-        if left < 1 or not (finalists := self._finalists(leg, fidelity, left)):
+        if left < 1 or not (finalists := self._finalists(leg, fidelity, left, expect)):
             return None
         asked = Counter(trial.repeat_of for trial in leg.confirming)
         for number in finalists:
@@ -157,11 +162,12 @@ class Repeats:
         place = allocate(losses, [every[trial.number] for trial in full], history.noise.deviation)
         return repeat(full[place], CONFIRM)
 
-    def _finalists(self, leg: Leg, fidelity: float | None, left: int) -> list[int]:
+    def _finalists(self, leg: Leg, fidelity: float | None, left: int, expect: Expect) -> list[int]:
         """The configurations to confirm, best first, as the search left them; these do not change while it is done."""
         search = leg.search.merged
+        expected = expect(search)
         full = (trial for trial in search.complete if trial.fidelity == fidelity and trial.whole)
-        ranked = sorted(full, key=lambda trial: (trial.loss, trial.number))
+        ranked = sorted(full, key=lambda trial: (expected.get(trial.number, math.inf), trial.loss, trial.number))
         return [trial.number for trial in ranked[: min(self.top, left + len(leg.confirming))]]
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
@@ -17,7 +18,7 @@ from hpo_core.base.seeding import trial_rng
 from hpo_core.base.settings import STRICT, Count, Positive
 from hpo_core.history.history import History
 from hpo_core.history.prior import comparable
-from hpo_core.history.trial import Proposal, Trial
+from hpo_core.history.trial import Proposal, Trial, TrialState
 from hpo_core.numerics import acquisition
 from hpo_core.numerics.gaussian_process import GaussianProcess, Spread, fit
 from hpo_core.numerics.transforms import LogDistance, Standardised, YeoJohnson
@@ -89,24 +90,45 @@ class Bayesian(Strategy):
             first=suggested(space, history.prior),
         )
 
-    def _ranked(self, cube: Cube, history: History, number: int, rng: np.random.Generator) -> Iterator[Proposal]:
+    def expected(self, space: SearchSpace, history: History, *, seed: int) -> dict[int, float]:
+        """What the process expects of complete trials, trained to the highest fidelity, by number.
+
+        The smoothed losses are less lucky than those that were seen. They are on a scale of their own: only their order
+        means something. Empty if there is nothing to model; of very long studies only the better half is there.
+        """
+        cube = Cube(space)
+        if not space.dimensions or (fitted := self._fit(cube, history, 0, trial_rng(seed, 0, stream=5))) is None:
+            return {}
+        means, _ = fitted.process.predict(fitted.embed(fitted.X))
+        pairs = zip(fitted.trials, means.tolist(), strict=True)
+        return {trial.number: mean for trial, mean in pairs if trial.state is TrialState.COMPLETE and trial.number >= 0}
+
+    def _fit(self, cube: Cube, history: History, number: int, rng: np.random.Generator) -> _Fitted | None:
+        """The process given the history; None if fewer than two trials are complete."""
         trials, losses = self._observations(history, rng)
         X, valid = cube.encode([trial.config for trial in trials])
         X, losses = X[valid], losses[valid]
         finished = np.isfinite(losses)
         if finished.sum() < 2:
-            return
+            return None
         transform = self._transform(losses[finished], number)
         z = np.full(len(losses), transform.forward(losses[finished]).max())
         z[finished] = transform.forward(losses[finished])
         embed = _Embedding(cube, trials, valid)
         F = embed(X, observed=True)
         some = _subset(z, FITTED, rng)
-        spread = _spread([trial for trial, ok in zip(trials, valid, strict=True) if ok], transform)
+        kept = [trial for trial, ok in zip(trials, valid, strict=True) if ok]
+        spread = _spread(kept, transform)
         active = float((~np.isnan(X)).sum(axis=1).mean())
         hyperparameters = fit(F[some], embed.owner, z[some], active=active, spread=spread.at(some))
         process = GaussianProcess.condition(F, embed.owner, z, hyperparameters, spread.counts)
-        if spread.variance > NOISY and number % 2 and (skill := max(process.skill, 0.0)) < self.skill:
+        return _Fitted(kept, X, z, transform, embed, process, spread)
+
+    def _ranked(self, cube: Cube, history: History, number: int, rng: np.random.Generator) -> Iterator[Proposal]:
+        if (fitted := self._fit(cube, history, number, rng)) is None:
+            return
+        X, z, transform, embed, process = fitted.X, fitted.z, fitted.transform, fitted.embed, fitted.process
+        if fitted.spread.variance > NOISY and number % 2 and (skill := max(process.skill, 0.0)) < self.skill:
             yield from self._yielded(cube, history, skill, rng)  # what follows is asked for if none of these is new
         best = float(process.predict(embed(X))[0].min())
         pending, valid = cube.encode([trial.config for trial in history.running])
@@ -186,6 +208,19 @@ def _blocks(rows: Array, scores: Array, taken: Array) -> Iterator[list[int]]:
 def _keys(rows: Array) -> list[bytes]:
     # Coordinates of equal values differ by rounding only, and no two NaN need have equal bytes.
     return [row.tobytes() for row in np.where(np.isnan(rows), -1.0, np.round(rows, 9)) + 0.0]
+
+
+@dataclasses.dataclass(frozen=True)
+class _Fitted:
+    """The process and what it was fitted to: ``n`` trials, their rows of the cube and their transformed losses."""
+
+    trials: Sequence[Trial]
+    X: Array
+    z: Array
+    transform: Standardised
+    embed: _Embedding
+    process: GaussianProcess
+    spread: Spread
 
 
 class _Embedding:

@@ -87,7 +87,9 @@ def test_what_was_trained_again_is_shown_with_its_luck() -> None:
     ]
     spec = make_spec(space={"depth": {"type": "int", "low": 1, "high": 9}})
     shown = confirm_card(Past(spec, History(trials), None))
-    assert said(shown).startswith("Trial 0 has loss 0.140 ± 0.025, the mean of 3 trainings. Luckiest: trial 0 with 0.1, of")
+    assert said(shown).startswith(
+        "Trial 0 has loss 0.140 ± 0.025, the mean of 3 trainings. Luckiest: trial 0 with 0.1,"
+    )
     assert shown.count('class="final') == 4 and shown.count("<mark>best</mark>") == 1
     assert "0.140 ± 0.025" in shown and "0.305 ± 0.031" in shown
     assert confirm_card(Past(spec, History(trials[:2]), None)) == ""
