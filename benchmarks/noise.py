@@ -38,7 +38,7 @@ from benchmarks.measure import table as markdown
 from hpo_core.history.history import History
 from hpo_core.history.trial import Trial, TrialState
 from hpo_core.selection.repeats import Repeats
-from hpo_core.strategies.algorithms.bayesian import Bayesian
+from hpo_core.strategies.make import expected
 
 Line = Mapping[str, Any]
 """A study of the results: strategy, instance, seed, processor seconds and trials."""
@@ -145,7 +145,7 @@ def _confirmed(line: Line, at: int) -> float:
     if not line["strategy"].endswith(REPEATS) or not repeats.confirmations(at):
         return math.nan
     history = _history(line, at - repeats.left(_history(line, at), at))
-    expect = partial(Bayesian().expected, instance.space, seed=line["seed"])
+    expect = partial(expected, instance.space, seed=line["seed"])
     while len(history) < at and (again := repeats.confirm(history, None, at - len(history), expect)) is not None:
         history = history.with_trials([_trained(instance, line["seed"], history, again.config, again.notes)])
     return WORST if history.incumbent is None else _true_regret(instance, history.incumbent)

@@ -36,8 +36,7 @@ from hpo_core.selection.repeats import Repeats
 from hpo_core.space.configuration import Scalar
 from hpo_core.space.parameters import Parameter
 from hpo_core.space.search_space import SearchSpace
-from hpo_core.strategies.algorithms.bayesian import Bayesian
-from hpo_core.strategies.make import strategy_class
+from hpo_core.strategies.make import expected, strategy_class
 from hpo_core.study.callbacks import checked_callback
 from hpo_core.study.names import BAD_NAME, MAX_NAME_LENGTH, NAME
 from hpo_core.study.sections import (
@@ -459,7 +458,7 @@ class StudySpec(Section):
         left = self.confirmations_left(history, exhausted)
         if exhausted and left and self.stop.trials is not None:
             return self.repeating.again(history, self.full)
-        expect = partial(Bayesian().expected, self.search_space, seed=self.seed)
+        expect = partial(expected, self.search_space, seed=self.seed)
         return self.repeating.confirm(history, self.full, left, expect)
 
     def confirmations_left(self, history: History, exhausted: bool = False) -> int:

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from hpo_core.base.errors import InputError
 from hpo_core.history.history import History
 from hpo_core.history.trial import Trial, TrialState
-from hpo_core.strategies.algorithms.bayesian import Bayesian
+from hpo_core.strategies.make import expected
 from hpo_core.study.file import study_from
 from hpo_core.study.spec import StudySpec
 
@@ -102,8 +102,8 @@ def test_the_last_part_of_a_noisy_studys_budget_confirms_the_best(trials: int, c
     if confirming:
         asked = Counter(trial.repeat_of for trial in history if trial.confirms)
         before = history.searched.merged
-        expected = Bayesian().expected(spec().search_space, before, seed=0)
-        assert set(asked) == set(sorted(expected, key=lambda number: expected[number])[:4])
+        hopes = expected(spec().search_space, before, seed=0)
+        assert set(asked) == set(sorted(hopes, key=lambda number: hopes[number])[:4])
         assert history.incumbent is not None and history.incumbent.number in asked
         assert history.incumbent.loss == min(t.loss for t in history.merged.complete if t.confirmed)
 
