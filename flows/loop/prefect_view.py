@@ -96,9 +96,9 @@ class PrefectView:
         if self._first:
             self._first = False
             self.tell(f"{spec.name}: {status_line(spec, history, 0.0)}")
-        told, self._stage = self._stage, confirm_line(spec, history)
-        if self._stage not in ("", told):
-            self.tell(self._stage)
+        if not self._stage and (line := confirm_line(spec, history)):
+            self._stage = line
+            self.tell(line)
         for ended in news:
             self.tell(trial_line(spec, ended, ROOM))
 

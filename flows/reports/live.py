@@ -152,7 +152,8 @@ class LiveProgress:
     def _tell_stage(self, progress: Progress) -> None:
         """Say what goes on once the search is over."""
         assert self._spec is not None
-        told, self._told_stage = self._told_stage, confirm_line(self._spec, progress.history)
+        told = self._told_stage
+        self._told_stage = told or confirm_line(self._spec, progress.history)
         if progress.choice is not None and progress.choice.standings:
             self._told_stage = choice_line(self._spec, progress.choice)
         if self._told_stage not in ("", told) and not self._screen.moving:

@@ -154,12 +154,19 @@ def _scores(spec: StudySpec, scores: Scores, how: str) -> str:
 
 
 def confirm_line(spec: StudySpec, history: History) -> str:
-    """What is being confirmed; empty while the search goes on."""
-    confirming = Leg(history.without_retaken()).confirming
-    if not confirming:
+    """What is being confirmed; empty while nothing is, also when a study that confirmed before goes on searching."""
+    if not any(trial.confirms for trial in history.running):
         return ""
-    every = len(confirming) + spec.confirmations_left(history)
-    return f"the search is over; {every} trainings confirm its best configurations"
+    confirming = Leg(history.without_retaken()).confirming
+    return f"the search is over; its best configurations are trained again, {_bound(spec, history, len(confirming))}"
+
+
+def _bound(spec: StudySpec, history: History, started: int) -> str:
+    """How many trainings confirm at most."""
+    total = spec.stop.trials
+    if total is not None and spec.stop_reason(history, 0.0) is None:  # the strategy had nothing more to propose
+        return f"up to trial {total - 1}"
+    return f"{started + spec.confirmations_left(history)} times in all"
 
 
 def seconds_left(spec: StudySpec, history: History, elapsed: float) -> float | None:
