@@ -32,7 +32,10 @@ def test_a_noisy_study_confirms_says_so_and_grows() -> None:
     assert result.best_value == pytest.approx(result.best.loss)
     store = connect()
     for trial in history:
-        tags = store.get(trial.run_id).tags
+        run = store.get(trial.run_id)
+        tags = run.tags
+        again = "" if trial.repeat_of is None else f" ({trial.repeat_of:04d} again)"
+        assert run.name == f"study-{trial.number:04d}{again}"
         assert tags.get("hpo.repeat_of") == (None if trial.repeat_of is None else str(trial.repeat_of))
         if trial.confirms:
             assert f"Trial {trial.repeat_of} again, to confirm it." in tags["mlflow.note.content"]
