@@ -17,7 +17,7 @@ import pytest
 
 from hpo_core.history.trial import TrialState
 from hpo_core.lineage.opening import find_study
-from hpo_core.study.file import override_spec
+from hpo_core.study.file import override_spec, study_from
 from hpo_core.tracking.connection import connect
 from hpo_flows.api import open_ledger, run
 from hpo_flows.objectives.reference import Objective
@@ -68,7 +68,9 @@ def goes_on(name: str, more: int) -> StudyResult:
 @pytest.mark.usefixtures("prefect_server")
 @pytest.mark.parametrize("name", ["plain", "rungs", "cut"])
 def test_what_it_began_goes_on(name: str) -> None:
-    history = goes_on(name, 2).history
+    found = goes_on(name, 2)
+    history = found.history
+    assert found.spec.repeats is None and all(trial.repeat_of is None for trial in history)
     kept = {trial.number: (trial.state.value, trial.loss) for trial in history}
     for trial in READ[name]:
         expected = ENDED.get(trial["number"]) if trial["state"] == "running" else (trial["state"], trial["loss"])
@@ -81,3 +83,15 @@ def test_what_it_began_goes_on(name: str) -> None:
     fresh = [trial for trial in history.complete if trial.number >= len(READ[name])]
     assert len(fresh) == 2 + len(lost)
     assert all(trial.state is not TrialState.RUNNING for trial in history)
+
+
+def test_repeats_can_be_asked_for_later() -> None:
+    """A study of an earlier version has none until its file asks for them, which it is then told."""
+    stored = find_study(connect(), "plain").spec
+    plain = {key: value for key, value in stored.stored().items() if key != "repeats"}
+    told: list[str] = []
+    assert open_ledger(study_from(plain), on_message=told.append).spec.repeats is None and told == []
+    asked = open_ledger(study_from({**plain, "repeats": {"top": 2}}), on_message=told.append)
+    assert asked.spec.repeats is not None and asked.spec.repeats.top == 2
+    assert "repeats" in told[0]
+    assert open_ledger(study_from(plain)).spec.repeats == asked.spec.repeats
