@@ -54,7 +54,7 @@ def optimisation_history(past: Past) -> list[Plot]:
         )
     layout = {"xaxis": {"title": {"text": "trial"}}, "yaxis": {"title": {"text": past.metric}}}
     caption = f"Each trial's value, and the best so far at the highest fidelity.{past.cut}"
-    return [Plot("history", "Optimisation history", caption, traces, layout, 380)]
+    return [Plot("history", "Optimization history", caption, traces, layout, 380)]
 
 
 def distribution(past: Past) -> list[Plot]:
