@@ -61,7 +61,7 @@ def tune(
             live.say(f"reading {study} ...")  # before what takes its time to import
             ledger, result = _run(study, overrides, live, verbose)
     except KeyboardInterrupt as stopped:
-        logging.raiseExceptions = False  # it also ended Prefect's temporary server, to which the last log cannot be sent
+        logging.raiseExceptions = False  # it also ended Prefect's temporary server, which can take no more logs
         typer.echo("stopped; run the same command to go on", err=True)
         raise typer.Exit(128 + getattr(stopped, "number", 2)) from None
     from hpo_flows.reports.ending import places_of

@@ -205,8 +205,8 @@ class LiveProgress:
     def _pace(self, seen: Progress) -> list[str]:
         """Trials per minute in this run, and the time left; each only if it is known."""
         assert self._spec is not None
-        minutes = (time.monotonic() - self._started) / 60
-        parts = [f"{pace(self._news.count / minutes)} trials per minute"] if self._news.count > 1 and minutes > 0 else []
+        minutes, count = (time.monotonic() - self._started) / 60, self._news.count
+        parts = [f"{pace(count / minutes)} trials per minute"] if count > 1 and minutes > 0 else []
         left = seconds_left(self._spec, seen.history, seen.seconds)
         return parts + ([f"about {roughly(left)} left"] if left is not None else [])
 
