@@ -32,10 +32,10 @@ class Contender(Protocol):
     def ask(self, n: int) -> list[Config]:
         """Up to ``n`` configurations, before any of their losses is told."""
 
-    def tell(self, losses: Sequence[float]) -> None:
-        """The losses of what was asked for last, in its order."""
+    def tell(self, losses: Sequence[float | None]) -> None:
+        """The losses of what was asked for last, in its order; None for failed trials."""
 
-    def history(self, trials: Sequence[tuple[Config, float]]) -> None:
+    def history(self, trials: Sequence[tuple[Config, float | None]]) -> None:
         """Trials that it did not propose."""
 
     def seconds(self) -> float:
@@ -71,16 +71,18 @@ class Ours:
 
     def ask(self, n: int) -> list[Config]:
         begin = time.process_time()
-        self.asked = [p.config for p in self.strategy.propose(self.space, History(self.done), n, seed=self.seed)]
+        seen = History(self.done).merged
+        self.asked = [p.config for p in self.strategy.propose(self.space, seen, n, seed=self.seed)]
         self.spent += time.process_time() - begin
         return list(self.asked)
 
-    def tell(self, losses: Sequence[float]) -> None:
+    def tell(self, losses: Sequence[float | None]) -> None:
         self.history(list(zip(self.asked, losses, strict=True)))
 
-    def history(self, trials: Sequence[tuple[Config, float]]) -> None:
+    def history(self, trials: Sequence[tuple[Config, float | None]]) -> None:
         for config, loss in trials:
-            self.done.append(Trial(len(self.done), config, TrialState.COMPLETE, loss))
+            state = TrialState.FAILED if loss is None else TrialState.COMPLETE
+            self.done.append(Trial(len(self.done), config, state, loss))
 
     def seconds(self) -> float:
         return self.spent
@@ -129,10 +131,10 @@ class Theirs:
         configs: list[Config] = self.process.send({"ask": n})
         return configs
 
-    def tell(self, losses: Sequence[float]) -> None:
+    def tell(self, losses: Sequence[float | None]) -> None:
         self.process.send({"tell": list(losses)})
 
-    def history(self, trials: Sequence[tuple[Config, float]]) -> None:
+    def history(self, trials: Sequence[tuple[Config, float | None]]) -> None:
         self.process.send({"history": list(trials)})
 
     def seconds(self) -> float:

@@ -16,6 +16,7 @@ import math
 import sys
 import time
 import warnings
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -40,27 +41,30 @@ DRAWS, ELITE, STEPS = 200, 10, 40
 
 
 @functools.cache
-def _data(name: str, rows: int) -> tuple[Any, Any]:
+def data(name: str, rows: int) -> tuple[Any, Any]:
     X, y = getattr(datasets, f"load_{name}")(return_X_y=True)
     chosen = np.random.default_rng(0).permutation(len(X))[: rows or None]
     return X[chosen], y[chosen]
 
 
-def observed_loss(task: Task, config: Config, noise: int) -> float:
-    """The cross-validated loss, with folds and model seeded by ``noise``."""
-    X, y = _data(task.data, task.rows)
+def fold_losses(task: Task, config: Config, noise: int, division: int, of: int) -> Iterator[float]:
+    """The losses of the folds, each trained when it is asked for; ``noise`` seeds the model, ``division`` the folds."""
+    X, y = data(task.data, task.rows)
     model = task.model(config, noise)
     split = StratifiedKFold if is_classifier(model) else KFold
-    losses = []
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # of fits that were stopped early
-        for train, test in split(FOLDS, shuffle=True, random_state=noise).split(X, y):
+    for train, test in split(of, shuffle=True, random_state=division).split(X, y):
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of fits that were stopped early
             try:
                 loss = _loss(task.loss, model.fit(X[train], y[train]), X[test], y[test])
             except ValueError:  # a network that diverged has no finite weights or predictions
                 loss = math.inf
-            losses.append(min(loss, WORST[task.loss]))
-    return float(np.mean(losses))
+        yield min(loss, WORST[task.loss])
+
+
+def observed_loss(task: Task, config: Config, noise: int) -> float:
+    """The cross-validated loss, with folds and model seeded by ``noise``."""
+    return float(np.mean(list(fold_losses(task, config, noise, noise, FOLDS))))
 
 
 def _loss(kind: str, model: Any, X: Any, y: Any) -> float:

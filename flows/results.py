@@ -17,9 +17,10 @@ from hpo_core.lineage.opening import find_study
 from hpo_core.tracking.connection import connect
 from hpo_core.tracking.credentials import redact
 from hpo_flows.base.progress import Outcome
+from hpo_flows.reports.ending import model_runs
 from hpo_flows.reports.export import METRICS, PARAMS, rows
 from hpo_flows.reports.links import run_url
-from hpo_flows.reports.text import failed_line, metric_value, number, one_line, ranked, show, spread
+from hpo_flows.reports.text import failed_line, mean_text, metric_value, number, one_line, ranked, show, spread
 
 if TYPE_CHECKING:
     import pandas
@@ -73,11 +74,10 @@ class StudyResult(Outcome):
 
         if self.best is None:
             raise ValueError(f"study {self.spec.name!r} has no complete trial")
-        tested = "" if self.choice is None or self.choice.test is None else self.choice.test.run_id
         store = connect(self.tracking_uri)
         folder = Path(tempfile.mkdtemp(prefix="hpo-model-"))
         try:
-            for run in filter(None, (tested, self.best.run_id)):
+            for run in model_runs(self.history, self.best, self.choice):
                 if (found := store.fetch(run, MODEL, folder)) is not None and (found / "MLmodel").is_file():
                     model = load_model(found)
                     weakref.finalize(model, shutil.rmtree, folder, True)  # some models read their files late
@@ -120,7 +120,9 @@ class StudyResult(Outcome):
         if self.best is None:
             return "no trial is complete"
         winner = None if self.choice is None else self.choice.winner
-        value = number(self.best_value) if winner is None else f"{spread(self.spec, winner)} over its folds"
+        value = mean_text(self.spec, self.history, self.best)
+        if winner is not None:
+            value = f"{spread(self.spec, winner)} over its folds"
         test = self.test_metrics.get(self.spec.metric)
         return f"{value} (trial {self.best.number})" + ("" if test is None else f", on the test set {number(test)}")
 

@@ -53,6 +53,7 @@ TRIAL = {
     Tag.REASON: "why it failed or was stopped",
     Tag.FIDELITY: "how far it is to train",
     Tag.REACHED: "how far it trained, if it was stopped",
+    Tag.FOLDS_WANTED: "if it cross-validates: how many folds it has, unless it ends early",
     Tag.PARENT: "the trial whose training it goes on with",
     "hpo.continued": "whether it could, and why not",
     "hpo.warning": "an offered input that the objective did not use: the fidelity, or the rows",
@@ -62,11 +63,13 @@ TRIAL = {
     Tag.TASK_RUN_URL: "its task run in Prefect's UI",
     "hpo.strategy": "what proposed it",
     "hpo.bracket": "its bracket, with several fidelities",
+    "hpo.repeat_of": "the trial whose configuration it trains again",
     "hpo.rung": "its rung there",
 }
 TRIAL_ELSE = """\
-The description has its value and the reason for its proposal. Artifacts: `output.txt` (what it printed),
-`failure.txt` and `on_best.txt` (tracebacks), `model`, `hpo/checkpoint.zip`."""
+The description has its value and the reason for its proposal. Metrics: the study's at a milestone of `early_stop`
+(`hpo.rung.N`), and in a fold of [`trial.folds`](../how-to/folds.md) (`hpo.fold.N`). Artifacts: `output.txt` (what it
+printed), `failure.txt` and `on_best.txt` (tracebacks), `model`, `hpo/checkpoint.zip`."""
 
 VERSION = {
     Tag.DECISION: "`promoted` or `refused`; `hpo.reason` says why, with the numbers",

@@ -49,6 +49,7 @@ sys.dont_write_bytecode = False
 MEMORY = Path("/dev/shm")
 if "TMPDIR" not in os.environ and os.access(MEMORY, os.W_OK) and shutil.disk_usage(MEMORY).free > 4e9:
     tempfile.tempdir = os.environ["TMPDIR"] = tempfile.mkdtemp(prefix="hpo-tests-", dir=MEMORY)
+    os.chmod(tempfile.tempdir, 0o711)  # root starts PostgreSQL as another user, who must get to its folder
     atexit.register(shutil.rmtree, tempfile.tempdir, ignore_errors=True)
 # A database for each of the processes that run tests side by side: two that create one at once can fail.
 os.environ["PREFECT_HOME"] = tempfile.mkdtemp(prefix="hpo-prefect-")

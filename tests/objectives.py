@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import os
+import random
 import signal
 import subprocess
 import sys
@@ -15,6 +16,20 @@ from typing import Any
 from hpo_core.base.errors import InputError
 from hpo_flows.objectives.context import TrialContext
 from hpo_flows.objectives.reference import gives_hypergradient
+
+
+def noisy(trial: TrialContext) -> dict[str, float]:
+    """A parabola, with noise from the trial's own seed."""
+    return {"loss": quick(trial) + random.Random(trial.seed).gauss(0, 0.1)}
+
+
+def noisy_model(trial: TrialContext) -> dict[str, float]:
+    """As ``noisy``, with a model that predicts the parameter."""
+    from sklearn.dummy import DummyRegressor
+
+    model = DummyRegressor(strategy="constant", constant=float(trial.config["x"]))  # type: ignore[arg-type]
+    trial.log_model(model.fit([[0.0]], [0.0]), [[0.0]])
+    return noisy(trial)
 
 
 def quick(trial: TrialContext) -> float:
@@ -339,3 +354,18 @@ def parted(trial: TrialContext) -> dict[str, float]:
     """Trains on the rows that the phase leaves it."""
     train, held_out = trial.split(50)
     return {"loss": quick(trial), "train": len(train), "held_out": len(held_out)}
+
+
+def cross_validated(trial: TrialContext) -> dict[str, float]:
+    """A loss that depends on the configuration, the fold and a little noise; remembers on disk what it trained."""
+    import numpy as np
+
+    hard = (0.0, 0.4, 0.1, -0.2)
+    for fold in trial.folds(40, of=4):
+        if folder := os.environ.get("HPO_TEST_MARKS"):  # not in another machine's worker
+            with open(Path(folder) / "folds", "a") as marks:
+                marks.write(f"{trial.number} {trial.phase} {fold.index} {sorted(fold.held_out.tolist())}\n")
+        time.sleep(float(trial.config.get("seconds", 0.0)))  # type: ignore[arg-type]
+        noise = 0.02 * np.random.default_rng((trial.seed, fold.index)).standard_normal()
+        fold.score(loss=float(trial.config["x"]) + hard[fold.index] * (fold.of > 1) + noise)  # type: ignore[arg-type]
+    return trial.fold_means()

@@ -67,6 +67,7 @@ x, y, x_val, y_val = x[:300], y[:300], x[300:400], y[300:400]
     "docs/how-to/keras.md: The final choice by cross-validation": NETWORK
     + "from hpo_flows.keras import keras_objective\n",
     "docs/how-to/final-choice.md: In the objective": TREE,
+    "docs/how-to/folds.md: Cross-validation in each trial": TREE,
     "docs/reference/python.md: Python": """
 from hpo_core.lineage.opening import open_study
 from hpo_core.study.file import study_from
@@ -120,6 +121,9 @@ AFTER: dict[str, str] = {
     "docs/how-to/keras.md: A study file (2)": TRAIN,
     "docs/how-to/keras.md: The final choice by cross-validation": TRAIN,
     "docs/how-to/final-choice.md: In the objective": "assert train(a_trial(config={'max_depth': 3}))['accuracy'] > 0.6",
+    "docs/how-to/folds.md: Cross-validation in each trial": """
+assert train(a_trial(config={'max_depth': 3}, answer=lambda: True))['accuracy'] > 0.6
+""",
     "docs/how-to/models.md: scikit-learn": "assert train(a_trial(config={'max_depth': 3}))['accuracy'] > 0.6",
     "docs/how-to/models.md: Keep the model of the best trials": "trial.finish_best()",
     "docs/how-to/multi-fidelity.md: The objective": "assert train(a_trial(fidelity=3.0)) == 0.5",
@@ -149,5 +153,6 @@ NOT_RUN: dict[str, str] = {
     "docs/explanation/architecture.md: Architecture": "a drawing",
     "docs/explanation/architecture.md: The round": "a drawing",
     "docs/explanation/comparisons.md: The champion": "a formula",
+    "docs/explanation/noise.md: What you see": "an output",
 }
 """Blocks that nothing runs, each with the reason."""

@@ -3,7 +3,8 @@ of this repository than the shape of a space in JSON.
 
     {"study": {"peer": "optuna_tpe", "space": {...}, "seed": 0, "trials": 100}} -> true
     {"ask": 8}                          -> [{...}, ...]   configurations of active parameters
-    {"tell": [0.1, ...]}                -> true           their losses, in the same order
+    {"tell": [0.1, ...]}                -> true           their losses, in the same order; null for failed
+                                                     trials (Optuna alone)
     {"history": [[{...}, 0.1], ...]}    -> true           trials that it did not propose (Optuna alone)
     {"job": null}                       -> {...}, null    multi-fidelity: the next training, or wait (``Job`` in
                                                           benchmarks/multi_fidelity.py)

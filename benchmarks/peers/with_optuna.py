@@ -50,9 +50,10 @@ class Peer:
         self.trials = [self.study.ask() for _ in range(n)]
         return [_suggest(trial, self.space, self.distributions) for trial in self.trials]
 
-    def tell(self, losses: list[float]) -> None:
+    def tell(self, losses: list[float | None]) -> None:
         for trial, loss in zip(self.trials, losses, strict=True):
-            self.study.tell(trial, loss)
+            failed = optuna.trial.TrialState.FAIL if loss is None else None
+            self.study.tell(trial, loss, failed)
 
     def history(self, trials: list[tuple[dict[str, Any], float]]) -> None:
         for config, loss in trials:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import math
 import os
 import signal
 import socket
@@ -11,7 +12,7 @@ import time
 from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -23,6 +24,8 @@ from hpo_flows.cli.common import JsonOption, StudyArgument, open_stored, print_j
 if TYPE_CHECKING:
     from hpo_core.history.history import History
     from hpo_core.ledger.ledger import Ledger
+    from hpo_core.selection.final_choice import Choice
+    from hpo_core.study.spec import StudySpec
     from mlflow_server.processes import Process
 
 
@@ -120,8 +123,8 @@ def best(
     from hpo_core.selection.final_choice import best_trial
     from hpo_flows.loop.final import choice_of
     from hpo_flows.reports.ending import as_yaml, kept_model, model_lines, serve_line
-    from hpo_flows.reports.terminal import TOP, print_choice, trials_table
-    from hpo_flows.reports.text import metric_value, ranked
+    from hpo_flows.reports.terminal import best_table, print_choice
+    from hpo_flows.reports.text import certainty_lines, metric_value, tuning_lines
 
     if as_json and yaml:
         raise InputError("--yaml", "it is given together with --json", "give one of them")
@@ -145,22 +148,60 @@ def best(
             metric=spec.metric,
             config=dict(best.config),
             metrics=dict(best.metrics),
+            **_certainty(history),
+            tuning=_tuning(spec, history, choice),
             run_id=best.run_id,
             incumbent=incumbent.number,
             final=None if winner is None else {"mean": spec.sign * winner.mean, "error": winner.standard_error},
             test=None if choice is None or choice.test is None else dict(choice.test.metrics),
         )
         return
-    Console().print(trials_table(spec, ranked(history)[:TOP], f"Best trials of {spec.name} by {spec.metric}"))
+    Console().print(best_table(spec, history, f"Best trials of {spec.name} by {spec.metric}"))
     if choice is not None and choice.standings:
-        print_choice(spec, choice, Console())
+        print_choice(spec, history, choice, Console())
     if choice is None or choice.winner is None:
-        for line in as_yaml(incumbent.config):
+        remarks = [*certainty_lines(spec, history), *tuning_lines(spec, history, choice)]
+        for line in [*as_yaml(incumbent.config), *(f"# {each}" for each in remarks)]:
             typer.echo(line)
-    if (model := kept_model(ledger, best_trial(history, choice) or incumbent, choice)) is not None:
+    if (model := kept_model(ledger, history, best_trial(history, choice) or incumbent, choice)) is not None:
         for line in [f"Model: {model.uri}, loaded by", *model_lines(model), "and served by", serve_line(model)]:
             typer.echo(line)
     typer.echo(f"MLflow: {ui_hint(ledger)}")
+
+
+def _certainty(history: History) -> dict[str, Any]:
+    """How sure the incumbent is, and how lucky the luckiest trial was, for JSON."""
+    from hpo_core.selection.repeats import winner_of
+
+    found = winner_of(history)
+    if found is None:
+        return {}
+    error, luck = (None if math.isnan(value) else value for value in (found.error, found.luck))
+    return {
+        "trainings": found.trial.observations,
+        "error": error,
+        "luckiest": {"trial": found.luckiest.number, "luck": luck},
+    }
+
+
+def _tuning(spec: StudySpec, history: History, choice: Choice | None) -> dict[str, Any] | None:
+    """The winner beside the first trial, for JSON; null stands for what is not known."""
+    from hpo_core.selection.overtuning import overtuning_of
+
+    found = overtuning_of(history, choice, spec.metric, spec.sign)
+    if found is None:
+        return None
+    told: dict[str, Any] = {}
+    for name, scores in (("winner", found.winner), ("first", found.first)):
+        values = {"search": scores.searched, "confirmed": scores.confirmed, "test": scores.test}
+        shown = {key: None if math.isnan(value) else spec.sign * value for key, value in values.items()}
+        told[name] = {
+            "trial": scores.trial.number,
+            **shown,
+            "error": None if math.isnan(scores.error) else scores.error,
+        }
+    gain, error = (None if math.isnan(value) else value for value in (found.gain, found.error))
+    return {**told, "gain": gain, "error": error, "first_as_good": found.in_vain}
 
 
 def explain_trial(

@@ -69,7 +69,7 @@ def tune(
     from hpo_flows.reports.text import challenge_line
 
     spec = ledger.spec
-    places = places_of(ledger, result.best, result.choice)
+    places = places_of(ledger, result.history, result.best, result.choice)
     print_summary(spec, result.history, result.reason, places, choice=result.choice)
     if result.challenge is not None and spec.champion is not None:
         typer.echo(challenge_line(result.challenge, spec.champion.model))

@@ -19,7 +19,7 @@ from hpo_core.ledger.note import as_markdown
 from hpo_flows.loop.prefect_link import Link
 from hpo_flows.reports.links import run_url
 from hpo_flows.reports.news import News, trial_line
-from hpo_flows.reports.text import metric_value, number, ranked, show, status_line
+from hpo_flows.reports.text import confirm_line, mean_text, ranked, show, status_line
 
 EVERY_SECONDS = 30.0
 
@@ -56,7 +56,7 @@ def best_trials(ledger: Ledger, history: History, seconds: float) -> str:
     ]
     for trial in ranked(history)[:BEST]:
         link = run_url(uri, experiment, trial.run_id)
-        cells = [str(trial.number), number(metric_value(spec, trial))]
+        cells = [str(trial.number), mean_text(spec, history, trial)]
         cells += [as_markdown(show(trial.config[name])) if name in trial.config else "" for name in names]
         lines.append(f"| {' | '.join(cells)} | {f'[run]({link})' if link else f'`{trial.run_id[:8]}`'} |")
     return "\n".join(lines)
@@ -77,6 +77,7 @@ class PrefectView:
         self._due = 0.0
         self._failed = False
         self._news, self._first = News(), True
+        self._stage = ""
 
     def _unavailable(self) -> bool:
         return self._link.lost or self._failed
@@ -95,6 +96,9 @@ class PrefectView:
         if self._first:
             self._first = False
             self.tell(f"{spec.name}: {status_line(spec, history, 0.0)}")
+        if not self._stage and (line := confirm_line(spec, history)):
+            self._stage = line
+            self.tell(line)
         for ended in news:
             self.tell(trial_line(spec, ended, ROOM))
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import time
 from collections.abc import Iterator
 from dataclasses import replace
@@ -27,21 +26,23 @@ class SearchStage:
 
     Attributes:
         reason: Why the search is over; empty while it is not.
+        exhausted: Whether that is because the strategy has nothing more to propose.
+        halted: Whether no further trial is reserved because this flow is being stopped.
     """
 
     def __init__(self, ledger: Ledger) -> None:
         self._ledger, self._spec = ledger, ledger.spec
         self.reason = ""
-        self._halted = False
+        self.exhausted = self.halted = False
         self._began: float | None = None
         self._earlier: frozenset[int] = frozenset()  # the trials that failed before this run of the study
 
     def halt(self) -> None:
         """Reserve no further trial, because this flow is being stopped. A signal handler may call it."""
-        self._halted = True
+        self.halted = True
 
     def load(self, history: History) -> bool:
-        self.reason = self._spec.stop_reason(history, self._minutes) or ""
+        self.reason = self._spec.stop_reason(history, self.minutes) or ""
         return bool(self.reason)
 
     def advance(self, history: History, free: int) -> Step:
@@ -62,13 +63,14 @@ class SearchStage:
                 if not history.running:
                     raise self._failed(alike, history)
                 return  # the running ones were started at the same time and may still succeed
-            left = math.inf if self._spec.stop.trials is None else self._spec.stop.trials - self._spec.started(history)
+            left = self._spec.search_left(history)
             proposals = self._spec.propose(history, int(min(free, left)))
             if not proposals:
-                self.reason = "" if history.running else "the strategy has nothing more to propose"
+                self.exhausted = not history.running
+                self.reason = "the strategy has nothing more to propose" if self.exhausted else ""
                 return
             for proposal in proposals:
-                if self._halted:
+                if self.halted:
                     return
                 trial = self._ledger.reserve(proposal, history)
                 yield None if trial is None else Training(trial)
@@ -76,7 +78,8 @@ class SearchStage:
                     history, free = history.with_trials([trial]), free - 1
 
     @property
-    def _minutes(self) -> float:
+    def minutes(self) -> float:
+        """Minutes since this run of the study started its first trial."""
         return 0.0 if self._began is None else (time.monotonic() - self._began) / 60
 
     def _failed(self, trial: Trial, history: History) -> StudyFailed:

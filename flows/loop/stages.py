@@ -11,6 +11,7 @@ from hpo_core.ledger.ledger import Ledger
 from hpo_core.selection.evaluation import Training
 from hpo_core.selection.final_choice import Choice
 from hpo_flows.loop.champion import ChampionStage
+from hpo_flows.loop.confirm import ConfirmStage
 from hpo_flows.loop.final import FinalStage
 from hpo_flows.loop.search import SearchStage
 from hpo_flows.loop.stage import Stage
@@ -18,7 +19,7 @@ from hpo_flows.reports.description import study_description
 
 
 class Stages:
-    """The search, and the final choice and the champion if the study asks for them.
+    """The search, and the confirmation, the final choice and the champion if the study asks for them.
 
     Args:
         ledger: The study.
@@ -30,11 +31,12 @@ class Stages:
     def __init__(self, ledger: Ledger) -> None:
         self._ledger, self._folds, spec = ledger, FoldLedger(ledger), ledger.spec
         self.search = SearchStage(ledger)
+        self._confirm = ConfirmStage(ledger, self.search) if spec.repeating is not None else None
         self._final = FinalStage(ledger, self._folds) if spec.final is not None else None
         self._champion = ChampionStage(ledger, self._folds, self._final) if spec.champion is not None else None
 
     def __iter__(self) -> Iterator[Stage]:
-        return (stage for stage in (self.search, self._final, self._champion) if stage is not None)
+        return (stage for stage in (self.search, self._confirm, self._final, self._champion) if stage is not None)
 
     def load(self, history: History) -> bool:
         """Load the state of all stages from MLflow; returns whether nothing is left to do in any."""

@@ -9,19 +9,21 @@ import os
 import shutil
 import traceback
 from collections.abc import Callable, Mapping, Sequence, Sized
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from hpo_core.base.errors import InputError
 from hpo_core.history.trial import HYPERGRADIENT, HYPERGRADIENT_NORM
 from hpo_core.selection.evaluation import Fold, Phase
 from hpo_core.selection.milestones import Milestones
 from hpo_core.space.configuration import Scalar
 from hpo_core.tracking.models import load_model, save_model
 from hpo_flows.objectives.datasets import describe
-from hpo_flows.objectives.messages import Artifact, DatasetUsed, FromObjective, Report, Use
+from hpo_flows.objectives.folds import CrossValidation
+from hpo_flows.objectives.messages import Artifact, DatasetUsed, FoldScore, FromObjective, Report, Use
 from hpo_flows.objectives.result import as_step
-from hpo_flows.objectives.splits import split
+from hpo_flows.objectives.splits import folds, split
 
 if TYPE_CHECKING:
     from hpo_flows.objectives.splits import Rows
@@ -60,6 +62,8 @@ class TrialContext:
         phase: Phase = "search",
         fold: Fold | None = None,
         champion: Path | None = None,
+        reshuffle: bool = False,
+        repeats: bool = False,
     ) -> None:
         self.config, self.number, self.seed, self.scratch = config, number, seed, scratch
         self.callbacks = callbacks
@@ -68,7 +72,8 @@ class TrialContext:
         self._milestones, self._answer, self._judged, self._go_on = milestones, answer, -1, True
         self._read: set[str] = set()
         self._scratch_reason = ""
-        self._phase, self._fold = phase, fold
+        self._phase, self._fold, self._reshuffle, self._repeats = phase, fold, reshuffle, repeats
+        self._validation: CrossValidation | None = None
         self._champion_folder = champion
         self._on_best: list[Callable[[], object]] = []
         self._hypergradients = 0
@@ -148,12 +153,13 @@ class TrialContext:
         validation: float = 0.2,
         shuffle: bool = True,
         seed: int = 0,
+        reshuffle: bool | None = None,
     ) -> tuple[Rows, Rows]:
         """The rows to train on and the rows to score on, depending on the phase.
 
-        The search uses one fixed split of the development data, the final choice a fold of it. The winner's test and
-        the comparison with the champion train on all of it and score on the test data, which no other phase sees. The
-        split is the same for every trial of every study.
+        Each trial of the search has a split of the development data of its own, the final choice a fold of it. The
+        winner's test and the comparison with the champion train on all of it and score on the test data, which no other
+        phase sees. The test data are the same for every trial of every study.
 
         Args:
             data: The number of rows, or anything with that length.
@@ -163,6 +169,9 @@ class TrialContext:
             validation: The share of the development data on which the search is scored.
             shuffle: False for rows in order of time: the rows to score on then come after the rows to train on.
             seed: Gives another split of the same data.
+            reshuffle: False to give all trials of the search the same split, so that their losses differ by the
+                configuration alone, and the best one is fitted to that split. By default this is so in a study with
+                ``repeats: off``. Rows in order of time are never reshuffled. A promoted trial has its parent's split.
 
         Returns:
             Two arrays of row numbers.
@@ -181,7 +190,80 @@ class TrialContext:
             validation=validation,
             shuffle=shuffle,
             seed=seed,
+            reshuffle=self.seed if (self._reshuffle if reshuffle is None else reshuffle) else None,
         )
+
+    def folds(
+        self,
+        data: int | Sized,
+        *,
+        of: int = 5,
+        stratify: Any = None,
+        groups: Any = None,
+        test: float | Sequence[int] = 0.2,
+        shuffle: bool = True,
+        seed: int = 0,
+        reshuffle: bool = False,
+        stop_early: bool = True,
+    ) -> CrossValidation:
+        """Cross-validate in each trial: loop over the folds, train and score in each, and return :meth:`fold_means`.
+
+        In the search these are the folds of the development data, the same for every trial; a trial that repeats an
+        earlier one has others. In all other phases there is one, with the rows of :meth:`split`.
+
+        A trial whose first folds are worse than the best trial's by more than the noise has no further ones: the loop
+        ends. It is complete with the mean over its folds. The strategy learns from it, but it is never the best.
+
+        Args:
+            data, stratify, groups, test, shuffle, seed: As for :meth:`split`.
+            of: The number of folds.
+            reshuffle: True to give each trial folds of its own. Then trials also differ by the luck of their folds, and
+                more of these are needed to tell that one is worse.
+            stop_early: False to train all folds of every trial.
+
+        Returns:
+            Iterates over the folds; each has the row numbers ``train`` and ``held_out`` and the method ``score``.
+
+        Raises:
+            ValueError: The arguments do not fit each other or the data, or it is the second call.
+            InputError: The study has an ``early_stop``, which would end the same trial by another rule.
+        """
+        if self._validation is not None:
+            raise ValueError("trial.folds: it was called before in this trial; cross-validate once in a trial")
+        if self.phase != "search":
+            one = self.split(
+                data, stratify=stratify, groups=groups, test=test, shuffle=shuffle, seed=seed, reshuffle=False
+            )
+            self._validation = CrossValidation([one], lambda fold, metrics: True)
+            return self._validation
+        if stop_early and self._milestones is not None:
+            raise InputError(
+                "early_stop",
+                "it ends trials after some of their steps, and trial.folds after some of their folds",
+                "remove it from the study, or give trial.folds(..., stop_early=False)",
+            )
+        own = {"reshuffle": self.seed} if reshuffle or self._repeats else {}
+        parts = folds(data, of=of, stratify=stratify, groups=groups, test=test, shuffle=shuffle, seed=seed, **own)
+        stop_early = stop_early and not self._repeats  # a repeat is for the mean of full trainings
+        self._validation = CrossValidation(parts, partial(self._next_fold, stop_early))
+        return self._validation
+
+    def _next_fold(self, stop_early: bool, fold: Fold, metrics: Mapping[str, float]) -> bool:
+        """Send a fold's metrics; returns whether the next fold is trained."""
+        asks = stop_early and fold.index + 1 < fold.of
+        self._send(FoldScore(fold, metrics, asks))
+        self._go_on = (self._answer() if asks else True) and self._go_on
+        return self._go_on
+
+    def fold_means(self) -> dict[str, float]:
+        """The mean of each metric over the folds of :meth:`folds` that were scored; return it from the objective.
+
+        Raises:
+            ValueError: No fold was scored, or not all have the same metrics.
+        """
+        if self._validation is None:
+            raise ValueError("trial.fold_means: there are no folds; loop over trial.folds(...) first")
+        return self._validation.means()
 
     def on_best(self, action: Callable[[], object]) -> None:
         """Register an action for when the objective has returned and its trial is the best so far: log pictures, say.

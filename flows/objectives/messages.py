@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from hpo_core.ledger.store import Dataset
+    from hpo_core.selection.evaluation import Fold
     from hpo_flows.objectives.reference import Objective
 
 
@@ -59,6 +60,21 @@ class Report:
     step: int
     metrics: Mapping[str, float]
     milestone: int | None = None
+
+
+@dataclass(frozen=True)
+class FoldScore:
+    """Metrics of a fold of a trial that cross-validates.
+
+    Args:
+        fold: The fold.
+        metrics: Values by name.
+        asks: Whether the objective waits for an :class:`Answer`.
+    """
+
+    fold: Fold
+    metrics: Mapping[str, float]
+    asks: bool
 
 
 @dataclass(frozen=True)
@@ -139,5 +155,5 @@ class Ended:
 
 
 ToWorker = Preload | Train | Answer
-FromObjective = Report | Artifact | DatasetUsed | Use
+FromObjective = Report | FoldScore | Artifact | DatasetUsed | Use
 Message = ToWorker | FromObjective | Ended

@@ -1,9 +1,12 @@
 """Chooses the rows that an objective trains on and the rows it is scored on, in each phase of a study.
 
-The rows are divided once into test data and development data. The search sees only development data, in one fixed
-split. Fold ``k`` of the final choice is scored on the ``k``-th part of the development data and trained on the others.
-At the end the winner is trained on all development data and scored on the test data, and so is the champion that it is
-compared with. The search's validation rows are development data, too: the folds average out the luck of that split.
+The rows are divided once into test data and development data. The search sees only development data, each trial in a
+split of its own: where all share one, the search finds what suits the luck of that split (Nagler, Schneider, Bischl and
+Feurer 2024, "Reshuffling resampling splits can improve generalization of hyperparameter optimization",
+arXiv:2405.15393). A trial that cross-validates is scored on all development data, and there is little such luck; these
+trials share their folds, to be compared fold by fold. Fold ``k`` of the final choice is scored on the ``k``-th part of
+the development data and trained on the others. At the end the winner is trained on all development data and scored on
+the test data, and so is the champion that it is compared with.
 
 numpy and scikit-learn are imported in the functions, so that the flow's process does not load them.
 """
@@ -32,8 +35,12 @@ def split(
     validation: float = 0.2,
     shuffle: bool = True,
     seed: int = 0,
+    reshuffle: int | None = None,
 ) -> tuple[Rows, Rows]:
-    """The rows to train on and the rows to score on; see :meth:`hpo_flows.TrialContext.split` for the arguments.
+    """The rows to train on and the rows to score on; see :meth:`hpo_flows.TrialContext.split` for the other arguments.
+
+    Args:
+        reshuffle: The seed of the search's split; None for one that depends on ``seed`` alone.
 
     Raises:
         ValueError: The arguments do not fit each other or the data; the message says which.
@@ -50,6 +57,58 @@ def split(
     """
     import numpy as np
 
+    development, held_out, labels, members = _apart(data, stratify, groups, test, shuffle, seed)
+    if phase in ("test", "seed", "champion"):
+        return development, held_out
+    if fold is not None:
+        return _parts(development, labels, members, fold.of, shuffle, seed)[fold.index]
+    if reshuffle is not None:
+        seed = int(np.random.SeedSequence((seed, reshuffle)).generate_state(1)[0])
+    return _holdout(development, labels, members, validation, shuffle, seed, "validation")
+
+
+SHARED = 2**31
+"""The ``reshuffle`` of folds that all trials share; seeds of trials are smaller. The final choice has other folds."""
+
+
+def folds(
+    data: int | Sized,
+    *,
+    of: int,
+    stratify: Any = None,
+    groups: Any = None,
+    test: float | Sequence[int] = 0.2,
+    shuffle: bool = True,
+    seed: int = 0,
+    reshuffle: int = SHARED,
+) -> list[tuple[Rows, Rows]]:
+    """The folds of the development data in which one trial is cross-validated: rows to train on and to score on.
+
+    Args:
+        reshuffle: The seed of the division.
+
+    Raises:
+        ValueError: The arguments do not fit each other or the data; the message says which.
+
+    >>> parts = folds(100, of=4)
+    >>> [len(held_out) for _, held_out in parts]
+    [20, 20, 20, 20]
+    """
+    import numpy as np
+
+    if not isinstance(of, int | np.integer) or of < 2:
+        raise ValueError(f"of: {of!r} is not a number of folds; give 2 or more")
+    development, _, labels, members = _apart(data, stratify, groups, test, shuffle, seed)
+    division = int(np.random.SeedSequence((seed, reshuffle)).generate_state(1)[0])
+    return _parts(development, labels, members, int(of), shuffle, division)
+
+
+def _apart(
+    data: int | Sized, stratify: Any, groups: Any, test: float | Sequence[int], shuffle: bool, seed: int
+) -> tuple[Rows, Rows, Any, Any]:
+    """The rows of the development data and those of the test data; labels and groups as arrays."""
+    import numpy as np
+
     count = data if isinstance(data, int | np.integer) else len(data)
     labels, members = _column(stratify, "stratify", count), _column(groups, "groups", count)
     if not shuffle and (labels is not None or members is not None):
@@ -59,11 +118,7 @@ def split(
     else:
         held_out = _named(test, count)
         development = np.setdiff1d(np.arange(count), held_out)
-    if phase in ("test", "seed", "champion"):
-        return development, held_out
-    if fold is not None:
-        return _fold(development, labels, members, fold, shuffle, seed)
-    return _holdout(development, labels, members, validation, shuffle, seed, "validation")
+    return development, held_out, labels, members
 
 
 def _named(test: Any, count: int) -> Rows:
@@ -121,20 +176,22 @@ def _holdout(
     return kept, held_out
 
 
-def _fold(rows: Rows, labels: Any, members: Any, fold: Fold, shuffle: bool, seed: int) -> tuple[Rows, Rows]:
-    """One fold; of ordered rows, a contiguous range to score on and all rows before it to train on."""
+def _parts(rows: Rows, labels: Any, members: Any, of: int, shuffle: bool, seed: int) -> list[tuple[Rows, Rows]]:
+    """All folds; of ordered rows, contiguous ranges to score on and all rows before each to train on."""
     from sklearn.model_selection import GroupKFold, KFold, StratifiedGroupKFold, StratifiedKFold, TimeSeriesSplit
 
     splitter: Any
     if not shuffle:
-        splitter = TimeSeriesSplit(fold.of)
+        splitter = TimeSeriesSplit(of)
     elif members is not None:
         kind = GroupKFold if labels is None else StratifiedGroupKFold
-        splitter = kind(fold.of, shuffle=True, random_state=seed)
+        splitter = kind(of, shuffle=True, random_state=seed)
     else:
         kind = KFold if labels is None else StratifiedKFold
-        splitter = kind(fold.of, shuffle=True, random_state=seed)
+        splitter = kind(of, shuffle=True, random_state=seed)
     strata = None if labels is None else labels[rows]
-    parts = splitter.split(rows, strata, None if members is None else members[rows])
-    train, held_out = list(parts)[fold.index]
-    return rows[train], rows[held_out]
+    try:
+        parts = list(splitter.split(rows, strata, None if members is None else members[rows]))
+    except ValueError as error:
+        raise ValueError(f"{of} folds: the rows cannot be split so: {error}") from None
+    return [(rows[train], rows[held_out]) for train, held_out in parts]

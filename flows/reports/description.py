@@ -6,7 +6,15 @@ from hpo_core.history.history import History
 from hpo_core.ledger.note import as_markdown
 from hpo_core.selection.final_choice import Choice
 from hpo_core.study.spec import StudySpec
-from hpo_flows.reports.text import choice_line, choice_rows, failed_line, metric_value, number, one_line, test_lines
+from hpo_flows.reports.text import (
+    certainty_lines,
+    choice_line,
+    choice_rows,
+    failed_line,
+    mean_text,
+    one_line,
+    test_lines,
+)
 
 
 def study_description(spec: StudySpec, history: History, choice: Choice | None = None) -> str:
@@ -22,7 +30,8 @@ def study_description(spec: StudySpec, history: History, choice: Choice | None =
     if best is not None:
         lines += [
             "",
-            f"Incumbent: trial {best.number}, `{spec.metric}` = **{number(metric_value(spec, best))}**",
+            f"Incumbent: trial {best.number}, `{spec.metric}` = **{mean_text(spec, history, best)}**",
+            *(f"\n{as_markdown(line)}" for line in certainty_lines(spec, history)),
             "",
             "| parameter | value |",
             "| --- | --- |",

@@ -11,10 +11,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from hpo_core.ledger.tags import MODEL
+from hpo_core.selection.repeats import trainings_of
 from hpo_flows.reports.links import run_url
 from hpo_flows.reports.text import metric_value, number, one_line
 
 if TYPE_CHECKING:
+    from hpo_core.history.history import History
     from hpo_core.history.trial import Trial
     from hpo_core.ledger.ledger import Ledger
     from hpo_core.selection.final_choice import Choice
@@ -88,15 +90,24 @@ def write_best(spec: StudySpec, best: Trial, choice: Choice | None) -> str:
     return str(path)
 
 
-def kept_model(ledger: Ledger, best: Trial, choice: Choice | None) -> Model | None:
-    """The model that the best trial logged, or with a final choice the winner's test; None if there is none."""
-    run = best.run_id if choice is None or choice.test is None else choice.test.run_id
-    about = ledger.store.download(run, f"{MODEL}/MLmodel")
-    if about is None:
-        return None
-    flavors = set(re.findall(r"^  (\w+):$", about.decode("utf-8", "replace"), re.MULTILINE))
-    flavor = next((each for each in ("keras", "sklearn") if each in flavors), "pyfunc")
-    return Model(f"runs:/{run}/{MODEL}", flavor)
+def kept_model(ledger: Ledger, history: History, best: Trial, choice: Choice | None) -> Model | None:
+    """The model of the best configuration; None if there is none. See :func:`model_runs` for which."""
+    for run in model_runs(history, best, choice):
+        if (about := ledger.store.download(run, f"{MODEL}/MLmodel")) is not None:
+            flavors = set(re.findall(r"^  (\w+):$", about.decode("utf-8", "replace"), re.MULTILINE))
+            flavor = next((each for each in ("keras", "sklearn") if each in flavors), "pyfunc")
+            return Model(f"runs:/{run}/{MODEL}", flavor)
+    return None
+
+
+def model_runs(history: History, best: Trial, choice: Choice | None) -> list[str]:
+    """The runs that may hold the model of the best configuration, the first choice first.
+
+    With a final choice that is the winner's test. Otherwise it is a training that confirmed the configuration, a
+    typical one: the luckiest one is no better than the others, but looks it.
+    """
+    tested = [choice.test.run_id] if choice is not None and choice.test is not None else []
+    return [*tested, *(trial.run_id for trial in trainings_of(history, best))]
 
 
 def model_lines(model: Model) -> list[str]:
@@ -109,7 +120,7 @@ def serve_line(model: Model) -> str:
     return f"mlflow models serve -m {model.uri} --env-manager local --port 5001"
 
 
-def places_of(ledger: Ledger, best: Trial | None, choice: Choice | None) -> Places:
+def places_of(ledger: Ledger, history: History, best: Trial | None, choice: Choice | None) -> Places:
     """Where the outcome of a study is; writes the best configuration to the working folder."""
     name, run = ledger.spec.name, ledger.study_run
     command = shlex.quote(name)
@@ -118,5 +129,5 @@ def places_of(ledger: Ledger, best: Trial | None, choice: Choice | None) -> Plac
         address or f"hpo ui {command}",
         f"hpo report {command}, or report.html in its MLflow run",
         "" if best is None else write_best(ledger.spec, best, choice),
-        None if best is None else kept_model(ledger, best, choice),
+        None if best is None else kept_model(ledger, history, best, choice),
     )

@@ -35,7 +35,7 @@ def lines(spec: StudySpec, found: Explanation) -> list[str]:
     observed = number(expected["observed"])
     told = [f"Trial {trial.number} of {spec.name} ({_outcome(spec, found)})"]
     told += [f"  {name} = {value}" for name, value in trial.config.items()]
-    told.append(f"Proposed by {found.origin}")
+    told.append(found.trial.proposed)
     if expected["mean"] is not None:
         off = (
             ""
@@ -64,7 +64,7 @@ def lines(spec: StudySpec, found: Explanation) -> list[str]:
 def _outcome(spec: StudySpec, found: Explanation) -> str:
     trial = found.trial
     if trial.state is TrialState.COMPLETE:
-        return f"{spec.metric} {number(metric_value(spec, trial))}"
+        return f"{spec.metric} {number(metric_value(spec, trial))}" + (f", {trial.reason}" if trial.reason else "")
     return f"{trial.state.value}: {trial.reason}" if trial.reason else trial.state.value
 
 

@@ -12,8 +12,12 @@ from pathlib import Path
 from typing import Any
 
 from hpo_core.history.history import History
+from hpo_core.history.trial import Trial
 from hpo_core.study.spec import StudySpec
 from hpo_flows.reports.text import metric_value
+
+REPEATS = ("repeat_of", "mean", "standard_error", "trainings")
+"""The columns about all trainings of a configuration."""
 
 PARAMS, METRICS = "params.", "metrics."
 """Prefixes of the columns of parameters and metrics, so that no name collides with another column."""
@@ -23,23 +27,26 @@ def columns(spec: StudySpec, history: History) -> list[str]:
     """The columns of :func:`rows`, also of a study without trials."""
     logged = _logged(spec, history)
     middle = [*(f"{PARAMS}{name}" for name in spec.space), *(f"{METRICS}{name}" for name in logged)]
-    return ["number", "state", "value", "fidelity", *middle, "start", "end", "seconds", "reason", "run_id"]
+    return ["number", "state", "value", *REPEATS, "fidelity", *middle, "start", "end", "seconds", "reason", "run_id"]
 
 
 def rows(spec: StudySpec, history: History) -> list[dict[str, Any]]:
     """One row for each trial, ordered by number. All rows have the same columns in the same order.
 
     The columns are ``number``, ``state``, ``value`` (the study's metric of a complete trial, in its own direction),
+    ``repeat_of`` (the trial whose configuration it trains again), ``mean``, ``standard_error`` and ``trainings`` (of
+    all trainings of its configuration; they are those of the trial that is repeated in the rows of its repeats, too),
     ``fidelity``, ``params.NAME`` for each parameter of the space, ``metrics.NAME`` for each metric that any trial
     logged (the study's first), ``start`` and ``end`` (``datetime`` in UTC), ``seconds``, ``reason`` and ``run_id``.
     A value that does not exist is None: that of an inactive parameter, the end of a running trial.
     """
-    logged = _logged(spec, history)
+    logged, means = _logged(spec, history), {trial.number: trial for trial in history.merged}
     return [
         {
             "number": trial.number,
             "state": trial.state.value,
             "value": metric_value(spec, trial),
+            **_certainty(spec, history, trial, means),
             "fidelity": trial.fidelity,
             **{f"{PARAMS}{name}": trial.config.get(name) for name in spec.space},
             **{f"{METRICS}{name}": trial.metrics.get(name) for name in logged},
@@ -51,6 +58,20 @@ def rows(spec: StudySpec, history: History) -> list[dict[str, Any]]:
         }
         for trial in history
     ]
+
+
+def _certainty(spec: StudySpec, history: History, trial: Trial, means: Mapping[int, Trial]) -> dict[str, Any]:
+    """The columns about all trainings of a trial's configuration."""
+    own = means.get(trial.number if trial.repeat_of is None else trial.repeat_of)
+    if own is None or own.loss is None or trial.loss is None:
+        return {"repeat_of": trial.repeat_of, "mean": None, "standard_error": None, "trainings": None}
+    error = history.noise.error(own)
+    return {
+        "repeat_of": trial.repeat_of,
+        "mean": metric_value(spec, own),
+        "standard_error": None if math.isnan(error) else error,
+        "trainings": own.observations,
+    }
 
 
 def _logged(spec: StudySpec, history: History) -> list[str]:
@@ -87,7 +108,8 @@ def write_parquet(columns: Sequence[str], rows: Sequence[Mapping[str, Any]], pat
     from pyarrow import parquet
 
     numbers, moment = pyarrow.float64(), pyarrow.timestamp("us", tz="UTC")
-    types = {"number": pyarrow.int64(), "value": numbers, "fidelity": numbers, "seconds": numbers}
+    types = {"number": pyarrow.int64(), "repeat_of": pyarrow.int64(), "trainings": pyarrow.int64()}
+    types |= dict.fromkeys(("value", "mean", "standard_error", "fidelity", "seconds"), numbers)
     types |= {"start": moment, "end": moment} | {name: numbers for name in columns if name.startswith(METRICS)}
     arrays = {}
     for name in columns:

@@ -21,6 +21,7 @@ from hpo_flows.reports.screens import screen_for
 from hpo_flows.reports.text import (
     best_line,
     choice_line,
+    confirm_line,
     count_line,
     duration,
     failed_line,
@@ -88,7 +89,7 @@ class LiveProgress:
         self._news = News()
         self._said, self._said_at = "", time.monotonic()
         self._started = self._improved = 0.0  # on the monotonic clock: the first look, and the last new best
-        self._told_choice = ""
+        self._told_stage = ""
         self._parts: tuple[list[str], list[str]] = [], []  # what is told above and below the best
         self._warnings = Warnings(self)
         keep = KEEP_VERBOSE if verbose else KEEP
@@ -140,16 +141,23 @@ class LiveProgress:
             if progress.history.complete or progress.history.failed:
                 known = status_line(self._spec, progress.history, progress.seconds)
                 self.tell(f"{self._time()}  {self._spec.name} goes on: {known}")
+        self._tell_stage(progress)
         for ended in news:
             self._tell_end(ended)
             self._improved = now if ended.is_best else self._improved
-        if progress.choice is not None and progress.choice.standings:
-            told, self._told_choice = self._told_choice, choice_line(self._spec, progress.choice)
-            if told != self._told_choice and not self._screen.moving:
-                self.tell(f"{self._time()}  {self._told_choice}")
-        pace = [self._told_choice] if self._told_choice else self._pace(progress)
+        pace = [self._told_stage] if self._told_stage else self._pace(progress)
         self._parts = self._counts(progress), pace  # once, however often the screen is drawn
         self._screen.refresh()
+
+    def _tell_stage(self, progress: Progress) -> None:
+        """Say what goes on once the search is over."""
+        assert self._spec is not None
+        told = self._told_stage
+        self._told_stage = told or confirm_line(self._spec, progress.history)
+        if progress.choice is not None and progress.choice.standings:
+            self._told_stage = choice_line(self._spec, progress.choice)
+        if self._told_stage not in ("", told) and not self._screen.moving:
+            self.tell(f"{self._time()}  {self._told_stage}")
 
     def _tell_end(self, ended: Ended) -> None:
         assert self._spec is not None
@@ -177,7 +185,7 @@ class LiveProgress:
             done = len(seen.history.complete) + len(seen.history.failed)
             lines.append(_bar(done, self._spec.stop.trials, min(width, 60)))
         if (best := seen.history.incumbent) is not None:
-            line = Text(best_line(self._spec, best), "bold")
+            line = Text(best_line(self._spec, seen.history, best), "bold")
             if self._improved and time.monotonic() - self._improved < NEW_SECONDS:
                 line.append("  * new", "bold green")
             lines += [_cut(line), _cut(Text(f"  {settings(best.config.items())}", "dim"))]

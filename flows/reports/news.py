@@ -26,8 +26,8 @@ class Ended(NamedTuple):
     @property
     def is_best(self) -> bool:
         """Whether it is the best so far."""
-        complete = self.trial.state is TrialState.COMPLETE
-        return complete and (self.before is None or rank(self.trial) < rank(self.before))
+        new = self.trial.state is TrialState.COMPLETE and self.trial.repeat_of is None
+        return new and (self.before is None or rank(self.trial) < rank(self.before))
 
 
 class News:
@@ -54,6 +54,7 @@ class News:
             news.append(Ended(trial, self._best))
             if news[-1].is_best:
                 self._best = trial
+        self._best = history.incumbent
         self._known |= {trial.number for trial in ended}
         self.count += len(news)
         return news
@@ -78,6 +79,8 @@ def trial_line(spec: StudySpec, ended: Ended, room: int | None = None) -> str:
         head += "" if took is None else f" in {duration(took)}"
         head += f", {one_line(trial.reason)}" if trial.reason else ""
         head += "  * best" if ended.is_best else ""
+    if trial.repeat_of is not None:
+        return f"{head}  ({trial.origin})"
     left = None if room is None else max(room - len(head) - 2, MIN_ROOM)
     return f"{head}  {settings_text(trial.config, before, left)}"
 

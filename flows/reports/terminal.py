@@ -10,9 +10,11 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from hpo_core.history.history import Noise
 from hpo_flows.reports.ending import as_yaml, model_lines
 from hpo_flows.reports.screens import say
 from hpo_flows.reports.text import (
+    certainty_lines,
     choice_line,
     choice_rows,
     failed_line,
@@ -23,6 +25,7 @@ from hpo_flows.reports.text import (
     ranked,
     show,
     test_lines,
+    tuning_lines,
 )
 
 if TYPE_CHECKING:
@@ -33,6 +36,8 @@ if TYPE_CHECKING:
     from hpo_flows.reports.ending import Places
 
 TOP = 5
+
+QUIET = Noise()
 
 MAX_COLUMNS = 12
 
@@ -53,7 +58,9 @@ def add_row(table: Table, *cells: str) -> None:
     table.add_row(*(Text(one_line(cell)) for cell in cells))
 
 
-def trials_table(spec: StudySpec, trials: Sequence[Trial], title: str, width: int | None = None) -> Table:
+def trials_table(
+    spec: StudySpec, trials: Sequence[Trial], title: str, width: int | None = None, noise: Noise = QUIET
+) -> Table:
     """Trials as rows, and as many parameters as fit; those in which the trials differ come first.
 
     Args:
@@ -61,9 +68,13 @@ def trials_table(spec: StudySpec, trials: Sequence[Trial], title: str, width: in
         trials: The trials.
         title: The table's title.
         width: The width of the screen; by default the terminal's.
+        noise: How much the losses of one configuration differ.
     """
     cells: dict[str, list[str]] = {"trial": [str(trial.number) for trial in trials]}
     columns = [("trial", cells["trial"]), (spec.metric, [number(metric_value(spec, trial)) for trial in trials])]
+    if noise.deviation > 0:
+        columns.append(("±", [f"{noise.error(trial):.2g}" for trial in trials]))
+        columns.append(("trainings", [str(trial.observations) for trial in trials]))
     if any(trial.fidelity is not None for trial in trials):
         columns.append(
             (fidelity_name(spec), ["" if trial.fidelity is None else f"{trial.fidelity:g}" for trial in trials])
@@ -97,6 +108,11 @@ def _breadth(column: tuple[str, Sequence[str]]) -> int:
     return max(map(cell_len, [column[0], *column[1]])) + FRAME
 
 
+def best_table(spec: StudySpec, history: History, title: str, width: int | None = None) -> Table:
+    """The best configurations as rows; see :func:`trials_table`."""
+    return trials_table(spec, ranked(history)[:TOP], title, width, history.noise)
+
+
 def choice_table(spec: StudySpec, choice: Choice) -> Table:
     """The finalists as rows."""
     rule = "" if spec.final is None else f" by {spec.final.rule}"
@@ -128,21 +144,23 @@ def print_summary(
     if best is None:
         say(console, "No trial is complete yet.")
     else:
-        console.print(trials_table(spec, ranked(history)[:TOP], f"Best trials by {spec.metric}", console.width))
+        console.print(best_table(spec, history, f"Best trials by {spec.metric}", console.width))
         if choice is None or choice.winner is None:
             say(console, f"Best: trial {best.number}")
+            for line in [*certainty_lines(spec, history), *tuning_lines(spec, history, choice)]:
+                say(console, f"  # {line}")
             for line in as_yaml(best.config):
                 say(console, f"  {line}")
             for name in sorted(best.metrics, key=lambda name: (name != spec.metric, not name.startswith("test"), name)):
-                if name == spec.metric or name.startswith("test"):
+                if (name == spec.metric and not best.observed) or name.startswith("test"):
                     say(console, f"  # {one_line(name)}: {number(best.metrics[name])}")
     if choice is not None and choice.standings:
-        print_choice(spec, choice, console)
+        print_choice(spec, history, choice, console)
     print_places(places, console)
 
 
-def print_choice(spec: StudySpec, choice: Choice, console: Console) -> None:
-    """Print the finalists, the winner and its score on the test set."""
+def print_choice(spec: StudySpec, history: History, choice: Choice, console: Console) -> None:
+    """Print the finalists, the winner, its score on the test set, and what tuning was worth."""
     console.print(choice_table(spec, choice))
     line = choice_line(spec, choice)
     say(console, f"{line[0].upper()}{line[1:]}")
@@ -150,7 +168,7 @@ def print_choice(spec: StudySpec, choice: Choice, console: Console) -> None:
         return
     for line in as_yaml(choice.winner.trial.config):
         say(console, f"  {line}")
-    for line in test_lines(choice):
+    for line in [*test_lines(choice), *tuning_lines(spec, history, choice)]:
         say(console, f"  # {line}")
 
 

@@ -10,11 +10,14 @@ from typing import TYPE_CHECKING, Any
 
 from hpo_core.history.trial import Trial, fidelity_key
 from hpo_core.ledger.tags import Tag
+from hpo_core.selection.overtuning import overtuning_of
+from hpo_core.selection.repeats import Leg, winner_of
 
 if TYPE_CHECKING:  # the first line of `hpo tune` does not wait for the strategies
     from hpo_core.champion.challenge import Challenge
     from hpo_core.history.history import History
     from hpo_core.selection.final_choice import Choice, Standing
+    from hpo_core.selection.overtuning import Scores
     from hpo_core.study.spec import StudySpec
 
 
@@ -89,15 +92,81 @@ def metric_value(spec: StudySpec, trial: Trial | None) -> float | None:
     return None if trial is None or trial.loss is None else spec.sign * trial.loss
 
 
-def rank(trial: Trial) -> tuple[float, float, int]:
-    """A sort key for complete trials, best first; those of the highest fidelity come before all others."""
+def rank(trial: Trial) -> tuple[float, bool, bool, float, int]:
+    """A sort key for complete trials, best first: the highest fidelity, all folds, what was confirmed, the loss."""
     assert trial.loss is not None
-    return -fidelity_key(trial.fidelity), trial.loss, trial.number
+    return -fidelity_key(trial.fidelity), not trial.whole, not trial.confirmed, trial.loss, trial.number
 
 
 def ranked(history: History) -> list[Trial]:
-    """The complete trials, best first."""
-    return sorted(history.complete, key=rank)
+    """One complete trial for each configuration, with the mean loss of its trainings, best first."""
+    return sorted(history.merged.complete, key=rank)
+
+
+def mean_text(spec: StudySpec, history: History, trial: Trial) -> str:
+    """A trial's value, with its standard error if it is the mean of several trainings that differ."""
+    value, error = metric_value(spec, trial), history.noise.error(trial)
+    return number(value) if value is None or not trial.observed else with_error(value, error)
+
+
+def certainty_lines(spec: StudySpec, history: History) -> list[str]:
+    """How sure the best configuration is, and how much luck the luckiest trial had; nothing without repeats."""
+    found = winner_of(history)
+    if found is None or not found.trial.observed or not history.noise.deviation > 0:
+        return []
+    best, luckiest = found.trial, found.luckiest
+    lines = [f"{spec.metric} {mean_text(spec, history, best)}, the mean of {best.observations} trainings"]
+    if luckiest.number != best.number or found.luck > 0:
+        line = f"luckiest: trial {luckiest.number} with {number(metric_value(spec, luckiest))}"
+        luck = "trained once" if math.isnan(found.luck) else f"of which {found.luck:.2g} was luck"
+        lines.append(f"{line}, {luck}")
+    return lines
+
+
+def tuning_lines(spec: StudySpec, history: History, choice: Choice | None = None) -> list[str]:
+    """What tuning was worth: the winner beside the first trial, by all that is known of both without luck."""
+    found = overtuning_of(history, choice, spec.metric, spec.sign)
+    if found is None:
+        return []
+    winner, first = found.winner, found.first
+    name = f"trial {first.trial.number}"
+    if winner.trial.number == first.trial.number:
+        return [f"no trial was better than {name}, the first"]
+    if all(map(math.isnan, (winner.confirmed, winner.test, first.test))):
+        return []  # what is left is in the table
+    how = "confirmed" if choice is None else "folds"
+    lines = [f"trial {winner.trial.number}, the best: {_scores(spec, winner, how)}"]
+    lines.append(f"{name}, the first: {_scores(spec, first, how)}")
+    if found.in_vain is None:
+        return lines
+    gain = f"tuning gained {with_error(found.gain, found.error)} without luck"
+    return [*lines, f"{gain}: {name} would have done as well" if found.in_vain else gain]
+
+
+def _scores(spec: StudySpec, scores: Scores, how: str) -> str:
+    """The values of one configuration."""
+    parts = [f"search {number(spec.sign * scores.searched)}"]
+    if not math.isnan(scores.confirmed):
+        parts.append(f"{how} {with_error(spec.sign * scores.confirmed, scores.error)}")
+    if not math.isnan(scores.test):
+        parts.append(f"test {number(spec.sign * scores.test)}")
+    return ", ".join(parts)
+
+
+def confirm_line(spec: StudySpec, history: History) -> str:
+    """What is being confirmed; empty while nothing is, also when a study that confirmed before goes on searching."""
+    if not any(trial.confirms for trial in history.running):
+        return ""
+    confirming = Leg(history.without_retaken()).confirming
+    return f"the search is over; its best configurations are trained again, {_bound(spec, history, len(confirming))}"
+
+
+def _bound(spec: StudySpec, history: History, started: int) -> str:
+    """How many trainings confirm at most."""
+    total = spec.stop.trials
+    if total is not None and spec.stop_reason(history, 0.0) is None:  # the strategy had nothing more to propose
+        return f"up to trial {total - 1}"
+    return f"{started + spec.confirmations_left(history)} times in all"
 
 
 def seconds_left(spec: StudySpec, history: History, elapsed: float) -> float | None:
@@ -144,7 +213,7 @@ def status_parts(spec: StudySpec, history: History, elapsed: float) -> list[str]
     if spec.stop.full_trainings is not None and spec.scale is not None:
         parts.append(f"{spec.spent(history):.3g} of {spec.stop.full_trainings:g} full trainings")
     if (best := history.incumbent) is not None:
-        parts.append(best_line(spec, best))
+        parts.append(best_line(spec, history, best))
     if (left := seconds_left(spec, history, elapsed)) is not None:
         parts.append(f"about {roughly(left)} left")
     return parts
@@ -155,8 +224,8 @@ def status_line(spec: StudySpec, history: History, elapsed: float) -> str:
     return "  |  ".join(status_parts(spec, history, elapsed))
 
 
-def best_line(spec: StudySpec, best: Trial) -> str:
-    return f"best {spec.metric} {number(metric_value(spec, best))} (trial {best.number})"
+def best_line(spec: StudySpec, history: History, best: Trial) -> str:
+    return f"best {spec.metric} {mean_text(spec, history, best)} (trial {best.number})"
 
 
 def seconds_of(trial: Trial) -> float | None:
@@ -191,12 +260,14 @@ def spread(spec: StudySpec, standing: Standing) -> str:
 
 
 def with_error(value: float, error: float) -> str:
-    """A value with the digits that its error leaves.
+    """A value with the digits that its error leaves; alone if that is 0 or unknown.
 
-    >>> with_error(0.965544, 0.00281432), with_error(1234.5, 67.8), with_error(0.5, math.nan)
-    ('0.9655 ± 0.0028', '1234 ± 68', '0.5 ± nan')
+    >>> with_error(0.965544, 0.00281432), with_error(1234.5, 67.8), with_error(0.5, math.nan), with_error(1.0, 1e-20)
+    ('0.9655 ± 0.0028', '1234 ± 68', '0.5', '1 ± 1e-20')
     """
-    decimals = 1 - math.floor(math.log10(error)) if 0 < error < math.inf else 99
+    if not 0 < error < math.inf:
+        return number(value)
+    decimals = 1 - math.floor(math.log10(error))  # two significant ones of the error
     if decimals > 9 or abs(value) > 1e9:
         return f"{number(value)} ± {number(error)}"
     return f"{value:.{max(decimals, 0)}f} ± {error:.{max(decimals, 0)}f}"

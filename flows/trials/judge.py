@@ -1,4 +1,4 @@
-"""Decides whether a running trial is stopped early, from its curve and its losses at milestones."""
+"""Decides whether a running trial is stopped early, from its curve, its losses at milestones, or its folds."""
 
 from __future__ import annotations
 
@@ -9,7 +9,9 @@ from dataclasses import replace
 
 from hpo_core.history.history import History
 from hpo_core.history.trial import Trial
+from hpo_core.selection.folds import verdict
 from hpo_core.study.spec import StudySpec
+from hpo_flows.objectives.messages import FoldScore
 
 log = logging.getLogger("hpo")
 
@@ -38,18 +40,22 @@ class Rungs:
         known = self._live.get(trial.number, trial)
         self._live[trial.number] = replace(known, rungs={**known.rungs, milestone: loss})
 
+    def latest(self) -> History:
+        """The study as last loaded, with other flows' complete trials."""
+        return self.history
+
     def view(self) -> History:
         """The history with the newest milestone losses."""
+        history = self.latest()
         live = self._live.copy()  # other trials' threads add to it meanwhile
         trials = [
-            replace(trial, rungs=live.pop(trial.number).rungs) if trial.number in live else trial
-            for trial in self.history
+            replace(trial, rungs=live.pop(trial.number).rungs) if trial.number in live else trial for trial in history
         ]
-        return History([*trials, *live.values()], self.history.next_number)
+        return History([*trials, *live.values()], history.next_number)
 
 
 class Judge:
-    """Applies the study's early-stopping rule to one attempt at a trial.
+    """Applies the study's early-stopping rule, and the rule for folds, to one attempt at a trial.
 
     Args:
         spec: The study.
@@ -62,6 +68,8 @@ class Judge:
         self._spec, self._trial, self._rungs, self._warn = spec, trial, rungs, warn
         self._curve: dict[int, float] = {}
         self._reason, self._steps, self._disobeyed = "", 0, False
+        self._folds: list[float] = []
+        self._folds_wanted = 0
 
     def note(self, step: int, metrics: Mapping[str, float]) -> None:
         """Record the metrics of a step."""
@@ -95,8 +103,25 @@ class Judge:
             return None
         return self._spec.sign * self._curve[max(self._curve)]
 
+    def judge_fold(self, scored: FoldScore) -> bool:
+        """Whether the trial may continue after a fold."""
+        value = scored.metrics.get(self._spec.metric, math.nan)
+        if not math.isfinite(value):
+            if scored.asks:
+                self._warn(f"trial.folds ends no trial early: fold.score gives no finite {self._spec.metric!r}")
+            return True
+        self._folds.append(self._spec.loss(value))
+        self._folds_wanted = scored.fold.of
+        if scored.asks:
+            trial = replace(self._trial, folds=tuple(self._folds), folds_wanted=self._folds_wanted)
+            self._reason = verdict(self._rungs.latest(), trial)
+        return not self._reason
+
     def outcome(self) -> dict[str, str]:
         """For a completed trial that was stopped early: the reason and the fidelity reached. Otherwise empty."""
+        if 0 < len(self._folds) < self._folds_wanted:
+            of = f"{len(self._folds)} of {self._folds_wanted} folds"
+            return {"reason": self._reason or f"the objective returned after {of}"}
         if not self._reason:
             return {}
         if self._disobeyed:

@@ -9,6 +9,7 @@ from pathlib import Path
 from hpo_core.base.seeding import fold_seed, repeat_seed, trial_seed
 from hpo_core.history.trial import fidelity_key
 from hpo_core.selection.evaluation import ChampionVersion, EvaluationKind, Fold, Retraining, Training
+from hpo_core.study.spec import StudySpec
 from hpo_flows.trials.checkpoints import inherited
 from hpo_flows.trials.session import Session
 from hpo_flows.workers.job import Job, TrialFailed
@@ -56,15 +57,22 @@ def prepare(session: Session, training: Training, folder: Path) -> Prepared:
         training.fidelity,
         folder,
         resume,
-        spec.stop_rule.milestones if spec.stop_rule is not None and phase == "search" else None,
+        spec.stop_rule.milestones if _may_be_stopped(spec, training) and spec.stop_rule is not None else None,
         spec.callbacks,
         phase=phase,
         fold=training.kind if isinstance(training.kind, Fold) else None,
         champion=_champion(session, training.kind, folder),
         sign=spec.sign,
         to_beat=_to_beat(session, training),
+        reshuffle=spec.reshuffles,
+        repeats=training.trial.repeat_of is not None,
     )
     return Prepared(job, obstacle)
+
+
+def _may_be_stopped(spec: StudySpec, training: Training) -> bool:
+    """Whether the rule of early stopping applies; repeats are trained to the end, so that they can be averaged."""
+    return training.phase == "search" and training.trial.repeat_of is None
 
 
 def _seed(session: Session, training: Training) -> int:
@@ -95,8 +103,11 @@ def _champion(session: Session, kind: EvaluationKind | None, folder: Path) -> Pa
 
 
 def _to_beat(session: Session, training: Training) -> float:
-    """The loss a trial must beat to be the best so far. With a final choice, only the winner ever counts as best."""
-    if training.phase in ("test", "seed"):
+    """The loss a trial must beat to be the best so far. With a final choice, only the winner ever counts as best.
+
+    Whatever confirms a configuration counts as best: one of these is the winner, and nobody knows yet which.
+    """
+    if training.phase in ("test", "seed") or (training.phase == "search" and training.trial.confirms):
         return math.inf
     if training.phase in ("fold", "champion") or session.ledger.spec.final is not None:
         return -math.inf

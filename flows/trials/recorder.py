@@ -16,9 +16,20 @@ from hpo_core.ledger.ledger import Report
 from hpo_core.ledger.note import trial_note
 from hpo_core.ledger.ownership import RENEW_SECONDS, new_lease
 from hpo_core.ledger.store import FAILED, FINISHED, RUNNING, Dataset, Metric
-from hpo_core.ledger.tags import CHECKPOINT_KEPT, MODEL, NOTE, ON_BEST, RUNG, SNAPSHOT_FOLDER, Tag, refused_tag
+from hpo_core.ledger.tags import (
+    CHECKPOINT_KEPT,
+    FOLD_VALUE,
+    INTERNAL,
+    MODEL,
+    NOTE,
+    ON_BEST,
+    RUNG,
+    SNAPSHOT_FOLDER,
+    Tag,
+    refused_tag,
+)
 from hpo_core.selection.evaluation import Training
-from hpo_flows.objectives.messages import Artifact, DatasetUsed, FromObjective, Use
+from hpo_flows.objectives.messages import Artifact, DatasetUsed, FoldScore, FromObjective, Use
 from hpo_flows.objectives.messages import Report as Reported
 from hpo_flows.reports.text import number, one_line
 from hpo_flows.trials.judge import Judge
@@ -68,7 +79,7 @@ class TrialLog:
         self._trace = session.traces.setdefault(training.run_id, Trace())
         self._stale = dict(self._trace.steps)
         for key in self._stale:
-            if key.startswith(RUNG):  # void it now: another flow may read it before this attempt ends
+            if key.startswith(INTERNAL):  # void it now: another flow may read it before this attempt ends
                 self._add(key, math.nan, self._trace.tick(), 0, ours=True)
         self._renewed = time.monotonic()
         self._due = self._renewed + FIRST_WRITE_SECONDS
@@ -86,6 +97,8 @@ class TrialLog:
                 self.use = message
             case Reported(step, metrics, milestone):
                 return self._take_report(step, metrics, milestone)
+            case FoldScore():
+                return self._take_fold(message)
         return True
 
     def _warn_of_best(self, note: Path) -> None:
@@ -94,13 +107,26 @@ class TrialLog:
             reason = one_line(note.read_text(encoding="utf-8").strip().splitlines()[-1])
             self._session.warn(f"nothing is kept of the best trial: {reason} ({ON_BEST} in the trial's run has more)")
 
-    def _take_report(self, step: int, metrics: Mapping[str, float], milestone: int | None) -> bool:
+    def _note_step(self, step: int, metrics: Mapping[str, float]) -> int:
+        """Queue the metrics of a step; returns its time."""
         now = self._trace.tick()
         self._last_step = max(self._last_step, step)
         for key, reported in metrics.items():
             self._add(key, reported, now, step)
-        self._judge.note(step, metrics)
         self._session.board.note(self._training.run_id, step, metrics)
+        return now
+
+    def _take_fold(self, scored: FoldScore) -> bool:
+        now = self._note_step(scored.fold.index, scored.metrics)
+        self._tags[Tag.FOLDS_WANTED] = str(scored.fold.of)
+        if (value := scored.metrics.get(self._ledger.spec.metric)) is not None:
+            # Each under a name of its own, since a search returns only the latest value of a metric.
+            self._add(f"{FOLD_VALUE}{scored.fold.index + 1}", value, now, 0, ours=True)
+        return self._judge.judge_fold(scored)
+
+    def _take_report(self, step: int, metrics: Mapping[str, float], milestone: int | None) -> bool:
+        now = self._note_step(step, metrics)
+        self._judge.note(step, metrics)
         if milestone is None:
             return True
         go_on = self._judge.judge(milestone)

@@ -116,6 +116,8 @@ def _train(job: Job, function: Callable[..., Any], attempt: _Attempt) -> Done | 
         phase=job.phase,
         fold=job.fold,
         champion=job.champion,
+        reshuffle=job.reshuffle,
+        repeats=job.repeats,
     )
     try:
         returned = function(context)

@@ -30,6 +30,8 @@ class Job:
         champion: The folder of the model to score instead of training, in phase ``champion``.
         sign: +1 if the metric is minimised, -1 if it is maximised.
         to_beat: The trial is the best so far if its loss is lower than this.
+        reshuffle: Whether the search's split is the trial's own.
+        repeats: Whether the trial trains the configuration of an earlier one again.
     """
 
     objective: Objective
@@ -47,6 +49,8 @@ class Job:
     champion: Path | None = None
     sign: int = 1
     to_beat: float = -math.inf
+    reshuffle: bool = False
+    repeats: bool = False
 
 
 class TrialFailed(Exception):

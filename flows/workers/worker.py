@@ -28,6 +28,7 @@ from hpo_flows.objectives.messages import (
     Done,
     Ended,
     Failed,
+    FoldScore,
     FromObjective,
     Message,
     Preload,
@@ -144,8 +145,8 @@ class Worker:
             job: What to train.
             timeout: Seconds after which the process is killed.
             memory_limit: Bytes that the process and its descendants may hold before it is killed.
-            on_message: Called with each report, artifact, dataset and usage note, in order. For a report at a milestone
-                it returns whether to continue.
+            on_message: Called with each report, fold, artifact, dataset and usage note, in order. For a report at a
+                milestone, and for a fold that asks, it returns whether to continue.
             on_tick: Called about once a second.
             cancelled: The process is killed when this is set.
 
@@ -183,10 +184,10 @@ class Worker:
                 case Ended(Failed() as failed):
                     self._release(message)
                     raise TrialFailed(**vars(failed))
-                case Report(milestone=int()):
+                case Report(milestone=int()) | FoldScore(asks=True):
                     answer = Answer(on_message(message) is not False)
                     self._with_child(partial(self._channel.send, attempt, answer), watchdog)
-                case Report() | Artifact() | DatasetUsed() | Use():
+                case Report() | FoldScore() | Artifact() | DatasetUsed() | Use():
                     on_message(message)
             on_tick()
 

@@ -38,6 +38,15 @@ def deviation(values: Sequence[float]) -> float:
     return scale * math.sqrt(math.fsum((value - middle) ** 2 for value in scaled) / (len(scaled) - 1))
 
 
+def median(values: Sequence[float]) -> float:
+    """The lower median of one or more finite values.
+
+    >>> median([3.0, 1.0, 2.0]), median([4.0, 1.0, 2.0, 3.0])
+    (2.0, 2.0)
+    """
+    return sorted(values)[(len(values) - 1) // 2]
+
+
 def _scaled(values: Sequence[float]) -> tuple[float, list[float]]:
     """A power of two, and the values divided by it; dividing by a power of two loses no bits."""
     largest = max(map(abs, values))

@@ -4,17 +4,69 @@ from __future__ import annotations
 
 import math
 from collections.abc import Collection, Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from itertools import pairwise
 
 import numpy as np
 
+from hpo_core.base import moments
 from hpo_core.base.arrays import Array
 from hpo_core.history.fidelity import Fidelity
 from hpo_core.history.prior import Source
 from hpo_core.history.trial import Proposal, Trial, TrialState, fidelity_key
 from hpo_core.space.search_space import SearchSpace
+
+
+@dataclass(frozen=True)
+class Noise:
+    """The spread of losses of one configuration.
+
+    Args:
+        deviation: The standard deviation, pooled over configurations; NaN if none was trained twice.
+        degrees: Its degrees of freedom: how many trainings beyond the first it rests on.
+    """
+
+    deviation: float = math.nan
+    degrees: int = 0
+
+    def error(self, trial: Trial) -> float:
+        """The standard error of a trial's loss, a mean over its observations; NaN if the noise is unknown.
+
+        Args:
+            trial: One of :attr:`History.merged`.
+        """
+        return self.deviation / math.sqrt(trial.observations)
+
+
+def noise_of(groups: Iterable[Sequence[float]]) -> Noise:
+    """The noise, from the losses of several trainings of each of some configurations.
+
+    >>> noise = noise_of([(1.0, 1.2), (3.0, 3.1, 3.2)])
+    >>> round(noise.deviation, 4), noise.degrees
+    (0.1155, 3)
+    """
+    spread = [(len(losses) - 1, moments.deviation(losses)) for losses in groups if len(losses) > 1]
+    degrees = sum(free for free, _ in spread)
+    if not degrees:
+        return Noise()
+    return Noise(math.hypot(*(s * math.sqrt(free / degrees) for free, s in spread)), degrees)
+
+
+def _merge(trial: Trial, repeats: Sequence[Trial]) -> Trial:
+    """A trial with the mean loss of all trainings of its configuration.
+
+    It is not confirmed if one of them failed: what fails now and then is no configuration to rely on.
+    """
+    alike = [
+        t for t in repeats if t.state is TrialState.COMPLETE and t.fidelity == trial.fidelity and t.loss is not None
+    ]
+    if trial.loss is None or not alike:
+        return trial
+    observed = (trial.loss, *(t.loss for t in alike if t.loss is not None))
+    fails = any(t.state is TrialState.FAILED and not t.notes.get("lost") for t in repeats)
+    confirmed = any(t.confirms for t in alike) and not fails
+    return replace(trial, loss=moments.mean(observed), observed=observed, confirmed=confirmed)
 
 
 def continues(trial: Trial) -> bool:
@@ -93,6 +145,37 @@ class History:
         return History(left, self.next_number, self.prior)
 
     @cached_property
+    def merged(self) -> History:
+        """This history with one trial for each configuration: without the repeats, whose losses count in the mean.
+
+        A repeat counts if it was trained as far as the trial that it repeats; the others are only left out. Numbers do
+        not change.
+        """
+        repeats: dict[int, list[Trial]] = {}
+        for trial in self.trials:
+            if trial.repeat_of is not None:
+                repeats.setdefault(trial.repeat_of, []).append(trial)
+        if not repeats:
+            return self
+        return History(
+            (_merge(trial, repeats.get(trial.number, ())) for trial in self.trials if trial.repeat_of is None),
+            self.next_number,
+            self.prior,
+        )
+
+    @cached_property
+    def searched(self) -> History:
+        """This history as if nothing had been confirmed yet; what ends a search once ends it for good."""
+        if not any(trial.confirms for trial in self.trials):
+            return self
+        return History((t for t in self.trials if not t.confirms), self.next_number, self.prior)
+
+    @cached_property
+    def noise(self) -> Noise:
+        """How much the loss of one configuration differs from training to training, pooled over all configurations."""
+        return noise_of(trial.observed for trial in self.merged.complete if trial.observed)
+
+    @cached_property
     def identities(self) -> frozenset[str]:
         """The identities of all configurations tried, whatever their outcome."""
         return frozenset(trial.identity for trial in self.trials)
@@ -105,9 +188,22 @@ class History:
 
     @cached_property
     def incumbent(self) -> Trial | None:
-        """The complete trial with the lowest loss at the highest fidelity; the earliest one in a tie."""
+        """The trial of :attr:`merged` with the lowest loss at the highest fidelity; the earliest one in a tie.
+
+        Once configurations were confirmed, only these can win: any other loss is one draw, chosen for its luck. A trial
+        that ended after some of its folds cannot win at all.
+        """
         highest = self.max_fidelity
-        best = [trial for trial in self.complete if trial.fidelity == highest]
+        best = [trial for trial in self.merged.complete if trial.fidelity == highest]
+        best = [trial for trial in best if trial.whole] or best
+        confirmed = [trial for trial in best if trial.confirmed]
+        return min(confirmed or best, key=lambda trial: (trial.loss, trial.number), default=None)
+
+    @cached_property
+    def luckiest(self) -> Trial | None:
+        """The complete trial with the lowest single loss at the highest fidelity; the earliest one in a tie."""
+        best = [trial for trial in self.complete if trial.fidelity == self.max_fidelity]
+        best = [trial for trial in best if trial.whole] or best
         return min(best, key=lambda trial: (trial.loss, trial.number), default=None)
 
     def since_improvement(self) -> int:
@@ -118,7 +214,7 @@ class History:
         best = self.incumbent
         if best is None:
             return 0
-        later = [trial for trial in self.complete if trial.number > best.number]
+        later = [trial for trial in self.merged.complete if trial.number > best.number]
         return sum(trial.fidelity == best.fidelity or trial.stopped_early for trial in later)
 
     def origin(self, trial: Trial) -> int:

@@ -14,6 +14,7 @@ from functools import cached_property
 import numpy as np
 import scipy
 
+from hpo_core.base import moments
 from hpo_core.base.arrays import Array
 from hpo_core.history.trial import Trial, TrialState
 from hpo_core.numerics.transforms import YeoJohnson
@@ -74,6 +75,20 @@ class Source:
     def aligned(self) -> Array:
         """The losses on the common scale of all sources, shape ``(n,)``; see :func:`align`."""
         return align(self.losses, self.align)
+
+
+def averaged(observations: Sequence[Observation]) -> tuple[Observation, ...]:
+    """One observation for each configuration: the mean loss of its trainings, or that it failed if all of them did.
+
+    >>> seen = [Observation({"x": 1}, 2.0), Observation({"x": 2}, None), Observation({"x": 1}, 4.0)]
+    >>> averaged(seen)
+    (Observation(config={'x': 1}, loss=3.0), Observation(config={'x': 2}, loss=None))
+    """
+    groups: dict[str, list[Observation]] = {}
+    for each in observations:
+        groups.setdefault(identity(each.config), []).append(each)
+    means = ((group[0].config, [each.loss for each in group if each.loss is not None]) for group in groups.values())
+    return tuple(Observation(config, moments.mean(losses) if losses else None) for config, losses in means)
 
 
 def align(losses: Array, how: str) -> Array:

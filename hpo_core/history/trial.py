@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import math
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
@@ -16,6 +17,13 @@ HYPERGRADIENT = "hypergradient/"
 
 HYPERGRADIENT_NORM = "hypergradient_norm/"
 """Prefixes of the metrics that hold the derivative of the study's metric by a parameter, or that derivative's norm."""
+
+
+REPEAT_OF = "repeat_of"
+"""The note of a trial that trains the configuration of an earlier one again: that trial's number."""
+
+PURPOSE, PROBE, CONFIRM = "purpose", "probe", "confirm"
+"""Why a configuration is trained again, as the note ``purpose``: to see how noisy the objective is, or to decide."""
 
 
 class TrialState(StrEnum):
@@ -69,8 +77,13 @@ class Trial:
         metrics: The latest value of each metric that the objective logged, under its own name and direction.
         hypergradient: The derivative of the loss by each parameter, if the objective logged it; finite.
         rungs: Its losses at milestones, by number of steps; only early-stopping rules use them.
+        folds: The losses of its folds, in order, if the objective cross-validates in each trial.
+        folds_wanted: How many folds a trial has that is not ended before the last one; 0 if it has none.
         start, end: Milliseconds since 1970, as stored by MLflow. For display only: no strategy may look at a clock.
         owner: The process responsible for it, as :class:`hpo_core.ledger.ownership.Owner` writes it; for display only.
+        observed: The losses of all trainings of its configuration, its own first, if there are several; ``loss`` is
+            then their mean. Only the trials of :attr:`hpo_core.history.history.History.merged` have it.
+        confirmed: Whether some of these were made to confirm the configuration.
     """
 
     number: int
@@ -87,9 +100,39 @@ class Trial:
     metrics: Mapping[str, float] = field(default_factory=dict)
     hypergradient: Mapping[str, float] = field(default_factory=dict)
     rungs: Mapping[int, float] = field(default_factory=dict)
+    folds: tuple[float, ...] = ()
+    folds_wanted: int = 0
     start: int = 0
     end: int | None = None
     owner: str = ""
+    observed: tuple[float, ...] = ()
+    confirmed: bool = False
+
+    @cached_property
+    def repeat_of(self) -> int | None:
+        """The number of the trial whose configuration it trains again; None if the configuration is its own."""
+        told = str(self.notes.get(REPEAT_OF, ""))  # of a tag, and so of anybody's making
+        return int(told) if re.fullmatch(r"[0-9]{1,6}", told) and int(told) < self.number else None
+
+    @property
+    def confirms(self) -> bool:
+        """Whether it trains a configuration again in order to decide which one is best."""
+        return self.repeat_of is not None and self.notes.get(PURPOSE) == CONFIRM
+
+    @property
+    def observations(self) -> int:
+        """How many trainings ``loss`` is the mean of."""
+        return len(self.observed) or 1
+
+    @property
+    def whole(self) -> bool:
+        """Whether ``loss`` is that of all its folds; a trial that has no folds is whole, too."""
+        return not 0 < len(self.folds) < self.folds_wanted
+
+    @property
+    def weight(self) -> float:
+        """How much its loss tells, in trainings with all folds: the variance of the loss is the noise's over this."""
+        return float(self.observations) if self.whole else len(self.folds) / self.folds_wanted
 
     @property
     def origin(self) -> str:
@@ -100,6 +143,9 @@ class Trial:
             attempt = str(notes.get("attempt", "0"))
             counted = "was interrupted" if attempt == "0" else f"was lost (attempt {attempt})"
             return f"trial {notes.get('retry_of')} again, which {counted}"
+        if self.repeat_of is not None:
+            why = "to confirm it" if self.confirms else "to see how noisy the objective is"
+            return f"trial {self.repeat_of} again, {why}"
         if strategy == "first":
             return "given by the study file (first)"
         picked = f"{strategy}, which picked {notes['picked']}" if "picked" in notes else strategy
@@ -108,6 +154,12 @@ class Trial:
         if "warm_start" in notes:
             return f"{picked}: among the best of the past: {notes['warm_start']}"
         return f"{picked}: of its candidates it promised most" if "acquisition" in notes else f"{picked}: by no model"
+
+    @property
+    def proposed(self) -> str:
+        """The origin as a sentence, without its full stop."""
+        given = self.repeat_of is not None or self.notes.get("strategy") in ("retry", "first")
+        return f"{self.origin[0].upper()}{self.origin[1:]}" if given else f"Proposed by {self.origin}"
 
     @cached_property
     def identity(self) -> str:
@@ -124,6 +176,8 @@ class Trial:
         facts = [self.number, self.identity, self.state.value, self.loss, self.fidelity, self.parent]
         facts += [fidelity_key(self.requested_fidelity)] if self.stopped_early else []
         facts += [sorted(self.hypergradient.items())] if self.hypergradient else []
+        facts += [self.observed, self.confirmed] if self.observed else []
+        facts += [self.folds, self.folds_wanted] if self.folds else []
         return int.from_bytes(hashlib.blake2b(repr(tuple(facts)).encode(), digest_size=8).digest(), "big")
 
 

@@ -15,7 +15,7 @@ from hpo_core.history.trial import Trial, TrialState, hypergradient_of
 from hpo_core.ledger import ownership
 from hpo_core.ledger.known_runs import number_of
 from hpo_core.ledger.store import FAILED, FINISHED, RUNNING, Run
-from hpo_core.ledger.tags import RUNG, SCHEMA, TRIAL_TAGS, Tag, join_tag, parse_count, unfold
+from hpo_core.ledger.tags import FOLD_VALUE, INTERNAL, RUNG, SCHEMA, TRIAL_TAGS, Tag, join_tag, parse_count, unfold
 from hpo_core.selection.evaluation import ChampionVersion, Evaluation, EvaluationKind, Fold, Retraining
 from hpo_core.space.configuration import Scalar, config_from_json
 from hpo_core.space.search_space import SearchSpace
@@ -90,9 +90,11 @@ def trial_of(run: Run, spec: StudySpec) -> Trial:
         stopped_early=stopped_early,
         requested_fidelity=requested,
         # NaN is not a value: it voids a metric that an earlier attempt of the same trial reported.
-        metrics={key: v for key, v in run.metrics.items() if not (key.startswith(RUNG) or math.isnan(v))},
+        metrics={key: v for key, v in run.metrics.items() if not (key.startswith(INTERNAL) or math.isnan(v))},
         hypergradient=hypergradient_of(run.metrics, spec.sign),
         rungs=_rungs_of(run, spec),
+        folds=_folds_of(run, spec) if state is TrialState.COMPLETE else (),
+        folds_wanted=parse_count(run.tags.get(Tag.FOLDS_WANTED, ""), 6) or 0,
         start=run.start,
         end=run.end,
         owner=run.tags.get(Tag.OWNER, ""),
@@ -114,6 +116,14 @@ def _rungs_of(run: Run, spec: StudySpec) -> dict[int, float]:
     return {steps: spec.loss(value) for steps, value in found.items() if steps and abs(value) < MAX_VALUE}
 
 
+def _folds_of(run: Run, spec: StudySpec) -> tuple[float, ...]:
+    """The losses of a trial's folds, in order, up to the first one without a finite value."""
+    losses: list[float] = []
+    while is_finite_metric(value := run.metrics.get(f"{FOLD_VALUE}{len(losses) + 1}")):
+        losses.append(spec.loss(value))
+    return tuple(losses)
+
+
 def _config_of(run: Run, space: SearchSpace) -> dict[str, Scalar]:
     if text := join_tag(Tag.CONFIG, run.tags):
         return space.validated(config_from_json(text), check_constraints=False)
@@ -121,13 +131,14 @@ def _config_of(run: Run, space: SearchSpace) -> dict[str, Scalar]:
 
 
 def stored_spec(run: Run) -> StudySpec:
-    """Read the specification stored in a study's run.
+    """Read the specification stored in a study's run. Studies of versions without repeats are to have none.
 
     Raises:
         InputError: It is damaged.
     """
     try:
-        return study_from(json.loads(join_tag(Tag.SPEC, run.tags)))
+        stored = json.loads(join_tag(Tag.SPEC, run.tags))
+        return study_from({"repeats": "off", **stored} if isinstance(stored, dict) else stored)
     except (ValueError, RecursionError) as error:
         raise InputError(
             f"study run {run.id}", f"its stored specification cannot be used ({error})", "delete the run in MLflow"

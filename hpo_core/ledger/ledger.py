@@ -101,7 +101,8 @@ class Ledger(LedgerReader):
             tags[Tag.FIDELITY] = repr(proposal.fidelity)
         if proposal.parent is not None:
             tags[Tag.PARENT] = str(proposal.parent)
-        run = self.store.create_run(self.study_run.experiment, f"{spec.name}-{number:04d}", tags)
+        again = "" if proposed.repeat_of is None else f" ({proposed.repeat_of:04d} again)"
+        run = self.store.create_run(self.study_run.experiment, f"{spec.name}-{number:04d}{again}", tags)
         if not self.claim(f"trial.{number}", run.id):
             self.store.delete_run(run.id)
             self._lost_number = number

@@ -35,7 +35,7 @@ def trial_note(trial: Trial, study: Run, outcome: str = "") -> str:
     page = f"#/experiments/{study.experiment}/runs/{study.id}?workflowType=machine_learning"
     lines = [
         f"**{as_markdown(outcome)}**" if outcome else "",
-        f"Proposed by {as_markdown(trial.origin)}.",
+        f"{as_markdown(trial.proposed)}.",
         f"Trial {trial.number} of the study [{as_markdown(study.name)}]({page})",
     ]
     return "\n\n".join(filter(None, lines))

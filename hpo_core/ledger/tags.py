@@ -68,6 +68,7 @@ class Tag:
     LOST = "hpo.lost"
     BLAMED_KEY = "hpo.misfit"
     CHECKPOINT = "hpo.checkpoint"
+    FOLDS_WANTED = "hpo.folds_wanted"
     METRICS_REFUSED = "hpo.metrics_refused"
     ARTIFACTS_LOST = "hpo.artifacts_lost"
 
@@ -138,15 +139,21 @@ RUNG = "hpo.rung."
 """Prefix of a milestone metric, followed by the number of steps. A search returns only the latest value of a metric,
 so each milestone needs its own key."""
 
+FOLD_VALUE = "hpo.fold."
+"""Prefix of the metrics of the study's metric in each fold of a trial that cross-validates, followed by 1, 2, ..."""
+
+INTERNAL = (RUNG, FOLD_VALUE)
+"""Prefixes of the metrics that no objective logs under such a name; they are not shown among a trial's metrics."""
+
 NOTE = "mlflow.note.content"
 """The tag that MLflow shows as a run's description."""
 
-SEARCHED = {"strategy", "bracket", "rung"}
+SEARCHED = {"strategy", "bracket", "rung", "repeat_of"}
 """The notes of a proposal that are tags of their own."""
 
 TRIAL_TAGS = {
     Tag.ROLE, Tag.SCHEMA, Tag.STUDY, Tag.NUMBER, Tag.FIDELITY, Tag.REACHED, Tag.PARENT, Tag.SEED,
-    Tag.HISTORY, Tag.LEASE, Tag.OWNER, Tag.REASON, Tag.TASK_RUN, Tag.TASK_RUN_URL, Tag.RESULT,
+    Tag.HISTORY, Tag.LEASE, Tag.OWNER, Tag.REASON, Tag.TASK_RUN, Tag.TASK_RUN_URL, Tag.RESULT, Tag.FOLDS_WANTED,
 }  # fmt: skip
 
 

@@ -82,6 +82,8 @@ def open_study(
     stored = stored_spec(run)
     if run.experiment == experiment:  # whatever that was called when the study was begun
         stored = stored.model_copy(update={"experiment": spec.experiment})
+    if "repeats" not in spec.model_fields_set:  # what has begun without repeats goes on without
+        spec = spec.model_copy(update={"repeats": stored.repeats})
     if spec.stop.more:
         history = Ledger(store, stored, run).load()
         # A run that came to its end has said so; a killed one leaves the study RUNNING.

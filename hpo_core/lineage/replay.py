@@ -198,7 +198,9 @@ def _orders(steps: Sequence[int], likely: int, wanted: int) -> Iterator[set[int]
 
 
 def _pending(trial: Trial) -> Trial:
-    return replace(trial, state=TrialState.RUNNING, loss=None, fidelity=trial.requested_fidelity, stopped_early=False)
+    return replace(
+        trial, state=TrialState.RUNNING, loss=None, fidelity=trial.requested_fidelity, stopped_early=False, folds=()
+    )
 
 
 def _by_time(earlier: Sequence[Trial], trial: Trial) -> History:
@@ -213,7 +215,7 @@ def _replayed(found: Explanation, seen: History, spec: StudySpec, run: Run) -> E
     trial, caveats = found.trial, []
     name = str(trial.notes.get("strategy", spec.strategy.name))
     changes: dict[str, Any] = {}
-    if name not in (spec.strategy.name, "first", "retry"):
+    if name not in (spec.strategy.name, "first", "retry", "repeat"):
         caveats.append(f"the study's strategy is now {spec.strategy.name!r}: {name!r} is asked with its own defaults")
         changes["strategy"] = StrategySpec(name=name)
     if (budget := trial.notes.get("budget")) is not None and str(budget) != str(spec.stop.trials):
@@ -224,7 +226,8 @@ def _replayed(found: Explanation, seen: History, spec: StudySpec, run: Run) -> E
         caveats.append(f"the study's seed is now {spec.seed}: {seed} is taken, the trial's own")
         changes["seed"] = int(seed)
     try:
-        proposals = spec.model_copy(update=changes).propose(seen, 1)
+        asked = spec.model_copy(update=changes)
+        proposals = asked.propose(seen, 1) if not trial.confirms else _confirmations(asked, seen, trial)
     except ValueError as error:
         return replace(found, caveats=(*caveats, f"the strategy cannot be asked: {error}"))
     replayed = proposals[0] if proposals else None
@@ -232,6 +235,12 @@ def _replayed(found: Explanation, seen: History, spec: StudySpec, run: Run) -> E
     if not same:
         caveats.append("settings of the study (strategy, first, rerun_lost) or the software are others now than then")
     return replace(found, replayed=replayed, same=same, caveats=tuple(caveats))
+
+
+def _confirmations(spec: StudySpec, seen: History, trial: Trial) -> list[Proposal]:
+    """What would be trained to confirm; whether the strategy was at its end then is not known, so either may be it."""
+    found = [each for exhausted in (False, True) if (each := spec.confirm(seen, exhausted)) is not None]
+    return [each for each in found if each.identity == trial.identity] or found
 
 
 def _beside(space: SearchSpace, others: Sequence[Trial], trial: Trial) -> list[Neighbour]:

@@ -21,10 +21,10 @@ from typing import Any
 
 from hpo_core.base.errors import InputError
 from hpo_core.base.storable import MAX_VALUE
-from hpo_core.history.prior import Observation, Source
+from hpo_core.history.prior import Observation, Source, averaged
 from hpo_core.ledger.ledger import Ledger
 from hpo_core.ledger.store import FAILED, FINISHED, Run, Store
-from hpo_core.ledger.tags import CLAIMS, Tag, join_tag, split_tag
+from hpo_core.ledger.tags import CLAIMS, FOLD_VALUE, Tag, join_tag, split_tag
 from hpo_core.space.configuration import Scalar
 from hpo_core.space.parameters import Fixed, Float, Int, Parameter
 from hpo_core.space.search_space import SearchSpace
@@ -244,6 +244,9 @@ def _fitted(run: Run, spec: StudySpec, full: float) -> Observation:
         raise NotImportable("lost with its flow")
     if _fidelity(run) < full:
         raise NotImportable("of a lower fidelity")
+    wanted = run.tags.get(Tag.FOLDS_WANTED)
+    if wanted is not None and run.status == FINISHED and f"{FOLD_VALUE}{wanted}" not in run.metrics:
+        raise NotImportable("ended after some of its folds")
     value = run.metrics.get(spec.metric)
     if run.status == FINISHED and value is None:
         raise NotImportable(f"no metric {spec.metric!r}")
@@ -314,8 +317,8 @@ def _reads_as(text: str, value: Scalar) -> bool:
 
 
 def _thinned(observations: Sequence[Observation], most: int) -> tuple[Observation, ...]:
-    """A selection up to the limit: the better half of them, and an even choice of the rest."""
-    ordered = Source("", "rank", tuple(observations)).observations
+    """One for each configuration, up to the limit: the better half of them, and an even choice of the rest."""
+    ordered = Source("", "rank", averaged(observations)).observations
     if len(ordered) <= most:
         return ordered
     half = most // 2

@@ -6,12 +6,13 @@ per parameter (Rasmussen and Williams 2006, eq. 4.17 and 5.1), plus a trend (the
 
     k(x, x') = s2 (1 + sqrt(5) r + 5/3 r^2) exp(-sqrt(5) r) + t2 f(x)' f(x'),    r^2 = sum_j |x_j - x'_j|^2 / l_j^2,
 
-plus noise ``v`` on the diagonal. The trend ``f`` has a slope and a curvature for each numeric parameter and a level for
-each category. It learns the average effect of a parameter from all trials, including distant ones, where the first
-term has no information yet. The prior over length scales is log-normal with a location that grows with ``log(D)/2``
-(Hvarfner et al. 2024, arXiv:2402.02229, eq. 4): distances grow with the square root of the dimension, and under a prior
-that ignores this, all points of a large space look unrelated. In a space with conditions, ``active`` replaces ``D``:
-the number of parameters that a configuration uses on average.
+plus noise ``v / c`` on the diagonal, where a loss is the mean of ``c`` losses of one configuration. The trend ``f``
+has a slope and a curvature for each numeric parameter and a level for each category. It learns the average effect of a
+parameter from all trials, including distant ones, where the first term has no information yet. The prior over length
+scales is log-normal with a location that grows with ``log(D)/2`` (Hvarfner et al. 2024, arXiv:2402.02229, eq. 4):
+distances grow with the square root of the dimension, and under a prior that ignores this, all points of a large space
+look unrelated. In a space with conditions, ``active`` replaces ``D``: the number of parameters that a configuration
+uses on average.
 """
 
 from __future__ import annotations
@@ -39,6 +40,31 @@ JITTER = 1e-8
 """Added to the diagonal: otherwise two equal rows give a covariance without a Cholesky factor."""
 
 _SQRT5 = math.sqrt(5.0)
+
+
+@dataclass(frozen=True)
+class Spread:
+    """What repeats of configurations tell of the noise; by default that there are none.
+
+    Args:
+        counts: How many losses each of the modelled ones is the mean of, shape ``(n,)`` or one number for all; less
+            than 1 for one that rests on part of a training's folds.
+        squares: The sum of the squared deviations of the single losses from these means, transformed like them.
+        degrees: The degrees of freedom of ``squares``, the number of losses less that of means.
+    """
+
+    counts: Any = 1.0
+    squares: float = 0.0
+    degrees: int = 0
+
+    @property
+    def variance(self) -> float:
+        """The variance of the noise that repeats show; 0 if there are none."""
+        return self.squares / self.degrees if self.degrees else 0.0
+
+    def at(self, rows: Any) -> Spread:
+        """The same for some of the losses."""
+        return replace(self, counts=self.counts[rows])
 
 
 @dataclass(frozen=True)
@@ -119,11 +145,14 @@ def _cholesky(K: Array) -> Array:
         jitter *= 10.0
 
 
-def negative_log_posterior(theta: Array, X: Array, owner: Any, y: Array, active: float) -> tuple[float, Array]:
+def negative_log_posterior(
+    theta: Array, X: Array, owner: Any, y: Array, active: float, spread: Spread = Spread()
+) -> tuple[float, Array]:
     """The objective of the fit, up to a constant, and its gradient with respect to ``theta``.
 
     Rasmussen and Williams (2006), eq. 5.8 and 5.9, minus the log prior density of the length scales (log-normal over
-    ``l``, hence the extra ``log l``), the signal, the noise and the trend.
+    ``l``, hence the extra ``log l``), the signal, the noise and the trend. The single losses of a configuration are
+    normal around their mean, which makes their squared deviations ``v`` times a chi-squared variable.
     """
     h = Hyperparameters.of(theta)
     n, D = len(y), len(h.lengths)
@@ -134,18 +163,20 @@ def negative_log_posterior(theta: Array, X: Array, owner: Any, y: Array, active:
     K = h.signal * (1.0 + r + 5.0 / 3.0 * r2) * decay
     f = effects(X, owner)
     T = h.trend * (f @ f.T)
-    L = _cholesky(K + T + h.noise * np.eye(n))
+    L = _cholesky(K + T + np.diag(np.full(n, h.noise) / spread.counts))
     inverse, _ = scipy.linalg.lapack.dpotri(L, lower=1)
     inverse = np.tril(inverse) + np.tril(inverse, -1).T
     weights = inverse @ y
     value = 0.5 * float(y @ weights) + float(np.log(np.diag(L)).sum())
+    value += 0.5 * (spread.degrees * math.log(h.noise) + spread.squares / h.noise)
 
     G = 0.5 * (inverse - np.outer(weights, weights))
     # d k / d log l_j = 5/3 s2 (1 + sqrt(5) r) exp(-sqrt(5) r) d_j^2 / l_j^2, summed over pairs without forming the
     # n x n x m differences: sum_ab W_ab (x_a - x_b)^2 = 2 (sum_a x_a^2 sum_b W_ab - x' W x).
     W = G * (5.0 / 3.0 * h.signal) * (1.0 + r) * decay
     by_feature = 2.0 * ((scaled * scaled * W.sum(axis=1)[:, None]).sum(axis=0) - (scaled * (W @ scaled)).sum(axis=0))
-    variances = [float((G * K).sum()), h.noise * float(np.trace(G)), float((G * T).sum())]
+    noise = h.noise * float((np.diag(G) / spread.counts).sum()) + 0.5 * (spread.degrees - spread.squares / h.noise)
+    variances = [float((G * K).sum()), noise, float((G * T).sum())]
     gradient = np.concatenate([np.bincount(owner, by_feature, D), variances])
 
     logs, location = theta[:D], LENGTH_LOCATION + math.log(active) / 2
@@ -159,7 +190,9 @@ def negative_log_posterior(theta: Array, X: Array, owner: Any, y: Array, active:
 
 
 @one_thread()
-def fit(X: Array, owner: Any, y: Array, *, active: float | None = None, steps: int = 50) -> Hyperparameters:
+def fit(
+    X: Array, owner: Any, y: Array, *, active: float | None = None, spread: Spread = Spread(), steps: int = 50
+) -> Hyperparameters:
     """The hyperparameters of highest posterior density found by L-BFGS, with analytic gradients, from two starts.
 
     The first start is the prior's mode; from there alone, L-BFGS often ends with long length scales and noise that
@@ -170,6 +203,7 @@ def fit(X: Array, owner: Any, y: Array, *, active: float | None = None, steps: i
         owner: The parameter each feature belongs to, shape ``(m,)``.
         y: Standardised losses, shape ``(n,)``.
         active: How many parameters a configuration uses on average; None for all of them.
+        spread: What is known of the noise.
         steps: The maximum number of iterations per start.
     """
     D = int(owner.max()) + 1
@@ -182,7 +216,7 @@ def fit(X: Array, owner: Any, y: Array, *, active: float | None = None, steps: i
         scipy.optimize.minimize(
             negative_log_posterior,
             replace(mode, lengths=mode.lengths * shrink).theta,
-            args=(X, owner, y, active),
+            args=(X, owner, y, active, spread),
             jac=True,
             method="L-BFGS-B",
             bounds=bounds,
@@ -204,15 +238,31 @@ class GaussianProcess:
     inverse_factor: Array
     """Inverse of the lower Cholesky factor of the covariance, so that prediction needs matrix products only."""
     weights: Array
+    noise: Array
+    """The variance of the noise in each loss, shape ``(n,)``."""
 
     @staticmethod
     @one_thread()
-    def condition(X: Array, owner: Any, y: Array, hyperparameters: Hyperparameters) -> GaussianProcess:
-        """The process given the losses ``y`` at ``X``."""
-        L = _cholesky(covariance(hyperparameters, owner, X, X) + hyperparameters.noise * np.eye(len(y)))
+    def condition(
+        X: Array, owner: Any, y: Array, hyperparameters: Hyperparameters, counts: Any = 1.0
+    ) -> GaussianProcess:
+        """The process given the losses ``y`` at ``X``, each the mean of so many losses of one configuration."""
+        noise = np.full(len(y), hyperparameters.noise) / counts
+        L = _cholesky(covariance(hyperparameters, owner, X, X) + np.diag(noise))
         inverse_factor, _ = scipy.linalg.lapack.dtrtri(L, lower=1)
         weights = inverse_factor.T @ (inverse_factor @ y)
-        return GaussianProcess(X, owner, y, hyperparameters, inverse_factor, weights)
+        return GaussianProcess(X, owner, y, hyperparameters, inverse_factor, weights, noise)
+
+    @property
+    def skill(self) -> float:
+        """The share of the variance of the losses that the process explains of each from the others; 1 at most.
+
+        That is R-squared by leaving one out, in closed form (Rasmussen and Williams 2006, eq. 5.12), with the
+        hyperparameters as they are. Below 0 the mean of all losses would predict better.
+        """
+        errors = self.weights / (self.inverse_factor**2).sum(axis=0)
+        deviations = self.y - self.y.mean()
+        return 1.0 - float(errors @ errors) / max(float(deviations @ deviations), 1e-12)
 
     @one_thread()
     def predict(self, X: Array) -> tuple[Array, Array]:
@@ -248,5 +298,9 @@ class GaussianProcess:
             return self
         mean, _ = self.predict(X)
         return GaussianProcess.condition(
-            np.vstack([self.X, X]), self.owner, np.concatenate([self.y, mean]), self.hyperparameters
+            np.vstack([self.X, X]),
+            self.owner,
+            np.concatenate([self.y, mean]),
+            self.hyperparameters,
+            self.hyperparameters.noise / np.concatenate([self.noise, np.full(len(X), self.hyperparameters.noise)]),
         )

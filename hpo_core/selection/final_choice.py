@@ -28,9 +28,12 @@ Rule = Literal["mean", "one_standard_error"]
 
 
 def finalists(history: History, top: int) -> list[Trial]:
-    """The best trials of the search, at most one per configuration: highest fidelity first, then lowest loss."""
+    """The best trials of the search, at most one per configuration: highest fidelity first, then lowest loss.
+
+    Trials that ended after some of their folds were worse than another one, and are left out.
+    """
     ordered = sorted(
-        history.complete,
+        (trial for trial in history.merged.complete if trial.whole),
         key=lambda trial: (-fidelity_key(trial.fidelity), trial.loss, trial.number),
     )
     best: dict[str, Trial] = {}

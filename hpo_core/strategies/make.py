@@ -8,6 +8,8 @@ from typing import Any
 from hpo_core.base.errors import InputError
 from hpo_core.base.settings import make_settings, near_or_known
 from hpo_core.history.fidelity import Fidelity
+from hpo_core.history.history import History
+from hpo_core.space.search_space import SearchSpace
 from hpo_core.strategies.algorithms.asha import Asha
 from hpo_core.strategies.algorithms.bayesian import Bayesian
 from hpo_core.strategies.algorithms.gradient import Gradient
@@ -82,6 +84,11 @@ def strategy_class(name: str, field: str = "strategy") -> type[Strategy]:
     if name not in STRATEGIES:
         raise InputError(f"{field}.name", f"{name!r} is not a strategy", near_or_known(name, sorted(STRATEGIES)))
     return STRATEGIES[name]
+
+
+def expected(space: SearchSpace, history: History, *, seed: int) -> dict[int, float]:
+    """What a model expects of the complete trials, by number; see :meth:`Bayesian.expected`."""
+    return Bayesian().expected(space, history, seed=seed)
 
 
 def _nested(value: Any, field: str) -> Strategy:

@@ -13,6 +13,7 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationIn
 from hpo_core.history.fidelity import Fidelity
 from hpo_core.selection.early_stopping import StopRule, make_rule
 from hpo_core.selection.final_choice import Rule, Selection
+from hpo_core.selection.repeats import SHARE, TOP, Repeats
 from hpo_core.space.configuration import plain
 from hpo_core.strategies.base import Strategy
 from hpo_core.strategies.make import make_strategy
@@ -118,6 +119,18 @@ class FinalSpec(Section):
 
     def selection(self) -> Selection:
         return Selection(self.top, self.folds, self.rule, self.prefer)
+
+
+class RepeatsSpec(Section):
+    """How much of the study trains the best configurations again; see :mod:`hpo_core.selection.repeats`."""
+
+    share: float | None = Field(
+        None, gt=0, le=0.5, description="The share of the trials that does so; by default more in a short study."
+    )
+    top: int = Field(TOP, ge=1, le=1000, description="How many of the best configurations are trained again.")
+
+    def make(self) -> Repeats:
+        return Repeats(SHARE if self.share is None else self.share, self.top, auto=self.share is None)
 
 
 class ChampionSpec(Section):
@@ -298,3 +311,12 @@ def check_strategy(value: Any) -> Any:
 
 def check_rule(value: Any) -> Any:
     return {"rule": value} if isinstance(value, str) else value
+
+
+def check_repeats(value: Any) -> Any:
+    """``auto`` and ``off`` as what they stand for."""
+    if isinstance(value, Mapping | RepeatsSpec):
+        return value
+    if value not in ("auto", "off"):
+        raise ValueError(f"{value!r} is neither auto nor off; give one of them, or {{share: {SHARE}, top: {TOP}}}")
+    return {} if value == "auto" else None

@@ -6,10 +6,11 @@ The specification is stored with the study in MLflow; on resume the given one is
 from __future__ import annotations
 
 import json
+import math
 import re
 from collections.abc import Container
 from dataclasses import replace
-from functools import cached_property
+from functools import cached_property, partial
 from typing import Annotated, Any, Literal
 
 import numpy as np
@@ -18,6 +19,7 @@ from pydantic import (
     BeforeValidator,
     Field,
     ValidationInfo,
+    field_serializer,
     field_validator,
     model_validator,
 )
@@ -27,12 +29,14 @@ from hpo_core.base.errors import InputError
 from hpo_core.base.storable import bad_metric
 from hpo_core.history.fidelity import Fidelity
 from hpo_core.history.history import History
-from hpo_core.history.trial import Proposal, Trial, fidelity_key
+from hpo_core.history.trial import PURPOSE, REPEAT_OF, Proposal, Trial, fidelity_key
 from hpo_core.selection.early_stopping import Extrapolation, StopRule
+from hpo_core.selection.folds import as_whole
+from hpo_core.selection.repeats import Repeats
 from hpo_core.space.configuration import Scalar
 from hpo_core.space.parameters import Parameter
 from hpo_core.space.search_space import SearchSpace
-from hpo_core.strategies.make import strategy_class
+from hpo_core.strategies.make import expected, strategy_class
 from hpo_core.study.callbacks import checked_callback
 from hpo_core.study.names import BAD_NAME, MAX_NAME_LENGTH, NAME
 from hpo_core.study.sections import (
@@ -41,6 +45,7 @@ from hpo_core.study.sections import (
     FidelitySpec,
     FinalSpec,
     NotifySpec,
+    RepeatsSpec,
     Resources,
     RunnerSpec,
     Section,
@@ -50,6 +55,7 @@ from hpo_core.study.sections import (
     as_bytes,
     as_entries,
     check_past,
+    check_repeats,
     check_rule,
     check_strategy,
 )
@@ -103,6 +109,9 @@ class StudySpec(Section):
     callbacks: list[Annotated[dict[str, dict[str, Any]], BeforeValidator(checked_callback)]] = Field(
         [], description="Keras callbacks, each {name: settings}; the objective gets them as trial.callbacks."
     )
+    repeats: Annotated[RepeatsSpec | None, BeforeValidator(check_repeats)] = Field(
+        RepeatsSpec(), description="auto, off, or how much of a noisy study trains its best configurations again."
+    )
     final: FinalSpec | None = Field(None, description="How the winner is chosen; the incumbent where absent.")
     champion: ChampionSpec | None = Field(None, description="The registered model that the winner is held against.")
 
@@ -123,6 +132,10 @@ class StudySpec(Section):
         if not value:
             raise ValueError("the name is empty")
         return value
+
+    @field_serializer("repeats")
+    def _as_written(self, value: RepeatsSpec | None) -> Any:
+        return "off" if value is None else value
 
     @field_validator("metric")
     @classmethod
@@ -154,6 +167,8 @@ class StudySpec(Section):
         self._check_fidelity()
         if self.final is not None:
             _check_order(self.final, space)
+        if self.repeats not in (None, RepeatsSpec()) and (why := self._why_never_repeated):
+            raise ValueError(f"repeats: {why}; remove one of the two")
         try:
             self.strategy.make(fidelity=self.scale).check(space)
         except InputError:
@@ -206,6 +221,31 @@ class StudySpec(Section):
     def promotes(self) -> bool:
         """Whether trials may go on from others, so that checkpoints are worth keeping."""
         return strategy_class(self.strategy.name).promotes
+
+    @cached_property
+    def repeating(self) -> Repeats | None:
+        """How configurations are trained again; None if none is, or if the final choice does it."""
+        return None if self.repeats is None or self._why_never_repeated else self.repeats.make()
+
+    @property
+    def _why_never_repeated(self) -> str:
+        """Why no configuration of this study can be trained again; empty if it can."""
+        strategy = strategy_class(self.strategy.name)
+        if self.final is not None:
+            return "final already trains the best configurations again"
+        if strategy.promotes and not strategy.chooses_fidelity:
+            return f"trials of {self.strategy.name!r} go on from each other, so none can be trained again by itself"
+        return ""
+
+    @property
+    def reshuffles(self) -> bool:
+        """Whether each trial has a split of its own, so that no configuration is fitted to the luck of one split."""
+        return self.repeats is not None
+
+    @property
+    def full(self) -> float | None:
+        """The fidelity of a full training; None if the study has none."""
+        return None if self.scale is None else self.scale.levels[-1]
 
     @property
     def needs_hypergradient(self) -> bool:
@@ -281,7 +321,7 @@ class StudySpec(Section):
         In a study with a fidelity, a strategy that knows nothing of it trains to the end. What ``first`` names begins
         at the lowest level where the strategy promotes, as everything does.
         """
-        lowest, full = (None, None) if self.scale is None else (self.scale.levels[0], self.scale.levels[-1])
+        lowest, full = None if self.scale is None else self.scale.levels[0], self.full
         proposals = self._again(history)[:n]
         taken = set(history.identities)
         for config in self.first:
@@ -293,8 +333,11 @@ class StudySpec(Section):
             if proposal.identity not in taken and len(proposals) < n:
                 proposals.append(proposal)
                 taken.add(proposal.identity)
+        if len(proposals) < n and self.repeating is not None:
+            probe = self.repeating.probe(history, full, self.stop.trials)
+            proposals += [] if probe is None else [probe]
         if len(proposals) < n:
-            seen = history.with_pending(proposals).without_retaken()
+            seen = as_whole(history.with_pending(proposals).without_retaken().merged)
             strategy = self.strategy.make(self.stop.trials, self.scale)
             proposals += strategy.propose(self.search_space, seen, n - len(proposals), seed=self.seed)
         return [each if each.fidelity is not None else replace(each, fidelity=full) for each in proposals]
@@ -305,7 +348,7 @@ class StudySpec(Section):
         for trial in self._due(history):
             attempt = self._next_attempt(trial)
             notes: dict[str, Scalar] = {"strategy": "retry", "retry_of": trial.number, "attempt": attempt}
-            notes |= {key: trial.notes[key] for key in ("bracket", "rung") if key in trial.notes}
+            notes |= {key: trial.notes[key] for key in ("bracket", "rung", REPEAT_OF, PURPOSE) if key in trial.notes}
             again.append(Proposal(trial.config, trial.fidelity, trial.parent, notes))
         return again
 
@@ -352,7 +395,7 @@ class StudySpec(Section):
         """
         strategy = self.strategy.make(fidelity=self.scale)
         parents = {trial.parent for trial in history}
-        candidates = strategy.promotable(history)
+        candidates = strategy.promotable(history.merged)
         if strategy_class(self.strategy.name).chooses_fidelity:
             candidates -= parents
         now = [trial.parent for trial in history.running] + [proposal.parent for proposal in self._again(history)]
@@ -366,9 +409,13 @@ class StudySpec(Section):
             history: The study so far.
             minutes: Minutes since this run of the study started.
         """
-        stop, best = self.stop, history.incumbent
-        if stop.trials is not None and self.started(history) >= stop.trials:
+        stop = self.stop
+        if stop.trials is not None and self.search_left(history) <= 0:
+            if (left := stop.trials - self.started(history)) > 0:
+                return f"the last {left} of {stop.trials} trials confirm the best configurations"
             return f"all {stop.trials} trials are {'started' if history.running else 'done'}"
+        history = history.searched
+        best = history.incumbent
         if (
             stop.target is not None
             and best is not None
@@ -386,6 +433,44 @@ class StudySpec(Section):
         if stop.minutes is not None and minutes >= stop.minutes:
             return f"{stop.minutes:g} minutes are over"
         return None
+
+    def _confirmations_within(self, history: History, trials: int) -> int:
+        """How many of the trials that are left are kept for confirming."""
+        if self.repeating is None:
+            return 0
+        return min(self.repeating.left(history, trials), max(trials - self.started(history), 0))
+
+    def search_left(self, history: History) -> float:
+        """How many trials the search may still start before the rule ``trials`` ends it; infinite without that rule."""
+        if self.stop.trials is None:
+            return math.inf
+        return self.stop.trials - self.started(history) - self._confirmations_within(history, self.stop.trials)
+
+    def confirm(self, history: History, exhausted: bool) -> Proposal | None:
+        """The training that confirms best, once the search is over; None if nothing is to be confirmed any more.
+
+        Args:
+            history: The study so far.
+            exhausted: Whether the strategy has nothing more to propose, so that all trials that are left confirm.
+        """
+        if self.repeating is None:
+            return None
+        left = self.confirmations_left(history, exhausted)
+        if exhausted and left and self.stop.trials is not None:
+            return self.repeating.again(history, self.full)
+        expect = partial(expected, self.search_space, seed=self.seed)
+        return self.repeating.confirm(history, self.full, left, expect)
+
+    def confirmations_left(self, history: History, exhausted: bool = False) -> int:
+        """How many trainings are still to be made to confirm, once the search is over; see :meth:`confirm`."""
+        repeats, trials = self.repeating, self.stop.trials
+        if repeats is None or not repeats.noisy(history):
+            return 0
+        if trials is None:
+            return repeats.left(history, None)
+        left = max(trials - self.started(history), 0)
+        within = self._confirmations_within(history, trials)
+        return left if exhausted else within if within >= left else min(repeats.left(history, None), left)
 
     def repeated_error(self, history: History, earlier: Container[int] = ()) -> Trial | None:
         """The last of the trials that failed, if nothing but one and the same error has come of any.

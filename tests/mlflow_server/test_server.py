@@ -561,10 +561,10 @@ def test_compose_has_no_default_password_and_everything_pinned(tmp_path: Path) -
 
 def test_compose_starts_the_server_as_it_can_be_started(monkeypatch: pytest.MonkeyPatch) -> None:
     """The command and the variables of the container are those that the program takes."""
-    from mlflow_server.__main__ import _parser
+    from mlflow_server.__main__ import parser
 
     service = yaml.safe_load(COMPOSE)["services"]["mlflow"]
-    given = _parser().parse_args(service["command"])
+    given = parser().parse_args(service["command"])
     environment = {
         key: re.sub(r"\$\{\w+:\?\}", "a-long-password", text) for key, text in service["environment"].items()
     }

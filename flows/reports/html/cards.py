@@ -16,7 +16,16 @@ from hpo_flows.reports.html.figures.importance import FEWEST, METHOD
 from hpo_flows.reports.html.figures.past import Past
 from hpo_flows.reports.html.findings import BEST, edges, failures, remarks, status, time_spent
 from hpo_flows.reports.html.place import Place
-from hpo_flows.reports.text import duration, fidelity_name, metric_value, number, show, spread
+from hpo_flows.reports.text import (
+    certainty_lines,
+    duration,
+    fidelity_name,
+    mean_text,
+    metric_value,
+    number,
+    show,
+    spread,
+)
 
 BINS = 24
 
@@ -82,6 +91,9 @@ def facts(past: Past) -> str:
         f'<i class="bar"><i style="width:{100 * min(ended / total, 1):.4g}%"></i></i>' if total is not None else ""
     )
     lead = (f"best {spec.metric}", number(metric_value(spec, best)), "" if best is None else f"trial {best.number}")
+    if best is not None and past.error(best):
+        mean, _, error = mean_text(spec, history, best).partition(" ")
+        lead = (lead[0], mean, f"{error}, {best.observations} trainings of trial {best.number}")
     if (winner := past.winner) is not None:
         mean, _, error = spread(spec, winner).partition(" ")
         lead = (f"winner's {spec.metric}", mean, f"{error} over its folds, trial {winner.trial.number}")
@@ -115,7 +127,8 @@ def best_configuration(past: Past, place: Place | None) -> str:
         )
     else:
         extent = f" at {fidelity_name(past.spec)} {best.fidelity:g}" if best.fidelity is not None else ""
-        caption = f"Trial {best.number}: {past.spec.metric} = {number(metric_value(past.spec, best))}{extent}."
+        caption = f"Trial {best.number}: {past.spec.metric} = {mean_text(past.spec, past.history, best)}{extent}."
+        caption += "".join(f" {line[0].upper()}{line[1:]}." for line in certainty_lines(past.spec, past.history)[1:])
     body = (
         f'<pre id="best-yaml">{escape(chr(10).join(as_yaml(best.config)))}</pre><div class="row">'
         f'<button class="copy main" data-from="best-yaml">Copy YAML</button>'
@@ -144,7 +157,7 @@ def importance_card(past: Past) -> str:
     """How much each parameter matters, or why that cannot be said."""
     title, found = "Importance of the parameters", past.importance
     if found is None:
-        varied = len(past.history.complete) >= FEWEST
+        varied = len(past.merged.complete) >= FEWEST
         why = "All trials are equally good." if varied else f"It is estimated from {FEWEST} complete trials on."
         return card(title, f'<p class="empty">{why}</p>', span=6)
     explained = f"{max(found.explained, 0):.0%} of the variance of ranks on held-out trials"

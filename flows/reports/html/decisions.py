@@ -1,4 +1,4 @@
-"""What followed the search, as cards: the final choice with its folds, and the comparison with the champion."""
+"""What followed the search, as cards: what was confirmed, the final choice, the comparison with the champion."""
 
 from __future__ import annotations
 
@@ -10,13 +10,24 @@ from html import escape
 from hpo_core.base.moments import deviation
 from hpo_core.champion.challenge import Challenge
 from hpo_core.champion.succession import PROMOTED
+from hpo_core.history.trial import Trial
 from hpo_core.ledger.store import Version
 from hpo_core.ledger.tags import Tag
 from hpo_core.selection.final_choice import Choice, Standing
 from hpo_flows.reports.html.cards import card
 from hpo_flows.reports.html.figures.axes import short
 from hpo_flows.reports.html.figures.past import Past, finite
-from hpo_flows.reports.text import choice_line, metric_value, number, spread, test_lines, with_error
+from hpo_flows.reports.text import (
+    certainty_lines,
+    choice_line,
+    mean_text,
+    metric_value,
+    number,
+    spread,
+    test_lines,
+    tuning_lines,
+    with_error,
+)
 
 
 class Track:
@@ -56,6 +67,43 @@ class Track:
         """The values at both ends and in the middle."""
         places = (self.low, (self.low + self.high) / 2, self.high)
         return f'<i class="scale">{"".join(f"<small>{escape(number(value))}</small>" for value in places)}</i>'
+
+
+def confirm_card(past: Past) -> str:
+    """The configurations that were trained again, with their single values; nothing without noise."""
+    history, spec = past.history, past.spec
+    shown = [trial for trial in past.best if trial.observed]
+    if not shown or not history.noise.deviation > 0:
+        return ""
+    track = Track([spec.sign * loss for trial in shown for loss in trial.observed])
+    rows = "".join(_confirmed(past, trial, track) for trial in shown)
+    head = (
+        f'<div class="final head"><span>trial</span><span>in the search</span><span>{escape(spec.metric)} of each '
+        "training</span><span>mean ± standard error</span></div>"
+    )
+    scale = f'<div class="final foot"><span></span><span></span>{track.scale()}<span></span></div>'
+    sure, *luck = certainty_lines(spec, history) or [""]
+    told = [f"trial {shown[0].number} has {sure}", *luck, *tuning_lines(spec, history, past.choice)]
+    said = " ".join(f"{line[0].upper()}{line[1:]}." for line in told if sure)
+    deviation = f"{history.noise.deviation:.2g}"
+    caption = (
+        f"One configuration's {spec.metric} differs by {deviation} (standard deviation) from training to training, so "
+        "the best were trained again. A dot is a training, the stroke their mean."
+    )
+    return card("Trained again", f'<p class="said">{escape(said)}</p>{head}{rows}{scale}', caption, span=12)
+
+
+def _confirmed(past: Past, trial: Trial, track: Track) -> str:
+    sign, wins = past.spec.sign, trial is past.history.incumbent
+    dots = [(sign * loss, number(sign * loss)) for loss in trial.observed]
+    assert trial.loss is not None
+    mark = "<mark>best</mark>" if wins else ""
+    return (
+        f'<div class="final{" wins" if wins else ""}"><span><button class="more" data-trial="{trial.number}">'
+        f"trial {trial.number}</button></span><span>{escape(number(sign * trial.observed[0]))}</span>"
+        f"{track.row(dots, sign * trial.loss, past.error(trial))}"
+        f"<span><span>{escape(mean_text(past.spec, past.history, trial))}</span>{mark}</span></div>"
+    )
 
 
 def choice_card(past: Past) -> str:

@@ -17,7 +17,7 @@ from hpo_core.history.trial import HYPERGRADIENT, HYPERGRADIENT_NORM, Trial
 from hpo_core.space.parameters import Float, Int
 from hpo_flows.reports.html import cards
 from hpo_flows.reports.html.cards import card
-from hpo_flows.reports.html.decisions import champion_card, choice_card
+from hpo_flows.reports.html.decisions import champion_card, choice_card, confirm_card
 from hpo_flows.reports.html.figures import plots
 from hpo_flows.reports.html.figures.parameters import MOST_DOTS
 from hpo_flows.reports.html.figures.past import Past, Plot, finite
@@ -83,7 +83,7 @@ def report_page(past: Past, place: Place | None, written: str) -> str:
             cards.best_configuration(past, place),
             _plots(drawn["learning_curves"], 12, PICKS),
         ),
-        "Winner": _grid(choice_card(past), champion_card(past)),
+        "Winner": _grid(confirm_card(past), choice_card(past), champion_card(past)),
         "Parameters": _grid(
             cards.importance_card(past),
             cards.space_card(past),
@@ -217,7 +217,7 @@ def _trial(past: Past, trial: Trial) -> dict[str, Any]:
         "at": trial.start,
         "p": trial.parent if continues(trial) else None,
         "e": trial.stopped_early,
-        "why": trial.reason[:MOST_REASON],
+        "why": (trial.reason or (trial.proposed if trial.repeat_of is not None else ""))[:MOST_REASON],
         "run": trial.run_id,
         "c": dict(trial.config),
         "m": {name: value if math.isfinite(value) else str(value) for name, value in trial.metrics.items()},

@@ -82,12 +82,12 @@ def place_of(ledger: Ledger) -> Place:
 def best_so_far(spec: StudySpec, history: History) -> list[Metric]:
     """The incumbent's value after each complete trial: the step is the trial's number, the time its end.
 
-    It ends at the first trial that still runs, so that no point has to be revised.
+    It ends at the first trial that still runs, and leaves repeats out, so that no point has to be revised.
     """
     from hpo_flows.reports.html.figures.past import incumbents
 
     open_from = min((trial.number for trial in history.running), default=history.next_number)
-    settled = History(trial for trial in history if trial.number < open_from)
+    settled = History(trial for trial in history if trial.number < open_from and trial.repeat_of is None)
     pairs = zip(settled.complete, incumbents(settled), strict=True)
     return [
         Metric(BEST_SO_FAR, spec.sign * (best.loss or 0.0), trial.end or trial.start, trial.number)

@@ -74,13 +74,13 @@ class FreshRungs(Rungs):
             self._read = time.monotonic()
             return self.history
 
-    def view(self) -> History:
+    def latest(self) -> History:
         if time.monotonic() - self._read > REFRESH_SECONDS:
             try:
                 self.load(patience=0.0)
             except TrackingError as error:
                 log.warning("a trial is judged by what was known before: %s", error)
-        return super().view()
+        return super().latest()
 
 
 class StopCheck:

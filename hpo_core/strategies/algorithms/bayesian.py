@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import dataclasses
+import math
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from typing import Annotated, Any, ClassVar, Literal
 
 import numpy as np
@@ -15,14 +18,15 @@ from hpo_core.base.seeding import trial_rng
 from hpo_core.base.settings import STRICT, Count, Positive
 from hpo_core.history.history import History
 from hpo_core.history.prior import comparable
-from hpo_core.history.trial import Proposal, Trial
+from hpo_core.history.trial import Proposal, Trial, TrialState
 from hpo_core.numerics import acquisition
-from hpo_core.numerics.gaussian_process import GaussianProcess, fit
+from hpo_core.numerics.gaussian_process import GaussianProcess, Spread, fit
 from hpo_core.numerics.transforms import LogDistance, Standardised, YeoJohnson
 from hpo_core.space.configuration import Scalar
 from hpo_core.space.cube import Cube
 from hpo_core.space.search_space import SearchSpace
 from hpo_core.strategies.base import Strategy
+from hpo_core.strategies.common.density_ratio import DensityRatio
 from hpo_core.strategies.common.sampling import fill_ranked
 from hpo_core.strategies.common.transfer import suggested
 
@@ -31,6 +35,14 @@ ELITE = 5
 
 FITTED = 200
 """The maximum number of trials in the fit of the hyperparameters; each step costs the cube of that number."""
+
+
+NOISY = 0.03
+"""Noise is taken seriously above this variance, where the losses have 1. With less, a process that predicts badly has
+seen too few trials, and measured better alone (``docs/decisions/0004-bayesian.md``)."""
+
+BLOCK = 32
+"""How many candidates are predicted at once, until one is new and feasible; usually the first is."""
 
 
 @dataclass(frozen=True, config=STRICT)
@@ -46,6 +58,8 @@ class Bayesian(Strategy):
         start: The number of scrambled Sobol points that come first.
         candidates: How many points of the cube are scored each time, besides those near the best.
         max_points: The maximum number of trials modelled: half of them the best, half a random choice of the rest.
+        skill: Once repeats show that losses are noisy, every second proposal is that of ``tpe`` while the process
+            explains less than this share of the variance of each loss from the other ones; 0 turns this off.
 
     A failed trial counts as the worst loss seen, so its neighbourhood is avoided; a running one is assumed to come out
     as predicted. Trials of several fidelities are modelled together, with the fidelity as one more coordinate, and
@@ -62,6 +76,7 @@ class Bayesian(Strategy):
     start: Count = 6
     candidates: Count = 500
     max_points: Annotated[int, Field(ge=10)] = 500
+    skill: Annotated[float, Field(ge=0, le=1)] = 0.75
 
     def propose(self, space: SearchSpace, history: History, n: int, *, seed: int) -> list[Proposal]:
         cube = Cube(space)
@@ -75,21 +90,46 @@ class Bayesian(Strategy):
             first=suggested(space, history.prior),
         )
 
-    def _ranked(self, cube: Cube, history: History, number: int, rng: np.random.Generator) -> Iterator[Proposal]:
+    def expected(self, space: SearchSpace, history: History, *, seed: int) -> dict[int, float]:
+        """What the process expects of complete trials, trained to the highest fidelity, by number.
+
+        The smoothed losses are less lucky than those that were seen. They are on a scale of their own: only their order
+        means something. Empty if there is nothing to model; of very long studies only the better half is there.
+        """
+        cube = Cube(space)
+        if not space.dimensions or (fitted := self._fit(cube, history, 0, trial_rng(seed, 0, stream=5))) is None:
+            return {}
+        means, _ = fitted.process.predict(fitted.embed(fitted.X))
+        pairs = zip(fitted.trials, means.tolist(), strict=True)
+        return {trial.number: mean for trial, mean in pairs if trial.state is TrialState.COMPLETE and trial.number >= 0}
+
+    def _fit(self, cube: Cube, history: History, number: int, rng: np.random.Generator) -> _Fitted | None:
+        """The process given the history; None if fewer than two trials are complete."""
         trials, losses = self._observations(history, rng)
         X, valid = cube.encode([trial.config for trial in trials])
         X, losses = X[valid], losses[valid]
         finished = np.isfinite(losses)
         if finished.sum() < 2:
-            return
+            return None
         transform = self._transform(losses[finished], number)
         z = np.full(len(losses), transform.forward(losses[finished]).max())
         z[finished] = transform.forward(losses[finished])
         embed = _Embedding(cube, trials, valid)
         F = embed(X, observed=True)
         some = _subset(z, FITTED, rng)
-        hyperparameters = fit(F[some], embed.owner, z[some], active=float((~np.isnan(X)).sum(axis=1).mean()))
-        process = GaussianProcess.condition(F, embed.owner, z, hyperparameters)
+        kept = [trial for trial, ok in zip(trials, valid, strict=True) if ok]
+        spread = _spread(kept, transform)
+        active = float((~np.isnan(X)).sum(axis=1).mean())
+        hyperparameters = fit(F[some], embed.owner, z[some], active=active, spread=spread.at(some))
+        process = GaussianProcess.condition(F, embed.owner, z, hyperparameters, spread.counts)
+        return _Fitted(kept, X, z, transform, embed, process, spread)
+
+    def _ranked(self, cube: Cube, history: History, number: int, rng: np.random.Generator) -> Iterator[Proposal]:
+        if (fitted := self._fit(cube, history, number, rng)) is None:
+            return
+        X, z, transform, embed, process = fitted.X, fitted.z, fitted.transform, fitted.embed, fitted.process
+        if fitted.spread.variance > NOISY and number % 2 and (skill := max(process.skill, 0.0)) < self.skill:
+            yield from self._yielded(cube, history, skill, rng)  # what follows is asked for if none of these is new
         best = float(process.predict(embed(X))[0].min())
         pending, valid = cube.encode([trial.config for trial in history.running])
         process = process.believing(embed(pending[valid]))
@@ -110,10 +150,18 @@ class Bayesian(Strategy):
             scores = -process.sample(embed(rows), rng)
         else:
             rows, scores = _search(cube, score, elite, self.candidates, rng)
-        for i in np.argsort(-scores, kind="stable"):
-            mean, std = process.predict(embed(rows[i : i + 1]))
-            notes = _expectation(transform, float(mean[0]), float(std[0]), float(scores[i]))
-            yield Proposal(cube.config(rows[i]), notes=notes)
+        for block in _blocks(rows, scores, np.vstack([X, pending])):
+            means, stds = process.predict(embed(rows[block]))
+            for i, mean, std in zip(block, means.tolist(), stds.tolist(), strict=True):
+                yield Proposal(cube.config(rows[i]), notes=_expectation(transform, mean, std, float(scores[i])))
+
+    def _yielded(self, cube: Cube, history: History, skill: float, rng: np.random.Generator) -> Iterator[Proposal]:
+        """The proposals of the Parzen estimators, with the reason that it is their turn."""
+        why = (
+            f"losses are noisy, and a Gaussian process explains {skill:.0%} of them by the others, not {self.skill:.0%}"
+        )
+        for proposal in DensityRatio().ranked(cube, history, rng):
+            yield replace(proposal, notes={"picked": "tpe", "why": why, **proposal.notes})
 
     def _observations(self, history: History, rng: np.random.Generator) -> tuple[list[Trial], Array]:
         """The trials to model, in order of number, and their losses; infinite for failed trials."""
@@ -137,6 +185,42 @@ def _subset(losses: Array, most: int, rng: np.random.Generator) -> Any:
         return np.arange(len(losses))
     order, half = np.argsort(losses, kind="stable"), most // 2
     return np.sort(np.concatenate([order[:half], rng.choice(order[half:], most - half, replace=False)]))
+
+
+def _spread(trials: Sequence[Trial], transform: Standardised) -> Spread:
+    """What the trials that are means of several losses, or of some of their folds, tell of the noise."""
+    counts = np.array([trial.weight for trial in trials])
+    groups = [transform.forward(np.clip(trial.observed, -LARGEST, LARGEST)) for trial in trials if trial.observed]
+    squares = math.fsum(float(((z - z.mean()) ** 2).sum()) for z in groups)
+    return Spread(counts, squares, sum(len(z) - 1 for z in groups))
+
+
+def _blocks(rows: Array, scores: Array, taken: Array) -> Iterator[list[int]]:
+    """The positions of different rows that are not taken, by falling score, in blocks that are predicted at once."""
+    seen, keys, order = set(_keys(taken)), _keys(rows), list[int]()
+    for i in np.argsort(-scores, kind="stable").tolist():
+        if keys[i] not in seen:
+            seen.add(keys[i])
+            order.append(i)
+    return (order[i : i + BLOCK] for i in range(0, len(order), BLOCK))
+
+
+def _keys(rows: Array) -> list[bytes]:
+    # Coordinates of equal values differ by rounding only, and no two NaN need have equal bytes.
+    return [row.tobytes() for row in np.where(np.isnan(rows), -1.0, np.round(rows, 9)) + 0.0]
+
+
+@dataclasses.dataclass(frozen=True)
+class _Fitted:
+    """The process and what it was fitted to: ``n`` trials, their rows of the cube and their transformed losses."""
+
+    trials: Sequence[Trial]
+    X: Array
+    z: Array
+    transform: Standardised
+    embed: _Embedding
+    process: GaussianProcess
+    spread: Spread
 
 
 class _Embedding:

@@ -198,8 +198,9 @@ def _one(fidelity: Fidelity, order: Callable[[int], int], history: History, samp
 
 
 def best_first(trials: Iterable[Trial]) -> list[Trial]:
-    """The complete trials by loss, ties by number; without trials stopped early, which never reached the rung."""
-    ended = [trial for trial in trials if trial.loss is not None and not trial.stopped_early]
+    """The complete trials by loss, ties by number; without trials stopped early, which never reached
+    the rung, or after some of their folds, which were worse than another."""
+    ended = [trial for trial in trials if trial.loss is not None and trial.whole and not trial.stopped_early]
     return sorted(ended, key=lambda trial: (trial.loss, trial.number))
 
 

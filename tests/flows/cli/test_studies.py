@@ -136,7 +136,7 @@ def test_export_of_a_study_without_trials(
 ) -> None:
     open_study(connect(), make_spec(name="empty"))
     assert called(["export", "empty"], monkeypatch) == 0
-    assert capsys.readouterr().out.startswith("number,state,value,fidelity,params.rate,params.layers,metrics.score,")
+    assert capsys.readouterr().out.startswith("number,state,value,repeat_of,mean,standard_error,trainings,fidelity,")
     assert called(["export", "empty", "--format", "json"], monkeypatch) == 0
     assert told(capsys) == []
     assert called(["export", "empty", "--format", "parquet", "--out", "e.parquet"], monkeypatch) == 0

@@ -48,7 +48,7 @@ def own_server(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Mlfl
 def check_whole(history: History, trials: int) -> None:
     assert [trial.number for trial in history] == list(range(trials + len(history.retaken)))
     assert not history.running
-    fresh = [trial.identity for trial in history if "retry_of" not in trial.notes]
+    fresh = [trial.identity for trial in history if trial.repeat_of is None and "retry_of" not in trial.notes]
     assert len(set(fresh)) == len(fresh), "a configuration was proposed twice"
 
 

@@ -345,7 +345,7 @@ def test_a_killed_flow_goes_on_where_it_was(tmp_path: Path, how: str) -> None:
     finished = {trial.run_id: trial.loss for trial in history.complete}
     for trial in before.complete:
         assert finished[trial.run_id] == trial.loss  # kept as it was
-    fresh = [trial.identity for trial in history if "retry_of" not in trial.notes]
+    fresh = [trial.identity for trial in history if trial.repeat_of is None and "retry_of" not in trial.notes]
     assert len(set(fresh)) == len(fresh)
     lost = [trial for trial in history.failed if trial.notes.get("lost")]
     assert len(lost) <= 2

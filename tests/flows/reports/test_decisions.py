@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -15,7 +16,7 @@ from hpo_core.ledger.tags import Tag
 from hpo_core.selection.evaluation import ChampionVersion, Evaluation, EvaluationKind, Fold, Retraining
 from hpo_core.study.spec import StudySpec
 from hpo_flows.reports.html.cards import best_configuration, facts
-from hpo_flows.reports.html.decisions import champion_card, choice_card
+from hpo_flows.reports.html.decisions import champion_card, choice_card, confirm_card
 from hpo_flows.reports.html.figures.past import Past
 from tests.studies import make_spec
 
@@ -75,6 +76,25 @@ def test_the_final_choice_says_who_won_and_why() -> None:
     assert 'class="band"' in simplest and "Its test is running" in simplest
     failed = choice_card(past_of(spec_of(), [*folds()[2:], evaluation(0, Fold(0, 2), None, "<b>no memory")]))
     assert "fold 1 of 2 failed: &lt;b&gt;no memory" in failed
+
+
+def test_what_was_trained_again_is_shown_with_its_luck() -> None:
+    again = {"repeat_of": "0", "purpose": "confirm"}
+    losses = [(0.1, {}), (0.3, {}), (0.2, again), (0.12, again), (0.31, {"repeat_of": "1", "purpose": "confirm"})]
+    trials = [
+        Trial(n, {"depth": n % 2 + 1}, TrialState.COMPLETE, loss, notes=notes, start=1, end=2, run_id=f"t{n}")
+        for n, (loss, notes) in enumerate(losses)
+    ]
+    spec = make_spec(space={"depth": {"type": "int", "low": 1, "high": 9}})
+    shown = confirm_card(Past(spec, History(trials), None))
+    assert said(shown).startswith(
+        "Trial 0 has loss 0.140 ± 0.025, the mean of 3 trainings. Luckiest: trial 0 with 0.1,"
+    )
+    assert shown.count('class="final') == 4 and shown.count("<mark>best</mark>") == 1
+    assert "0.140 ± 0.025" in shown and "0.305 ± 0.031" in shown
+    assert confirm_card(Past(spec, History(trials[:2]), None)) == ""
+    quiet = [replace(trial, loss=0.1 * (trial.number % 2 or 2)) for trial in trials[:2]]
+    assert confirm_card(Past(spec, History([*quiet, replace(trials[2], loss=0.2)]), None)) == ""
 
 
 @pytest.mark.parametrize("rival", [0.5, 0.21, None])

@@ -58,7 +58,7 @@ def test_the_best_trials_model_is_named_and_loads() -> None:
     result = tune(spec)
     ledger = find_study(connect(), spec.name)
     assert result.best is not None
-    places = places_of(ledger, result.best, None)
+    places = places_of(ledger, result.history, result.best, None)
     assert places.ui == "hpo ui study" and places.file == "best-study.yaml"
     assert places.model is not None and places.model.uri == f"runs:/{result.best.run_id}/model"
     assert places.model.uri in serve_line(places.model)
@@ -74,4 +74,4 @@ def test_without_a_model_none_is_named() -> None:
     from hpo_core.tracking.connection import connect
 
     result = tune(make_spec(stop={"trials": 1}))
-    assert places_of(find_study(connect(), "study"), result.best, None).model is None
+    assert places_of(find_study(connect(), "study"), result.history, result.best, None).model is None

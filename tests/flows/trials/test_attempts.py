@@ -22,9 +22,9 @@ from hpo_core.ledger.spool import Spool
 from hpo_core.ledger.store import FAILED, FINISHED, RUNNING, Metric
 from hpo_core.ledger.tags import ON_BEST
 from hpo_core.lineage.opening import find_study, open_study
-from hpo_core.selection.evaluation import Training
+from hpo_core.selection.evaluation import Fold, Training
 from hpo_core.study.file import study_from
-from hpo_flows.objectives.messages import Artifact, Report
+from hpo_flows.objectives.messages import Artifact, FoldScore, Report
 from hpo_flows.objectives.reference import Objective
 from hpo_flows.trials import evaluate as evaluate_module
 from hpo_flows.trials import recorder
@@ -51,6 +51,7 @@ class PlayedPool:
     def run(self, job: Job, *, on_message: Any, on_tick: Any, **limits: Any) -> dict[str, float]:
         self.job, self.tick = job, on_tick
         self.message = lambda step, metrics, **more: on_message(Report(step, metrics, **more))
+        self.fold = lambda index, of, **metrics: on_message(FoldScore(Fold(index, of), metrics, asks=index + 1 < of))
         return dict(self.script(self))
 
     def printed(self) -> str:
@@ -188,6 +189,70 @@ def test_another_flow_sees_no_rung_of_an_attempt_that_died(tmp_path: Path) -> No
         evaluate(session, Training(trial), 1, {})
     evaluate(session, Training(trial), 2, {})
     assert seen == [{9: 5.0}, {}]
+
+
+# -- folds -----------------------------------------------------------------------------------------------------
+
+
+def cross_validated(
+    ledger: Ledger, folder: Path, *folds: float, of: int = 5, attempt: int = 1, dies: bool = False, **again: Any
+) -> Trial:
+    """A trial of an objective that cross-validates, as another flow sees it afterwards; its loss is the mean."""
+
+    def script(supervisor: Supervisor) -> Mapping[str, float]:
+        scored: list[float] = []
+        for index, loss in enumerate(folds):
+            scored.append(loss)
+            if not supervisor.fold(index, of, loss=loss):
+                break
+        supervisor.tick()
+        if dies:
+            raise TrialFailed("it died", retry=True)
+        return {"loss": math.fsum(scored) / len(scored)}
+
+    session = again.get("session") or session_of(ledger, folder, script)
+    session.pool.script = script
+    session.rungs.show(ledger.load())
+    training = Training(again.get("trial") or reserved(ledger))
+    with pytest.raises(TrialFailed) if dies else contextlib.nullcontext():
+        evaluate(session, training, attempt, {})
+    ledger.release(training.trial)
+    return now(ledger)
+
+
+def test_a_trial_that_is_worse_after_some_folds_is_complete_with_them(tmp_path: Path) -> None:
+    ledger = opened(MemoryStore())
+    for level in (0.5, 0.4, 0.3):
+        found = cross_validated(ledger, tmp_path, *(level + loss for loss in (0.01, 0.3, 0.11, -0.2, level / 10)))
+        assert (found.whole, found.reason, len(found.folds), found.folds_wanted) == (True, "", 5, 5)
+    worse = cross_validated(ledger, tmp_path, *(0.6 + loss for loss in (0.0, 0.32, 0.1, -0.2, 0.0)))
+    assert worse.state is TrialState.COMPLETE and not worse.whole and not worse.stopped_early
+    assert worse.loss == pytest.approx(0.6) and worse.folds == (0.6,) and worse.weight == 0.2
+    assert worse.reason == "stopped after 1 of 5 folds: worse than trial 2 by more than the noise"
+    assert worse.metrics == {"loss": 0.6} and "folds_wanted" not in worse.notes
+    history = ledger.load()
+    assert history.incumbent is not None and history.incumbent.number == 2
+    assert history.trials[2].folds == pytest.approx([0.31, 0.6, 0.41, 0.1, 0.33])
+
+
+def test_an_objective_that_leaves_its_folds_has_some_of_them(tmp_path: Path) -> None:
+    found = cross_validated(opened(MemoryStore()), tmp_path, 0.5, 0.7)
+    assert (found.state, found.whole, found.loss) == (TrialState.COMPLETE, False, 0.6)
+    assert found.reason == "the objective returned after 2 of 5 folds"
+
+
+@given(dead=st.lists(st.floats(-9, 9), min_size=1, max_size=5), last=st.lists(st.floats(-9, 9), max_size=5))
+def test_the_folds_of_a_trial_are_those_of_its_last_attempt(
+    dead: list[float], last: list[float], tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    ledger, folder = opened(MemoryStore()), tmp_path_factory.mktemp("home")
+    trial = reserved(ledger)
+    session = session_of(ledger, folder, lambda supervisor: {})
+    died = cross_validated(ledger, folder, *dead, dies=True, session=session, trial=trial)
+    assert died.state is TrialState.RUNNING and not died.folds
+    if last:
+        found = cross_validated(ledger, folder, *last, attempt=2, session=session, trial=trial)
+        assert found.folds == tuple(last)
 
 
 # -- names that MLflow cannot keep ------------------------------------------------------------------------------

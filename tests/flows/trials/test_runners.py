@@ -173,6 +173,14 @@ def test_promotions_early_stops_and_folds_work_at_a_distance(dask_address: str) 
     stopping = make_spec("epochs", name="far-stops", early_stop=rule, stop={"trials": 8}, strategy="random", **shared)
     assert any(trial.reason.startswith("stopped by median") for trial in tune(stopping).history.complete)
 
+    space = {"x": {"type": "float", "low": 0, "high": 1}}
+    validating = make_spec(
+        "cross_validated", name="far-cv", space=space, stop={"trials": 10}, strategy="random", **shared
+    )
+    validated = tune(validating).history
+    assert any(" of 4 folds: worse than trial" in trial.reason for trial in validated.complete)
+    assert all(len(trial.folds) == 4 for trial in validated.complete if trial.whole)
+
     choosing = make_spec("parted", name="far-folds", stop={"trials": 4}, final={"top": 2, "folds": 2}, **shared)
     result = tune(choosing)
     assert result.choice is not None and result.choice.winner is not None

@@ -113,8 +113,8 @@ def test_a_retry_and_a_first_configuration_say_so() -> None:
     ledger.store.log(trial.run_id, [], {}, {"hpo.lost": "died"})
     ledger.store.set_status(trial.run_id, "FAILED")
     again = reserve(ledger)
-    assert "Proposed by given by the study file (first)" in lines(ledger.spec, explain(ledger, 0))
-    assert "trial 0 again, which was lost (attempt 1)" in "\n".join(lines(ledger.spec, explain(ledger, again.number)))
+    assert "Given by the study file (first)" in lines(ledger.spec, explain(ledger, 0))
+    assert "Trial 0 again, which was lost (attempt 1)" in "\n".join(lines(ledger.spec, explain(ledger, again.number)))
 
 
 def test_ends_that_clocks_put_in_the_wrong_order_are_put_right() -> None:
@@ -136,7 +136,7 @@ def test_the_command_prints_text_and_json(mlflow_server: MlflowServer, monkeypat
     text = CliRunner().invoke(app, ["explain", ledger.spec.name, "8"])
     assert text.exit_code == 0
     for words in (
-        "Proposed by auto, which picked bayesian: 8 of 100 trials",
+        "Proposed by auto, which picked bayesian: 7 of 100 trials",
         "Expected",
         "verified (8 complete",
         "Near: ",

@@ -14,6 +14,7 @@ from hpo_core.numerics.gaussian_process import (
     JITTER,
     GaussianProcess,
     Hyperparameters,
+    Spread,
     fit,
     matern52,
     negative_log_posterior,
@@ -89,13 +90,14 @@ def test_hyperparameters_survive_their_logarithms() -> None:
 def test_the_gradient_is_that_of_finite_differences() -> None:
     X, y = problem()
     rng = np.random.default_rng(2)
-    for _ in range(5):
+    repeated = Spread(np.append([3.0, 2.0], np.ones(10)), squares=0.4, degrees=3)
+    for spread in (Spread(), repeated) * 3:
         theta = H.theta + rng.normal(0.0, 0.7, 6)
-        _, gradient = negative_log_posterior(theta, X, OWNER, y, 2.0)
+        _, gradient = negative_log_posterior(theta, X, OWNER, y, 2.0, spread)
         for i in range(6):
             step = np.zeros(6)
             step[i] = 1e-5
-            up, down = (negative_log_posterior(theta + s, X, OWNER, y, 2.0)[0] for s in (step, -step))
+            up, down = (negative_log_posterior(theta + s, X, OWNER, y, 2.0, spread)[0] for s in (step, -step))
             assert gradient[i] == pytest.approx((up - down) / 2e-5, rel=1e-4, abs=1e-5)
 
 
@@ -183,3 +185,42 @@ def test_the_fit_finds_the_noise() -> None:
     scale = y.std()
     found = fit(X, np.array([0]), (y - y.mean()) / scale)
     assert math.sqrt(found.noise) * scale == pytest.approx(0.5, rel=0.25)
+
+
+def test_means_of_repeats_say_as_much_as_their_losses() -> None:
+    X, y = problem()
+    losses = np.concatenate([y, y[:4] + 0.3])  # the first four configurations twice
+    rows, means = np.vstack([X, X[:4]]), np.append(y[:4] + 0.15, y[4:])
+    counts = np.append(np.full(4, 2.0), np.ones(len(y) - 4))
+    known = Spread(counts, squares=4 * 2 * 0.15**2, degrees=4)
+    one, other = (
+        GaussianProcess.condition(X, OWNER, means, H, counts).predict(rows),
+        GaussianProcess.condition(rows, OWNER, losses, H).predict(rows),
+    )
+    assert np.allclose(one, other)
+    # Both likelihoods differ by a constant; the prior over the noise is the same in a difference over the rest.
+    longer = Hyperparameters(H.lengths * 1.5, H.signal, H.noise, H.trend).theta
+    averaged = [negative_log_posterior(theta, X, OWNER, means, 2.0, known)[0] for theta in (H.theta, longer)]
+    single = [negative_log_posterior(theta, rows, OWNER, losses, 2.0)[0] for theta in (H.theta, longer)]
+    assert averaged[1] - averaged[0] == pytest.approx(single[1] - single[0], abs=1e-5)
+
+
+def test_repeats_bring_the_fitted_noise_to_what_they_show() -> None:
+    rng = np.random.default_rng(0)
+    X, y = rng.random((30, 4)), rng.standard_normal(30)
+    few, many = (
+        fit(X, OWNER, y, spread=Spread(np.ones(30), squares=0.02 * degrees, degrees=degrees)).noise
+        for degrees in (1, 1000)
+    )
+    assert many == pytest.approx(0.02, rel=0.1) and abs(few - 0.02) > abs(many - 0.02)
+
+
+def test_skill_is_what_leaving_one_out_explains() -> None:
+    X, y = problem()
+    errors = []
+    for i in range(len(y)):
+        others = np.arange(len(y)) != i
+        mean, _ = GaussianProcess.condition(X[others], OWNER, y[others], H).predict(X[i : i + 1])
+        errors.append(float(y[i] - mean[0]))
+    skill = GaussianProcess.condition(X, OWNER, y, H).skill
+    assert skill == pytest.approx(1 - sum(e * e for e in errors) / float(((y - y.mean()) ** 2).sum()), abs=1e-5)

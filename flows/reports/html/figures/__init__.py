@@ -44,7 +44,7 @@ def past_of(
     challenge: Challenge | None = None,
 ) -> Past:
     """A study as the report sees it."""
-    return Past(spec, history, importance(spec.search_space, history), curves, choice, challenge)
+    return Past(spec, history, importance(spec.search_space, history.merged), curves, choice, challenge)
 
 
 def plots(past: Past) -> dict[str, list[Plot]]:

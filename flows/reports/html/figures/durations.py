@@ -110,7 +110,7 @@ def durations(past: Past) -> list[Plot]:
 
 def other_metrics(past: Past) -> list[Plot]:
     """The study's metric against each other one that the objective logged, a plot for each."""
-    complete = past.history.complete
+    complete = past.merged.complete
     names = {name for trial in complete for name in trial.metrics}
     measured: list[tuple[str, list[Trial]]] = []
     for name in sorted(names - {past.spec.metric}):

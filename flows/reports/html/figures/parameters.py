@@ -46,7 +46,7 @@ AVERAGED = 24
 
 def parallel_coordinates(past: Past) -> list[Plot]:
     """Each complete trial as a line through its parameters and its value, the best last: over all others."""
-    complete, names = past.history.complete, past.names[:MOST_AXES]
+    complete, names = past.merged.complete, past.names[:MOST_AXES]
     if len(complete) < 2 or not names:
         return []
     rest = past.best[BEST_LINES:]
@@ -101,7 +101,7 @@ def _even(low: float, high: float, count: int) -> list[tuple[float, str]]:
 
 def slices(past: Past) -> list[Plot]:
     """The value against each parameter alone, a plot for each."""
-    complete = past.history.complete
+    complete = past.merged.complete
     if not complete:
         return []
     found = []
@@ -128,7 +128,7 @@ def interplay(past: Past) -> list[Plot]:
     """Each pair of the most important parameters: what a forest expects, averaged over all others."""
     if past.reliable is None or len(past.names) < 2:
         return []
-    X = features(past.spec.search_space, past.history)
+    X = features(past.spec.search_space, past.merged)
     losses = [past.spec.sign * value for value in past.values]
     model = forest(0).fit(X, losses)
     found = zip(past.names, past.reliable.mean, past.reliable.spread, strict=True)
@@ -142,7 +142,7 @@ def _pair(past: Past, id: str, names: Sequence[str], X: Array, model: Any) -> Pl
     """What the forest expects of two parameters; cells where one has options, for nothing lies between options."""
     space = past.spec.search_space
     axes = [past.axis(name) for name in names]
-    here = [i for i, trial in enumerate(past.history.complete) if all(name in trial.config for name in names)]
+    here = [i for i, trial in enumerate(past.merged.complete) if all(name in trial.config for name in names)]
     if len(here) < 2 or any(axis.range[0] == axis.range[1] for axis in axes):
         return None
     units, places = zip(*(_grid(axis) for axis in axes), strict=True)

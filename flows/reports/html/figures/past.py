@@ -72,12 +72,15 @@ def poor_end(losses: Sequence[float]) -> float | None:
 
 
 def incumbents(history: History) -> list[Trial]:
-    """The incumbent after each complete trial, in the order of their numbers: higher fidelity first, then loss."""
+    """The incumbent after each configuration, in the order of their numbers: higher fidelity first, then loss."""
     best: list[Trial] = []
-    for trial in history.complete:
-        rank = (-fidelity_key(trial.fidelity), trial.loss)
-        best.append(trial if not best or rank < (-fidelity_key(best[-1].fidelity), best[-1].loss) else best[-1])
+    for trial in history.merged.complete:
+        best.append(trial if not best or _rank(trial) < _rank(best[-1]) else best[-1])
     return best
+
+
+def _rank(trial: Trial) -> tuple[float, bool, float | None]:
+    return -fidelity_key(trial.fidelity), not trial.whole, trial.loss
 
 
 def moment(milliseconds: int) -> str:
@@ -104,6 +107,16 @@ class Past:
     choice: Choice | None = None
     challenge: Challenge | None = None
 
+    @property
+    def merged(self) -> History:
+        """One trial for each configuration, with the mean of its trainings: what plots of values show."""
+        return self.history.merged
+
+    def error(self, trial: Trial) -> float:
+        """The standard error of a trial's value if it is the mean of several trainings, else 0."""
+        error = self.history.noise.error(trial)
+        return brief(min(error, MOST_DRAWN)) if trial.observed and error > 0 else 0.0
+
     def shown(self, loss: float) -> float:
         """The position of a loss, in the metric's own direction."""
         return brief(self.spec.sign * min(max(loss, -MOST_DRAWN), MOST_DRAWN))
@@ -111,7 +124,7 @@ class Past:
     @cached_property
     def end(self) -> float | None:
         """The loss at which plots end; poorer trials are drawn there. None if all fit."""
-        return poor_end([trial.loss for trial in self.history.complete if trial.loss is not None])
+        return poor_end([trial.loss for trial in self.merged.complete if trial.loss is not None])
 
     def beyond(self, trial: Trial) -> bool:
         """Whether a complete trial is poorer than what plots show."""
@@ -124,14 +137,14 @@ class Past:
 
     @cached_property
     def values(self) -> list[float]:
-        return [self.value(trial) for trial in self.history.complete]
+        return [self.value(trial) for trial in self.merged.complete]
 
     @property
     def cut(self) -> str:
         """What a caption says of the trials beyond the end of the plots; nothing if all fit."""
         if self.end is None:
             return ""
-        poor = sum(map(self.beyond, self.history.complete))
+        poor = sum(map(self.beyond, self.merged.complete))
         lie = "1 trial is" if poor == 1 else f"{poor} trials are"
         return f" {lie} poorer than {self.spec.sign * self.end:.4g}: drawn there, as triangles."
 
@@ -188,10 +201,11 @@ class Past:
         } | more  # fmt: skip
 
     def colours(self, trials: Sequence[Trial]) -> dict[str, Any]:
-        """Colours by rank, so that the best stand out however far the poorest are off."""
+        """Colours by the rank of the configuration, so that the best stand out however far the poorest are off."""
         count = max(len(self.best) - 1, 1)
         ranks = {trial.number: 1 - i / count for i, trial in enumerate(self.best)}
-        return {"color": [brief(ranks[t.number] ** 2) for t in trials], "colorscale": "--scale", "cmin": 0, "cmax": 1}
+        of = [ranks.get(t.number if t.repeat_of is None else t.repeat_of, 0.0) for t in trials]
+        return {"color": [brief(rank**2) for rank in of], "colorscale": "--scale", "cmin": 0, "cmax": 1}
 
 
 def finite(text: object) -> float:

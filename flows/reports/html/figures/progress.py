@@ -14,7 +14,7 @@ from hpo_flows.reports.text import fidelity_name
 
 def optimisation_history(past: Past) -> list[Plot]:
     """Every complete trial's value, and the incumbent's, by trial number."""
-    complete = past.history.complete
+    complete = past.merged.complete
     if not complete:
         return []
     line = incumbents(past.history)
@@ -34,6 +34,20 @@ def optimisation_history(past: Past) -> list[Plot]:
         past.points(leaders, [t.number for t in leaders], {"color": "--accent", "size": 9}, name="new best",
                     showlegend=True),
     ]  # fmt: skip
+    if sure := [trial for trial in full if past.error(trial)]:
+        bars = {
+            "type": "data",
+            "array": [past.error(t) for t in sure],
+            "color": "--accent",
+            "thickness": 1.5,
+            "width": 3,
+        }
+        means = past.points(sure, [t.number for t in sure], {"color": "--accent", "size": 5}, error_y=bars)
+        traces.append(means)
+    if again := [t for t in past.history.complete if t.repeat_of is not None]:
+        marker = {"color": "--mute", "symbol": "diamond-open", "size": 7}
+        again.sort(key=past.beyond)
+        traces.append(past.points(again, [t.number for t in again], marker, name="trained again", showlegend=True))
     if rest:
         marker = {"color": "--mute", "symbol": "circle-open", "size": 6}
         lower = past.points(rest, [t.number for t in rest], marker, name="lower fidelity", showlegend=True)
@@ -53,7 +67,9 @@ def optimisation_history(past: Past) -> list[Plot]:
             }
         )
     layout = {"xaxis": {"title": {"text": "trial"}}, "yaxis": {"title": {"text": past.metric}}}
-    caption = f"Each trial's value, and the best so far at the highest fidelity.{past.cut}"
+    caption = f"Each configuration's value, and the best so far at the highest fidelity.{past.cut}"
+    if again:
+        caption += " A configuration that was trained again has the mean, with its standard error."
     return [Plot("history", "Optimization history", caption, traces, layout, 380)]
 
 
@@ -81,7 +97,7 @@ def predictions(past: Past) -> list[Plot]:
     told: list[Trial] = []
     expected: list[float] = []
     spreads: list[float] = []
-    for trial in past.history.complete:
+    for trial in past.merged.complete:
         mean, std = (finite(trial.notes.get(key)) for key in ("predicted_mean", "predicted_std"))
         if math.isfinite(mean):
             told.append(trial)
