@@ -237,15 +237,12 @@ def _run_flow(
         )
         try:
             return run_loop(session)
-        except KeyboardInterrupt:
+        except (KeyboardInterrupt, StudyFailed, InputError) as ended:
             try:
-                if not ledger.load().running:
-                    ledger.study.set_status(KILLED)
+                if not ledger.load().running:  # otherwise another flow still works on it
+                    ledger.study.set_status(KILLED if isinstance(ended, KeyboardInterrupt) else FAILED)
             except TrackingError as error:
                 log.warning("%s", error)
-            raise
-        except StudyFailed:
-            ledger.study.set_status(FAILED)
             raise
         finally:
             del SESSIONS[ledger.study_run.id]

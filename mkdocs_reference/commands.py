@@ -44,7 +44,7 @@ options and values; `hpo --show-completion` prints the script instead.
 | running | has a live flow |
 | finished | ended by one of its stop rules |
 | stopped | was stopped (`hpo stop`, Ctrl-C), or its flow died; `hpo tune` goes on with it |
-| failed | ended because its first trials all failed with the same error |
+| failed | ended because its first trials all failed with the same error, or a trial showed a mistake in the study |
 | unreadable | has a damaged specification in MLflow |
 
 A flow that died on another machine counts as alive until its [lease](glossary.md#lease) runs out, four minutes

@@ -286,7 +286,7 @@ def _served(uri: str, port: int) -> Iterator[Process]:
     with socket.socket() as probe:
         if probe.connect_ex(("127.0.0.1", port)) == 0:
             problem = f"something answers at 127.0.0.1:{port} already"
-            raise InputError("--port", problem, "end that, or choose another port: hpo ui --port 5001")
+            raise InputError("--port", problem, f"end that, or choose another port: --port {port + 1}")
     server = Process(
         "MLflow's UI",
         ui_command(uri, port=port),
@@ -294,6 +294,7 @@ def _served(uri: str, port: int) -> Iterator[Process]:
         environment={"MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"},  # 2 GB for what no study uses
         log=Path(os.devnull),
     )
+    typer.echo("MLflow's UI starts ...", err=True)
     ENDINGS.append(server.stop)
     try:
         server.start()

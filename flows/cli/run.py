@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import shlex
 from typing import TYPE_CHECKING, Annotated
 
@@ -24,7 +25,7 @@ def validate(study: StudyArgument, set_: SetOption = None) -> None:
     spec = load_spec(study, list(set_ or []))
     Objective(spec.objective, search_path(study), needs_hypergradient=spec.needs_hypergradient).load()
     size = spec.search_space.size
-    configurations = "endless" if size == float("inf") else f"up to {size:,.0f}"
+    configurations = "infinitely many" if size == float("inf") else f"up to {size:,.0f}"
     typer.echo(
         f"{study} is valid: study {spec.name!r}, {spec.search_space.dimensions} parameters "
         f"({configurations} configurations), strategy {spec.strategy.name!r}"
@@ -60,6 +61,7 @@ def tune(
             live.say(f"reading {study} ...")  # before what takes its time to import
             ledger, result = _run(study, overrides, live, verbose)
     except KeyboardInterrupt as stopped:
+        logging.raiseExceptions = False  # it also ended Prefect's temporary server, which can take no more logs
         typer.echo("stopped; run the same command to go on", err=True)
         raise typer.Exit(128 + getattr(stopped, "number", 2)) from None
     from hpo_flows.reports.ending import places_of

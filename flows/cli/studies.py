@@ -173,8 +173,9 @@ def delete(
     ledger.discard()
     typer.echo(f"{ledger.spec.name}: deleted, with {_count(trials, 'trial')}")
     typer.echo("To restore it from MLflow's trash, until a gc:")
+    typer.echo(f"  hpo ui; there the experiment {ledger.spec.experiment}, State: Deleted, mark its runs, Restore")
+    typer.echo("or each run by its id, the study's own for example:")
     typer.echo(f"  mlflow runs restore --run-id {run.id}")
-    typer.echo("and its trials likewise; or all at once in MLflow's UI (State: Deleted).")
 
 
 def _check_idle(ledger: Ledger) -> None:

@@ -108,7 +108,9 @@ class Objective:
 
     def _absent(self, problem: object) -> InputError:
         package = self.reference.partition(":")[0].partition(".")[0]
-        remedy = f"run from the folder that {package!r} is in, or install what it needs"
+        remedy = f"run from the folder that {package!r} is in, or install it"
+        if isinstance(problem, ModuleNotFoundError) and problem.name and problem.name.partition(".")[0] != package:
+            remedy = f"{package!r} needs it: install it here, or correct the import"
         if (missing := missing_extra(problem)) is not None:
             problem, remedy = missing.problem, missing.remedy
         return InputError("objective", f"{self.reference!r} cannot be imported ({problem})", remedy)

@@ -116,8 +116,8 @@ def model_lines(model: Model) -> list[str]:
 
 
 def serve_line(model: Model) -> str:
-    """The command that serves a model; the environment has to be active."""
-    return f"mlflow models serve -m {model.uri} --env-manager local"
+    """The command that serves a model; the environment has to be active. MLflow's UI has port 5000."""
+    return f"mlflow models serve -m {model.uri} --env-manager local --port 5001"
 
 
 def places_of(ledger: Ledger, history: History, best: Trial | None, choice: Choice | None) -> Places:

@@ -213,10 +213,19 @@ class LiveProgress:
     def _pace(self, seen: Progress) -> list[str]:
         """Trials per minute in this run, and the time left; each only if it is known."""
         assert self._spec is not None
-        minutes = (time.monotonic() - self._started) / 60
-        parts = [f"{self._news.count / minutes:.2g} trials per minute"] if self._news.count > 1 and minutes > 0 else []
+        minutes, count = (time.monotonic() - self._started) / 60, self._news.count
+        parts = [f"{pace(count / minutes)} trials per minute"] if count > 1 and minutes > 0 else []
         left = seconds_left(self._spec, seen.history, seen.seconds)
         return parts + ([f"about {roughly(left)} left"] if left is not None else [])
+
+
+def pace(rate: float) -> str:
+    """A rate, to two digits.
+
+    >>> pace(0.333), pace(9.6), pace(643.2)
+    ('0.33', '9.6', '643')
+    """
+    return f"{rate:.0f}" if rate >= 99.5 else f"{rate:.2g}"
 
 
 def _now(when: int | None = None, form: str = "%Y-%m-%d %H:%M:%S") -> str:

@@ -29,7 +29,7 @@ class StudyState(StrEnum):
     STOPPED = "stopped"
     """It was stopped, or its flows died; ``hpo tune`` goes on with it."""
     FAILED = "failed"
-    """Its trials all failed with the same error."""
+    """Its trials all failed with the same error, or one showed a mistake in the study."""
     UNREADABLE = "unreadable"
     """Its stored specification is damaged."""
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 from typing import Any
 
 from hpo_core.base.errors import StudyConflict
@@ -27,8 +28,10 @@ def compare(stored: StudySpec, given: StudySpec) -> list[str]:
         lines = [line for key in forbidden for line in _difference(key, old[key], new[key])]
         raise StudyConflict(
             f"study {given.name!r}",
-            "the stored study differs from the given one:\n" + "\n".join(f"  {line}" for line in lines) + "\n",
-            "trials of the two do not compare, so give the new one a name of its own (name: ...)",
+            "the stored study differs from the given one, and trials of the two do not compare:\n"
+            + "".join(f"  {line}\n" for line in lines)
+            + "give the new one a name of its own (name: ...), or, if the stored one is worth nothing, "
+            + f"delete that: hpo delete {shlex.quote(given.name)}",
         )
     return [line for key in changed for line in _difference(key, old[key], new[key])]
 

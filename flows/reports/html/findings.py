@@ -153,9 +153,9 @@ def remarks(past: Past) -> list[tuple[str, str]]:
     found = []
     for edge in edges(past):
         end = "lower" if edge.side == "low" else "upper"
-        also = f", as in {edge.others} of the next {BEST - 1} best" if edge.others else ""
+        also = f", as in {edge.others} of the next {len(past.best[1:BEST])} best" if edge.others else ""
         lies = f"The best {edge.name} ({_said(edge.value)}) is at the {end} end of its range"
-        found.append(("warn", f"{lies}{also}: widen it if you can."))
+        found.append(("warn", f"{lies}{also}: a wider range, in a new study, may be better."))
     complete, failed = past.history.complete, past.history.failed
     if failed and len(failed) >= 0.1 * (len(complete) + len(failed)):
         group = failures(past)[0]

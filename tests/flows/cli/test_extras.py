@@ -98,6 +98,15 @@ def test_an_objective_that_lacks_it_is_told(line: str, tmp_path: Path, monkeypat
     assert str(raised.value).endswith('; pip install "hpo-flows[keras]"') and str(raised.value).count("pip") == 1
 
 
+def test_an_objective_that_lacks_another_package_is_told_which(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "lacking_another.py").write_text("import absent_package\ndef train(trial): ...\n")
+    monkeypatch.setattr(sys, "path", [*sys.path])
+    with pytest.raises(InputError, match=r"No module named 'absent_package'\); 'lacking_another' needs it: install it"):
+        Objective("lacking_another:train", (str(tmp_path),)).load()
+    with pytest.raises(InputError, match=r"run from the folder that 'absent_package' is in"):
+        Objective("absent_package:train", (str(tmp_path),)).load()
+
+
 @pytest.mark.usefixtures("prefect_server")
 def test_a_training_that_lacks_it_ends_the_study_with_one_line(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]

@@ -178,6 +178,7 @@ def test_delete_says_how_to_restore(monkeypatch: pytest.MonkeyPatch, capsys: pyt
     assert called(["delete", "study", "--yes"], monkeypatch) == 0
     out = capsys.readouterr().out
     assert "study: deleted, with 1 trial" in out
+    assert "the experiment both, State: Deleted" in out
     assert f"mlflow runs restore --run-id {ledger.study_run.id}" in out
     assert ledger.store.get(ledger.study_run.id).deleted and not ledger.store.get(other.study_run.id).deleted
     assert called(["status", "study"], monkeypatch) == 2

@@ -185,16 +185,20 @@ def test_a_metric_that_the_objective_does_not_return_ends_the_study_at_once() ->
     spec = make_spec("misbehave", space={"how": {"type": "fixed", "value": "wrong key"}}, stop={"trials": 50})
     with pytest.raises(InputError, match=r"metric: .*no 'loss' but \['accuracy'\]; return it, or correct metric"):
         tune(spec)
-    (trial,) = open_ledger(spec).load().trials
+    ledger = open_ledger(spec)
+    (trial,) = ledger.load().trials
     assert trial.state is TrialState.FAILED
+    assert ledger.study_run.status == "FAILED"  # or it counts as running for minutes, and cannot be deleted
 
 
 def test_a_mistake_in_the_study_that_only_the_worker_sees_ends_it_at_once() -> None:
     spec = make_spec("misbehave", space={"how": {"type": "fixed", "value": "bad input"}}, stop={"trials": 50})
     with pytest.raises(InputError, match=r"^callbacks\.0\.EarlyStopping\.monitor: 'los' is not a metric; name one$"):
         tune(spec)
-    (trial,) = open_ledger(spec).load().trials
+    ledger = open_ledger(spec)
+    (trial,) = ledger.load().trials
     assert trial.state is TrialState.FAILED
+    assert ledger.study_run.status == "FAILED"  # or it counts as running for minutes, and cannot be deleted
 
 
 def test_a_study_whose_first_trials_fail_alike_ends_and_goes_on_once_mended(monkeypatch: pytest.MonkeyPatch) -> None:

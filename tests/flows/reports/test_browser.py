@@ -176,7 +176,7 @@ def test_comparing_ten_trials_draws_their_parallel_coordinates(page: Any, study:
 def test_the_report_opens_inside_mlflow(page: Any, study: StudyResult) -> None:
     page.goto(f"{study.tracking_uri}/#/experiments/{experiment_of(study)}/runs/{study.run_id}/artifacts/report.html")
     frame = page.frame_locator("iframe")
-    frame.get_by_role("heading", name="Optimisation history").wait_for()
+    frame.get_by_role("heading", name="Optimization history").wait_for()
     frame.locator("#history .scatterlayer .point").first.wait_for()
     assert frame.locator("#history .scatterlayer .point").count() >= TRIALS
     frame.get_by_text("Open in MLflow").click()

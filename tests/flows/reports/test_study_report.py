@@ -305,9 +305,11 @@ def test_the_range_of_a_parameter_whose_best_value_is_at_its_end_should_be_wider
         ("rate", "high", 0.1),
         ("units", "low", 8),
     ]
-    told = "The best rate (0.0999) is at the upper end of its range: widen it if you can."
+    told = "The best rate (0.0999) is at the upper end of its range: a wider range, in a new study, may be better."
     assert remarks(outside)[0] == ("warn", told)
     assert space_card(outside).count("<mark>widen") == 2
+    few = [Trial(n, {"rate": 0.0999, "units": 8}, TrialState.COMPLETE, n, start=1, end=2) for n in range(3)]
+    assert ", as in 2 of the next 2 best: " in remarks(Past(spec, History(few), None))[0][1]
 
 
 def test_failures_stand_by_reason_with_what_they_have_in_common() -> None:

@@ -617,7 +617,7 @@ def test_what_a_resume_refuses(path: str, value: Any, line: str) -> None:
     message = str(caught.value)
     assert message.startswith("study 'parabola': the stored study differs")
     assert f"\n  {line}" in message
-    assert "name: ..." in message
+    assert "name: ..." in message and message.endswith("hpo delete parabola") and "\n;" not in message
 
 
 def test_a_refusal_lists_only_what_is_in_the_way() -> None:

@@ -70,7 +70,7 @@ def optimisation_history(past: Past) -> list[Plot]:
     caption = f"Each configuration's value, and the best so far at the highest fidelity.{past.cut}"
     if again:
         caption += " A configuration that was trained again has the mean, with its standard error."
-    return [Plot("history", "Optimisation history", caption, traces, layout, 380)]
+    return [Plot("history", "Optimization history", caption, traces, layout, 380)]
 
 
 def distribution(past: Past) -> list[Plot]:
