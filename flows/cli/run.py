@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import logging
+import os
 import shlex
+import sys
+import tempfile
+from collections.abc import Iterator
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -23,7 +28,8 @@ def validate(study: StudyArgument, set_: SetOption = None) -> None:
     """Check a study file and that its objective can be imported; nothing is run."""
 
     spec = load_spec(study, list(set_ or []))
-    Objective(spec.objective, search_path(study), needs_hypergradient=spec.needs_hypergradient).load()
+    with _without_chatter():
+        Objective(spec.objective, search_path(study), needs_hypergradient=spec.needs_hypergradient).load()
     size = spec.search_space.size
     configurations = "infinitely many" if size == float("inf") else f"up to {size:,.0f}"
     typer.echo(
@@ -32,6 +38,26 @@ def validate(study: StudyArgument, set_: SetOption = None) -> None:
     )
     given = "".join(f" --set {shlex.quote(each)}" for each in set_ or [])
     typer.echo(f"start it: hpo tune {shlex.quote(study)}{given}")
+
+
+@contextlib.contextmanager
+def _without_chatter() -> Iterator[None]:
+    """Keep back what is written to stderr, unless an error ends it: TensorFlow greets with 14 lines, from C++."""
+    sys.stderr.flush()
+    kept = os.dup(2)
+    with tempfile.TemporaryFile() as said:
+        os.dup2(said.fileno(), 2)
+        try:
+            yield
+        except BaseException:
+            sys.stderr.flush()
+            said.seek(0)
+            os.write(kept, said.read())
+            raise
+        finally:
+            sys.stderr.flush()
+            os.dup2(kept, 2)
+            os.close(kept)
 
 
 def tune(

@@ -11,7 +11,7 @@ from rich.table import Table
 from rich.text import Text
 
 from hpo_core.history.history import Noise
-from hpo_flows.reports.ending import as_yaml, model_lines
+from hpo_flows.reports.ending import as_yaml, model_lines, serve_line
 from hpo_flows.reports.screens import say
 from hpo_flows.reports.text import (
     certainty_lines,
@@ -180,5 +180,7 @@ def print_places(places: Places, console: Console) -> None:
         say(console, f"Model: {places.model.uri}, loaded by")
         for line in model_lines(places.model):
             say(console, line)
+        say(console, "and served by")
+        say(console, serve_line(places.model))
     say(console, f"Report: {places.report}")
     say(console, f"MLflow: {places.ui}")

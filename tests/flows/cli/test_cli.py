@@ -93,3 +93,23 @@ def test_the_servers_command_line_does_likewise(line: str, capsys: pytest.Captur
     assert ended.value.code == 2
     said = capsys.readouterr().err
     assert said.startswith("error: ") and said.count("\n") == 1 and said.endswith("--help\n")
+
+
+def test_validate_keeps_what_an_import_writes_to_itself_unless_it_fails(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """TensorFlow greets from C++, past sys.stderr."""
+    greeting = "import os\nos.write(2, b'greetings')\n"
+    (tmp_path / "loud.py").write_text(greeting + "def train(trial): return 1.0\n")
+    (tmp_path / "broken.py").write_text(greeting + "raise ValueError('x')\n")
+    study = tmp_path / "study.yaml"
+    study.write_text(
+        "{name: s, objective: 'loud:train', metric: m, direction: minimize, stop: {trials: 1}, "
+        "space: {x: {type: float, low: 0, high: 1}}}"
+    )
+    assert called(["validate", str(study)], monkeypatch) == 0
+    told = capfd.readouterr()
+    assert "is valid" in told.out and told.err == ""
+    assert called(["validate", str(study), "--set", "objective=broken:train"], monkeypatch) == 2
+    told = capfd.readouterr().err
+    assert told.startswith("greetings") and "importing 'broken' raised ValueError: x" in told
