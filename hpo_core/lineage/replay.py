@@ -144,7 +144,7 @@ def explain(ledger: Ledger, number: int) -> Explanation:
         seen,
         missing=tuple(sorted(set(range(number)) - {other.number for other in earlier})),
         incumbent=None if known.incumbent is None else _beside(ledger.spec.search_space, [known.incumbent], trial)[0],
-        nearest=tuple(_beside(ledger.spec.search_space, known.complete, trial)[:NEAREST]),
+        nearest=tuple(_beside(ledger.spec.search_space, known.merged.complete, trial)[:NEAREST]),
     )
     return found if seen is None else _replayed(found, seen, ledger.spec, run)
 

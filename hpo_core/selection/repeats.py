@@ -142,7 +142,8 @@ class Repeats:
             if not asked[number]:
                 return repeat(leg.by_number[number], CONFIRM)
         now = {trial.number: trial for trial in history.merged.complete}
-        reliable = [n for n in finalists if now[n].confirmed] or finalists
+        failing = {t.repeat_of for t in leg.confirming if t.state is TrialState.FAILED and not t.notes.get("lost")}
+        reliable = [n for n in finalists if n not in failing] or finalists
         ranked = sorted(reliable, key=lambda n: (now[n].loss, n))[: math.ceil(len(finalists) / 2)]
         every = Counter(trial.repeat_of for trial in history.without_retaken())
         return repeat(now[min(ranked, key=lambda n: (every[n], ranked.index(n)))], CONFIRM)

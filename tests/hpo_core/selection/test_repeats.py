@@ -230,6 +230,23 @@ def test_with_fidelities_only_full_trainings_are_repeated(strategy: str) -> None
     assert len(quiet.merged) == 59 and len(without) == 59
 
 
+def test_a_finalist_whose_training_still_runs_is_not_passed_over() -> None:
+    """Of four finalists the second and the best are the better half, though the best one's training still runs."""
+    study = spec(20)
+    history = run(study, noisy)
+    first = min(trial.number for trial in history if trial.confirms)
+    confirming = history.trials[first : first + 5]
+    second, third, fourth, best = (trial.repeat_of for trial in confirming[:4])
+    losses = {best: 0.0, second: 0.1, third: 0.2, fourth: 0.3}
+    trials = [replace(trial, loss=losses.get(trial.number, 9.0)) for trial in history.trials[:first]]
+    trials += [replace(trial, loss=losses.get(trial.repeat_of, 9.0)) for trial in confirming[:3]]
+    trials.append(replace(confirming[3], state=TrialState.RUNNING, loss=None))
+    trials.append(replace(confirming[4], notes=confirming[0].notes, config=confirming[0].config, loss=0.1))
+    assert study.repeating is not None
+    proposal = study.repeating.confirm(History(trials), None, 1, lambda seen: {})
+    assert proposal is not None and proposal.notes["repeat_of"] == best
+
+
 def test_off_repeats_nothing_and_a_final_choice_leaves_confirming_to_itself() -> None:
     assert not repeats(run(spec(30, repeats="off"), noisy))
     assert not repeats(run(spec(30, final={"top": 3, "folds": 3}), noisy))
