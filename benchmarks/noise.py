@@ -236,7 +236,7 @@ def command_line() -> None:
     runs.set_defaults(action=run)
     runs.add_argument("names", nargs="+", help="strategies, or peer:NAME; ours may end in +repeats")
     runs.add_argument("--out", type=Path, default=Path("noise.jsonl"))
-    runs.add_argument("--group", choices=("tables", "small"), default="tables")
+    runs.add_argument("--group", choices=("tables", "live", "small"), default="tables")
     runs.add_argument("--instances", nargs="*", help="instead of a group")
     runs.add_argument("--seeds", type=int, default=10)
     runs.add_argument("--first-seed", type=int, default=0)

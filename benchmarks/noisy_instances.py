@@ -1,10 +1,11 @@
-"""What `benchmarks.noise` tunes: tables of live trainings with their measured noise, and small problems without any.
+"""What `benchmarks.noise` tunes: tables of live trainings, live trainings themselves, and small problems without noise.
 
 The tables are in the folder ``live`` of the benchmark data (:func:`benchmarks.instances.data_folder`); its README says
 how they were measured. The small problems are those that Bayesmark made known: a decision tree and a support vector
 machine, here on iris and on 400 of the digits, by accuracy and by log loss. Their split and seed are fixed, so their
 losses have no noise but many ties: where a tree is a stump, nothing else matters. ``noise.json`` has what their regret
-is measured from: the lowest loss of 500 random configurations, and the expected lowest of ten.
+is measured from: the lowest loss of 500 random configurations, and the expected lowest of ten. The live trainings are
+those of :mod:`benchmarks.live`, trained anew.
 """
 
 from __future__ import annotations
@@ -26,7 +27,8 @@ from sklearn.svm import SVC
 from sklearn.tree import DecisionTreeClassifier
 
 from benchmarks.instances import data_folder, module
-from benchmarks.live import data
+from benchmarks.live import data, expected_loss, observed_loss, references
+from benchmarks.live_tasks import TASKS
 from hpo_core.space.parameters import Choice, Float, Int, Ordinal
 from hpo_core.space.search_space import SearchSpace
 
@@ -40,7 +42,7 @@ class Noisy:
     """One thing to tune, whose losses are noisy and may be missing.
 
     Args:
-        name: ``table/NAME`` or ``small/NAME``.
+        name: ``table/NAME``, ``live/NAME`` or ``small/NAME``.
         space: Its search space.
         table: Has ``observe``, a trial's loss given a configuration and the number of its noise, None where the
             training fails; ``expected``, the loss without noise; and ``regret`` of such a loss.
@@ -60,7 +62,9 @@ class Noisy:
 
 
 def names(group: str) -> list[str]:
-    """The instances of ``tables`` or of ``small``."""
+    """The instances of ``tables``, of ``live`` or of ``small``."""
+    if group == "live":
+        return [f"live/{name}" for name in TASKS]
     if group == "small":
         return [f"small/{name}" for name in SMALL]
     known = json.loads((data_folder() / "live" / "data" / "references.json").read_text())
@@ -71,6 +75,8 @@ def names(group: str) -> list[str]:
 def load(name: str) -> Noisy:
     """The instance of a name."""
     kind, task = name.split("/")
+    if kind == "live":
+        return Noisy(name, TASKS[task].space, Live(task))
     if kind == "small":
         return Noisy(name, SMALL[task].space, SMALL[task])
     table = module("live", "loader").load(task)
@@ -87,6 +93,23 @@ def _space(described: Mapping[str, Mapping[str, Any]]) -> SearchSpace:
             given["when"] = {parent: list(values)}
         parameters[key] = kinds[dim["type"]](**given)
     return SearchSpace(parameters)
+
+
+@dataclass(frozen=True)
+class Live:
+    """A training with noise, of :mod:`benchmarks.live`."""
+
+    name: str
+
+    def observe(self, config: Config, noise: int) -> float:
+        return observed_loss(TASKS[self.name], config, noise)
+
+    def expected(self, config: Config) -> float:
+        return expected_loss(TASKS[self.name], config)
+
+    def regret(self, loss: float) -> float:
+        known = references()[self.name]
+        return (loss - known["best"]) / (known["reference"] - known["best"])
 
 
 @dataclass(frozen=True)

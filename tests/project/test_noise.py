@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import pytest
 
 from benchmarks import noise, noisy_instances
@@ -52,6 +53,13 @@ def test_what_is_returned_tried_and_confirmed(monkeypatch: pytest.MonkeyPatch) -
     assert math.isnan(noise.KINDS["confirmed"](plain, 20)) and math.isnan(noise.KINDS["confirmed"](repeated, 10))
     assert sum("repeat_of" in t["notes"] for t in repeated["trials"]) == 1
     assert 0 <= noise.KINDS["confirmed"](repeated, 20) < noise.WORST
+
+
+def test_a_live_training_has_noise_and_its_references() -> None:
+    instance = noisy_instances.load("live/wine_knn")
+    config = instance.space.decode(np.full(instance.space.dimensions, 0.5))
+    assert instance.loss(config, 1) == instance.loss(config, 1) != instance.loss(config, 2)
+    assert 0 < instance.true_regret(config) < 10
 
 
 def test_a_small_problem_has_no_noise_and_its_references() -> None:
