@@ -5,9 +5,7 @@ Exit codes: 0 done, 1 no trial returned a value, 2 bad input, 3 a server does no
 
 from __future__ import annotations
 
-import atexit
 import errno
-import gc
 import sys
 from typing import Annotated, Any
 
@@ -74,7 +72,6 @@ for _command in (
 def main() -> None:
     """The console script: typer's commands, with errors that users can act on instead of tracebacks."""
 
-    atexit.register(gc.freeze)  # or Python spends over a second at exit on collecting all that mlflow and prefect made
     stopping.begin()
     try:
         code = app(standalone_mode=False)

@@ -108,16 +108,6 @@ def test_nothing_heavy_is_imported(code: str, forbidden: set[str]) -> None:
     assert modules & forbidden == set()
 
 
-def test_a_command_does_not_spend_its_end_on_collecting_garbage() -> None:
-    """What mlflow and prefect leave takes over a second to collect, and the process ends anyway."""
-    told = "import atexit, gc; atexit.register(lambda: print('FROZEN', gc.get_freeze_count()))\n"
-    code = told + HELP.format(arguments=["--version"])
-    child = subprocess.run(
-        [sys.executable, "-c", code], env=os.environ | {"PYTHONPATH": str(ROOT)}, capture_output=True, text=True
-    )
-    assert int(child.stdout.rpartition("FROZEN ")[2]) > 0
-
-
 def test_heavy_modules_would_be_seen() -> None:
     assert "pydantic" in loaded_by("import hpo_core; hpo_core.Float")
 

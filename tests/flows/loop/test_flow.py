@@ -382,6 +382,8 @@ def test_the_command_line_answers_scripts(
     assert code == 2 and "no study 'study'" in error
     done = hpo("tune", str(path))
     assert done.returncode == 0, done.stderr
+    # What sqlite keeps beside a database that nobody closed belongs to it: a copy of the file alone would lack trials.
+    assert not [*tmp_path.glob("mlflow.db-*")]
     assert "Best: trial" in done.stdout and "MLflow: hpo ui study" in done.stdout
     assert "all 2 trials are done" in done.stdout and "Configuration: best-study.yaml" in done.stdout
     first, *_, before_last, last = done.stderr.splitlines()

@@ -246,7 +246,7 @@ def test_a_changed_space_is_refused_and_named(store: Store) -> None:
     changed = study_from(spec.model_dump() | {"space": {"rate": {"type": "float", "low": 1e-4, "high": 2.0}}})
     with pytest.raises(StudyConflict, match=r"space\.rate\.high: 1\.0 -> 2\.0") as caught:
         open_study(store, changed)
-    assert "name" in caught.value.remedy
+    assert "give the new one a name of its own" in str(caught.value) and "hpo delete" in str(caught.value)
 
 
 def test_what_may_change_is_taken_and_told(store: Store) -> None:
