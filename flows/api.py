@@ -228,7 +228,7 @@ def _run_flow(
         os.environ.setdefault("PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL", "CRITICAL")
         os.environ.setdefault("PREFECT_LOGGING_INTERNAL_LEVEL", "CRITICAL")
         waiting_for("loading Prefect")
-        from hpo_flows.loop.session import SESSIONS, FlowSession
+        from hpo_flows.loop.stages import SESSIONS, FlowSession
         from hpo_flows.loop.tune import run_loop
 
         import_module("scipy.stats.qmc")  # most strategies use it; meanwhile Prefect's server comes up

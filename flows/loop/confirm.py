@@ -8,7 +8,7 @@ from hpo_core.history.history import History
 from hpo_core.ledger.ledger import Ledger
 from hpo_core.selection.evaluation import Training
 from hpo_flows.loop.search import SearchStage
-from hpo_flows.loop.stage import Step, collect
+from hpo_flows.loop.stage import Step, collect, reserve_trial
 from hpo_flows.reports.description import study_description
 
 
@@ -46,10 +46,9 @@ class ConfirmStage:
             proposal = self._spec.confirm(history, self._search.exhausted)
             if proposal is None:
                 return
-            trial = self._ledger.reserve(proposal, history)
-            yield None if trial is None else Training(trial)
-            if trial is not None:
-                history, free = history.with_trials([trial]), free - 1
+            training, history = reserve_trial(self._ledger, proposal, history)
+            yield training
+            free -= 1
 
     @property
     def _late(self) -> bool:

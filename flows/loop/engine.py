@@ -17,7 +17,7 @@ from prefect.cache_policies import NO_CACHE
 
 from hpo_core.selection.evaluation import Training
 from hpo_flows.loop.prefect_link import Link
-from hpo_flows.loop.session import FlowSession
+from hpo_flows.loop.stages import FlowSession
 from hpo_flows.trials.evaluate import evaluate
 from hpo_flows.trials.task import should_retry, this_task
 from hpo_flows.workers.job import TrialFailed

@@ -11,7 +11,7 @@ from hpo_core.history.history import History
 from hpo_core.history.trial import Trial
 from hpo_core.ledger.ledger import Ledger
 from hpo_core.selection.evaluation import Training
-from hpo_flows.loop.stage import Step, collect
+from hpo_flows.loop.stage import Step, collect, reserve_trial
 from hpo_flows.trials.session import FAILURE
 
 MAX_SHOWN = 1500
@@ -72,10 +72,9 @@ class SearchStage:
             for proposal in proposals:
                 if self.halted:
                     return
-                trial = self._ledger.reserve(proposal, history)
-                yield None if trial is None else Training(trial)
-                if trial is not None:
-                    history, free = history.with_trials([trial]), free - 1
+                training, history = reserve_trial(self._ledger, proposal, history)
+                yield training
+                free -= 1
 
     @property
     def minutes(self) -> float:

@@ -7,7 +7,9 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from hpo_core.history.history import History
+from hpo_core.history.trial import Proposal
 from hpo_core.ledger.evaluations import FoldLedger
+from hpo_core.ledger.ledger import Ledger
 from hpo_core.selection.evaluation import Evaluation, Training
 
 
@@ -67,6 +69,12 @@ def collect(reservations: Iterable[Training | None]) -> Step:
             raise
         return Step(started, stale=True)
     return Step(started)
+
+
+def reserve_trial(ledger: Ledger, proposal: Proposal, history: History) -> tuple[Training | None, History]:
+    """Reserve a trial for this flow, for :func:`collect`: None if another flow was faster. The history has it, too."""
+    trial = ledger.reserve(proposal, history)
+    return (None, history) if trial is None else (Training(trial), history.with_trials([trial]))
 
 
 def reserve(folds: FoldLedger, history: History, wanted: Iterable[Evaluation]) -> Iterator[Training | None]:

@@ -1,8 +1,9 @@
-"""The stages of one study, in order."""
+"""The stages of one study, in order, and what the loop shares with the trials of one flow run."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import dataclass
 
 from hpo_core.champion.challenge import Challenge
 from hpo_core.history.history import History
@@ -10,12 +11,16 @@ from hpo_core.ledger.evaluations import FoldLedger
 from hpo_core.ledger.ledger import Ledger
 from hpo_core.selection.evaluation import Training
 from hpo_core.selection.final_choice import Choice
+from hpo_flows.base.progress import Observer
 from hpo_flows.loop.champion import ChampionStage
 from hpo_flows.loop.confirm import ConfirmStage
 from hpo_flows.loop.final import FinalStage
 from hpo_flows.loop.search import SearchStage
 from hpo_flows.loop.stage import Stage
 from hpo_flows.reports.description import study_description
+from hpo_flows.reports.html.publish import Publisher
+from hpo_flows.trials.remote.runner import Runner
+from hpo_flows.trials.session import Session
 
 
 class Stages:
@@ -69,3 +74,24 @@ class Stages:
     def challenge(self) -> Challenge | None:
         """The state of the challenge, as last loaded; None if the study asks for none, or has no winner yet."""
         return None if self._champion is None else self._champion.challenge
+
+
+@dataclass(kw_only=True)
+class FlowSession(Session):
+    """What the loop and the trials of one flow run share.
+
+    Args:
+        stages: What the study does, one after the other.
+        publisher: Writes the report.
+        observe: Called after each load and about once a second.
+        runner: The engine that trains the trials; None if this process's pool does.
+    """
+
+    stages: Stages
+    publisher: Publisher
+    observe: Observer
+    runner: Runner | None = None
+
+
+SESSIONS: dict[str, FlowSession] = {}
+"""The sessions of this process, by the id of the study's run."""

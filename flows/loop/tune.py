@@ -34,8 +34,8 @@ from hpo_flows.loop.engine import Engine, PrefectTasks, Threads
 from hpo_flows.loop.flow_runs import Renewal, crash_dead_flow_runs, owned_flow_run
 from hpo_flows.loop.prefect_link import Link, forget_events, impatient, reached
 from hpo_flows.loop.prefect_view import PrefectView
-from hpo_flows.loop.session import SESSIONS, FlowSession
 from hpo_flows.loop.stage import Step
+from hpo_flows.loop.stages import SESSIONS, FlowSession
 from hpo_flows.objectives.context import CHECKPOINT
 from hpo_flows.trials.checkpoints import discard_superfluous
 from hpo_flows.trials.remote.dispatcher import RemoteTrials

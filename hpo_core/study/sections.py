@@ -15,6 +15,7 @@ from hpo_core.selection.early_stopping import StopRule, make_rule
 from hpo_core.selection.final_choice import Rule, Selection
 from hpo_core.selection.repeats import SHARE, TOP, Repeats
 from hpo_core.space.configuration import plain
+from hpo_core.space.search_space import SearchSpace
 from hpo_core.strategies.base import Strategy
 from hpo_core.strategies.make import make_strategy
 from hpo_core.study.names import BAD_MODEL, GOOD_MODEL, is_model_name
@@ -119,6 +120,21 @@ class FinalSpec(Section):
 
     def selection(self) -> Selection:
         return Selection(self.top, self.folds, self.rule, self.prefer)
+
+    def check(self, space: SearchSpace) -> None:
+        """See whether the parameters that are to say what is simple can.
+
+        Raises:
+            ValueError: One is unknown or has no order, or the rule does not ask for any.
+        """
+        if self.prefer and self.rule != "one_standard_error":
+            problem = "only the rule one_standard_error asks what is simple; choose it or remove this"
+            raise ValueError(f"final.prefer: {problem}")
+        for name in self.prefer:
+            if name not in space.parameters:
+                raise ValueError(f"final.prefer.{name}: the space has no such parameter; correct the name")
+            if space.parameters[name].type == "choice":
+                raise ValueError(f"final.prefer.{name}: a choice has no order; declare it as ordinal, simplest first")
 
 
 class RepeatsSpec(Section):

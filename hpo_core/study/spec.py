@@ -38,6 +38,7 @@ from hpo_core.space.parameters import Parameter
 from hpo_core.space.search_space import SearchSpace
 from hpo_core.strategies.make import expected, strategy_class
 from hpo_core.study.callbacks import checked_callback
+from hpo_core.study.failing import failed_alike
 from hpo_core.study.names import BAD_NAME, MAX_NAME_LENGTH, NAME
 from hpo_core.study.sections import (
     ChampionSpec,
@@ -114,7 +115,6 @@ class StudySpec(Section):
     )
     final: FinalSpec | None = Field(None, description="How the winner is chosen; the incumbent where absent.")
     champion: ChampionSpec | None = Field(None, description="The registered model that the winner is held against.")
-
     notify: Annotated[list[NotifySpec], BeforeValidator(as_entries)] = Field([], description="Who is told of what.")
     runner: RunnerSpec = Field(RunnerSpec(), description="Where trials are trained.")
     resources: Resources = Field(Resources(), description="What one trial at a time may use.")
@@ -166,7 +166,7 @@ class StudySpec(Section):
                 raise ValueError(f"first.{i}: {error}") from None
         self._check_fidelity()
         if self.final is not None:
-            _check_order(self.final, space)
+            self.final.check(space)
         if self.repeats not in (None, RepeatsSpec()) and (why := self._why_never_repeated):
             raise ValueError(f"repeats: {why}; remove one of the two")
         try:
@@ -388,10 +388,10 @@ class StudySpec(Section):
         return history.spent(self.scale, apart=self.retaken(history))
 
     def resumable(self, history: History) -> frozenset[int]:
-        """The numbers of the trials whose checkpoints are needed: of all others they can go.
+        """The numbers of the trials whose checkpoints are needed.
 
-        Needed are those from which a trial goes on now, or is to do so once more because it was lost; those that may
-        yet be promoted; and the incumbent's, which is what one would go on with by hand.
+        A trial goes on from them now, or is to once more because it was lost; they may yet be promoted; or they are the
+        incumbent's, which is what one would go on with by hand.
         """
         strategy = self.strategy.make(fidelity=self.scale)
         parents = {trial.parent for trial in history}
@@ -481,10 +481,7 @@ class StudySpec(Section):
         """
         if not self.stop.same_error or history.complete:
             return None
-        failed = [each for each in history.failed if each.number not in earlier and not each.notes.get("lost")]
-        if len(failed) < max(SAME_ERRORS, self.parallel) or len({_error_of(trial) for trial in failed}) > 1:
-            return None
-        return failed[-1]
+        return failed_alike([trial for trial in history.failed if trial.number not in earlier], self.parallel)
 
     def _repr_html_(self) -> str:
         """A card for notebooks."""
@@ -498,34 +495,7 @@ class StudySpec(Section):
         return cards.card(title, cards.facts(told), cards.table(["parameter", "type", "values"], space))
 
 
-SAME_ERRORS = 3
-"""So many trials that failed alike, and no other, say that the next will; more, where more begin at once."""
-
-
 def _set(section: BaseModel) -> str:
     """What was set in a section, apart from its type, as text."""
     values = section.model_dump(mode="json", exclude={"type"}, exclude_defaults=True)
     return ", ".join(f"{name}: {value}" for name, value in values.items())
-
-
-_NUMBER = re.compile(r"[\w.+-]*\d[\w.+-]*")
-
-
-def _error_of(trial: Trial) -> str:
-    """Why a trial failed, without the numbers in it: its own, those of its configuration, addresses, folders."""
-    return _NUMBER.sub("#", trial.reason)
-
-
-def _check_order(final: FinalSpec, space: SearchSpace) -> None:
-    """See whether the parameters that are to say what is simple can.
-
-    Raises:
-        ValueError: One is unknown or has no order, or the rule does not ask for any.
-    """
-    if final.prefer and final.rule != "one_standard_error":
-        raise ValueError("final.prefer: only the rule one_standard_error asks what is simple; choose it or remove this")
-    for name in final.prefer:
-        if name not in space.parameters:
-            raise ValueError(f"final.prefer.{name}: the space has no such parameter; correct the name")
-        if space.parameters[name].type == "choice":
-            raise ValueError(f"final.prefer.{name}: a choice has no order; declare it as ordinal, simplest first")

@@ -30,8 +30,7 @@ from hpo_core.study.spec import StudySpec
 from hpo_core.tracking.connection import connect
 from hpo_flows.api import open_ledger, run
 from hpo_flows.cli import app as cli
-from hpo_flows.loop.session import FlowSession
-from hpo_flows.loop.stages import Stages
+from hpo_flows.loop.stages import FlowSession, Stages
 from hpo_flows.objectives.reference import Objective
 from hpo_flows.results import StudyResult
 from hpo_flows.trials.remote import dispatcher as away_module
