@@ -66,7 +66,7 @@ def build_model(hp: Any) -> Any:
 
 def objective(trial: Any) -> dict[str, float]:
     """One training of a study of ours."""
-    from hpo_flows.keras.objective import keras_objective
+    from hpo_flows.keras.training.objective import keras_objective
 
     return dict(keras_objective(build_model, images, epochs=EPOCHS, objective="val_accuracy")(trial))
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 from functools import cache
 from typing import Any
 
-from hpo_flows.keras.hyperparameters import HyperParameters
-from hpo_flows.keras.objective import keras_objective
+from hpo_flows.keras.space.hyperparameters import HyperParameters
+from hpo_flows.keras.training.objective import keras_objective
 from hpo_flows.objectives.context import TrialContext
 
 

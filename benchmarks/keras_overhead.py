@@ -21,7 +21,7 @@ from typing import Any
 from benchmarks.keras_digits import bare, build_model, digits
 from hpo_core import Boolean, Fixed, Int
 from hpo_flows.api import run_study
-from hpo_flows.keras.objective import keras_objective
+from hpo_flows.keras.training.objective import keras_objective
 from hpo_flows.objectives.context import TrialContext
 
 

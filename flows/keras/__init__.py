@@ -11,26 +11,26 @@ from typing import TYPE_CHECKING, Any
 from hpo_core.base.extras import require
 
 if TYPE_CHECKING:
-    from hpo_flows.keras.hyperparameters import HyperParameters
-    from hpo_flows.keras.metric import Objective
-    from hpo_flows.keras.model import HyperModel
-    from hpo_flows.keras.objective import keras_objective
-    from hpo_flows.keras.reporter import callbacks
-    from hpo_flows.keras.tuner import Tuner
-    from hpo_flows.keras.tuners import BayesianOptimization, GridSearch, Hyperband, RandomSearch
+    from hpo_flows.keras.space.hypermodel import HyperModel
+    from hpo_flows.keras.space.hyperparameters import HyperParameters
+    from hpo_flows.keras.space.objective import Objective
+    from hpo_flows.keras.training.objective import keras_objective
+    from hpo_flows.keras.training.reporter import callbacks
+    from hpo_flows.keras.tuner.tuner import Tuner
+    from hpo_flows.keras.tuner.tuners import BayesianOptimization, GridSearch, Hyperband, RandomSearch
 
 
 _HOMES = {
-    "BayesianOptimization": "tuners",
-    "GridSearch": "tuners",
-    "Hyperband": "tuners",
-    "HyperModel": "model",
-    "HyperParameters": "hyperparameters",
-    "Objective": "metric",
-    "RandomSearch": "tuners",
-    "Tuner": "tuner",
-    "callbacks": "reporter",
-    "keras_objective": "objective",
+    "BayesianOptimization": "tuner.tuners",
+    "GridSearch": "tuner.tuners",
+    "Hyperband": "tuner.tuners",
+    "HyperModel": "space.hypermodel",
+    "HyperParameters": "space.hyperparameters",
+    "Objective": "space.objective",
+    "RandomSearch": "tuner.tuners",
+    "Tuner": "tuner.tuner",
+    "callbacks": "training.reporter",
+    "keras_objective": "training.objective",
 }
 
 __all__ = [

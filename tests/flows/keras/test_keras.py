@@ -21,16 +21,17 @@ from hpo_core.selection.evaluation import Fold
 from hpo_core.study.callbacks import CALLBACKS, SCHEDULES, checked_callback
 from hpo_core.study.file import study_from
 from hpo_core.study.spec import StudySpec
-from hpo_flows.keras import fit_arguments as data
-from hpo_flows.keras.exploration import explore
-from hpo_flows.keras.fit_arguments import FitArguments
-from hpo_flows.keras.hyperparameters import HyperParameters
-from hpo_flows.keras.metric import Objective
-from hpo_flows.keras.model import HyperModel, built, declare_all, hyper_model
-from hpo_flows.keras.objective import KerasObjective, keras_objective
-from hpo_flows.keras.reporter import callbacks
-from hpo_flows.keras.trial_callbacks import schedule
-from hpo_flows.keras.tuner import Tuner
+from hpo_flows.keras.space.exploration import explore
+from hpo_flows.keras.space.hypermodel import HyperModel, hyper_model
+from hpo_flows.keras.space.hyperparameters import HyperParameters
+from hpo_flows.keras.space.objective import Objective
+from hpo_flows.keras.training import fit_arguments as data
+from hpo_flows.keras.training.fit_arguments import FitArguments
+from hpo_flows.keras.training.model import built, declare_all
+from hpo_flows.keras.training.objective import KerasObjective, keras_objective
+from hpo_flows.keras.training.reporter import callbacks
+from hpo_flows.keras.training.trial_callbacks import schedule
+from hpo_flows.keras.tuner.tuner import Tuner
 from hpo_flows.objectives.context import TrialContext
 from hpo_flows.objectives.messages import Artifact, Report
 from hpo_flows.objectives.splits import split
@@ -545,7 +546,7 @@ def test_data_that_cannot_be_sent(tmp_path: Path) -> None:
 
 
 def test_a_tuner_s_study(keras: Any, tmp_path: Path) -> None:
-    from hpo_flows.keras.tuners import BayesianOptimization, GridSearch, Hyperband, RandomSearch
+    from hpo_flows.keras.tuner.tuners import BayesianOptimization, GridSearch, Hyperband, RandomSearch
 
     def spec(tuner: Tuner) -> dict[str, Any]:
         dumped = tuner.spec.model_dump(mode="json")
@@ -587,7 +588,7 @@ def test_the_first_trial_is_the_defaults_where_keras_tuner_begins_with_them(
 
 
 def test_a_default_between_two_steps_is_not_tried_first(keras: Any) -> None:
-    from hpo_flows.keras.tuners import GridSearch
+    from hpo_flows.keras.tuner.tuners import GridSearch
 
     def build(hp: Any) -> Any:
         model = keras.Sequential([keras.Input((2,)), keras.layers.Dense(hp.Int("units", 2, 8, step=2, default=5))])
@@ -626,7 +627,7 @@ def test_a_tuner_that_cannot_be_meant(
 
 
 def test_a_tuner_takes_numpys_numbers(keras: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from hpo_flows.keras.tuners import Hyperband
+    from hpo_flows.keras.tuner.tuners import Hyperband
 
     monkeypatch.chdir(tmp_path)
 
@@ -637,7 +638,7 @@ def test_a_tuner_takes_numpys_numbers(keras: Any, tmp_path: Path, monkeypatch: p
 
 
 def plane_tuner(folder: Path, **settings: Any) -> Tuner:
-    from hpo_flows.keras.tuners import Hyperband
+    from hpo_flows.keras.tuner.tuners import Hyperband
 
     return Hyperband(
         build_model, "val_loss", max_epochs=3, directory=folder, project_name="plane", progress=False, **settings

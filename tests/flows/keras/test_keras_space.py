@@ -11,8 +11,8 @@ import pytest
 
 from hpo_core.base.errors import InputError
 from hpo_core.space.parameters import Boolean, Choice, Fixed, Float, Int, Ordinal
-from hpo_flows.keras.exploration import Exploration, explore
-from hpo_flows.keras.hyperparameters import HyperParameters
+from hpo_flows.keras.space.exploration import Exploration, explore
+from hpo_flows.keras.space.hyperparameters import HyperParameters
 
 # -- functions as they are written for KerasTuner; none of them needs Keras ------------------------------------------
 

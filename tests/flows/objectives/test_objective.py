@@ -285,7 +285,7 @@ def test_what_cannot_be_called_with_a_trial_is_refused_at_once(name: str, proble
 
 
 def test_a_keras_objective_is_an_objective() -> None:
-    from hpo_flows.keras.objective import keras_objective
+    from hpo_flows.keras.training.objective import keras_objective
 
     objective = Objective.of(keras_objective(lambda hp: None, {"x": [0.0], "y": [0.0]}, epochs=1))
     assert objective.reference == "__main__:KerasObjective"  # no name to import it by

@@ -36,11 +36,11 @@ from hpo_core.study.file import study_from
 from hpo_core.study.names import MAX_NAME_LENGTH
 from hpo_core.study.spec import StudySpec
 from hpo_flows.cli.schedules import Deployed, Plan, serve
-from hpo_flows.keras.exploration import explore
-from hpo_flows.keras.fit_arguments import FitArguments, write
-from hpo_flows.keras.hyperparameters import HyperParameters
-from hpo_flows.keras.metric import Objective
-from hpo_flows.keras.tuners import GridSearch
+from hpo_flows.keras.space.exploration import explore
+from hpo_flows.keras.space.hyperparameters import HyperParameters
+from hpo_flows.keras.space.objective import Objective
+from hpo_flows.keras.training.fit_arguments import FitArguments, write
+from hpo_flows.keras.tuner.tuners import GridSearch
 from hpo_flows.objectives.metrics import classification_metrics, log_pictures, regression_metrics
 from hpo_flows.objectives.splits import split
 from hpo_flows.reports.notify import post
@@ -390,7 +390,7 @@ def test_checkpoints_of_single_epochs_do_not_overwrite_each_other(tmp_path: Path
     """keras-team/keras-tuner#316, keras-team/keras-tuner#277: of all epochs one checkpoint was left."""
     import keras
 
-    from hpo_flows.keras.trial_callbacks import own_callbacks
+    from hpo_flows.keras.training.trial_callbacks import own_callbacks
 
     given = keras.callbacks.ModelCheckpoint("runs/{epoch:02d}/model.weights.h5", save_weights_only=True)
     (placed,) = own_callbacks([given], tmp_path)

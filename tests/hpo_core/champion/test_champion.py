@@ -138,7 +138,7 @@ def test_commands_on_what_is_no_champion(tmp_path: Path, monkeypatch: pytest.Mon
 @pytest.mark.slow
 @pytest.mark.filterwarnings("ignore")  # TensorFlow's and MLflow's own
 def test_a_keras_objective_logs_its_model_and_scores_the_champion(tmp_path: Path) -> None:
-    from hpo_flows.keras.objective import keras_objective
+    from hpo_flows.keras.training.objective import keras_objective
 
     rng = np.random.default_rng(0)
     x = rng.normal(size=(200, 4)).astype("float32")

@@ -13,14 +13,15 @@ from pathlib import Path
 from typing import Any
 
 from hpo_core.base.errors import InputError
-from hpo_flows.keras import checkpoint
-from hpo_flows.keras import fit_arguments as data
-from hpo_flows.keras.fit_arguments import FitArguments
-from hpo_flows.keras.hyperparameters import HyperParameters
-from hpo_flows.keras.metric import Objective
-from hpo_flows.keras.model import build_state, built, hyper_model
-from hpo_flows.keras.reporter import EpochReporter
-from hpo_flows.keras.trial_callbacks import named_callbacks, own_callbacks
+from hpo_flows.keras.space.hypermodel import hyper_model
+from hpo_flows.keras.space.hyperparameters import HyperParameters
+from hpo_flows.keras.space.objective import Objective
+from hpo_flows.keras.training import checkpoint
+from hpo_flows.keras.training import fit_arguments as data
+from hpo_flows.keras.training.fit_arguments import FitArguments
+from hpo_flows.keras.training.model import build_state, built
+from hpo_flows.keras.training.reporter import EpochReporter
+from hpo_flows.keras.training.trial_callbacks import named_callbacks, own_callbacks
 from hpo_flows.objectives.context import TrialContext
 from hpo_flows.objectives.seeds import seeded
 

@@ -27,7 +27,7 @@ from hpo_core.base.errors import InputError
 from hpo_core.space.configuration import Scalar, scalar_key
 from hpo_core.space.parameters import Fixed, Float, Int
 from hpo_core.space.search_space import SearchSpace
-from hpo_flows.keras.hyperparameters import HyperParameter, HyperParameters
+from hpo_flows.keras.space.hyperparameters import HyperParameter, HyperParameters
 
 MAX_BUILDS = 400
 """The default limit of calls; a model takes 10 to 100 ms to build."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from hpo_flows.keras.tuner import Tuner
+from hpo_flows.keras.tuner.tuner import Tuner
 
 
 class RandomSearch(Tuner):

@@ -8,10 +8,10 @@ from pathlib import Path
 from typing import Any
 
 from hpo_core.base.errors import InputError
-from hpo_flows.keras import checkpoint
-from hpo_flows.keras.metric import Objective
-from hpo_flows.keras.model import leave_no_graph
-from hpo_flows.keras.trial_callbacks import TrialCallback, named_callbacks
+from hpo_flows.keras.space.objective import Objective
+from hpo_flows.keras.training import checkpoint
+from hpo_flows.keras.training.model import leave_no_graph
+from hpo_flows.keras.training.trial_callbacks import TrialCallback, named_callbacks
 from hpo_flows.objectives.context import TrialContext
 
 

@@ -6,58 +6,14 @@ Keras is imported where a model is built, so that the flow's process does not lo
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from hpo_core.base.errors import InputError
-from hpo_flows.keras.hyperparameters import HyperParameters
+from hpo_flows.keras.space.hypermodel import HyperModel
+from hpo_flows.keras.space.hyperparameters import HyperParameters
 
 log = logging.getLogger("hpo")
-
-
-class HyperModel:
-    """A model as a function of ``hp``. Override :meth:`build`, and :meth:`fit` if ``model.fit`` is not enough."""
-
-    def __init__(self, name: str | None = None, tunable: bool = True) -> None:
-        self.name, self.tunable = name, tunable
-
-    def build(self, hp: HyperParameters) -> Any:
-        """The compiled model of a configuration."""
-        raise NotImplementedError(f"{type(self).__name__} has no build(hp); define it, and return a compiled model")
-
-    def declare_hyperparameters(self, hp: HyperParameters) -> None:
-        """Declare parameters before anything is built."""
-
-    def fit(self, hp: HyperParameters, model: Any, *args: Any, **kwargs: Any) -> Any:
-        """Train a model; returns Keras' history, the metrics as a dict, or the objective as a number.
-
-        Pass ``kwargs["callbacks"]`` on to ``model.fit``, or curves, callbacks and checkpoints do not work.
-        """
-        return model.fit(*args, **kwargs)
-
-
-class FunctionModel(HyperModel):
-    """The hypermodel of a plain ``build_model(hp)``."""
-
-    def __init__(self, function: Callable[[HyperParameters], Any]) -> None:
-        super().__init__(getattr(function, "__name__", None))
-        self._function = function
-
-    def build(self, hp: HyperParameters) -> Any:
-        return self._function(hp)
-
-
-def hyper_model(given: Any) -> Any:
-    """Wrap a function as a :class:`HyperModel`. A hypermodel, also one of KerasTuner's class, is returned as it is.
-
-    Raises:
-        InputError: It is neither.
-    """
-    if callable(getattr(given, "build", None)) and callable(getattr(given, "fit", None)):
-        return given
-    if callable(given):
-        return FunctionModel(given)
-    raise InputError("build_model", f"{given!r} is not a function of hp", "give build_model(hp), or a HyperModel")
 
 
 def built(model: Any, hp: HyperParameters, compile_: dict[str, Any] | None = None) -> Any:

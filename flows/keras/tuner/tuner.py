@@ -23,13 +23,14 @@ from hpo_core.history.trial import Proposal, Trial, TrialState
 from hpo_core.space.configuration import plain
 from hpo_core.tracking.connection import DATABASE, connect, sqlite_uri
 from hpo_flows.base.paths import home
-from hpo_flows.keras.exploration import MAX_BUILDS, Exploration, explore
-from hpo_flows.keras.fit_arguments import FitArguments, write
-from hpo_flows.keras.hyperparameters import HyperParameters
-from hpo_flows.keras.metric import Objective
-from hpo_flows.keras.model import built, declare_all, hyper_model, overrides_fit
-from hpo_flows.keras.objective import BUILD_CONFIG, MODEL_FOLDER, WEIGHTS, KerasObjective
-from hpo_flows.keras.trial_callbacks import own_callbacks
+from hpo_flows.keras.space.exploration import MAX_BUILDS, Exploration, explore
+from hpo_flows.keras.space.hypermodel import hyper_model
+from hpo_flows.keras.space.hyperparameters import HyperParameters
+from hpo_flows.keras.space.objective import Objective
+from hpo_flows.keras.training.fit_arguments import FitArguments, write
+from hpo_flows.keras.training.model import built, declare_all, overrides_fit
+from hpo_flows.keras.training.objective import BUILD_CONFIG, MODEL_FOLDER, WEIGHTS, KerasObjective
+from hpo_flows.keras.training.trial_callbacks import own_callbacks
 from hpo_flows.objectives.reference import Objective as Reference
 
 if TYPE_CHECKING:

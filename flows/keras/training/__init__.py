@@ -1,0 +1,1 @@
+"""What happens in one Keras training of one trial."""

@@ -1,0 +1,1 @@
+"""The tuners: a study with the interface of KerasTuner."""
