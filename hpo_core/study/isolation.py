@@ -2,31 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from typing import Any, Protocol, Self, TypeVar
+from collections.abc import Iterator
+from typing import Any, TypeVar
 
-from hpo_core.study.sections import Resources, RunnerSpec
+from hpo_core.study.sections import Resources, RunnerSpec, Section
 
-
-class Study(Protocol):
-    """The part of a :class:`hpo_core.study.spec.StudySpec` that this concerns."""
-
-    isolation: Any
-    parallel: int
-    trial_timeout: float | None
-    memory_limit: Any
-    runner: RunnerSpec
-    resources: Resources
-
-    def model_copy(self, *, update: Mapping[str, Any] | None = None) -> Self: ...
-
-
-S = TypeVar("S", bound=Study)
+S = TypeVar("S", bound=Section)
+"""A :class:`hpo_core.study.spec.StudySpec`, which this module cannot import, since it is checked here."""
 
 INSTEAD = "or set isolation: process"
 
 
-def needing_processes(spec: Study) -> Iterator[tuple[str, str, str]]:
+def needing_processes(spec: Any) -> Iterator[tuple[str, str, str]]:
     """The keys of a study that only processes of the trials' own can fulfil: each with the problem and the remedy."""
     alone = "with isolation: none a trial trains in the study's own process"
     if spec.parallel > 1:
@@ -41,7 +28,7 @@ def needing_processes(spec: Study) -> Iterator[tuple[str, str, str]]:
             yield f"resources.{key}", f"{value} cannot be assigned, since {alone}", "remove it"
 
 
-def check_isolation(spec: Study) -> None:
+def check_isolation(spec: Any) -> None:
     """Check that a study asks for nothing that its isolation cannot give.
 
     Raises:
