@@ -15,16 +15,13 @@ from pathlib import Path
 
 from hpo_core.base.errors import InputError
 from hpo_core.study.sections import Resources
+from hpo_flows.base.gpus import SHARING
 
 VISIBLE = "CUDA_VISIBLE_DEVICES"
 
 ASK_SECONDS = 20.0
 
 DRIVER = Path("/proc/driver/nvidia/gpus")
-
-SHARING = {"TF_FORCE_GPU_ALLOW_GROWTH": "true", "XLA_PYTHON_CLIENT_PREALLOCATE": "false"}
-"""Makes TensorFlow and JAX take a GPU's memory as they need it. By default the first process takes nearly all, and the
-next one, such as another slot's worker, finds none. What the user has set stays."""
 
 THREADS = (
     "OMP_NUM_THREADS",
