@@ -15,6 +15,7 @@ from pathlib import Path
 
 from hpo_core.base.errors import InputError
 from hpo_core.study.sections import Resources
+from hpo_flows.base.gpus import SHARING
 
 VISIBLE = "CUDA_VISIBLE_DEVICES"
 
@@ -92,10 +93,9 @@ def variables(resources: Resources, devices: Sequence[str], slot: int) -> dict[s
     Raises:
         InputError: There are fewer GPUs than the slot needs.
     """
-    found: dict[str, str] = {}
+    found = {name: value for name, value in SHARING.items() if name not in os.environ}
     if resources.gpus is not None:
         found[VISIBLE] = ",".join(assigned(devices, slot, resources.gpus))
-        found["TF_FORCE_GPU_ALLOW_GROWTH"] = "true"
     if resources.cpus is not None:
         found |= dict.fromkeys(THREADS, str(resources.cpus))
     return found

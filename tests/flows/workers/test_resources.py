@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +10,7 @@ import pytest
 
 from hpo_core.base.errors import InputError
 from hpo_core.study.sections import Resources
+from hpo_flows.base.gpus import SHARING, share
 from hpo_flows.objectives.reference import Objective
 from hpo_flows.workers import resources as resources_module
 from hpo_flows.workers.job import Job
@@ -81,8 +83,17 @@ def test_more_than_the_machine_has_is_one_error(
     check(Resources(gpus=1, cpus=2, memory="4GiB"), 2, ["0", "1"])  # type: ignore[arg-type]
 
 
+def test_workers_leave_gpu_memory_to_each_other_unless_the_user_says_otherwise(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in SHARING:
+        monkeypatch.delenv(name, raising=False)
+    assert variables(Resources(), [], 0) == SHARING
+    monkeypatch.setenv("XLA_PYTHON_CLIENT_PREALLOCATE", "true")
+    share()
+    assert [os.environ[name] for name in SHARING] == ["true", "true"] and variables(Resources(), [], 0) == {}
+
+
 def test_what_is_not_given_is_not_limited() -> None:
-    assert variables(Resources(), ["0"], 5) == {}
+    assert variables(Resources(), ["0"], 5).keys() <= SHARING.keys()
     check(Resources(), 1_000, [])
     assert variables(Resources(gpus=0), ["0"], 3)[VISIBLE] == ""
 
