@@ -12,6 +12,7 @@ import os
 import subprocess
 import sys
 from collections.abc import Callable, Sequence
+from functools import partial
 from importlib.abc import MetaPathFinder
 from importlib.machinery import ModuleSpec
 from types import ModuleType
@@ -47,19 +48,21 @@ def out_of_memory(error: BaseException) -> bool:
 
 def bound_memory(share: float) -> None:
     """Bound what PyTorch and TensorFlow take of this process's GPU, as soon as either is imported."""
-    actions = {"torch": lambda module: _bound_torch(module, share), "tensorflow": lambda _: _bound_tensorflow(share)}
-    sys.meta_path.insert(0, _AfterImport(actions))
+    sys.meta_path.insert(
+        0,
+        _AfterImport(
+            {"torch": partial(_bound_torch, share=share), "tensorflow": partial(_bound_tensorflow, share=share)}
+        ),
+    )
 
 
-def _bound_torch(torch: Any, share: float) -> None:
+def _bound_torch(torch: Any, *, share: float) -> None:
     if torch.cuda.is_available():
         for device in range(torch.cuda.device_count()):
             torch.cuda.set_per_process_memory_fraction(share, device)
 
 
-def _bound_tensorflow(share: float) -> None:
-    import tensorflow as tf
-
+def _bound_tensorflow(tf: Any, *, share: float) -> None:
     for device, total in zip(tf.config.list_physical_devices("GPU"), memory_of_devices(), strict=False):
         limit = tf.config.LogicalDeviceConfiguration(memory_limit=int(share * total))
         tf.config.set_logical_device_configuration(device, [limit])
@@ -97,7 +100,7 @@ class _AfterImport(MetaPathFinder):
         actions: By the module's name. Each is called once.
     """
 
-    def __init__(self, actions: dict[str, Callable[[ModuleType], object]]) -> None:
+    def __init__(self, actions: dict[str, Callable[[Any], object]]) -> None:
         self._actions = actions
 
     def find_spec(

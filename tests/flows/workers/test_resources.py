@@ -16,7 +16,7 @@ from hpo_flows.workers import resources as resources_module
 from hpo_flows.workers.gpu import SHARE, bound_memory, out_of_memory
 from hpo_flows.workers.job import Job, TrialFailed
 from hpo_flows.workers.pool import WorkerPool
-from hpo_flows.workers.resources import JAX_SHARE, THREADS, VISIBLE, assigned, check, devices, variables
+from hpo_flows.workers.resources import JAX_SHARE, SHARING, THREADS, VISIBLE, assigned, check, devices, variables
 from tests.conftest import PATIENCE
 from tests.studies import ROOT, make_spec
 
@@ -86,7 +86,7 @@ def test_more_than_the_machine_has_is_one_error(
 
 
 def test_what_is_not_given_is_not_limited() -> None:
-    assert variables(Resources(), ["0"], 5) == {}
+    assert variables(Resources(), ["0"], 5) == SHARING
     check(Resources(), 1_000, [])
     assert variables(Resources(gpus=0), ["0"], 3)[VISIBLE] == ""
 
