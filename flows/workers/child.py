@@ -121,6 +121,7 @@ def _train(job: Job, function: Callable[..., Any], attempt: _Attempt) -> Done | 
     )
     try:
         returned = function(context)
+        context.finish_checkpoint()
     except InputError as error:
         return Failed(str(error), details=traceback.format_exc(), blamed_key=error.field)
     except ImportError as error:
