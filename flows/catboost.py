@@ -1,4 +1,4 @@
-"""Connects a CatBoost training to its trial: reports its rounds, stops it when told, goes on from the parent's snapshot.
+"""Connects a CatBoost training to its trial: reports its rounds, stops it when told, goes on from the parent's state.
 
 Nothing here imports CatBoost.
 """

@@ -97,8 +97,8 @@ class XGBoostCallback(ModelCallback):
     def _rounds_of(self, model: Any) -> int:
         return int(model.num_boosted_rounds())
 
-    # A model with scikit-learn's interface keeps its callbacks as a parameter: it is cloned with them, and pickled. What
-    # is pickled has neither the trial nor this package.
+    # A model with scikit-learn's interface has its callbacks as a parameter, and is cloned and pickled with them.
+    # What is pickled needs neither the trial nor this package.
 
     def __deepcopy__(self, memo: Any) -> XGBoostCallback:
         return self

@@ -60,7 +60,9 @@ ADAPTERS = [
 
 def each_adapter() -> Any:
     """Parametrises a test by the adapters; those whose library is not installed are skipped."""
-    return pytest.mark.parametrize("adapter", [pytest.param(each, id=each.name, marks=_skip(each)) for each in ADAPTERS])
+    return pytest.mark.parametrize(
+        "adapter", [pytest.param(each, id=each.name, marks=_skip(each)) for each in ADAPTERS]
+    )
 
 
 def _skip(adapter: Adapter) -> list[Any]:
@@ -82,7 +84,7 @@ class Trained:
     checkpoint: Path
     outcome: Done | Failed = field(default_factory=lambda: Failed("it never ended"))
     curve: dict[int, dict[str, float]] = field(default_factory=dict)
-    use: Use = Use((), "")
+    use: Use = field(default_factory=Use)
 
     @property
     def metrics(self) -> dict[str, float]:
