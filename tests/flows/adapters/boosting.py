@@ -22,16 +22,21 @@ def data() -> tuple[Any, Any, Any, Any]:
     return X[:200], y[:200], X[200:], y[200:]
 
 
+def _changes(trial: TrialContext) -> dict[str, Any]:
+    """What a test adds to the parameters."""
+    return dict(trial.config.get("changes", {}))  # type: ignore[call-overload]
+
+
 def _xgboost_parameters(trial: TrialContext) -> dict[str, Any]:
     given = {"learning_rate": trial.config["rate"], "max_depth": 3, "subsample": 0.7, "colsample_bytree": 0.6}
     return given | {"colsample_bynode": 0.7, "seed": trial.seed, "nthread": 1}
 
 
-def xgboost_native(trial: TrialContext, **changes: Any) -> dict[str, float]:
+def xgboost_native(trial: TrialContext) -> dict[str, float]:
     import xgboost as xgb
 
     X, y, X_valid, y_valid = data()
-    params = _xgboost_parameters(trial) | {"objective": "binary:logistic"} | changes
+    params = _xgboost_parameters(trial) | {"objective": "binary:logistic"} | _changes(trial)
     evals = [(xgb.DMatrix(X_valid, y_valid), "valid")] if trial.config["evaluate"] else []
 
     boost = hpo_flows.xgboost.callback(trial, rounds=5)
@@ -57,13 +62,13 @@ def _lightgbm_parameters(trial: TrialContext) -> dict[str, Any]:
     return given | {"colsample_bytree": 0.6, "extra_trees": True, "num_threads": 1, "verbose": -1}
 
 
-def lightgbm_native(trial: TrialContext, **changes: Any) -> dict[str, float]:
+def lightgbm_native(trial: TrialContext) -> dict[str, float]:
     import lightgbm as lgb
 
     X, y, X_valid, y_valid = data()
     train = lgb.Dataset(X, y)
     valid_sets = [train.create_valid(X_valid, y_valid)] if trial.config["evaluate"] else None
-    params = _lightgbm_parameters(trial) | {"objective": "binary"} | changes
+    params = _lightgbm_parameters(trial) | {"objective": "binary"} | _changes(trial)
 
     boost = hpo_flows.lightgbm.callback(trial, rounds=5)
     given = {"valid_names": ["valid"], "init_model": boost.model, "callbacks": [boost]}
@@ -83,14 +88,14 @@ def lightgbm_sklearn(trial: TrialContext) -> dict[str, float]:
     return boost.metrics
 
 
-def catboost_sklearn(trial: TrialContext, **changes: Any) -> dict[str, float]:
+def catboost_sklearn(trial: TrialContext) -> dict[str, float]:
     from catboost import CatBoostClassifier
 
     X, y, X_valid, y_valid = data()
     given = {"learning_rate": trial.config["rate"], "depth": 3, "bootstrap_type": "Bernoulli", "subsample": 0.7}
 
     boost = hpo_flows.catboost.callback(trial, rounds=5)
-    parameters = given | {"rsm": 0.6, "random_seed": trial.seed, "thread_count": 1} | boost.parameters | changes
+    parameters = given | {"rsm": 0.6, "random_seed": trial.seed, "thread_count": 1} | boost.parameters | _changes(trial)
     model = CatBoostClassifier(**parameters)
     model.fit(X, y, eval_set=(X_valid, y_valid) if trial.config["evaluate"] else None, callbacks=[boost])
     return boost.metrics
