@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import pytest
 
@@ -13,7 +12,7 @@ from hpo_core.base.extras import is_installed
 from hpo_core.selection.milestones import Milestones
 from hpo_flows.objectives.messages import Done, Failed, Report, Use
 from hpo_flows.objectives.reference import Objective
-from hpo_flows.workers import child
+from hpo_flows.workers.attempt import Attempt, train
 from hpo_flows.workers.job import Job
 
 ROOT = Path(__file__).parents[3]
@@ -130,8 +129,9 @@ class Training:
         job = Job(
             reference, metric, {"rate": 0.3, "evaluate": True} | config, 0, seed, fidelity, place, resume, milestones
         )
-        attempt = cast(Any, _Attempt(sent.append))
-        trained.outcome = child._train(job, reference.load(), attempt)
+        attempt = Attempt(sent.append)
+        attempt.answers.put(False)
+        trained.outcome = train(job, reference.load(), attempt)
         for message in sent:
             if isinstance(message, Report):
                 assert message.step not in trained.curve, "a step was reported twice"
@@ -139,14 +139,6 @@ class Training:
             elif isinstance(message, Use):
                 trained.use = message
         return trained
-
-
-@dataclass(frozen=True)
-class _Attempt:
-    send: Callable[[Any], None]
-
-    def answer(self) -> bool:
-        return False
 
 
 @pytest.fixture
