@@ -39,6 +39,7 @@ from hpo_core.space.parameters import Parameter
 from hpo_core.space.search_space import SearchSpace
 from hpo_core.strategies.make import expected, strategy_class
 from hpo_core.study.callbacks import checked_callback
+from hpo_core.study.editions import Edition
 from hpo_core.study.failing import failed_alike
 from hpo_core.study.names import BAD_NAME, MAX_NAME_LENGTH, NAME
 from hpo_core.study.sections import (
@@ -120,6 +121,7 @@ class StudySpec(Section):
     notify: Annotated[list[NotifySpec], BeforeValidator(as_entries)] = Field([], description="Who is told of what.")
     runner: RunnerSpec = Field(RunnerSpec(), description="Where trials are trained.")
     resources: Resources = Field(Resources(), description="What one trial at a time may use.")
+    editions: list[Edition] = Field([], description="Earlier spaces of a study that has grown; the study keeps them.")
 
     @field_validator("name", "experiment")
     @classmethod
