@@ -567,7 +567,7 @@ def test_every_name_has_a_key_of_its_own_that_mlflow_takes(names: list[str]) -> 
 def test_two_names_with_one_key_are_refused() -> None:
     (key,) = SearchSpace({"lr (log)": Boolean()}).keys.values()
     assert key.startswith("lr _log_-")
-    with pytest.raises(ValueError, match="MLflow cannot tell 'lr .log.' and 'lr _log_-.*' apart; rename one of them"):
+    with pytest.raises(ValueError, match=r"MLflow cannot tell 'lr .log.' and 'lr _log_-.*' apart; rename one of them"):
         SearchSpace({"lr (log)": Boolean(), key: Boolean()})
 
 
