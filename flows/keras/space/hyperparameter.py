@@ -214,7 +214,7 @@ class _Number(HyperParameter):
         else:
             away = self.max_value - value if self.sampling == "reverse_log" else value - base
             index = math.log((base + away) / base) / math.log(self.step)
-        prob = (index + 0.5) / size
+        prob: float = (index + 0.5) / size
         return 1.0 - prob if self.sampling == "reverse_log" else prob
 
     def _at(self, prob: float, high: float) -> float:
