@@ -252,9 +252,8 @@ class Int(_Number):
     ) -> None:
         super().__init__(name, None if default is None else _whole_if_any(native(default)), conditions)
         self.min_value, self.max_value = self._whole("min_value", min_value), self._whole("max_value", max_value)
-        self.step = None if step is None else self._whole("step", step)
-        if step is None and sampling == "linear":
-            self.step = 1
+        linear = str(sampling or "linear").lower() == "linear"
+        self.step = self._whole("step", step) if step is not None else 1 if linear else None
         self._begin(sampling)
 
     def _whole(self, argument: str, value: Any) -> int:
