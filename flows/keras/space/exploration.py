@@ -429,7 +429,9 @@ def _joined(conditions: Sequence[Parent]) -> When:
     when: When = {}
     for condition in conditions:
         before = when.get(condition.name)
-        when[condition.name] = [v for v in condition.values if before is None or scalar_key(v) in {scalar_key(b) for b in before}]
+        when[condition.name] = [
+            v for v in condition.values if before is None or scalar_key(v) in {scalar_key(b) for b in before}
+        ]
     return when
 
 

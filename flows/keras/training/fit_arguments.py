@@ -56,6 +56,11 @@ class FitArguments:
     kwargs: Mapping[str, Any]
     make: Callable[[], Mapping[str, Any]] | None = None
 
+    @property
+    def known(self) -> bool:
+        """Whether there are any: before a search there are none."""
+        return bool(self.args or self.kwargs or self.make)
+
     def made(self) -> FitArguments:
         """The arguments with those that ``make`` returns.
 

@@ -6,10 +6,12 @@ Keras is imported where a model is built, so that the flow's process does not lo
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping, Sequence
-from contextlib import AbstractContextManager, nullcontext
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass, field
 from typing import Any
+from unittest.mock import patch
 
 from hpo_core.base.errors import InputError
 from hpo_flows.keras.space.hypermodel import HyperModel
@@ -130,7 +132,7 @@ def _unchanged(gradients: Any) -> Any:
     return gradients
 
 
-class _WouldTrain(BaseException):
+class WouldTrain(BaseException):
     """Raised when a training would start. Not an Exception, so that no ``except`` of the user's catches it."""
 
 
@@ -141,15 +143,17 @@ class _Untrained:
         self._model = model
 
     def __getattr__(self, name: str) -> Any:
-        if name in ("fit", "train_on_batch", "evaluate", "predict", "train_step"):
-            return self._stop
-        return getattr(self._model, name)
+        return _would_train if name in (*TRAINS, "train_step") else getattr(self._model, name)
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
-        self._stop()
+        _would_train()
 
-    def _stop(self, *args: Any, **kwargs: Any) -> None:
-        raise _WouldTrain
+
+TRAINS = ("fit", "train_on_batch", "evaluate", "predict")
+
+
+def _would_train(*args: Any, **kwargs: Any) -> Any:
+    raise WouldTrain
 
 
 def declare_all(model: Any, hp: HyperParameters, network: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
@@ -158,8 +162,21 @@ def declare_all(model: Any, hp: HyperParameters, network: Any, args: tuple[Any, 
         return
     try:
         model.fit(hp, _Untrained(network), *args, **kwargs)
-    except _WouldTrain:
+    except WouldTrain:
         pass
+
+
+@contextmanager
+def nothing_trains() -> Iterator[None]:
+    """Raise :class:`WouldTrain` wherever a Keras model is trained or used, or a gradient is recorded."""
+    import keras
+
+    with ExitStack() as stack:
+        for name in TRAINS:
+            stack.enter_context(patch.object(keras.Model, name, _would_train))
+        if (tensorflow := sys.modules.get("tensorflow")) is not None:
+            stack.enter_context(patch.object(tensorflow.GradientTape, "__enter__", _would_train))
+        yield
 
 
 def overrides_fit(model: Any) -> bool:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import copy
 import inspect
+import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property, partial
@@ -193,9 +194,10 @@ class KerasObjective:
             build_state(network, arguments.args, arguments.kwargs)
         answer = self.model.fit(hp, network, *arguments.args, **given)
         metrics = as_metrics(answer, self.objective, "HyperModel.fit()", partial(_watched, watch))
-        files = self._kept(network, watch, folder) if self.keep_model else []
-        if trial.for_champion:
+        if self.keep_model or trial.for_champion:
             _restore_best(network, watch)
+        files = save_weights(network, folder) if self.keep_model else []
+        if trial.for_champion:
             trial.log_model(network, _first_rows(self._held_out(trial)[0]))
         return Execution(answer, metrics, files)
 
@@ -224,13 +226,12 @@ class KerasObjective:
             trial.scratch_instead(str(error))
             return None
 
-    def _kept(self, network: Any, watch: EpochReporter, folder: Path) -> list[Path]:
-        import json
 
-        _restore_best(network, watch)
-        network.save_weights(folder / WEIGHTS)
-        (folder / BUILD_CONFIG).write_text(json.dumps(network.get_build_config()), encoding="utf-8")
-        return [folder / WEIGHTS, folder / BUILD_CONFIG]
+def save_weights(network: Any, folder: Path) -> list[Path]:
+    """Write a model's weights, and the shapes to build it for them, into an existing folder; returns the files."""
+    network.save_weights(folder / WEIGHTS)
+    (folder / BUILD_CONFIG).write_text(json.dumps(network.get_build_config()), encoding="utf-8")
+    return [folder / WEIGHTS, folder / BUILD_CONFIG]
 
 
 def _restore_best(network: Any, watch: EpochReporter) -> None:

@@ -60,7 +60,9 @@ def with_objective(metrics: Mapping[str, float], objective: Objective | None, wh
         return dict(metrics) | {objective.name: float(objective.get_value(metrics))}
     listed = ", ".join(sorted(metrics)) or "nothing"
     if isinstance(objective, DefaultObjective):
-        raise FatalTypeError(f"{where} returned {listed}, and no objective is given; name one, or return it as a number")
+        raise FatalTypeError(
+            f"{where} returned {listed}, and no objective is given; name one, or return it as a number"
+        )
     raise FatalValueError(f"{where} returned no {objective.name!r}, which is the objective, but {listed}")
 
 

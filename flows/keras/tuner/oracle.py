@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -206,14 +206,23 @@ class Oracle:
         """The id of a trial: its number, with as many digits as the number of trials."""
         return f"{number:0{len(str(self.max_trials))}d}"
 
-    def _as_trial(self, recorded: Recorded, history: History) -> Trial:
-        ledger, id = self.read(), self.trial_id(recorded.number)
-        assert ledger is not None
-        if id in self._live:
-            return self._live[id]
-        declared = declared_in(ledger.spec.search_space) if self._explored is None else self._explored.declared
+    def as_trial(self, recorded: Recorded, history: History, spec: StudySpec | None = None) -> Trial:
+        """A trial of the study, as MLflow has it, or as it runs here.
+
+        Args:
+            recorded: The trial.
+            history: The study's history.
+            spec: The study; by default as it is in MLflow.
+        """
+        if (live := self._live.get(id := self.trial_id(recorded.number))) is not None:
+            return live
+        if spec is None:
+            ledger = self.read()
+            assert ledger is not None
+            spec = ledger.spec
+        declared = declared_in(spec.search_space) if self._explored is None else self._explored.declared
         hp = HyperParameters({**recorded.config, **self._told(recorded, history)}, declared)
-        return Trial.recorded(recorded, id, hp, ledger.spec)
+        return Trial.recorded(recorded, id, hp, spec)
 
     def _told(self, recorded: Recorded, history: History) -> dict[str, Any]:
         """What a trial's hyperparameters have besides its configuration."""
@@ -223,7 +232,7 @@ class Oracle:
     def trials(self) -> dict[str, Trial]:
         """All trials of the study, by id."""
         history = self._history()
-        return {self.trial_id(each.number): self._as_trial(each, history) for each in history} | self._live
+        return {self.trial_id(each.number): self.as_trial(each, history) for each in history} | self._live
 
     def get_trial(self, trial_id: str) -> Trial:
         """The trial with an id.
@@ -231,13 +240,13 @@ class Oracle:
         Raises:
             KeyError: There is none.
         """
-        number = number_of(trial_id)
-        if (live := self._live.get(self.trial_id(number))) is not None:
+        if (live := self._live.get(trial_id)) is not None:
             return live
+        number = number_of(trial_id)
         history = self._history()
         for recorded in history:
             if recorded.number == number:
-                return self._as_trial(recorded, history)
+                return self.as_trial(recorded, history)
         raise KeyError(f"study {self.project_name!r} has no trial {trial_id!r}")
 
     def get_best_trials(self, num_trials: int = 1) -> list[Trial]:
@@ -249,7 +258,7 @@ class Oracle:
 
         history = self._history()
         rest = [trial for trial in history if trial.state is not TrialState.COMPLETE]
-        return [self._as_trial(trial, history) for trial in [*ranked(history), *rest][:num_trials]]
+        return [self.as_trial(trial, history) for trial in [*ranked(history), *rest][:num_trials]]
 
     def remaining_trials(self) -> int | None:
         """How many trials are left; None without ``max_trials``."""
@@ -287,6 +296,16 @@ class Oracle:
         """Forget a trial that no longer runs here; from now on it is read from MLflow."""
         self._live.pop(trial.trial_id, None)
         trial.context = None
+        trial.answers.clear()  # Keras' histories hold the models
+
+    @contextlib.contextmanager
+    def exploring(self, trial: Trial) -> Iterator[None]:
+        """Take reports of a trial that runs for what it declares alone."""
+        self._live[trial.trial_id] = trial
+        try:
+            yield
+        finally:
+            del self._live[trial.trial_id]
 
     def update_trial(self, trial_id: str, metrics: Mapping[str, Any], step: int = 0) -> Trial:
         """Report metrics of a running trial.
@@ -299,7 +318,7 @@ class Oracle:
         Raises:
             InputError: The objective is missing, or the trial does not run here.
         """
-        trial = self._running(trial_id)
+        trial = self.running(trial_id)
         if not self.objective.has_value(metrics):
             problem = f"{self.objective.name!r} is not among {', '.join(metrics) or 'no metrics'}"
             raise InputError("update_trial", problem, "report the objective, too")
@@ -312,8 +331,13 @@ class Oracle:
             trial.context.report(step, values)
         return trial
 
-    def _running(self, trial_id: str) -> Trial:
-        if (trial := self._live.get(self.trial_id(number_of(trial_id)))) is None:
+    def running(self, trial_id: str) -> Trial:
+        """The trial with an id that runs in this process.
+
+        Raises:
+            InputError: There is none.
+        """
+        if (trial := self._live.get(trial_id)) is None:
             raise InputError("trial_id", f"no trial {trial_id!r} runs in this process", "give that of a running one")
         return trial
 

@@ -176,7 +176,9 @@ class HyperbandOracle(Oracle):
         if trials is None and self._strategy["name"] != "hyperband":
             raise InputError("max_trials", "is missing", "give the total number of trials")
         if trials is None:
-            trials = self.hyperband_iterations * sum(sum(self._scale.bracket(s)) for s in range(len(self._scale.levels)))
+            trials = self.hyperband_iterations * sum(
+                sum(self._scale.bracket(s)) for s in range(len(self._scale.levels))
+            )
         fidelity = {"name": "epochs", "min": self.min_epochs, "max": self.max_epochs, "eta": self.factor}
         return {"strategy": self._strategy, "stop": {"trials": trials}, "fidelity": fidelity}
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, Self
 
 from hpo_core.history.trial import HYPERGRADIENT, HYPERGRADIENT_NORM
@@ -55,6 +55,7 @@ class Trial:
         run_id: Its MLflow run; empty until it has one.
         context: What the trial offers besides, while it runs in this process; None otherwise.
         answers: What its executions returned, with the metrics of each, while it runs in this process.
+        exploring: Whether ``run_trial`` is called for what it declares alone.
     """
 
     def __init__(
@@ -73,6 +74,7 @@ class Trial:
         self.run_id = ""
         self.context: TrialContext | None = None
         self.answers: list[tuple[Any, Mapping[str, float]]] = []
+        self.exploring = False
 
     @classmethod
     def recorded(cls, trial: Recorded, trial_id: str, hp: HyperParameters, spec: StudySpec) -> Self:
@@ -144,9 +146,3 @@ def number_of(trial_id: str) -> int:
     12
     """
     return int(trial_id)
-
-
-def means(results: Sequence[Mapping[str, float]]) -> dict[str, float]:
-    """The mean of each metric that all results have."""
-    names = [name for name in results[0] if all(name in each for each in results)]
-    return {name: sum(each[name] for each in results) / len(results) for name in names}
