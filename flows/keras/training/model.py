@@ -181,5 +181,5 @@ def nothing_trains() -> Iterator[None]:
 
 def overrides_fit(model: Any) -> bool:
     """Whether the user's class overrides ``fit``."""
-    theirs = getattr(type(model), "fit", None)
+    theirs = getattr(type(model), "fit", HyperModel.fit)
     return theirs is not HyperModel.fit and not getattr(theirs, "__module__", "").startswith("keras_tuner.")

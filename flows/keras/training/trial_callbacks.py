@@ -86,7 +86,7 @@ def own_callbacks(
 
 def hparams_callback(folder: str, hp: HyperParameters, number: int) -> Any:
     """A callback that writes the trial's configuration to TensorBoard's log, where its HParams page finds it."""
-    from tensorboard.plugins.hparams import api
+    api = importlib.import_module("tensorboard.plugins.hparams.api")  # it has no types
 
     values = {name: "None" if value is None else value for name, value in hp.values.items()}
     return api.KerasCallback(folder, values, trial_id=str(number))

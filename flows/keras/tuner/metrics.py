@@ -29,7 +29,7 @@ class MetricObservation:
 
     def append(self, value: float | Sequence[float]) -> None:
         """Add the value of another execution, or of several."""
-        self.value += value if isinstance(value, list | tuple) else [value]
+        self.value += [value] if isinstance(value, int | float) else value
 
     def mean(self) -> float:
         """The mean over the executions."""
@@ -66,10 +66,7 @@ class MetricHistory:
 
     def update(self, value: float | Sequence[float], step: int) -> None:
         """Add a value; a second one at a step belongs to another execution."""
-        if step in self._observations:
-            self._observations[step].append(value)
-        else:
-            self._observations[step] = MetricObservation(value, step)  # type: ignore[arg-type]  (made a list there)
+        self._observations.setdefault(step, MetricObservation([], step)).append(value)
 
     def get_history(self) -> list[MetricObservation]:
         """The observations in the order of their steps."""

@@ -419,7 +419,7 @@ def _declare(hp: HyperParameters, name: str, parameter: Any) -> None:
         hp.Boolean(name)
     elif isinstance(parameter, parameters.Int | parameters.Float):
         sampling = ("reverse_log" if parameter.reverse else "log") if parameter.log else "linear"
-        add = hp.Int if isinstance(parameter, parameters.Int) else hp.Float
-        add(name, parameter.low, parameter.high, step=parameter.step, sampling=sampling)  # type: ignore[operator]
+        add: Any = hp.Int if isinstance(parameter, parameters.Int) else hp.Float
+        add(name, parameter.low, parameter.high, step=parameter.step, sampling=sampling)
     else:
         hp.Choice(name, list(parameter.choices), ordered=isinstance(parameter, parameters.Ordinal))

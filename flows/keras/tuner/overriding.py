@@ -41,8 +41,8 @@ EXPLORING_SECONDS = 10.0
 
 def overrides(thing: Any, name: str) -> bool:
     """Whether a user's class, or the object itself, has a method of its own in place of this project's."""
-    method = vars(thing).get(name) or getattr(type(thing), name, None)
-    return not getattr(method, "__module__", "").startswith("hpo_flows.")
+    method = vars(thing).get(name) or getattr(type(thing), name)
+    return not str(method.__module__).startswith(("hpo_flows.", "flows."))
 
 
 def overridden(tuner: BaseTuner) -> list[str]:
@@ -201,7 +201,7 @@ class _Dry:
         """Say so if the space may be larger than what was found."""
         if self._skipped:
             log.warning(
-                "run_trial was run %d times (%.0f s) to find its hyperparameters; what it declares only for other values "
-                "of these is not tuned; declare it in hyperparameters=..., or in a HyperModel",
+                "run_trial was run %d times (%.0f s) to find its hyperparameters; what it declares only for other "
+                "values of these is not tuned; declare it in hyperparameters=..., or in a HyperModel",
                 self._whole, self._seconds,
             )  # fmt: skip

@@ -15,6 +15,7 @@ from hpo_core.base.errors import InputError
 from hpo_core.history.trial import TrialState
 from hpo_flows.base.paths import home
 from hpo_flows.keras.training.fit_arguments import REMEDY, FitArguments, write
+from hpo_flows.keras.training.model import overrides_fit
 from hpo_flows.keras.training.results import fatal
 from hpo_flows.keras.tuner.overriding import Here, overridden, overrides
 from hpo_flows.keras.tuner.printing import Table, Watching, warnings_shown
@@ -40,7 +41,7 @@ def search(tuner: BaseTuner, args: Sequence[Any], kwargs: Mapping[str, Any]) -> 
     """
     verbose = _verbosity(kwargs.get("verbose", "auto")) if tuner.progress else 0
     tuner.arguments = _arguments(tuner, args, kwargs)
-    if overrides(tuner, "run_trial") or overrides(tuner.hypermodel, "fit"):
+    if overrides(tuner, "run_trial") or overrides_fit(tuner.hypermodel):
         tuner.oracle.forget_space()  # with these arguments they may declare more
     with warnings_shown(), _placed(tuner, args, kwargs, verbose) as place:
         if verbose and place.why:
@@ -92,7 +93,7 @@ def _own_methods(tuner: BaseTuner) -> Iterator[Callable[..., Any]]:
     """The methods of the user's that get the arguments of ``search``."""
     if overrides(tuner, "run_trial"):
         yield tuner.run_trial
-    if overrides(tuner.hypermodel, "fit"):
+    if tuner.hypermodel is not None and overrides_fit(tuner.hypermodel):
         yield tuner.hypermodel.fit
 
 

@@ -5,9 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, Self
 
-from hpo_core.history.trial import HYPERGRADIENT, HYPERGRADIENT_NORM
+from hpo_core.history.trial import HYPERGRADIENT, HYPERGRADIENT_NORM, TrialState
 from hpo_core.history.trial import Trial as Recorded
-from hpo_core.history.trial import TrialState
 from hpo_flows.keras.space.hyperparameters import HyperParameters
 from hpo_flows.keras.tuner.metrics import MetricsTracker
 
