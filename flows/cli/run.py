@@ -122,7 +122,8 @@ def _run(
     objective = Objective(spec.objective, search_path(study))
     here, left_out = for_debugging(spec) if debug else (spec, [])
     if left_out:
-        live.tell(f"for debugging trials train in this process, without {', '.join(left_out)}")
+        apply = "does not apply" if len(left_out) == 1 else "do not apply"
+        live.tell(f"debugging: trials train in this process, so {' and '.join(left_out)} {apply}")
     if not here.runner.elsewhere:  # otherwise it must be importable there, not here
         objective.precheck()
         start_early()  # it comes up while MLflow is imported

@@ -18,9 +18,9 @@ def needing_processes(spec: StudySpec) -> Iterator[tuple[str, str, str]]:
     alone = "with isolation: none a trial trains in the study's own process"
     if spec.parallel > 1:
         yield "parallel", f"{spec.parallel} trials at a time, and {alone}", "set parallel: 1"
-    for key, unit in (("trial_timeout", "s"), ("memory_limit", "bytes")):
-        if (value := getattr(spec, key)) is not None:
-            yield key, f"{value:g} {unit} cannot be enforced, since {alone}, which cannot be killed", "remove it"
+    for key, value in (("trial_timeout", spec.trial_timeout), ("memory_limit", spec.memory_limit)):
+        if value is not None:
+            yield key, f"{value} cannot be enforced, since {alone}", "remove it"
     if spec.runner.elsewhere:
         yield "runner.type", f"{spec.runner.type!r} trains on other machines, and {alone}", "remove the runner"
     for key in Resources.model_fields:
