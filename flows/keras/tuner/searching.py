@@ -17,6 +17,7 @@ from hpo_flows.base.paths import home
 from hpo_flows.keras.training.fit_arguments import REMEDY, FitArguments, write
 from hpo_flows.keras.training.model import overrides_fit
 from hpo_flows.keras.training.results import fatal
+from hpo_flows.keras.tuner.oracle import at_least_one
 from hpo_flows.keras.tuner.overriding import Here, overridden, overrides
 from hpo_flows.keras.tuner.printing import Table, Watching, warnings_shown
 from hpo_flows.objectives.reference import Objective as Reference
@@ -40,6 +41,9 @@ def search(tuner: BaseTuner, args: Sequence[Any], kwargs: Mapping[str, Any]) -> 
         RuntimeError: Too many trials failed in a row.
     """
     verbose = _verbosity(kwargs.get("verbose", "auto")) if tuner.progress else 0
+    if "epochs" in kwargs:
+        at_least_one("epochs", kwargs["epochs"])
+    _check_callbacks(tuner, kwargs.get("callbacks"))
     tuner.arguments = _arguments(tuner, args, kwargs)
     if overrides(tuner, "run_trial") or overrides_fit(tuner.hypermodel):
         tuner.oracle.forget_space()  # with these arguments they may declare more
@@ -140,7 +144,6 @@ def _placed(tuner: BaseTuner, args: Sequence[Any], kwargs: Mapping[str, Any], ve
             table = Table(tuner.oracle.objective, best, verbose)
             yield _Place("process", sent, Watching(table, partial(tuner.oracle.as_trial, spec=tuner.oracle.spec)))
             return
-        _copyable(kwargs.get("callbacks", ()))
         made = tuner.arguments.made()  # once, since trials here share it
         passed = {**made.kwargs, **({"callbacks": kwargs["callbacks"]} if "callbacks" in kwargs else {})}
         table = Table(tuner.oracle.objective, next(iter(tuner.get_best_trials()), None), verbose)
@@ -163,7 +166,8 @@ def _sent(tuner: BaseTuner, callbacks: Any, stack: contextlib.ExitStack) -> tupl
 
     try:
         pickled = cloudpickle.dumps(_as_list(callbacks)) if callbacks else b""
-        cloudpickle.loads(pickled) if pickled else None
+        if pickled:
+            cloudpickle.loads(pickled)
     except Exception as error:  # objects that cannot be pickled raise many kinds
         return None, f"a callback cannot go to another process ({type(error).__name__}: {error})"
     try:
@@ -175,23 +179,27 @@ def _sent(tuner: BaseTuner, callbacks: Any, stack: contextlib.ExitStack) -> tupl
         return None, error.problem
 
 
-def _copyable(callbacks: Any) -> None:
+def _check_callbacks(tuner: BaseTuner, callbacks: Any) -> None:
     """Check early that each training can have callbacks of its own.
 
     Raises:
-        InputError: One of them cannot be copied.
+        InputError: One of them is none, or cannot be copied.
     """
     for i, callback in enumerate(_as_list(callbacks)):
+        where = f"callbacks.{i}.{type(callback).__name__}"
+        if not (overrides(tuner, "run_trial") or hasattr(callback, "set_model")):
+            raise InputError(where, f"{callback!r} is not a Keras callback", "give objects of keras.callbacks")
         try:
             copy.deepcopy(callback)
         except Exception as error:  # objects that cannot be copied raise many kinds
             problem = f"it cannot be copied for each trial ({type(error).__name__}: {error})"
-            raise InputError(
-                f"callbacks.{i}.{type(callback).__name__}", problem, "make it without such state"
-            ) from None
+            raise InputError(where, problem, "make it without such state") from None
 
 
 def _as_list(callbacks: Any) -> list[Any]:
+    """Callbacks as a list, given as one, as one of them, or as None."""
+    if callbacks is None:
+        return []
     return list(callbacks) if isinstance(callbacks, list | tuple) else [callbacks]
 
 
