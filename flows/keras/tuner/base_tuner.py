@@ -89,7 +89,7 @@ class BaseTuner:
             log.warning("logger has no effect: MLflow has all of a study")
         if hypermodel is None and not overrides(self, "run_trial"):
             raise InputError("hypermodel", "is missing", "give build_model(hp), a HyperModel, or override run_trial")
-        self.hypermodel = None if hypermodel is None else hyper_model(hypermodel)
+        self.hypermodel = hyper_model(hypermodel)
         self.oracle, self.logger = oracle, logger
         self.directory = "." if directory is None else str(directory)
         self.project_name = project_name or "untitled_project"

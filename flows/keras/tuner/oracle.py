@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from hpo_core.base.errors import InputError, StudyUnknown
+from hpo_core.base.errors import InputError, StudyConflict, StudyUnknown
 from hpo_core.history.history import History
 from hpo_core.history.trial import Trial as Recorded
 from hpo_core.history.trial import TrialState
@@ -29,6 +29,9 @@ if TYPE_CHECKING:
     from hpo_core.ledger.ledger import Ledger
     from hpo_core.study.spec import StudySpec
     from hpo_flows.objectives.context import TrialContext
+
+ANEW = "give another project_name, or overwrite=True to delete what is stored and begin anew"
+"""What to do about a study that cannot go on."""
 
 Explore = Callable[[Callable[..., Exploration]], Exploration]
 """Finds the search space: given :func:`explore` with the settings of the oracle, it adds what to build."""
@@ -173,11 +176,18 @@ class Oracle:
         """The study's experiment in MLflow."""
         return str(self.settings.get("experiment") or self.project_name)
 
-    def open(self) -> Ledger:
-        """The study in MLflow, created if it is new."""
+    def open(self, spec: StudySpec) -> Ledger:
+        """The study in MLflow, created if it is new. Its earlier trials have the defaults of new hyperparameters.
+
+        Raises:
+            StudyConflict: A hyperparameter is another one than before, or is gone, or the objective is another.
+        """
         from hpo_flows.api import open_ledger
 
-        return open_ledger(self.spec, self.uri)
+        try:
+            return open_ledger(spec, self.uri, defaults=self.exploration.defaults)
+        except StudyConflict as conflict:
+            raise StudyConflict(conflict.study, conflict.differences, ANEW) from None
 
     def discard(self) -> None:
         """Delete the study, if there is one."""

@@ -57,7 +57,7 @@ def search(tuner: BaseTuner, args: Sequence[Any], kwargs: Mapping[str, Any]) -> 
 
 
 def _run(tuner: BaseTuner, place: _Place) -> StudyResult:
-    from hpo_flows.api import early_workers, open_ledger, run
+    from hpo_flows.api import early_workers, run
     from hpo_flows.base.stopping import second_signal_ends
     from hpo_flows.loop.temporary_server import start_early
 
@@ -66,7 +66,7 @@ def _run(tuner: BaseTuner, place: _Place) -> StudyResult:
         start_early()  # it comes up while the space is found
         spec = oracle.spec.model_copy(update={"isolation": place.isolation})
         with early_workers(spec, place.objective) as pool:
-            ledger = open_ledger(spec, oracle.uri)
+            ledger = oracle.open(spec)
             history = ledger.load()
             guard = FailureGuard(oracle.max_consecutive_failed_trials, history.next_number, place.observe)
             return run(ledger, place.objective, guard, pool)
