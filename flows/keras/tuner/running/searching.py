@@ -14,21 +14,19 @@ from typing import TYPE_CHECKING, Any
 from hpo_core.base.errors import InputError
 from hpo_core.history.trial import TrialState
 from hpo_flows.base.paths import home
-from hpo_flows.keras.training.fit_arguments import REMEDY, FitArguments, write
+from hpo_flows.keras.training.fit_arguments import REMEDY, FitArguments, at_least_one, write
 from hpo_flows.keras.training.model import overrides_fit
 from hpo_flows.keras.training.results import fatal
-from hpo_flows.keras.tuner.oracle import at_least_one
-from hpo_flows.keras.tuner.overriding import Here, overridden, overrides
-from hpo_flows.keras.tuner.printing import Table, Watching, warnings_shown
+from hpo_flows.keras.tuner.running.overriding import Here, overridden, overrides
+from hpo_flows.keras.tuner.running.printing import Table, Watching, warnings_shown
 from hpo_flows.objectives.reference import Objective as Reference
 
 if TYPE_CHECKING:
     from hpo_flows.base.progress import Observer, Progress
-    from hpo_flows.keras.tuner.base_tuner import BaseTuner
     from hpo_flows.results import StudyResult
 
 
-def search(tuner: BaseTuner, args: Sequence[Any], kwargs: Mapping[str, Any]) -> StudyResult:
+def search(tuner: Any, args: Sequence[Any], kwargs: Mapping[str, Any]) -> StudyResult:
     """Run trials of a tuner's study until a stop rule holds.
 
     Args:
@@ -56,7 +54,7 @@ def search(tuner: BaseTuner, args: Sequence[Any], kwargs: Mapping[str, Any]) -> 
             raise fatal(error) from None
 
 
-def _run(tuner: BaseTuner, place: _Place) -> StudyResult:
+def _run(tuner: Any, place: _Place) -> StudyResult:
     from hpo_flows.api import early_workers, run
     from hpo_flows.base.stopping import second_signal_ends
     from hpo_flows.loop.temporary_server import start_early
@@ -85,7 +83,7 @@ def _verbosity(given: Any) -> int:
     return int(given)
 
 
-def _arguments(tuner: BaseTuner, args: Sequence[Any], kwargs: Mapping[str, Any]) -> FitArguments:
+def _arguments(tuner: Any, args: Sequence[Any], kwargs: Mapping[str, Any]) -> FitArguments:
     """What a search passes on, without callbacks; with ``data`` as a function that makes more, unless it is wanted."""
     named = {name: value for name, value in kwargs.items() if name != "callbacks"}
     wanted = any("data" in inspect.signature(each).parameters for each in _own_methods(tuner))
@@ -93,7 +91,7 @@ def _arguments(tuner: BaseTuner, args: Sequence[Any], kwargs: Mapping[str, Any])
     return FitArguments(tuple(args), named, make)
 
 
-def _own_methods(tuner: BaseTuner) -> Iterator[Callable[..., Any]]:
+def _own_methods(tuner: Any) -> Iterator[Callable[..., Any]]:
     """The methods of the user's that get the arguments of ``search``."""
     if overrides(tuner, "run_trial"):
         yield tuner.run_trial
@@ -122,7 +120,7 @@ class _Place:
 
 
 @contextlib.contextmanager
-def _placed(tuner: BaseTuner, args: Sequence[Any], kwargs: Mapping[str, Any], verbose: int) -> Iterator[_Place]:
+def _placed(tuner: Any, args: Sequence[Any], kwargs: Mapping[str, Any], verbose: int) -> Iterator[_Place]:
     """Decide where trials train: in processes, unless something keeps them here.
 
     Raises:
@@ -151,7 +149,7 @@ def _placed(tuner: BaseTuner, args: Sequence[Any], kwargs: Mapping[str, Any], ve
         yield _Place("none", Reference.of(here, isolation="none"), lambda progress: None, why)
 
 
-def _why_here(tuner: BaseTuner) -> str:
+def _why_here(tuner: Any) -> str:
     """Why the trials of a tuner can train in this process alone, whatever the data; empty if they can elsewhere."""
     if mine := overridden(tuner):
         return f"{type(tuner).__name__} has {', '.join(mine)} of its own, which the trials call"
@@ -160,7 +158,7 @@ def _why_here(tuner: BaseTuner) -> str:
     return ""
 
 
-def _sent(tuner: BaseTuner, callbacks: Any, stack: contextlib.ExitStack) -> tuple[Reference | None, str]:
+def _sent(tuner: Any, callbacks: Any, stack: contextlib.ExitStack) -> tuple[Reference | None, str]:
     """The objective for worker processes, or why there can be none."""
     import cloudpickle
 
@@ -179,7 +177,7 @@ def _sent(tuner: BaseTuner, callbacks: Any, stack: contextlib.ExitStack) -> tupl
         return None, error.problem
 
 
-def _check_callbacks(tuner: BaseTuner, callbacks: Any) -> None:
+def _check_callbacks(tuner: Any, callbacks: Any) -> None:
     """Check early that each training can have callbacks of its own.
 
     Raises:
