@@ -46,6 +46,9 @@ class Objective:
             )
         object.__setattr__(self, "direction", short)
 
+    def __str__(self) -> str:
+        return f'{type(self).__name__}(name="{self.name}", direction="{self.direction}")'
+
     def has_value(self, logs: Mapping[str, float]) -> bool:
         """Whether metrics include it."""
         return self.name in logs
