@@ -47,6 +47,7 @@ def test_one_class_under_all_its_names() -> None:
 
     assert RandomSearch is kt.RandomSearch is file.RandomSearch is kt.tuners.RandomSearch
     assert HyperModel is kt.HyperModel
+    assert set(kt.__all__) == set(modules.TOP)
 
 
 def test_what_is_not_there_says_so() -> None:
