@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from hpo_flows.base import gpus
 from hpo_flows.keras import modules
 
 if TYPE_CHECKING:
@@ -20,6 +21,8 @@ if TYPE_CHECKING:
     from hpo_flows.keras.tuner.sklearn_tuner import SklearnTuner
     from hpo_flows.keras.tuner.tuner import Tuner
     from hpo_flows.keras.tuner.tuners import BayesianOptimization, GridSearch, Hyperband, RandomSearch
+
+gpus.share()  # as early as can be: TensorFlow reads it once, when a script makes its first tensor or data set
 
 __version__ = modules.VERSION
 
