@@ -178,9 +178,7 @@ def test_several_at_a_time_need_data_that_can_be_sent(tmp_path: Path, monkeypatc
     monkeypatch.setenv("HPO_HOME", str(tmp_path / "home"))
     shuffles = tf.data.Dataset.from_tensor_slices((X, Y)).shuffle(10).batch(4)
     tuner = kt.RandomSearch(build_model, "val_loss", directory=tmp_path, project_name="two", parallel=2)
-    with pytest.raises(
-        InputError, match=r"parallel: 2 trials at a time .* but x is a .* shuffles .*make_data"
-    ):
+    with pytest.raises(InputError, match=r"parallel: 2 trials at a time .* but x is a .* shuffles .*make_data"):
         tuner.search(shuffles)
     with pytest.raises(InputError, match=r"callbacks.0.int: 3 is not a Keras callback"):
         tuner.search(X, Y, callbacks=[3])

@@ -110,9 +110,7 @@ def test_a_search_as_keras_tuner_prints_it(folder: Path, capsys: pytest.CaptureF
     values = trial.hyperparameters.values
     begun = f"\nSearch: Running Trial #1\n\n{'Value':18}|{'Best Value So Far':18}|Hyperparameter\n"
     assert out.startswith(f"{begun}{values['units']:<18}|{'?':18}|units\n{values['rate']:<18.5g}|{'?':18}|rate\n\n")
-    assert (
-        f"\nTrial 1 Complete [00h 0" in out and f"]\nval_accuracy: {trial.score}\n\nBest val_accuracy So Far: " in out
-    )
+    assert "\nTrial 1 Complete [00h 0" in out and f"]\nval_accuracy: {trial.score}\n\nBest val_accuracy So Far: " in out
     assert "refect" not in out and "MLflow" not in out
 
     first.search(X, Y, epochs=2, **VALIDATION)  # all trials are done
@@ -130,7 +128,8 @@ def test_a_search_as_keras_tuner_prints_it(folder: Path, capsys: pytest.CaptureF
     again.results_summary(2)
     out = capsys.readouterr().out
     assert out.startswith(
-        f'Results summary\nResults in {folder}/p\nShowing 2 best trials\nObjective(name="val_accuracy", direction="max")\n'
+        f"Results summary\nResults in {folder}/p\nShowing 2 best trials\n"
+        'Objective(name="val_accuracy", direction="max")\n'
         f"\nTrial {best[0].trial_id} summary\nHyperparameters:\nunits: {best[0].hyperparameters.get('units')}\nrate: "
     )
     assert out.endswith(f"Score: {best[1].score}\n") and out.count(" summary\n") == 3
