@@ -16,14 +16,16 @@ if TYPE_CHECKING:
     from hpo_flows.keras.space.objective import Objective
     from hpo_flows.keras.training.objective import keras_objective
     from hpo_flows.keras.training.reporter import callbacks
+    from hpo_flows.keras.tuner.oracle import Oracle
+    from hpo_flows.keras.tuner.sklearn_tuner import SklearnTuner
     from hpo_flows.keras.tuner.tuner import Tuner
     from hpo_flows.keras.tuner.tuners import BayesianOptimization, GridSearch, Hyperband, RandomSearch
 
 __version__ = modules.VERSION
 
 __all__ = [
-    "BayesianOptimization", "GridSearch", "HyperModel", "HyperParameters", "Hyperband", "Objective", "RandomSearch",
-    "Tuner", "callbacks", "keras_objective",
+    "BayesianOptimization", "GridSearch", "HyperModel", "HyperParameters", "Hyperband", "Objective", "Oracle",
+    "RandomSearch", "SklearnTuner", "Tuner", "callbacks", "keras_objective",
 ]  # fmt: skip
 
 modules.install()

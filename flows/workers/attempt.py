@@ -134,7 +134,9 @@ def train(job: Job, function: Callable[..., Any], attempt: Attempt) -> Done | Fa
     except SystemExit as error:
         return Failed(f"the objective called sys.exit({error.code})", retry=True)
     except BaseException as error:
-        retry = getattr(error, "retry", True) is not False  # a KerasTuner script's FailedTrialError says that none helps
+        retry = (
+            getattr(error, "retry", True) is not False
+        )  # a KerasTuner script's FailedTrialError says that none helps
         return Failed(shown(error), retry=retry, details=traceback.format_exc())
     finally:
         attempt.send(context.use)

@@ -39,13 +39,13 @@ from hpo_core.space.parameters import Parameter
 from hpo_core.space.search_space import SearchSpace
 from hpo_core.strategies.make import expected, strategy_class
 from hpo_core.study.callbacks import checked_callback
-from hpo_core.study.editions import Edition
 from hpo_core.study.failing import failed_alike
 from hpo_core.study.isolation import check_isolation
 from hpo_core.study.names import BAD_NAME, MAX_NAME_LENGTH, NAME
 from hpo_core.study.sections import (
     ChampionSpec,
     EarlyStopSpec,
+    Edition,
     FidelitySpec,
     FinalSpec,
     NotifySpec,
