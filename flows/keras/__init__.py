@@ -22,9 +22,9 @@ if TYPE_CHECKING:
     from hpo_flows.keras.tuner.tuner import Tuner
     from hpo_flows.keras.tuner.tuners import BayesianOptimization, GridSearch, Hyperband, RandomSearch
 
-gpus.share()  # as early as can be: TensorFlow reads it once, when a script makes its first tensor or data set
-
 __version__ = modules.VERSION
+
+gpus.share()  # as early as can be: TensorFlow reads it once, when a script makes its first tensor or data set
 
 __all__ = [
     "BayesianOptimization", "GridSearch", "HyperModel", "HyperParameters", "Hyperband", "Objective", "Oracle",

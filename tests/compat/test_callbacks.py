@@ -24,12 +24,10 @@ pytestmark = [
     pytest.mark.filterwarnings("ignore:__array__ implementation doesn't accept a copy:DeprecationWarning"),
 ]
 
-keras = pytest.importorskip("keras")
-
 DATA = FitArguments((), FIT)
 
 
-def test_files_at_fixed_paths_are_of_the_trial_alone(tmp_path: Path) -> None:
+def test_files_at_fixed_paths_are_of_the_trial_alone(keras: Any, tmp_path: Path) -> None:
     there = tmp_path / "there"
     given = [
         keras.callbacks.ModelCheckpoint(str(there / "best.keras"), save_best_only=True),
@@ -65,7 +63,7 @@ def hparams_in(events: str) -> tuple[dict[str, Any], str]:
     raise AssertionError(f"{events} has no hyperparameters")
 
 
-def test_a_copy_for_each_execution(tmp_path: Path) -> None:
+def test_a_copy_for_each_execution(keras: Any, tmp_path: Path) -> None:
     class Counting(keras.callbacks.Callback):
         def __init__(self) -> None:
             super().__init__()
@@ -82,13 +80,13 @@ def test_a_copy_for_each_execution(tmp_path: Path) -> None:
 
 
 @pytest.mark.filterwarnings("ignore:Early stopping conditioned on metric:UserWarning")
-def test_a_callback_may_monitor_what_is_not_there_as_in_keras(tmp_path: Path) -> None:
+def test_a_callback_may_monitor_what_is_not_there_as_in_keras(keras: Any, tmp_path: Path) -> None:
     stop = keras.callbacks.EarlyStopping("val_lost")
     objective = KerasObjective(hyper_model(build_model), DATA, 1, Objective("val_loss", "min"), callbacks=[stop])
     assert objective(Alone(tmp_path, {"units": 4}).context)["val_loss"] > 0
 
 
-def test_what_is_compiled_anew_keeps_the_rest(tmp_path: Path) -> None:
+def test_what_is_compiled_anew_keeps_the_rest(keras: Any, tmp_path: Path) -> None:
     other = keras.optimizers.SGD(0.5)
     network = built(hyper_model(build_model), kt.HyperParameters(), Building({"optimizer": other}))
     assert float(np.asarray(network.optimizer.learning_rate)) == 0.5 and network.optimizer is not other
@@ -98,7 +96,7 @@ def test_what_is_compiled_anew_keeps_the_rest(tmp_path: Path) -> None:
     assert {"accuracy", "val_accuracy"} <= set(found)
 
 
-def test_a_model_that_is_too_large() -> None:
+def test_a_model_that_is_too_large(keras: Any) -> None:
     with pytest.raises(kt.errors.FailedTrialError, match="max_model_size"):
         built(hyper_model(build_model), kt.HyperParameters({"units": 16}), Building(max_size=20))
     assert built(hyper_model(build_model), kt.HyperParameters({"units": 2}), Building(max_size=20)).built
@@ -138,7 +136,9 @@ def counted(tf: Any, plain: Any) -> Any:
         (counted, "is a data set that keeps state"),
     ],
 )
-def test_data_sets_that_do_not_read_the_same_each_time_are_not_written(tmp_path: Path, make: Any, why: str) -> None:
+def test_data_sets_that_do_not_read_the_same_each_time_are_not_written(
+    keras: Any, tmp_path: Path, make: Any, why: str
+) -> None:
     import tensorflow as tf
 
     dataset = make(tf, tf.data.Dataset.from_tensor_slices((X, Y)))
@@ -147,7 +147,7 @@ def test_data_sets_that_do_not_read_the_same_each_time_are_not_written(tmp_path:
     assert list(tmp_path.iterdir()) == []
 
 
-def test_data_sets_that_do_are_written_as_they_are(tmp_path: Path) -> None:
+def test_data_sets_that_do_are_written_as_they_are(keras: Any, tmp_path: Path) -> None:
     import tensorflow as tf
 
     plain = tf.data.Dataset.from_tensor_slices((X, Y)).map(lambda x, y: (2 * x, y)).cache().batch(7).prefetch(2)
@@ -156,7 +156,7 @@ def test_data_sets_that_do_are_written_as_they_are(tmp_path: Path) -> None:
         np.testing.assert_array_equal(x, x_found)
 
 
-def test_a_function_makes_the_data_where_it_trains(tmp_path: Path) -> None:
+def test_a_function_makes_the_data_where_it_trains(keras: Any, tmp_path: Path) -> None:
     made: list[int] = []
 
     def make() -> dict[str, Any]:
@@ -172,7 +172,9 @@ def test_a_function_makes_the_data_where_it_trains(tmp_path: Path) -> None:
         FitArguments((), {}, lambda: (X, Y)).made()  # type: ignore[arg-type, return-value]
 
 
-def test_several_at_a_time_need_data_that_can_be_sent(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_several_at_a_time_need_data_that_can_be_sent(
+    keras: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     import tensorflow as tf
 
     monkeypatch.setenv("HPO_HOME", str(tmp_path / "home"))

@@ -121,7 +121,7 @@ def test_a_black_box(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     )
 
     again = box()  # it finds its state, and all trials, before any search
-    assert again.calls[-1].startswith("end 7") and again.get_best_hyperparameters()[0].values == (
+    assert again.calls[-1].startswith("run 7") and again.get_best_hyperparameters()[0].values == (
         tuner.get_best_hyperparameters()[0].values
     )
     out = capsys.readouterr().out
@@ -160,8 +160,7 @@ def test_what_a_search_cannot_call_is_refused() -> None:
 
 
 @pytest.mark.slow
-def test_super_run_trial_with_changed_arguments(folder: Path) -> None:
-    pytest.importorskip("keras")
+def test_super_run_trial_with_changed_arguments(keras: Any, folder: Path) -> None:
 
     class Batches(kt.BayesianOptimization):
         def run_trial(self, trial: Trial, *args: Any, **kwargs: Any) -> Any:
@@ -221,8 +220,7 @@ class OwnLoop(kt.HyperModel):
 
 
 @pytest.mark.slow
-def test_a_loop_in_fit(tmp_path: Path) -> None:
-    pytest.importorskip("keras")
+def test_a_loop_in_fit(keras: Any, tmp_path: Path) -> None:
     trial = Alone(tmp_path, {"units": 2, "learning_rate": 0.01})
     objective = KerasObjective(OwnLoop(), FitArguments((X, Y), {}), None, Objective("own_loss", "min"), keep_model=True)
     found = objective(trial.context)
@@ -252,8 +250,7 @@ def test_a_loop_in_fit(tmp_path: Path) -> None:
         ("val_loss", "good", "FatalTypeError: HyperModel.fit.. returned 'good'"),
     ],
 )
-def test_what_fit_may_return(tmp_path: Path, objective: Any, answer: Any, expected: Any) -> None:
-    pytest.importorskip("keras")
+def test_what_fit_may_return(keras: Any, tmp_path: Path, objective: Any, answer: Any, expected: Any) -> None:
 
     class Returns(kt.HyperModel):
         def build(self, hp: Any) -> Any:
@@ -273,8 +270,7 @@ def test_what_fit_may_return(tmp_path: Path, objective: Any, answer: Any, expect
 
 
 @pytest.mark.slow
-def test_a_history_of_ones_own_has_its_best_epoch(tmp_path: Path) -> None:
-    pytest.importorskip("keras")
+def test_a_history_of_ones_own_has_its_best_epoch(keras: Any, tmp_path: Path) -> None:
 
     class Quiet(kt.HyperModel):
         def build(self, hp: Any) -> Any:

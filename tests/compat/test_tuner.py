@@ -93,7 +93,7 @@ def test_folders_of_a_project(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-def test_a_search_as_keras_tuner_prints_it(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_search_as_keras_tuner_prints_it(keras: Any, folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     def tuner(**settings: Any) -> kt.Tuner:
         return kt.RandomSearch(build_model, "val_accuracy", directory=folder, project_name="p", seed=1, **settings)
 
@@ -110,9 +110,7 @@ def test_a_search_as_keras_tuner_prints_it(folder: Path, capsys: pytest.CaptureF
     values = trial.hyperparameters.values
     begun = f"\nSearch: Running Trial #1\n\n{'Value':18}|{'Best Value So Far':18}|Hyperparameter\n"
     assert out.startswith(f"{begun}{values['units']:<18}|{'?':18}|units\n{values['rate']:<18.5g}|{'?':18}|rate\n\n")
-    assert (
-        f"\nTrial 1 Complete [00h 0" in out and f"]\nval_accuracy: {trial.score}\n\nBest val_accuracy So Far: " in out
-    )
+    assert "\nTrial 1 Complete [00h 0" in out and f"]\nval_accuracy: {trial.score}\n\nBest val_accuracy So Far: " in out
     assert "refect" not in out and "MLflow" not in out
 
     first.search(X, Y, epochs=2, **VALIDATION)  # all trials are done
@@ -130,7 +128,8 @@ def test_a_search_as_keras_tuner_prints_it(folder: Path, capsys: pytest.CaptureF
     again.results_summary(2)
     out = capsys.readouterr().out
     assert out.startswith(
-        f'Results summary\nResults in {folder}/p\nShowing 2 best trials\nObjective(name="val_accuracy", direction="max")\n'
+        f"Results summary\nResults in {folder}/p\nShowing 2 best trials\n"
+        'Objective(name="val_accuracy", direction="max")\n'
         f"\nTrial {best[0].trial_id} summary\nHyperparameters:\nunits: {best[0].hyperparameters.get('units')}\nrate: "
     )
     assert out.endswith(f"Score: {best[1].score}\n") and out.count(" summary\n") == 3
@@ -142,7 +141,7 @@ def test_a_search_as_keras_tuner_prints_it(folder: Path, capsys: pytest.CaptureF
 
 
 @pytest.mark.slow
-def test_what_a_build_raises(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_what_a_build_raises(keras: Any, folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     def build(hp: Any) -> Any:
         if hp.Choice("kind", ["good", "failed", "fatal"]) == "failed":
             raise kt.errors.FailedTrialError("it would be too slow")
@@ -162,7 +161,7 @@ def test_what_a_build_raises(folder: Path, capsys: pytest.CaptureFixture[str]) -
 
 @pytest.mark.slow
 @pytest.mark.parametrize("isolation", ["none", "process"])
-def test_too_large_models_and_several_objectives(folder: Path, isolation: str) -> None:
+def test_too_large_models_and_several_objectives(keras: Any, folder: Path, isolation: str) -> None:
     tuner = kt.RandomSearch(
         build_model,
         ["val_loss", Objective("val_accuracy", "max")],
@@ -187,7 +186,7 @@ def test_too_large_models_and_several_objectives(folder: Path, isolation: str) -
 
 
 @pytest.mark.slow
-def test_data_that_shuffle_train_here_as_they_are(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_data_that_shuffle_train_here_as_they_are(keras: Any, folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     tf = pytest.importorskip("tensorflow")
     data = tf.data.Dataset.from_tensor_slices((X, Y)).shuffle(96).batch(16).repeat()
     strategy = tf.distribute.OneDeviceStrategy("/cpu:0")
