@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import json
 import logging
 import os
 import shlex
@@ -14,7 +13,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from hpo_flows.cli.common import SetOption, StudyArgument, is_file, load_spec, open_stored, search_path
+from hpo_flows.cli.common import SetOption, StudyArgument, is_file, load_spec, open_stored, overrides_of, search_path
 from hpo_flows.objectives.reference import Objective
 from hpo_flows.workers.output import PRINTED
 
@@ -75,13 +74,7 @@ def tune(
     """Run a study, or go on with it."""
     from hpo_flows.reports.live import LiveProgress
 
-    overrides = list(set_ or [])
-    if trials is not None:
-        overrides.append(f"stop.trials={trials}")
-    if parallel is not None:
-        overrides.append(f"parallel={parallel}")
-    if strategy is not None:
-        overrides.append(f"strategy={json.dumps(strategy)}")
+    overrides = overrides_of(set_, trials=trials, parallel=parallel, strategy=strategy)
     try:
         with LiveProgress(verbose=verbose) as live:
             live.say(f"reading {study} ...")  # before what takes its time to import
