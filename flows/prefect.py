@@ -94,4 +94,4 @@ def load_tracking(name: str) -> MlflowTracking:
         return cast(MlflowTracking, MlflowTracking.load(name))
     except (ValueError, PrefectHTTPStatusError) as error:
         why = f"Prefect has no block {MlflowTracking.get_block_type_slug()}/{name} ({str(error).splitlines()[0]})"
-        raise InputError("tracking", why, f"{REGISTER}, and create it in Prefect's UI") from None
+        raise InputError("tracking", why, f"create it in Prefect's UI (once, before: {REGISTER})") from None

@@ -11,9 +11,8 @@ import contextlib
 import json
 import os
 import signal
-from enum import StrEnum
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 from prefect import flow, get_run_logger, runtime
 from prefect.states import Failed
@@ -28,7 +27,7 @@ from hpo_flows.cli.common import overrides_of
 from hpo_flows.loop.flow_runs import owned_flow_run
 from hpo_flows.objectives.reference import Objective, search_path
 
-StrategyName = StrEnum("StrategyName", list(STRATEGIES))  # type: ignore[misc]  # the registry decides, and the form lists them
+StrategyName: Any = Literal[tuple(["", *STRATEGIES])]  # the form lists them
 
 TOLD_OF = ["finished", "failed"]
 """What an address in the form is told of."""
@@ -42,13 +41,13 @@ def run_name() -> str:
 
 @flow(name="scheduled-study", flow_run_name=run_name, persist_result=False)
 def run_scheduled(
-    study: Annotated[str, Field(title="Study file")],
-    trials: str | None = None,
+    study: str,
+    trials: str = "",
     parallel: Annotated[int, Field(ge=1)] | None = None,
-    strategy: StrategyName | None = None,
+    strategy: StrategyName = "",
     seed: Annotated[int, Field(ge=0, lt=2**32)] | None = None,
-    notify: str | None = None,
-    tracking: str | None = None,
+    notify: str = "",
+    tracking: str = "",
     overrides: list[str] | None = None,
 ) -> Any:
     """Run a study until a stop rule holds. Its file and MLflow decide whether it is new, resumed, extended or dated.
@@ -56,9 +55,9 @@ def run_scheduled(
     Args:
         study: The study file, relative to the folder in which the flow is started.
         trials: How many trials the study is to have, such as 40; +20 for 20 more. Empty: as in the file.
-        parallel: Trials at a time. Empty: as in the file.
+        parallel: Trials at a time. None: as in the file.
         strategy: A strategy with its own defaults. Empty: as in the file.
-        seed: Of a new study. Empty: as in the file.
+        seed: Of a new study. None: as in the file.
         notify: An address that is told how the study ends, instead of those in the file: https://..., or ${NAME} for
             an environment variable of the worker, if the address is a secret.
         tracking: The name of a block "MLflow Tracking" with the tracking server and its credentials. Empty: the
@@ -66,13 +65,13 @@ def run_scheduled(
         overrides: Other keys of the study file, as key=value each, such as stop.minutes=5.
 
     Returns:
-        Why no further trial was started; or a failed state, whose message is the error, without a traceback.
+        Why no further trial was started; or a failed state, whose message is the error.
     """
     logger = get_run_logger()
     if hasattr(signal, "pthread_sigmask"):
         signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})  # `hpo serve` has it wait until here
-    chosen = overrides_of(overrides, trials=trials, parallel=parallel, strategy=strategy, seed=seed)
-    if notify is not None:
+    chosen = overrides_of(overrides, trials=trials or None, parallel=parallel, strategy=strategy or None, seed=seed)
+    if notify:
         chosen.append(f"notify={json.dumps({'on': TOLD_OF, 'url': notify})}")
     try:
         with owned_flow_run(), _tracking(tracking):
@@ -93,7 +92,7 @@ def run_scheduled(
     return result.reason
 
 
-def _tracking(block: str | None) -> contextlib.AbstractContextManager[None]:
+def _tracking(block: str) -> contextlib.AbstractContextManager[None]:
     """The tracking server of a block, or the one that the environment names."""
     if not block:
         return contextlib.nullcontext()

@@ -14,6 +14,7 @@ from prefect.client.orchestration import SyncPrefectClient, get_client
 from prefect.client.schemas.actions import ArtifactCreate, ArtifactUpdate
 
 from hpo_core.history.history import History
+from hpo_core.history.trial import Trial
 from hpo_core.ledger.ledger import Ledger
 from hpo_core.ledger.note import as_markdown
 from hpo_flows.reports.links import artifact_url, run_url
@@ -67,21 +68,28 @@ class StudyArtifacts:
         self._key = re.sub(r"[^a-z0-9]+", "-", ledger.spec.name.lower()).strip("-") or "study"
         self._shown: dict[str, tuple[UUID, Any]] = {}  # by the end of the key: the artifact and what it shows
 
-    def show(self, history: History, seconds: float, *, last: bool = False) -> None:
-        """Update what has changed, with a request each. Raises what Prefect's client raises."""
+    def show(self, history: History, best: Trial | None, seconds: float, *, last: bool = False) -> None:
+        """Update what has changed, with a request each. Raises what Prefect's client raises.
+
+        Args:
+            history: The study as last loaded.
+            best: Its best trial.
+            seconds: Since this run of it started.
+            last: Whether the study is over.
+        """
         spec = self._ledger.spec
         with get_client(sync_client=True) as client:
             if self._shown:  # at first the trials wait for this
-                self._show_links(client, history)
+                self._show_links(client, history, best)
             share = 100.0 if last else share_done(self._ledger, history, seconds)
             self._put(client, "progress", "progress", share, status_line(spec, history, seconds))
             if history.complete:
                 about = f"The best trials of the study {spec.name}, with their runs in MLflow."
                 self._put(client, "best", "markdown", best_trials(self._ledger, history, seconds), about)
 
-    def _show_links(self, client: SyncPrefectClient, history: History) -> None:
+    def _show_links(self, client: SyncPrefectClient, history: History, best: Trial | None) -> None:
         """Link the study, its report and its best trial; only a tracking server has pages to link."""
-        spec, run, uri, best = self._ledger.spec, self._ledger.study_run, self._ledger.store.uri, history.incumbent
+        spec, run, uri = self._ledger.spec, self._ledger.study_run, self._ledger.store.uri
         name = as_markdown(spec.name)
         links = {
             "mlflow": (run_url(uri, run.experiment, run.id), f"{name} in MLflow", "The study's run."),
@@ -92,9 +100,8 @@ class StudyArtifacts:
             ),
         }
         if best is not None:
-            value = f"{as_markdown(spec.metric)} {mean_text(spec, history, best)}"
-            where = run_url(uri, run.experiment, best.run_id)
-            links["best-trial"] = where, f"Trial {best.number}: {value}", "The best trial so far."
+            text = f"Trial {best.number}: {as_markdown(spec.metric)} {mean_text(spec, history, best)}"
+            links["best-trial"] = run_url(uri, run.experiment, best.run_id), text, f"{text}, the best so far."
         for end, (link, text, about) in links.items():
             if link:
                 self._put(client, end, "markdown", f"[{text}]({link})", about)

@@ -12,6 +12,7 @@ from prefect import get_run_logger
 from hpo_core.history.history import History
 from hpo_core.ledger.ledger import Ledger
 from hpo_core.selection.evaluation import Training
+from hpo_core.selection.final_choice import best_trial
 from hpo_flows.loop.prefect_link import Link
 from hpo_flows.loop.stages import Stages
 from hpo_flows.loop.view.artifacts import StudyArtifacts
@@ -63,7 +64,7 @@ class PrefectView:
             return
         self._due = time.monotonic() + EVERY_SECONDS
         try:
-            self._artifacts.show(history, seconds, last=last)
+            self._artifacts.show(history, best_trial(history, self._stages.choice), seconds, last=last)
         except Exception as error:  # Prefect's client raises many kinds
             self._fail("artifacts", error)
 
