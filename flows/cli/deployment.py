@@ -17,7 +17,8 @@ CronOption = Annotated[str | None, typer.Option(metavar="LINE", help='When: "0 2
 EveryOption = Annotated[float | None, typer.Option(metavar="SECONDS", help="How often, instead of --cron.")]
 
 TrackingOption = Annotated[
-    str, typer.Option("--tracking", metavar="BLOCK", help="The block with the tracking server and its credentials.")
+    str | None,
+    typer.Option("--tracking", metavar="BLOCK", help="The block with the tracking server and its credentials."),
 ]
 
 TimezoneOption = Annotated[str, typer.Option(metavar="ZONE", help="The timezone of --cron, such as Europe/Berlin.")]
@@ -32,7 +33,7 @@ def deploy(
     work_queue: Annotated[
         str | None, typer.Option(help="The queue of the pool; by default one with the study's name.")
     ] = None,
-    tracking: TrackingOption = "",
+    tracking: TrackingOption = None,
     set_: SetOption = None,
 ) -> None:
     """Have Prefect's workers run a study on a schedule."""
@@ -48,7 +49,7 @@ def serve(
     cron: CronOption = None,
     every: EveryOption = None,
     timezone: TimezoneOption = "UTC",
-    tracking: TrackingOption = "",
+    tracking: TrackingOption = None,
     set_: SetOption = None,
 ) -> None:
     """Run a study on a schedule from this process, until Ctrl-C."""
@@ -57,7 +58,7 @@ def serve(
     schedules.serve(deployed)
 
 
-def _deployed(study: str, plan: Plan, tracking: str, set_: list[str] | None) -> Deployed:
+def _deployed(study: str, plan: Plan, tracking: str | None, set_: list[str] | None) -> Deployed:
     """A study file with its plan. The file and its objective are checked now, not when the schedule is due."""
     overrides = list(set_ or [])
     spec = load_spec(study, overrides)

@@ -132,7 +132,7 @@ class Deployed:
         name: The name of the study and of the deployment.
         plan: When it is run.
         overrides: Texts ``key=value``.
-        tracking: The block with the tracking server; empty if the environment names it.
+        tracking: The block with the tracking server; None if the environment names it.
     """
 
     study: str
@@ -140,7 +140,7 @@ class Deployed:
     name: str
     plan: Plan
     overrides: Sequence[str] = ()
-    tracking: str = ""
+    tracking: str | None = None
 
     @property
     def parameters(self) -> dict[str, Any]:
@@ -289,7 +289,7 @@ def _one_at_a_time() -> tuple[int, Any]:
     return 1, ConcurrencyOptions(collision_strategy=ConcurrencyLimitStrategy.CANCEL_NEW)
 
 
-def _check_block(name: str) -> None:
+def _check_block(name: str | None) -> None:
     """Check that Prefect has the block of a tracking server, if one is named.
 
     Raises:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from types import SimpleNamespace
 from typing import Any
 
@@ -13,7 +12,6 @@ from hypothesis import strategies as st
 from hpo_core.history.history import History
 from hpo_core.history.trial import Trial, TrialState
 from hpo_core.lineage.opening import open_study
-from hpo_core.study.spec import StudySpec
 from hpo_flows.loop.prefect_link import Link
 from hpo_flows.loop.stages import Stages
 from hpo_flows.loop.view import events
