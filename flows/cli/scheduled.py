@@ -57,7 +57,7 @@ def run_scheduled(
         trials: How many trials the study is to have, such as 40; +20 for 20 more. Empty: as in the file.
         parallel: Trials at a time. None: as in the file.
         strategy: A strategy with its own defaults. Empty: as in the file.
-        seed: Of a new study. None: as in the file.
+        seed: Of the further proposals and trainings. None: as in the file.
         notify: An address that is told how the study ends, instead of those in the file: https://..., or ${NAME} for
             an environment variable of the worker, if the address is a secret.
         tracking: The name of a block "MLflow Tracking" with the tracking server and its credentials. Empty: the

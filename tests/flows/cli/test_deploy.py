@@ -211,7 +211,6 @@ def test_what_the_form_gives_is_used_or_is_one_line_in_the_state(api: None, tmp_
         ({"trials": "twenty"}, "stop.trials: 'twenty' is not a whole number; correct it"),
         ({"tracking": "none"}, "tracking: Prefect has no block mlflow-tracking/none"),
         ({"notify": "example.com"}, "notify.0.url: 'example.com' is not an address of http or https"),
-        ({"seed": 8}, "seed"),
     ):
         state = run_scheduled("study.yaml", **(told | change), return_state=True)
         assert state.is_failed() and str(state.message).startswith(problem), state.message
