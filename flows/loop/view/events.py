@@ -8,7 +8,6 @@ to the temporary server, which has no automations, nor to a server that is lost.
 from __future__ import annotations
 
 import logging
-import math
 import time
 from collections.abc import Iterable
 from typing import Any, Literal
@@ -29,6 +28,10 @@ from hpo_flows.reports.news import Ended
 from hpo_flows.reports.text import metric_value
 
 log = logging.getLogger("hpo")
+
+EventName = Literal[
+    "hpo.study.started", "hpo.study.trial.finished", "hpo.study.incumbent", "hpo.study.champion", "hpo.study.finished"
+]
 
 BURST, A_SECOND = 60, 1.0
 """How many events a flow may emit at once, and how many more become due each second."""
@@ -85,7 +88,7 @@ class StudyEvents:
     def started(self, history: History) -> None:
         """Tell that this flow begins to work on the study."""
         self._incumbent = history.incumbent
-        self._emit("started", trials=len(history), target=self._spec.stop.trials)
+        self._emit("hpo.study.started", trials=len(history), target=self._spec.stop.trials)
 
     def look(self, history: History, news: Iterable[Ended], stages: Stages) -> None:
         """Tell what is new: trials, a new incumbent, a new champion."""
@@ -93,7 +96,7 @@ class StudyEvents:
             if trial.run_id not in self._own:
                 continue
             if self._allowance.take(time.monotonic()):
-                self._emit("trial.finished", trial, state=trial.state.value, reason=trial.reason[:REASON])
+                self._emit("hpo.study.trial.finished", trial, state=trial.state.value, reason=trial.reason[:REASON])
             else:
                 self._omitted += 1
         self._tell_incumbent(history)
@@ -108,7 +111,7 @@ class StudyEvents:
         if best.run_id not in self._own or last or self._allowance.take(time.monotonic()):
             self._incumbent = best
             if best.run_id in self._own:
-                self._emit("incumbent", best)
+                self._emit("hpo.study.incumbent", best)
 
     def _tell_champion(self, stages: Stages) -> None:
         version, model = stages.crowned, self._spec.champion
@@ -117,7 +120,7 @@ class StudyEvents:
         self._crowned = version.number
         trial = None if stages.challenge is None else stages.challenge.trial
         about = {"model": model.model, "version": version.number, "reason": version.tags.get(Tag.REASON, "")[:REASON]}
-        self._emit("champion", trial, **about, model_uri=f"models:/{model.model}/{version.number}")
+        self._emit("hpo.study.champion", trial, **about, model_uri=f"models:/{model.model}/{version.number}")
 
     def finished(self, history: History, reason: str, stages: Stages) -> None:
         """Tell how the study ended, unless another flow still works on it."""
@@ -129,20 +132,15 @@ class StudyEvents:
         best = outcome.best
         facts: dict[str, Any] = {} if best is None else {"value": outcome.best_value}
         facts |= {"reason": reason[:REASON], "complete": len(history.complete), "failed": len(history.failed)}
-        self._emit("finished", best, **facts, omitted=self._omitted)
+        self._emit("hpo.study.finished", best, **facts, omitted=self._omitted)
 
-    def _emit(
-        self,
-        what: Literal["started", "trial.finished", "incumbent", "champion", "finished"],
-        trial: Trial | None = None,
-        **facts: Any,
-    ) -> None:
+    def _emit(self, event: EventName, trial: Trial | None = None, **facts: Any) -> None:
         if self._link.lost or self._link.server is not None:
             return
         try:
-            emit_event(f"hpo.study.{what}", self._resource(), None, self._related(trial), self._payload(trial) | facts)
+            emit_event(event, self._resource(), None, self._related(trial), self._payload(trial) | facts)
         except Exception as error:  # Prefect's events are only a view
-            log.debug("Prefect does not take the event %s: %s", what, error)
+            log.debug("Prefect does not take the event %s: %s", event, error)
 
     def _resource(self) -> dict[str, str]:
         spec = self._spec
@@ -171,10 +169,9 @@ class StudyEvents:
             "study_url": run_url(uri, run.experiment, run.id),
         }
         if trial is not None:
-            value = metric_value(spec, trial)
             payload |= {
                 "trial": trial.number,
-                "value": value if value is not None and math.isfinite(value) else None,
+                "value": metric_value(spec, trial),
                 "run_id": trial.run_id,
                 "url": run_url(uri, run.experiment, trial.run_id),
             }
