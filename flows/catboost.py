@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from hpo_core.base.extras import require
-from hpo_flows.objectives.boosting import BoostingCallback, metric_name
+from hpo_flows.adapters.boosting import BoostingCallback, metric_name
 from hpo_flows.objectives.context import TrialContext
 
 SNAPSHOT, METRICS = "snapshot", "metrics.json"

@@ -13,7 +13,7 @@ from typing import Any
 
 from hpo_core.base.errors import InputError
 from hpo_core.base.extras import require
-from hpo_flows.objectives.boosting import ModelCallback, metric_name, round_seed
+from hpo_flows.adapters.boosting import ModelCallback, metric_name, round_seed
 from hpo_flows.objectives.context import TrialContext
 
 ROW_FRACTIONS = ("bagging_fraction", "pos_bagging_fraction", "neg_bagging_fraction")
@@ -120,12 +120,12 @@ class LightGBMCallback(ModelCallback):
             "extra_seed": round_seed(seed, number),
         }
 
-    def _best_round(self) -> int | None:
+    def _best_step(self) -> int | None:
         best = 0 if self._trained is None or self._stopped else self._trained.best_iteration
         return best - 1 if best > 0 else None
 
     def _save(self, folder: Path) -> None:
-        if self._best_round() is None:  # LightGBM's early stopping would count its patience anew
+        if self._best_step() is None:  # LightGBM's early stopping would count its patience anew
             self._trained.save_model(folder / self.file, num_iteration=-1)
 
     def _load(self, file: Path) -> Any:

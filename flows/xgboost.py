@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from hpo_core.base.extras import require
-from hpo_flows.objectives.boosting import ModelCallback, metric_name, round_seed
+from hpo_flows.adapters.boosting import ModelCallback, metric_name, round_seed
 from hpo_flows.objectives.context import TrialContext
 
 __all__ = ["XGBoostCallback", "callback"]
@@ -81,12 +81,12 @@ class XGBoostCallback(ModelCallback):
             self._trained = model  # EarlyStopping(save_best=True) makes another one
         return model
 
-    def _best_round(self) -> int | None:
+    def _best_step(self) -> int | None:
         best = None if self._trained is None else self._trained.attr("best_iteration")
         return None if best is None else int(best)
 
     def _save(self, folder: Path) -> None:
-        if self._best_round() is None:  # XGBoost's early stopping would count its patience anew
+        if self._best_step() is None:  # XGBoost's early stopping would count its patience anew
             self._trained.save_model(folder / self.file)
 
     def _load(self, file: Path) -> Any:

@@ -8,7 +8,7 @@ from __future__ import annotations
 import os
 import shutil
 import traceback
-from collections.abc import Callable, Mapping, Sequence, Sized
+from collections.abc import Callable, Iterator, Mapping, Sequence, Sized
 from functools import cached_property, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -107,6 +107,12 @@ class TrialContext:
         It is not called where no trial can resume from this one: without a fidelity, and outside of the search.
         """
         self._write_checkpoint = write
+
+    def epochs(self, epochs: int | None = None, **parts: Any) -> Iterator[int]:
+        """Iterate over the epochs of a PyTorch training: :func:`hpo_flows.torch.epochs` of this trial."""
+        from hpo_flows.torch import epochs as loop
+
+        return loop(self, epochs, **parts)
 
     def finish_checkpoint(self) -> None:
         """Write the checkpoint as :meth:`leave_checkpoint` was told; called by the worker."""
@@ -365,6 +371,11 @@ class TrialContext:
         if milestone is not None:
             self._go_on = self._answer() and self._go_on
         return self._go_on
+
+    @property
+    def stopped(self) -> bool:
+        """Whether :meth:`report`, or the loop over :meth:`folds`, has told to stop."""
+        return not self._go_on
 
     def _due(self, step: int) -> int | None:
         """The milestone to judge at a step, if any. Each is judged once, even if the steps jump over it."""

@@ -33,6 +33,7 @@ class Adapter:
         metric: What it minimises, reported at every step and returned.
         needs: The packages, by import name, that its objective needs.
         missing: What is said of a training that evaluates nothing.
+        slow: Whether its tests are.
         tolerance: How far a continued training may be from an uninterrupted one, as a share of the value.
     """
 
@@ -42,11 +43,14 @@ class Adapter:
     metric: str
     needs: tuple[str, ...]
     missing: str = "metrics: the training evaluated nothing; give "
+    slow: bool = False
     tolerance: float = 1e-6
 
 
 LEARNS = "the objective returned no 'validation-Logloss' but ['learn-Logloss']"
-BOOSTING = "tests.flows.adapters.boosting"
+RETURNS = "the objective returned no 'val_loss' but []"
+BOOSTING, NETWORKS = "tests.flows.adapters.boosting", "tests.flows.adapters.networks"
+HUGGING_FACE = ("transformers", "accelerate")
 
 ADAPTERS = [
     Adapter("xgboost", "xgboost", f"{BOOSTING}:xgboost_native", "valid-logloss", ("xgboost",)),
@@ -54,19 +58,24 @@ ADAPTERS = [
     Adapter("lightgbm", "lightgbm", f"{BOOSTING}:lightgbm_native", "valid-binary_logloss", ("lightgbm",)),
     Adapter("lightgbm sklearn", "lightgbm", f"{BOOSTING}:lightgbm_sklearn", "valid_0-binary_logloss", ("lightgbm",)),
     Adapter("catboost", "catboost", f"{BOOSTING}:catboost_sklearn", "validation-Logloss", ("catboost",), LEARNS),
+    Adapter("torch", "torch", f"{NETWORKS}:torch_loop", "val_loss", ("torch",), RETURNS, slow=True),
+    Adapter("lightning", "lightning", f"{NETWORKS}:lightning", "val_loss", ("lightning",), slow=True),
+    Adapter("transformers", "transformers", f"{NETWORKS}:transformers", "eval_loss", HUGGING_FACE, slow=True),
 ]
 
 
 def each_adapter() -> Any:
     """Parametrises a test by the adapters; those whose library is not installed are skipped."""
     return pytest.mark.parametrize(
-        "adapter", [pytest.param(each, id=each.name, marks=_skip(each)) for each in ADAPTERS]
+        "adapter", [pytest.param(each, id=each.name, marks=_marks(each)) for each in ADAPTERS]
     )
 
 
-def _skip(adapter: Adapter) -> list[Any]:
-    absent = [package for package in adapter.needs if not is_installed(package)]
-    return [pytest.mark.skip(reason=f"{' and '.join(absent)} is not installed")] if absent else []
+def _marks(adapter: Adapter) -> list[Any]:
+    marks: list[Any] = [pytest.mark.slow] if adapter.slow else []
+    if absent := [package for package in adapter.needs if not is_installed(package)]:
+        marks.append(pytest.mark.skip(reason=f"{' and '.join(absent)} is not installed"))
+    return marks
 
 
 @dataclass

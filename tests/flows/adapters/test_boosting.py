@@ -15,7 +15,7 @@ import hpo_flows.lightgbm
 import hpo_flows.xgboost
 from hpo_core.base.errors import InputError
 from hpo_core.base.extras import is_installed
-from hpo_flows.objectives.boosting import metric_name
+from hpo_flows.adapters.boosting import metric_name
 from hpo_flows.objectives.context import TrialContext
 from hpo_flows.objectives.messages import Failed
 from tests.flows.adapters.boosting import data

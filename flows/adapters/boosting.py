@@ -9,13 +9,13 @@ from __future__ import annotations
 
 import re
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
 from functools import cached_property
 from pathlib import Path
 from typing import Any, ClassVar
 
 from hpo_core.base.errors import InputError
 from hpo_core.base.seeding import trial_rng
+from hpo_flows.adapters.reporting import Reporter
 from hpo_flows.objectives.context import TrialContext
 
 
@@ -33,7 +33,7 @@ def round_seed(seed: int, number: int) -> int:
     return int(trial_rng(seed, number).integers(2**31))
 
 
-class BoostingCallback(ABC):
+class BoostingCallback(Reporter):
     """Reports every round of one training, and stops it when told.
 
     Args:
@@ -41,28 +41,9 @@ class BoostingCallback(ABC):
         rounds: How many rounds a training has in a study without fidelity.
     """
 
-    evaluates: ClassVar[str]
-    """What makes the library evaluate, for the error if nothing is."""
-
     def __init__(self, trial: TrialContext, rounds: int | None) -> None:
-        self._trial, self._given = trial, rounds
-        self._last = -1
-        self._curve: dict[int, dict[str, float]] = {}
-
-    @property
-    def metrics(self) -> dict[str, float]:
-        """The metrics of the round that the model predicts with, to be returned from the objective.
-
-        That is the last one, or the best one if the library's own early stopping has chosen it.
-
-        Raises:
-            InputError: Nothing was evaluated.
-        """
-        best = self._best_round()
-        found = self._curve.get(self._last if best is None else best) or self._curve.get(self._last)
-        if not found:
-            raise InputError("metrics", "the training evaluated nothing", f"give {self.evaluates}")
-        return dict(found)
+        super().__init__(trial)
+        self._given = rounds
 
     @property
     def _total(self) -> int:
@@ -74,18 +55,8 @@ class BoostingCallback(ABC):
             raise InputError("rounds", "the study has no fidelity to set them", "give callback(trial, rounds=...)")
         return self._given
 
-    def _report(self, number: int, metrics: Mapping[str, float]) -> bool:
-        """Report a round, counted from 0. Returns whether to go on."""
-        self._last = number
-        self._curve[number] = {name: float(value) for name, value in metrics.items()}
-        return self._trial.report(number, metrics)
 
-    def _best_round(self) -> int | None:
-        """The round that the library's own early stopping has chosen, if it has."""
-        return None
-
-
-class ModelCallback(BoostingCallback):
+class ModelCallback(BoostingCallback, ABC):
     """The callback for a library whose training goes on from a model."""
 
     file: ClassVar[str]

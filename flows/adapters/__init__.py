@@ -1,0 +1,1 @@
+"""What the callbacks and loops for other libraries' trainings share."""

@@ -1,0 +1,121 @@
+"""Connects a Lightning training to its trial: reports its epochs, stops it, goes on from the parent's checkpoint.
+
+Lightning is imported in the functions, so that importing this file stays cheap.
+"""
+
+from __future__ import annotations
+
+import shutil
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from hpo_core.base.errors import InputError
+from hpo_core.base.extras import require
+from hpo_flows.adapters.random_states import keeps_workers, own_generators, random_states, restore_random_states
+from hpo_flows.adapters.reporting import EpochReporter
+from hpo_flows.objectives.context import TrialContext
+
+CHECKPOINT = "training.ckpt"
+
+__all__ = ["LightningCallback", "callback"]
+
+
+def callback(trial: TrialContext) -> LightningCallback:
+    """Make the callback for one training of a trial, by ``Trainer.fit`` of Lightning 2.
+
+    It reports ``trainer.callback_metrics`` at the end of every epoch with a validation. It ends the training at the
+    trial's fidelity, which counts epochs, or when a rule of the study says so: ``max_epochs`` stays that of a whole
+    training. Its attribute ``ckpt_path`` is the value for ``fit``, and ``metrics`` what to return.
+
+    Args:
+        trial: The trial.
+
+    Raises:
+        ExtraMissing: Lightning is not installed.
+    """
+    require("lightning", "hpo_flows.lightning.callback")
+    from lightning.pytorch import Callback
+
+    made: LightningCallback = type("LightningCallback", (LightningCallback, Callback), {})(trial)
+    return made
+
+
+class LightningCallback(EpochReporter):
+    """The callback that :func:`callback` makes; it is one of Lightning's, too."""
+
+    evaluates = "val_dataloaders to fit, and log in validation_step"
+    state_key = "hpo_flows"
+    """Under which Lightning keeps its state in checkpoints."""
+
+    _validated = False
+    _random: dict[str, Any] | None = None
+
+    @cached_property
+    def ckpt_path(self) -> Path | None:
+        """The checkpoint that the training goes on from; None means from scratch."""
+        import torch
+
+        folder = self._trial.resume_from
+        if folder is None:
+            return None
+        try:
+            # Lightning would unpickle it. What this can read holds nothing but tensors and plain values.
+            saved = torch.load(folder / CHECKPOINT, map_location="cpu", weights_only=True)
+            self._first = saved["callbacks"][self.state_key]["epochs"]
+        except Exception as error:  # of a damaged file
+            reason = f"{type(error).__name__}: {error}".partition("\n")[0]
+            self._trial.scratch_instead(f"the checkpoint cannot be read: {reason}")
+            return None
+        return folder / CHECKPOINT
+
+    def setup(self, trainer: Any, pl_module: Any, stage: str) -> None:
+        from lightning.pytorch.loggers import MLFlowLogger
+
+        if any(isinstance(each, MLFlowLogger) for each in trainer.loggers):
+            raise InputError(
+                "logger",
+                "an MLFlowLogger writes to a second run for the same training",
+                "give Trainer(logger=False): the callback reports to the trial's run",
+            )
+        if stage == "fit":
+            self._check_length("max_epochs", trainer.max_epochs)
+            if trainer.min_epochs or trainer.min_steps:
+                problem = "with it a training goes on that the study has ended"
+                raise InputError("min_epochs" if trainer.min_epochs else "min_steps", problem, "leave it out")
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"epochs": self._last + 1, "metrics": self._curve.get(self._last, {}), "random": random_states()}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        self._last, self._random = state["epochs"] - 1, state["random"]
+        self._curve[self._last] = state["metrics"]
+
+    def on_fit_start(self, trainer: Any, pl_module: Any) -> None:
+        # The last hook before Lightning makes the iterator over the batches, which draws.
+        self._check_resumed("ckpt_path")
+        if self._random is not None:
+            restore_random_states(self._random)
+
+    def on_validation_end(self, trainer: Any, pl_module: Any) -> None:
+        self._validated = not trainer.sanity_checking
+
+    def on_train_epoch_end(self, trainer: Any, pl_module: Any) -> None:
+        epoch = trainer.current_epoch
+        if self._validated or not trainer.enable_validation:
+            self._report(epoch, {name: value.item() for name, value in trainer.callback_metrics.items()})
+        self._validated = False
+        if self._ends_after(epoch):
+            trainer.should_stop = True
+
+    def on_train_end(self, trainer: Any, pl_module: Any) -> None:
+        from torch.utils.data import DataLoader
+
+        loaders = trainer.train_dataloader
+        for each in loaders if isinstance(loaders, list | tuple) else [loaders]:
+            if not isinstance(each, DataLoader) or own_generators(each) or keeps_workers(each):
+                return
+        if self._ended:
+            file = self._trial.scratch / CHECKPOINT
+            trainer.save_checkpoint(file)
+            self._trial.leave_checkpoint(lambda folder: shutil.move(file, folder / CHECKPOINT))

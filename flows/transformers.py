@@ -1,0 +1,139 @@
+"""Connects a training by Hugging Face's Trainer to its trial: reports it, stops it, goes on from the parent's checkpoint.
+
+Transformers is imported in the functions, so that importing this file stays cheap.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import zipfile
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from hpo_core.base.errors import InputError
+from hpo_core.base.extras import require
+from hpo_flows.adapters.reporting import EpochReporter
+from hpo_flows.objectives.context import TrialContext
+
+STATE = "trainer_state.json"
+
+PICKLES = ("training_args.bin",)
+"""What a checkpoint has beside tensors and plain values; no training that goes on reads it."""
+
+SPEED = ("_runtime", "_per_second", "_time")
+"""How names of metrics end that measure the machine."""
+
+__all__ = ["TransformersCallback", "callback"]
+
+
+def callback(trial: TrialContext) -> TransformersCallback:
+    """Make the callback for one training of a trial, by the ``Trainer`` of Hugging Face's Transformers.
+
+    It reports the metrics of every evaluation. It ends the training at the trial's fidelity, or when a rule of the
+    study says so: ``num_train_epochs`` stays that of a whole training. The fidelity counts epochs, or steps if you give
+    ``max_steps``. Its attribute ``resume_from_checkpoint`` is the value for ``train``, and ``metrics`` what to return.
+
+    Transformers' own MLflow callback is not added by ``report_to="all"``, since it would make a second run.
+
+    Args:
+        trial: The trial.
+
+    Raises:
+        ExtraMissing: Transformers or Accelerate is not installed.
+    """
+    for package in ("transformers", "accelerate"):
+        require(package, "hpo_flows.transformers.callback")
+    from transformers import TrainerCallback
+
+    os.environ["DISABLE_MLFLOW_INTEGRATION"] = "TRUE"  # until the trial has ended
+    made: TransformersCallback = type("TransformersCallback", (TransformersCallback, TrainerCallback), {})(trial)
+    return made
+
+
+class TransformersCallback(EpochReporter):
+    """The callback that :func:`callback` makes; it is one of Transformers', too."""
+
+    evaluates = 'eval_dataset to Trainer, and eval_strategy="epoch"'
+
+    _counts_steps = False
+
+    @cached_property
+    def resume_from_checkpoint(self) -> str | None:
+        """The folder of the checkpoint that the training goes on from; None means from scratch."""
+        folder = self._trial.resume_from
+        if folder is None:
+            return None
+        try:
+            state = _read(folder)
+        except Exception as error:  # of a damaged file
+            self._trial.scratch_instead(f"the checkpoint cannot be read: {type(error).__name__}: {error}")
+            return None
+        self._first = state["global_step"]
+        return str(folder)
+
+    def on_train_begin(self, args: Any, state: Any, control: Any, **given: Any) -> None:
+        self._counts_steps = args.max_steps > 0
+        if not self._counts_steps:
+            self._check_length("num_train_epochs", args.num_train_epochs)
+            if args.eval_strategy == "steps":
+                raise InputError(
+                    "eval_strategy",
+                    "it evaluates after steps, and the training's length is in epochs",
+                    'give eval_strategy="epoch", or max_steps',
+                )
+        else:
+            self._check_length("max_steps", args.max_steps)
+        self._last = state.global_step - 1
+        self._check_resumed("resume_from_checkpoint")
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **given: Any) -> None:
+        if self._counts_steps and self._reaches_fidelity(state.global_step - 1):
+            control.should_evaluate = args.eval_strategy != "no"
+            self._end(args, control)
+
+    def on_epoch_end(self, args: Any, state: Any, control: Any, **given: Any) -> None:
+        if not self._counts_steps and self._reaches_fidelity(round(state.epoch) - 1):
+            self._end(args, control)
+
+    def on_evaluate(self, args: Any, state: Any, control: Any, metrics: dict[str, Any], **given: Any) -> None:
+        step = (state.global_step if self._counts_steps else round(state.epoch)) - 1
+        if step < 0 or step == self._last:  # before the training, or by the user after it
+            return
+        told = {name: value for name, value in metrics.items() if name != "epoch" and not name.endswith(SPEED)}
+        self._report(step, told)
+        if self._ends_after(step):
+            self._end(args, control)
+
+    def _end(self, args: Any, control: Any) -> None:
+        control.should_training_stop = True
+        control.should_save = self._trial.fidelity is not None and not args.save_only_model
+
+    def on_save(self, args: Any, state: Any, control: Any, **given: Any) -> None:
+        if self._ended and control.should_training_stop:
+            saved = Path(args.output_dir) / f"checkpoint-{state.global_step}"
+            self._trial.leave_checkpoint(lambda folder: _copy(saved, folder))
+
+
+def _copy(saved: Path, folder: Path) -> None:
+    shutil.copytree(saved, folder, dirs_exist_ok=True, ignore=shutil.ignore_patterns(*PICKLES))
+
+
+def _read(folder: Path) -> dict[str, Any]:
+    """The trainer's state in a checkpoint.
+
+    Raises:
+        Exception: It, or a file beside it, is damaged.
+    """
+    from safetensors import safe_open
+
+    for file in folder.iterdir():
+        if file.suffix == ".safetensors":
+            with safe_open(file, "pt"):
+                pass
+        elif file.suffix in (".pt", ".pth", ".bin") and not zipfile.is_zipfile(file):
+            raise ValueError(f"{file.name} is no file of PyTorch's")
+    state: dict[str, Any] = json.loads((folder / STATE).read_text(encoding="utf-8"))
+    return state
