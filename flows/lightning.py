@@ -49,7 +49,6 @@ class LightningCallback(EpochReporter):
     """Under which Lightning keeps its state in checkpoints."""
 
     _validated = False
-    _random: dict[str, Any] | None = None
 
     @cached_property
     def ckpt_path(self) -> Path | None:
@@ -87,15 +86,15 @@ class LightningCallback(EpochReporter):
     def state_dict(self) -> dict[str, Any]:
         return {"epochs": self._last + 1, "metrics": self._curve.get(self._last, {}), "random": random_states()}
 
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        self._last, self._random = state["epochs"] - 1, state["random"]
-        self._curve[self._last] = state["metrics"]
+    def on_load_checkpoint(self, trainer: Any, pl_module: Any, checkpoint: dict[str, Any]) -> None:
+        state = checkpoint["callbacks"].get(self.state_key)
+        if trainer.state.fn == "fit" and state is not None:
+            self._last = state["epochs"] - 1
+            self._curve[self._last] = state["metrics"]
+            restore_random_states(state["random"])  # now, since making the iterator over the batches draws
 
     def on_fit_start(self, trainer: Any, pl_module: Any) -> None:
-        # The last hook before Lightning makes the iterator over the batches, which draws.
         self._check_resumed("ckpt_path")
-        if self._random is not None:
-            restore_random_states(self._random)
 
     def on_validation_end(self, trainer: Any, pl_module: Any) -> None:
         self._validated = not trainer.sanity_checking

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from functools import cache
 from typing import Any
 
@@ -18,6 +19,7 @@ def data() -> tuple[Any, Any]:
     import torch
     from torch.utils.data import TensorDataset
 
+    torch.set_num_threads(1)
     generator = torch.Generator().manual_seed(0)
     X = torch.randn(120, 6, generator=generator)
     y = (2 * X[:, 0] + X[:, 1] * X[:, 2] > 0).long()
@@ -92,6 +94,8 @@ def lightning(trial: TrialContext, **more: Any) -> dict[str, float]:
             scheduler = torch.optim.lr_scheduler.OneCycleLR(optimizer, self.hparams["rate"], steps)
             return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
 
+    warnings.filterwarnings("ignore", "The '.*_dataloader' does not have many workers")
+    warnings.filterwarnings("ignore", ".*LeafSpec. is deprecated")  # Lightning's own use of PyTorch
     L.seed_everything(trial.seed, verbose=False)
     train, valid = data()
     quiet = {"logger": False, "enable_checkpointing": False, "enable_progress_bar": False}
