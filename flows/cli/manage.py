@@ -6,10 +6,10 @@ from typing import Annotated
 
 import typer
 
-from hpo_core.study.names import model_name, study_name
+from hpo_core.study.names import is_file, model_name, study_name
 from hpo_core.tracking.connection import connect
 from hpo_flows.base.paths import home
-from hpo_flows.cli.common import JsonOption, StudyArgument, is_file, load_spec, open_stored, print_json, search_path
+from hpo_flows.cli.common import JsonOption, StudyArgument, load_spec, open_stored, print_json, search_path
 
 
 def stop(study: StudyArgument) -> None:

@@ -8,7 +8,7 @@ from __future__ import annotations
 import contextlib
 import logging
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from queue import Empty, SimpleQueue
 from typing import Any
 
@@ -34,10 +34,9 @@ from hpo_flows.loop.engine import Engine, PrefectTasks, Threads
 from hpo_flows.loop.flow_runs import Renewal, crash_dead_flow_runs, owned_flow_run
 from hpo_flows.loop.prefect_link import Link, forget_events, impatient, reached
 from hpo_flows.loop.prefect_view import PrefectView
-from hpo_flows.loop.stage import Step
+from hpo_flows.loop.stage import Step, advance
 from hpo_flows.loop.stages import SESSIONS, FlowSession
 from hpo_flows.objectives.context import CHECKPOINT
-from hpo_flows.trials.checkpoints import discard_superfluous
 from hpo_flows.trials.remote.dispatcher import RemoteTrials
 from hpo_flows.trials.remote.runner import Runner
 from hpo_flows.trials.session import CHAMPION_FIELD
@@ -282,33 +281,26 @@ class Loop:
             self._ledger.study.log({Tag.FLOW_RUN_URL: url})
 
     def _load(self) -> History:
-        history = self._ledger.load()
-        if self._ledger.reap():
-            history = self._ledger.load()
+        history = self._session.load()
         for training in self._remote.ended() if self._remote is not None else ():
             del self._running[training.run_id]
             self._session.board.end(training)
-        self._session.rungs.show(history)
-        discard_superfluous(self._ledger, history)
         when, incumbent = self._described
         if history.incumbent != incumbent and time.monotonic() - when > DESCRIBE_SECONDS:
             self._stages.describe(history)
             self._described = time.monotonic(), history.incumbent
-        self._ledger.save_snapshot(news=1_000)
         return history
 
     def _advance(self, history: History) -> Step:
-        """Let the stages start trainings in the free slots; each begins once those before it are over."""
-        step = Step(over=True)
-        for stage in self._stages:
-            step = stage.advance(history, self._spec.parallel - len(self._running))
-            if step.started:
-                reserved = [each.trial for each in step.started if each.evaluation is None]
-                self._session.rungs.show(history.with_trials(reserved))
-            for training in step.started:
+        """Let the stages start trainings in the free slots."""
+
+        def begin(started: Sequence[Training]) -> None:
+            reserved = [each.trial for each in started if each.evaluation is None]
+            self._session.rungs.show(history.with_trials(reserved))
+            for training in started:
                 self._submit(training)
-            if step.stale or not step.over:
-                break
+
+        step = advance(self._stages, history, self._spec.parallel - len(self._running), begin)
         self._observe(history)
         return step
 

@@ -6,12 +6,14 @@ import logging
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from hpo_core.history.history import History
 from hpo_core.ledger.ledger import Ledger
 from hpo_core.ledger.spool import Spool
 from hpo_core.ledger.store import Dataset
 from hpo_core.ledger.tags import Tag
 from hpo_flows.base.board import Board
 from hpo_flows.objectives.reference import Objective
+from hpo_flows.trials.checkpoints import discard_superfluous
 from hpo_flows.trials.judge import Rungs
 from hpo_flows.trials.trace import Trace
 from hpo_flows.workers.job import Flag
@@ -54,6 +56,16 @@ class Session:
     datasets: list[Dataset] = field(default_factory=list)
     traces: dict[str, Trace] = field(default_factory=dict)
     board: Board = field(default_factory=Board)
+
+    def load(self) -> History:
+        """Load the study, end the trials whose owner is dead, and drop the checkpoints that nothing goes on from."""
+        history = self.ledger.load()
+        if self.ledger.reap():
+            history = self.ledger.load()
+        self.rungs.show(history)
+        discard_superfluous(self.ledger, history)
+        self.ledger.save_snapshot(news=1_000)
+        return history
 
     def fail(self, error: Exception) -> None:
         """Note an error that must end the whole flow; the loop raises it. The first of several counts."""

@@ -51,6 +51,7 @@ class LedgerReader:
         if not self.claims_run:
             raise InputError(f"study run {study_run.id}", "its tag hpo.claims is missing", "delete the run in MLflow")
         self.owner = str(Owner.of_this_process())
+        self.lease_seconds: float | None = None  # of the trials that this flow reserves; None: as usual
         self.prior: tuple[Source, ...] = ()  # what was imported; see hpo_core/lineage/warm_start.py
         self.skipped: dict[str, str] = {}  # run id -> why it is not a trial
         self._runs = KnownRuns()

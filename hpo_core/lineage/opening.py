@@ -82,8 +82,9 @@ def open_study(
     stored = stored_spec(run)
     if run.experiment == experiment:  # whatever that was called when the study was begun
         stored = stored.model_copy(update={"experiment": spec.experiment})
-    if "repeats" not in spec.model_fields_set:  # what has begun without repeats goes on without
-        spec = spec.model_copy(update={"repeats": stored.repeats})
+    # What has begun without repeats goes on without, and who asks for trials does not take the objective away.
+    kept = {"repeats", "objective"} - spec.model_fields_set
+    spec = spec.model_copy(update={key: getattr(stored, key) for key in kept})
     if spec.stop.more:
         history = Ledger(store, stored, run).load()
         # A run that came to its end has said so; a killed one leaves the study RUNNING.

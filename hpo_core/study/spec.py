@@ -18,7 +18,6 @@ from pydantic import (
     BaseModel,
     BeforeValidator,
     Field,
-    ValidationInfo,
     field_serializer,
     field_validator,
     model_validator,
@@ -61,6 +60,11 @@ from hpo_core.study.sections import (
     check_strategy,
 )
 
+NEED_OBJECTIVE = (
+    "retries", "trial_timeout", "memory_limit", "callbacks", "final", "champion", "notify", "runner", "resources",
+)  # fmt: skip
+"""The keys for what a flow does when it trains. Whoever asks for trials trains them without a flow."""
+
 
 class StudySpec(Section):
     """A study file, validated.
@@ -77,7 +81,10 @@ class StudySpec(Section):
         description="The study's name; resuming means running under the same name.", max_length=MAX_NAME_LENGTH
     )
     experiment: str = Field("", description="MLflow experiment; the study's name where absent.", max_length=500)
-    objective: str = Field(description="module:function, importable from the working folder or the file's.")
+    objective: str = Field(
+        "",
+        description="module:function, importable from the working folder or the file's; asked trials need none.",
+    )
     metric: str = Field(description="What the objective returns and MLflow shows.", min_length=1, max_length=250)
     direction: Literal["minimize", "maximize"] = Field(description="Whether less or more of the metric is better.")
     space: dict[str, Parameter] = Field(min_length=1, description="What is tuned: the parameters by name.")
@@ -146,8 +153,8 @@ class StudySpec(Section):
 
     @field_validator("objective", "data")
     @classmethod
-    def _reference(cls, value: str, info: ValidationInfo) -> str:
-        if info.field_name == "data" and not value:
+    def _reference(cls, value: str) -> str:
+        if not value:
             return value
         module, _, function = value.partition(":")
         if not all(part.isidentifier() for part in (*module.split("."), *function.split("."))):
@@ -165,6 +172,7 @@ class StudySpec(Section):
             except ValueError as error:
                 raise ValueError(f"first.{i}: {error}") from None
         self._check_fidelity()
+        self._check_objective()
         if self.final is not None:
             self.final.check(space)
         if self.repeats not in (None, RepeatsSpec()) and (why := self._why_never_repeated):
@@ -176,6 +184,21 @@ class StudySpec(Section):
         except ValueError as error:
             raise ValueError(f"strategy.{error}") from None
         return self
+
+    def _check_objective(self) -> None:
+        """Check that nothing is asked for that only a flow does with an objective.
+
+        Raises:
+            ValueError: It is; the message begins with the key.
+        """
+        if self.objective:
+            return
+        for key in NEED_OBJECTIVE:
+            if getattr(self, key) != type(self).model_fields[key].get_default(call_default_factory=True):
+                raise ValueError(
+                    f"{key}: hpo tune does this with an objective, and the study has none; remove it, or add "
+                    "objective: module:function"
+                )
 
     def _check_fidelity(self) -> None:
         """Check what the fidelity, the strategy, the stop rules and the rule of early stopping want of each other.
