@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import threading
 import traceback
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from functools import partial
 from types import TracebackType
@@ -15,6 +15,7 @@ from hpo_core.base.errors import InputError, TrackingRefusal
 from hpo_core.ledger.store import FAILED
 from hpo_core.ledger.tags import INTERRUPTED
 from hpo_core.selection.evaluation import Training
+from hpo_core.study.spec import StudySpec
 from hpo_flows.objectives.context import TrialContext
 from hpo_flows.objectives.messages import FromObjective
 from hpo_flows.objectives.result import NotFinite, as_result
@@ -28,6 +29,22 @@ from hpo_flows.workers.job import TrialFailed
 log = logging.getLogger("hpo")
 
 UNTOLD = "its block ended without a result; call trial.tell(...) in it"
+
+
+def metrics_told(spec: StudySpec, number: int, result: Any) -> dict[str, float]:
+    """The metrics of a result that was told.
+
+    Raises:
+        NotFinite: The study's metric is not finite, so the trial has failed.
+        InputError: It is neither a number nor metrics with the study's among them.
+    """
+    try:
+        return as_result(result, spec.metric)
+    except NotFinite as error:
+        raise NotFinite(str(error).replace("the objective returned", "the result is")) from None
+    except ValueError as error:
+        problem = str(error).replace("the objective returned", "told was")
+        raise InputError(f"trial {number}", *problem.split("; ", 1)) from None
 
 
 class AskedTrial(TrialContext):
@@ -46,6 +63,17 @@ class AskedTrial(TrialContext):
     def told(self) -> bool:
         """Whether the trial is ended."""
         return self._attempt.over
+
+    @property
+    def stopped(self) -> str:
+        """Why training is to stop, if somebody called ``hpo stop --trial`` or the trial's run is gone; else empty.
+
+        :meth:`report` then returns False. Whatever is told ends the trial as failed, with this reason.
+        """
+        return self._attempt.stopped
+
+    def report(self, step: int, metrics: Mapping[str, float]) -> bool:
+        return super().report(step, metrics) and not self.stopped
 
     def tell(self, result: Any = None, *, error: BaseException | str | None = None) -> None:
         """End the trial with its result, or with the error that kept it from having one.
@@ -94,17 +122,21 @@ class Attempt:
     """
 
     def __init__(self, session: Session, training: Training, release: Callable[[Training], None]) -> None:
-        self._session, self._training, self._release = session, training, release
+        self._session, self.training, self._release = session, training, release
         self._folder = session.folder / "trials" / f"{training.number:04d}-{training.run_id[:8]}-1"
         self._record = TrialLog(session, training, {}, self._folder)
         self._lock, self._go_on = threading.RLock(), True
-        self.over = False
+        self.over, self._gone = False, ""
         try:
             self._prepared = prepare(session, training, self._folder)
         except BaseException:
             with self._ending():
                 raise
         self.trial = AskedTrial(self, **self._prepared.job.given(self._receive, lambda: self._go_on))
+
+    @property
+    def stopped(self) -> str:
+        return self._gone or self._session.stops.get(self.training.run_id, "")
 
     def _receive(self, message: FromObjective) -> None:
         with self._lock:
@@ -113,13 +145,13 @@ class Attempt:
     def tick(self) -> None:
         """Write what is due, and renew the lease."""
         with self._lock:
-            if self.over or not self._go_on:
+            if self.over or self._gone:
                 return
             try:
                 self._record.tick()
             except TrackingRefusal as error:
-                log.warning("trial %d cannot be written to MLflow: %s", self._training.number, error)
-                self._go_on = False
+                self._gone = f"trial {self.training.number} cannot be written to MLflow: {error}"
+                log.warning(self._gone)
 
     def finish(self, trial: AskedTrial, result: Any) -> None:
         """End the trial with a result.
@@ -129,16 +161,16 @@ class Attempt:
         """
         self._check_open()
         spec, job = self._session.ledger.spec, self._prepared.job
-        try:
-            metrics = as_result(result, spec.metric)
-            if spec.needs_hypergradient:
-                trial.check_hypergradient(metrics)
-        except NotFinite as error:
-            self.fail(trial, str(error).replace("the objective returned", "the result is"))
+        if self.stopped:
+            self.fail(trial, self.stopped)
             return
-        except ValueError as error:
-            problem = str(error).replace("the objective returned", "told was")
-            raise InputError(f"trial {trial.number}", *problem.split("; ", 1)) from None
+        try:
+            metrics = metrics_told(spec, trial.number, result)
+        except NotFinite as error:
+            self.fail(trial, str(error))
+            return
+        if spec.needs_hypergradient:
+            trial.check_hypergradient(metrics)
         if job.beats(metrics):
             trial.finish_best()
         self._end(trial, partial(record_result, metrics=metrics))
@@ -157,7 +189,7 @@ class Attempt:
 
     def _check_open(self) -> None:
         if self.over:
-            raise InputError(f"trial {self._training.number}", "it was told before", "tell each trial once")
+            raise InputError(f"trial {self.training.number}", "it was told before", "tell each trial once")
 
     def _end(self, trial: AskedTrial, record: Callable[..., None]) -> None:
         with self._lock:
@@ -165,7 +197,7 @@ class Attempt:
             self._record.receive(trial.use)
             try:
                 with self._ending():
-                    record(self._session, self._training, self._prepared, self._record)
+                    record(self._session, self.training, self._prepared, self._record)
             except TrialFailed as refused:
                 raise InputError(f"trial {trial.number}", f"it is marked as failed: {refused.reason}") from None
 
@@ -173,8 +205,8 @@ class Attempt:
     def _ending(self) -> Iterator[None]:
         """End the attempt, whatever happens in the block."""
         try:
-            with ended_in_any_case(self._session, self._training, self._record, self._folder):
+            with ended_in_any_case(self._session, self.training, self._record, self._folder):
                 yield
         finally:
             self.over = True
-            self._release(self._training)
+            self._release(self.training)

@@ -6,6 +6,7 @@ flows may work on one study. There is no Prefect in it, and no worker process.
 
 from __future__ import annotations
 
+import logging
 import threading
 import time
 from collections.abc import Mapping
@@ -13,30 +14,38 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
-from hpo_core.base.errors import InputError
+from hpo_core.base.errors import InputError, TrackingError
 from hpo_core.history.history import History
 from hpo_core.history.trial import Trial
 from hpo_core.ledger.ledger import Ledger
 from hpo_core.ledger.store import RUNNING
 from hpo_core.lineage.opening import find_study
 from hpo_core.selection.evaluation import Training
+from hpo_core.space.configuration import Config
 from hpo_core.study.file import load_study, study_from
 from hpo_core.study.names import is_file
 from hpo_core.study.spec import StudySpec
 from hpo_core.tracking.connection import connect
+from hpo_flows.api import instructing
 from hpo_flows.api.asked import AskedTrial, Attempt
 from hpo_flows.api.running import conclude, deliver, open_ledger, spec_of
 from hpo_flows.base.paths import home
-from hpo_flows.loop.stage import advance
+from hpo_flows.loop.stage import Step, advance
 from hpo_flows.loop.stages import Stages
 from hpo_flows.objectives.reference import Objective
 from hpo_flows.reports.html.publish import Publisher
 from hpo_flows.results import StudyResult, result_of
+from hpo_flows.trials.prepare import seed_of
 from hpo_flows.trials.session import Session
 from hpo_flows.workers.pool import WorkerPool
 
+log = logging.getLogger("hpo")
+
 TICK_SECONDS = 1.0
 """How often it is checked whether a trial's lease or its reports are due to be written."""
+
+HEAR_SECONDS = 5.0
+"""How often it is read what people have told the study."""
 
 ROUND_SECONDS = 2.0
 """How often the study is loaded while :meth:`AskedStudy.ask` waits for the trials of others."""
@@ -97,9 +106,10 @@ class AskedStudy:
 
     def __init__(self, ledger: Ledger) -> None:
         self.over, self.reason = False, ""
-        self._ledger, self._stages = ledger, Stages(ledger)
+        self.ledger, self._stages = ledger, Stages(ledger)
+        self._heard = time.monotonic()
         objective = Objective(ledger.spec.objective)
-        self._session = Session(ledger, WorkerPool(0, objective), objective, home())
+        self.session = Session(ledger, WorkerPool(0, objective), objective, home())
         self._lock = threading.Lock()  # for the ledger and the stages
         self._out: dict[str, Attempt] = {}  # by run id
         self._out_lock = threading.Lock()  # for the attempts, so that leases are renewed whatever the ledger waits for
@@ -109,7 +119,7 @@ class AskedStudy:
     @property
     def spec(self) -> StudySpec:
         """The study's specification."""
-        return self._ledger.spec
+        return self.ledger.spec
 
     def ask(self, *, wait: float | None = None) -> AskedTrial | None:
         """Reserve the next trial, to be trained here.
@@ -127,10 +137,10 @@ class AskedStudy:
         """
         deadline = None if wait is None else time.monotonic() + wait
         while True:
-            with self._lock:
-                trial = self._next()
-            if trial is not None or self.over or (deadline is None and self._out):
-                return trial
+            if (training := self.reserve()) is not None:
+                return self._begin(training)
+            if self.over or (deadline is None and self._out):
+                return None
             left = ROUND_SECONDS if deadline is None else min(ROUND_SECONDS, deadline - time.monotonic())
             if left <= 0:
                 return None
@@ -153,18 +163,57 @@ class AskedStudy:
             trial = numbers[trial]
         trial.tell(result, error=error)
 
+    def enqueue(self, config: Mapping[str, Any]) -> Config:
+        """Have a configuration tried next, by whoever reserves the next trial.
+
+        Args:
+            config: Values by parameter; those that are left out are the best trial's.
+
+        Returns:
+            The whole configuration.
+        """
+        with self._lock:
+            return instructing.enqueue(self.ledger, config)
+
+    def set(self, *changes: str) -> None:
+        """Change settings for every flow that works on the study: ``set("parallel=4", "trials=+20")``."""
+        with self._lock:
+            instructing.change(self.ledger, list(changes))
+
+    def stop(self, trial: int, reason: str = "") -> None:
+        """End one running trial, wherever it runs, as failed."""
+        with self._lock:
+            instructing.stop_trial(self.ledger, trial, reason)
+
+    def pause(self) -> None:
+        """Start no further trial, here or elsewhere, until :meth:`resume`."""
+        self.ledger.study.instruct("pause")
+
+    def resume(self) -> None:
+        """Go on after :meth:`pause`."""
+        self.ledger.study.instruct("resume")
+
+    def load(self) -> History:
+        """The study as it is now in MLflow."""
+        with self._lock:
+            return self.session.load()
+
+    def seed_of(self, training: Training) -> int:
+        """The seed of a trial."""
+        return seed_of(self.session, training)
+
     @property
     def best(self) -> Trial | None:
         """The best trial so far, read from MLflow; None if none is complete."""
         with self._lock:
-            return self._ledger.load().incumbent
+            return self.ledger.load().incumbent
 
     def result(self) -> StudyResult:
         """What the study came to so far, read from MLflow."""
         with self._lock:
-            history = self._ledger.load()
+            history = self.ledger.load()
             self._stages.load(history)
-            return result_of(self._ledger, history, self._stages.search.reason or "not yet", self._stages)
+            return result_of(self.ledger, history, self._stages.search.reason or "not yet", self._stages)
 
     def close(self) -> None:
         """End the trials that are out as interrupted; others may then take them up."""
@@ -181,27 +230,58 @@ class AskedStudy:
     ) -> None:
         self.close()
 
-    def _next(self) -> AskedTrial | None:
-        if self._session.fatal is not None:  # MLflow was away when a result was told
-            deliver(self._ledger)
-            self._session.forgive()
-        while True:
-            history = self._session.load()
-            begun: list[Training] = []
-            step = advance(self._stages.of_trials, history, 1, begun.extend)
-            if begun:
-                return self._begin(begun[0], history)
-            if step.stale:
-                continue
-            self.over, self.reason = step.over, self._stages.search.reason if step.over else ""
-            if self.over and not history.running and self._stages.load(history):
-                conclude(self._ledger, self._stages, Publisher(self._ledger), history)
-            return None
+    def reserve(self, owner: str | None = None, lease_seconds: float | None = None) -> Training | None:
+        """Reserve the next trial; None if there is none now.
 
-    def _begin(self, training: Training, history: History) -> AskedTrial:
-        self._session.rungs.show(history.with_trials([training.trial]))
-        self._ledger.study.set_status(RUNNING)
-        attempt = Attempt(self._session, training, self._release)
+        Args:
+            owner: Who trains it; by default this process.
+            lease_seconds: For how long; by default as usual, and somebody renews it.
+        """
+        with self._lock:
+            self.ledger.owner, self.ledger.lease_seconds = owner or self.ledger.owner, lease_seconds
+            if self.session.fatal is not None:  # MLflow was away when a result was told
+                deliver(self.ledger)
+                self.session.forgive()
+            while True:
+                self._hear()
+                history = self.session.load()
+                begun: list[Training] = []
+                free = int(not self.ledger.study.instructions.paused)
+                step = Step(over=True)
+                if not self.ledger.study.stop_requested:
+                    step = advance(self._stages.of_trials, history, free, begun.extend)
+                if begun:
+                    self.session.rungs.show(history.with_trials([begun[0].trial]))
+                    self.ledger.study.set_status(RUNNING)
+                    return begun[0]
+                if step.stale:
+                    continue
+                self.over = step.over
+                self.reason = self._why_over(history) if step.over else ""
+                return None
+
+    def _why_over(self, history: History) -> str:
+        if self.ledger.study.stop_requested:
+            return "hpo stop was called"
+        if not history.running and self._stages.load(history):
+            conclude(self.ledger, self._stages, Publisher(self.ledger), history)
+        return self._stages.search.reason
+
+    def _hear(self) -> None:
+        """Do what people have told the study; asks MLflow every few seconds."""
+        if time.monotonic() - self._heard <= HEAR_SECONDS:
+            return
+        self._heard = time.monotonic()
+        for told in self.ledger.hear():
+            log.warning("%s: %s", self.spec.name, told)
+            if told.kind == "stop":
+                with self._out_lock:
+                    for attempt in self._out.values():
+                        if attempt.trial.number == told.value:
+                            self.session.stop(attempt.training, told.reason)
+
+    def _begin(self, training: Training) -> AskedTrial:
+        attempt = Attempt(self.session, training, self._release)
         with self._out_lock:
             self._out[training.run_id] = attempt
             if self._renewer is None:
@@ -225,4 +305,11 @@ class AskedStudy:
                     return
             for attempt in out:
                 attempt.tick()
+            if self._lock.acquire(blocking=False):  # otherwise ask() has the ledger, and looks itself
+                try:
+                    self._hear()
+                except (TrackingError, InputError) as error:
+                    log.warning("%s: %s", self.spec.name, error)
+                finally:
+                    self._lock.release()
             time.sleep(TICK_SECONDS)

@@ -45,6 +45,10 @@ def evaluate(session: Session, training: Training, attempt: int, tags: Mapping[s
             prepared = prepare(session, training, folder)
             metrics = _train(session, training, prepared, record)
         except TrialCancelled:
+            if (why := session.stops.get(training.run_id)) is not None:
+                stopped = TrialFailed(why, retry=False)
+                record_failure(session, training, prepared, record, stopped)
+                raise stopped from None
             record.finish(FAILED, reason=INTERRUPTED, lost="interrupted")
             raise
         except TrialFailed as error:

@@ -25,6 +25,8 @@ from hpo_core.ledger.tags import (
     SNAPSHOT_FOLDER,
     Tag,
 )
+from hpo_core.study.instructions import Instruction
+from hpo_core.study.resume import with_changes
 from hpo_core.study.spec import StudySpec
 
 log = logging.getLogger("hpo")
@@ -72,6 +74,18 @@ class LedgerReader:
     def study_run(self) -> Run:
         """The study's run, as this process last saw or wrote it."""
         return self.study.run
+
+    def hear(self) -> list[Instruction]:
+        """Read what people have told the study since the last call; changed settings hold from now on. One request.
+
+        Raises:
+            InputError: The study was deleted in MLflow.
+        """
+        told = self.study.refresh()
+        for each in told:
+            if each.kind == "set":
+                self.spec = with_changes(self.spec, each.value)
+        return told
 
     def load(self) -> History:
         """Load the current study. Finished runs are read once; later loads fetch only what started since.

@@ -6,6 +6,7 @@ import contextlib
 import logging
 import time
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from difflib import get_close_matches
 from typing import Any
 
@@ -13,6 +14,7 @@ from hpo_core.base.errors import InputError, StudyUnknown, TrackingRefusal
 from hpo_core.ledger.decode import stored_spec
 from hpo_core.ledger.ledger import Ledger
 from hpo_core.ledger.store import FINISHED, Run, Store
+from hpo_core.ledger.study_run import instruction_tags, instructions_of
 from hpo_core.ledger.tags import CLAIMS, SCHEMA, WITHDRAWN, Tag, join_tag, split_tag
 from hpo_core.study.names import study_name
 from hpo_core.study.resume import compare
@@ -91,10 +93,12 @@ def open_study(
         spec, why = spec.with_total_trials(stored, spec.started(history), run.status == FINISHED)
         on_message(f"{spec.name}: {why}")
         changes[Tag.TARGET] = why
-    if join_tag(Tag.SPEC, run.tags) != spec.to_json():
+    unsettled = instructions_of(run).unsettled
+    if unsettled or join_tag(Tag.SPEC, run.tags) != spec.to_json():
         for line in compare(stored, spec):
             on_message(f"taken over: {spec.name}: {line}")
         changes |= split_tag(Tag.SPEC, spec.to_json())
+        changes |= instruction_tags(replace(each, settled=True) for each in unsettled)
     if changes:
         store.log(run.id, [], {}, changes)
     return Ledger(store, spec, run)

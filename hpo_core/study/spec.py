@@ -5,12 +5,14 @@ The specification is stored with the study in MLflow; on resume the given one is
 
 from __future__ import annotations
 
+import contextlib
 import json
 import math
 import re
-from collections.abc import Container
+from collections.abc import Container, Mapping
 from dataclasses import replace
 from functools import cached_property, partial
+from types import MappingProxyType
 from typing import Annotated, Any, Literal
 
 import numpy as np
@@ -32,12 +34,13 @@ from hpo_core.history.trial import PURPOSE, REPEAT_OF, Proposal, Trial, fidelity
 from hpo_core.selection.early_stopping import Extrapolation, StopRule
 from hpo_core.selection.folds import as_whole
 from hpo_core.selection.repeats import Repeats
-from hpo_core.space.configuration import Scalar
+from hpo_core.space.configuration import Config, Scalar
 from hpo_core.space.parameters import Parameter
 from hpo_core.space.search_space import SearchSpace
 from hpo_core.strategies.make import expected, strategy_class
 from hpo_core.study.callbacks import checked_callback
 from hpo_core.study.failing import failed_alike
+from hpo_core.study.instructions import ENQUEUED
 from hpo_core.study.names import BAD_NAME, MAX_NAME_LENGTH, NAME
 from hpo_core.study.sections import (
     ChampionSpec,
@@ -59,6 +62,10 @@ from hpo_core.study.sections import (
     check_rule,
     check_strategy,
 )
+
+MOST_PARALLEL = 1000
+
+NO_QUEUE: Mapping[str, Config] = MappingProxyType({})
 
 NEED_OBJECTIVE = (
     "retries", "trial_timeout", "memory_limit", "callbacks", "final", "champion", "notify", "runner", "resources",
@@ -100,7 +107,7 @@ class StudySpec(Section):
     )
     stop: StopRules
     data: str = Field("", description="module:function that returns the data; once they change, a dated study begins.")
-    parallel: int = Field(1, ge=1, le=1000, description="Trials at a time.")
+    parallel: int = Field(1, ge=1, le=MOST_PARALLEL, description="Trials at a time.")
     retries: int = Field(0, ge=0, le=100, description="Further attempts at a trial that raised or whose process died.")
     rerun_lost: int = Field(
         2, ge=0, le=100, description="How often a trial is run again that died with its flow or its machine; 0: never."
@@ -325,37 +332,42 @@ class StudySpec(Section):
             total, why = last, f"goes on to {last} trials: its last run did not get there ({started} are started)"
         else:
             total, why = started + more, f"goes on to {started + more} trials: {more} more than it has"
-        return self._with_total(total), why
+        return self.with_total(total), why
 
-    def _with_total(self, trials: int | None) -> StudySpec:
+    def with_total(self, trials: int | None) -> StudySpec:
+        """The specification with another total number of trials."""
         return self.model_copy(update={"stop": self.stop.model_copy(update={"trials": trials, "more": False})})
 
     @property
     def as_new_study(self) -> StudySpec:
         """The specification as a new study stores it: +20 trials are its first 20."""
-        return self._with_total(self.stop.trials)
+        return self.with_total(self.stop.trials)
 
     @np.errstate(all="warn", under="ignore")  # numpy's own default: what an objective's module sets is its own affair
-    def propose(self, history: History, n: int) -> list[Proposal]:
-        """Up to ``n`` proposals: lost trials again, the rest of ``first``, then the strategy's. Pure, as those are.
+    def propose(self, history: History, n: int, queue: Mapping[str, Config] = NO_QUEUE) -> list[Proposal]:
+        """Up to ``n`` proposals: what was enqueued, lost trials again, the rest of ``first``, then the strategy's.
+
+        Pure, as strategies are. What was enqueued or is in ``first`` and was tried before is not proposed again.
 
         A strategy does not see a lost trial that is run again, for nothing was wrong with it: it sees the other one.
 
         In a study with a fidelity, a strategy that knows nothing of it trains to the end. What ``first`` names begins
-        at the lowest level where the strategy promotes, as everything does.
+        at the lowest level where the strategy promotes, as everything does. So does what was enqueued.
+
+        Args:
+            history: The study so far.
+            n: How many to propose at most.
+            queue: The configurations that people want to be tried next, by id.
         """
-        lowest, full = None if self.scale is None else self.scale.levels[0], self.full
-        proposals = self._again(history)[:n]
-        taken = set(history.identities)
+        full, taken = self.full, set(history.identities)
+        proposals: list[Proposal] = []
+        for id, config in queue.items():
+            with contextlib.suppress(ValueError):  # it was checked when it was enqueued; a tag is open to every hand
+                proposals += self._given(config, {"strategy": ENQUEUED, ENQUEUED: id}, taken)
+        proposals += self._again(history)
         for config in self.first:
-            proposal = Proposal(
-                self.search_space.validated(config),
-                lowest if strategy_class(self.strategy.name).chooses_fidelity else full,
-                notes={"strategy": "first"},
-            )
-            if proposal.identity not in taken and len(proposals) < n:
-                proposals.append(proposal)
-                taken.add(proposal.identity)
+            proposals += self._given(config, {"strategy": "first"}, taken)
+        proposals = proposals[:n]
         if len(proposals) < n and self.repeating is not None:
             probe = self.repeating.probe(history, full, self.stop.trials)
             proposals += [] if probe is None else [probe]
@@ -364,6 +376,20 @@ class StudySpec(Section):
             strategy = self.strategy.make(self.stop.trials, self.scale)
             proposals += strategy.propose(self.search_space, seen, n - len(proposals), seed=self.seed)
         return [each if each.fidelity is not None else replace(each, fidelity=full) for each in proposals]
+
+    def _given(self, config: Config, notes: Mapping[str, Scalar], taken: set[str]) -> list[Proposal]:
+        """The proposal of a configuration that people gave, unless it is taken, which it is from now on.
+
+        Raises:
+            ValueError: The space has no such configuration.
+        """
+        lowest = None if self.scale is None else self.scale.levels[0]
+        fidelity = lowest if strategy_class(self.strategy.name).chooses_fidelity else self.full
+        proposal = Proposal(self.search_space.validated(config), fidelity, notes=notes)
+        if proposal.identity in taken:
+            return []
+        taken.add(proposal.identity)
+        return [proposal]
 
     def _again(self, history: History) -> list[Proposal]:
         """The lost trials that are due once more, as proposals."""
