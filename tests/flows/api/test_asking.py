@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import subprocess
 import sys
@@ -20,7 +21,8 @@ from hpo_core.lineage.opening import find_study
 from hpo_core.tracking.connection import connect
 from hpo_core.tracking.mlflow_store import MlflowStore
 from hpo_flows import AskedStudy, Float, open_study
-from hpo_flows.api import asked
+from hpo_flows.api import asked, asking
+from hpo_flows.cli import app as cli
 from hpo_flows.trials import recorder
 from tests.conftest import wait_until
 from tests.studies import ROOT, make_spec, start, wait_for_complete, write_study
@@ -196,6 +198,103 @@ def test_nothing_to_be_had_for_now_is_not_the_end() -> None:
     assert trial is not None and study.ask() is None and not study.over
     trial.tell(1.0)
     assert study.ask() is None and study.over and "nothing more to propose" in study.reason
+
+
+def test_what_people_say_reaches_whoever_asks(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(asking, "HEAR_SECONDS", 0.0)
+    study, other = open_study(**KEYS, repeats="off"), open_study("study")
+    assert other.enqueue({"x": 0.125}) == {"x": 0.125}
+    with pytest.raises(InputError, match="it is enqueued already"):
+        other.enqueue({"x": 0.125})
+    first = study.ask()
+    assert first is not None and first.config == {"x": 0.125}
+    with pytest.raises(InputError, match="trial 0 has this configuration"):
+        other.enqueue({"x": 0.125})
+    other.stop(0, "too slow")
+    wait_until(lambda: first.stopped)
+    assert not first.report(0, {"loss": 1.0})
+    first.tell(0.5)
+    assert study.result().history.trials[0].reason == "stopped by hpo stop --trial 0: too slow"
+    other.pause()
+    assert study.ask(wait=0) is None and not study.over
+    other.resume()
+    other.set("trials=2")
+    study.tell(study.ask(), 1.0)  # type: ignore[arg-type]
+    assert study.ask() is None and study.reason == "all 2 trials are done"
+    assert "study: hpo set stop.trials=2" in caplog.text
+    assert study.result().explain(0).same
+    with pytest.raises(InputError, match="'seed=3': this cannot change while the study runs"):
+        other.set("seed=3")
+
+
+HPO_WORDS = {
+    "ask study --for 3x": "--for: '3x' is not a duration",
+    "tell study 0": "neither a result nor --error is given",
+    "tell study 0 0.5 --error x": "both a result and --error are given",
+    "tell study 0 good": "'good' is neither a number nor a JSON object",
+    "tell study 0 true": "'true' is neither a number nor a JSON object",
+    "tell study 9 0.5": "the study has no trial 9",
+    "tell study 0 0.5 --id other": "'other' is not the id of trial 0",
+    "tell study 1 0.5": "trial 1 was not asked for by hpo ask",
+    "enqueue study {x: 2}": "'x': ",
+    "enqueue study {y: 2}": "'y' is not a parameter",
+    "enqueue study 3": "'3' has no values by parameter",
+    "set study parallel": "'parallel' is not key=value",
+    "set study parallel=0": "parallel: ",
+    "stop study --trial 9": "the study has no trial 9",
+    "stop study --reason slow": "--reason: ",
+    "resume study": "'study' is not paused",
+    "ask nothing": "there is no study 'nothing'",
+}
+
+
+def hpo(line: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> tuple[int, str, str]:
+    words = line.split(" ", 2)
+    monkeypatch.setattr("sys.argv", ["hpo", *(words if words[0] == "enqueue" else line.split())])
+    with pytest.raises(SystemExit) as ended:
+        cli.main()
+    return int(ended.value.code or 0), *capsys.readouterr()
+
+
+def test_ask_and_tell_from_the_command_line(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    study = open_study(**KEYS | {"trials": 6}, repeats="off")
+
+    def say(line: str) -> str:
+        code, out, err = hpo(line, capsys, monkeypatch)
+        assert code == 0, err
+        return out
+
+    def ask(*arguments: str) -> dict[str, Any]:
+        return json.loads(say(" ".join(("ask study", *arguments))))  # type: ignore[no-any-return]
+
+    asked_first = ask("--for 2h")
+    ours = study.ask()
+    assert ours is not None and asked_first["number"] == 0 and ours.number == 1
+    lease = int(connect().get(asked_first["id"]).tags[Tag.LEASE])
+    assert lease > ownership.now_ms() + 5_400_000
+    for line, words in HPO_WORDS.items():
+        code, out, err = hpo(line, capsys, monkeypatch)
+        assert (code, out) == (2, "") and words in err and err.startswith("error: "), (line, err)
+    assert say("tell study 0 0.5") == "trial 0: loss 0.5\n" == say("tell study 0 0.5")  # said again, it is the same
+    assert hpo("tell study 0 0.6", capsys, monkeypatch)[2] == (
+        "error: TRIAL: trial 0 has ended: loss 0.5; tell each trial once\n"
+    )
+    ours.tell(0.75)
+    assert ask()["number"] == 2 and ask()["number"] == 3 and ask("--for 0.001s")["number"] == 4
+    assert say('tell study 2 {"loss":0.25,"size":3}') == "trial 2: loss 0.25\n"
+    assert say("tell study 3 --error broken") == "trial 3: failed: broken\n"
+    assert ask()["number"] == 5  # the one whose time is over, again
+    assert say("tell study 4 0.125").startswith("trial 4: loss")  # late, and still a result
+    say("stop study --trial 5")
+    last = ask()
+    history = study.result().history
+    assert {trial.number: trial.loss for trial in history.complete} == {0: 0.5, 1: 0.75, 2: 0.25, 4: 0.125}
+    assert history.trials[5].reason == "stopped by hpo stop --trial 5"
+    assert last["number"] is None or last["over"] is False
 
 
 def test_leases_are_renewed_while_a_trial_is_out(monkeypatch: pytest.MonkeyPatch) -> None:
