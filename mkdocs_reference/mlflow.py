@@ -20,6 +20,7 @@ here. Claims on trial numbers are params of one further run for each study, in t
 
 STUDY = {
     Tag.ROLE: "`study`",
+    Tag.INSTRUCTION: "with a time and a random part behind it: something that [people told it](../how-to/running-study.md)",
     Tag.TARGET: "why a study with `trials: +20` goes on to its total",
     Tag.NOTIFIED: "which of its ends was reported, and when",
     Tag.SERIES: "the name of its file's studies, if they [follow the data](../how-to/schedules.md#data-that-change)",
@@ -96,7 +97,7 @@ VERSION = {
 }
 
 INTERNAL = {
-    Tag.SCHEMA, Tag.ATTEMPT, Tag.FINAL, Tag.SPEC, Tag.CLAIMS, Tag.STOP, Tag.INSTRUCTION, Tag.REPORT, Tag.SNAPSHOT, Tag.IMPORTED,
+    Tag.SCHEMA, Tag.ATTEMPT, Tag.FINAL, Tag.SPEC, Tag.CLAIMS, Tag.STOP, Tag.REPORT, Tag.SNAPSHOT, Tag.IMPORTED,
     Tag.WARM_START, Tag.CONFIG, Tag.SEED, Tag.HISTORY, Tag.TASK_RUN, Tag.RESULT, Tag.LOST, Tag.CHECKPOINT, Tag.FOLD,
     Tag.FOLDS, Tag.REPEAT, Tag.VERSION,
 }  # fmt: skip

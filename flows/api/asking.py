@@ -35,7 +35,6 @@ from hpo_flows.loop.stages import Stages
 from hpo_flows.objectives.reference import Objective
 from hpo_flows.reports.html.publish import Publisher
 from hpo_flows.results import StudyResult, result_of
-from hpo_flows.trials.prepare import seed_of
 from hpo_flows.trials.session import Session
 from hpo_flows.workers.pool import WorkerPool
 
@@ -192,15 +191,6 @@ class AskedStudy:
     def resume(self) -> None:
         """Go on after :meth:`pause`."""
         self.ledger.study.instruct("resume")
-
-    def load(self) -> History:
-        """The study as it is now in MLflow."""
-        with self._lock:
-            return self.session.load()
-
-    def seed_of(self, training: Training) -> int:
-        """The seed of a trial."""
-        return seed_of(self.session, training)
 
     @property
     def best(self) -> Trial | None:

@@ -15,6 +15,7 @@ from hpo_core.history.trial import Trial, TrialState
 from hpo_core.ledger.ledger import Ledger, Report
 from hpo_core.ledger.ownership import ASKER
 from hpo_core.ledger.store import FAILED
+from hpo_core.ledger.study_run import instructions_of
 from hpo_core.ledger.tags import TAG_LENGTH, Tag
 from hpo_core.space.configuration import Config, identity
 from hpo_core.study.instructions import Instruction
@@ -46,7 +47,8 @@ def enqueue(ledger: Ledger, config: Mapping[str, Any]) -> Config:
     for trial in history:
         if trial.identity == identity(whole):
             raise InputError("CONFIG", f"trial {trial.number} has this configuration", "give another one")
-    if any(identity(each) == identity(whole) for each in ledger.study.instructions.queue.values()):
+    queue = instructions_of(ledger.study.check_there()).queue
+    if any(identity(each) == identity(whole) for each in queue.values()):
         raise InputError("CONFIG", "it is enqueued already", "give another one")
     if len(Instruction("", "enqueue", whole).text) > TAG_LENGTH:
         raise InputError(

@@ -23,6 +23,7 @@ from hpo_flows.api.instructing import trial_of_number
 from hpo_flows.base.paths import home
 from hpo_flows.objectives.messages import Use
 from hpo_flows.objectives.result import NotFinite
+from hpo_flows.trials.prepare import seed_of
 from hpo_flows.trials.recorder import TrialLog
 
 UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86_400}
@@ -57,7 +58,7 @@ def ask_for(study: AskedStudy, seconds: float) -> dict[str, Any]:
     return {
         "number": trial.number,
         "config": dict(trial.config),
-        "seed": study.seed_of(training),
+        "seed": seed_of(study.session, training),
         "fidelity": trial.fidelity,
         "parent": trial.parent,
         "id": trial.run_id,
@@ -79,7 +80,7 @@ def tell_for(study: AskedStudy, number: int, result: str, error: str, id: str = 
         InputError: There is no such trial, it is not out, or the result cannot be used.
     """
     spec = study.spec
-    trial = trial_of_number(study.load(), number)
+    trial = trial_of_number(study.session.load(), number)
     if id and id != trial.run_id:
         raise InputError("--id", f"{id!r} is not the id of trial {number}", "give the id that hpo ask printed")
     metrics = None

@@ -258,6 +258,18 @@ def hpo(line: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.Monke
     return int(ended.value.code or 0), *capsys.readouterr()
 
 
+@pytest.mark.slow
+def test_bad_input_on_the_command_line_is_one_line(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    study = open_study(**KEYS)
+    assert hpo("ask study", capsys, monkeypatch)[0] == 0
+    assert study.ask() is not None
+    for line, words in HPO_WORDS.items():
+        code, out, err = hpo(line, capsys, monkeypatch)
+        assert (code, out) == (2, "") and words in err and err.startswith("error: "), (line, err)
+
+
 def test_ask_and_tell_from_the_command_line(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -276,9 +288,6 @@ def test_ask_and_tell_from_the_command_line(
     assert ours is not None and asked_first["number"] == 0 and ours.number == 1
     lease = int(connect().get(asked_first["id"]).tags[Tag.LEASE])
     assert lease > ownership.now_ms() + 5_400_000
-    for line, words in HPO_WORDS.items():
-        code, out, err = hpo(line, capsys, monkeypatch)
-        assert (code, out) == (2, "") and words in err and err.startswith("error: "), (line, err)
     assert say("tell study 0 0.5") == "trial 0: loss 0.5\n" == say("tell study 0 0.5")  # said again, it is the same
     assert hpo("tell study 0 0.6", capsys, monkeypatch)[2] == (
         "error: TRIAL: trial 0 has ended: loss 0.5; tell each trial once\n"

@@ -1,4 +1,4 @@
-"""What people enqueue, under every interleaving of flows that hypothesis can think of: taken up once, and never lost."""
+"""What people enqueue, under every interleaving of flows that hypothesis can think of: taken up once, none lost."""
 
 from __future__ import annotations
 
