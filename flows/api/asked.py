@@ -31,15 +31,24 @@ log = logging.getLogger("hpo")
 UNTOLD = "its block ended without a result; call trial.tell(...) in it"
 
 
-def metrics_told(spec: StudySpec, number: int, result: Any) -> dict[str, float]:
+def metrics_told(spec: StudySpec, record: TrialLog, number: int, result: Any) -> dict[str, float]:
     """The metrics of a result that was told.
 
     Raises:
-        NotFinite: The study's metric is not finite, so the trial has failed.
-        InputError: It is neither a number nor metrics with the study's among them.
+        NotFinite: The study's metric, or one with a limit, is not finite, so the trial has failed.
+        InputError: It is neither a number nor metrics with the study's among them, or one with a limit is missing.
     """
     try:
-        return as_result(result, spec.metric)
+        metrics = as_result(result, spec.metric)
+        record.check_limits(metrics)
+        return metrics
+    except TrialFailed as failed:
+        if failed.blamed_key:
+            problem = failed.reason.replace(
+                "the objective neither returned nor reported", "neither told nor reported was"
+            )
+            raise InputError(f"trial {number}", *problem.split("; ", 1)) from None
+        raise NotFinite(failed.reason) from None
     except NotFinite as error:
         raise NotFinite(str(error).replace("the objective returned", "the result is")) from None
     except ValueError as error:
@@ -165,7 +174,7 @@ class Attempt:
             self.fail(trial, self.stopped)
             return
         try:
-            metrics = metrics_told(spec, trial.number, result)
+            metrics = metrics_told(spec, self._record, trial.number, result)
         except NotFinite as error:
             self.fail(trial, str(error))
             return

@@ -83,10 +83,11 @@ def tell_for(study: AskedStudy, number: int, result: str, error: str, id: str = 
     trial = trial_of_number(study.session.load(), number)
     if id and id != trial.run_id:
         raise InputError("--id", f"{id!r} is not the id of trial {number}", "give the id that hpo ask printed")
+    record = TrialLog(study.session, Training(trial), {}, home() / "trials" / trial.run_id)
     metrics = None
     if not error:
         try:
-            metrics = metrics_told(spec, number, _read(result))
+            metrics = metrics_told(spec, record, number, _read(result))
         except NotFinite as astray:
             error = str(astray)
     if (said := _said(trial, spec.metric)) and metrics is not None and metrics.items() <= trial.metrics.items():
@@ -96,7 +97,6 @@ def tell_for(study: AskedStudy, number: int, result: str, error: str, id: str = 
     if trial.owner != ASKER:
         problem = f"trial {number} was not asked for by hpo ask: {trial.owner} trains it"
         raise InputError("TRIAL", problem, "end it with hpo stop --trial, if need be")
-    record = TrialLog(study.session, Training(trial), {}, home() / "trials" / trial.run_id)
     record.receive(Use(("fidelity", "phase")))
     if metrics is None:
         record.finish(FAILED, None, error)

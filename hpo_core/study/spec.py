@@ -30,6 +30,7 @@ from hpo_core.base.errors import InputError
 from hpo_core.base.storable import bad_metric
 from hpo_core.history.fidelity import Fidelity
 from hpo_core.history.history import History
+from hpo_core.history.limits import Limit
 from hpo_core.history.trial import PURPOSE, REPEAT_OF, Proposal, Trial, fidelity_key
 from hpo_core.selection.early_stopping import Extrapolation, StopRule
 from hpo_core.selection.folds import as_whole
@@ -41,8 +42,10 @@ from hpo_core.strategies.make import expected, strategy_class
 from hpo_core.study.callbacks import checked_callback
 from hpo_core.study.failing import failed_alike
 from hpo_core.study.instructions import ENQUEUED
+from hpo_core.study.isolation import check_isolation
 from hpo_core.study.names import BAD_NAME, MAX_NAME_LENGTH, NAME
 from hpo_core.study.sections import (
+    BeliefSpec,
     ChampionSpec,
     EarlyStopSpec,
     FidelitySpec,
@@ -94,7 +97,11 @@ class StudySpec(Section):
     )
     metric: str = Field(description="What the objective returns and MLflow shows.", min_length=1, max_length=250)
     direction: Literal["minimize", "maximize"] = Field(description="Whether less or more of the metric is better.")
+    limits: dict[str, str] = Field({}, description="What other metrics must keep to, such as latency_ms: <= 20.")
     space: dict[str, Parameter] = Field(min_length=1, description="What is tuned: the parameters by name.")
+    prior: dict[str, BeliefSpec] = Field(
+        {}, description="What you believe of good values, by parameter: {around: 1e-3, confidence: medium}."
+    )
     constraints: list[str] = Field(
         [], description="Expressions that hold for every configuration, such as min_units <= max_units."
     )
@@ -108,6 +115,9 @@ class StudySpec(Section):
     stop: StopRules
     data: str = Field("", description="module:function that returns the data; once they change, a dated study begins.")
     parallel: int = Field(1, ge=1, le=MOST_PARALLEL, description="Trials at a time.")
+    isolation: Literal["process", "none"] = Field(
+        "process", description="Where a trial trains: in a process of its own, or in the study's (none), one at a time."
+    )
     retries: int = Field(0, ge=0, le=100, description="Further attempts at a trial that raised or whose process died.")
     rerun_lost: int = Field(
         2, ge=0, le=100, description="How often a trial is run again that died with its flow or its machine; 0: never."
@@ -158,6 +168,15 @@ class StudySpec(Section):
             raise ValueError(f"{value!r} is not a metric that MLflow can keep; {problem}")
         return value
 
+    @field_validator("limits")
+    @classmethod
+    def _readable(cls, value: dict[str, str]) -> dict[str, str]:
+        for metric, text in value.items():
+            if problem := bad_metric(metric):
+                raise ValueError(f"{metric!r} is not a metric that MLflow can keep; {problem}")
+            Limit.parse(metric, text)
+        return value
+
     @field_validator("objective", "data")
     @classmethod
     def _reference(cls, value: str) -> str:
@@ -180,6 +199,9 @@ class StudySpec(Section):
                 raise ValueError(f"first.{i}: {error}") from None
         self._check_fidelity()
         self._check_objective()
+        check_isolation(self)
+        if self.runner.elsewhere and self.resources.gpus == "auto":
+            raise ValueError("resources.gpus: auto divides the GPUs of this machine, and others train; give a number")
         if self.final is not None:
             self.final.check(space)
         if self.repeats not in (None, RepeatsSpec()) and (why := self._why_never_repeated):
@@ -283,8 +305,14 @@ class StudySpec(Section):
         return strategy_class(self.strategy.name).needs_hypergradient
 
     @cached_property
+    def limiting(self) -> tuple[Limit, ...]:
+        """The limits on results."""
+        return tuple(Limit.parse(metric, text) for metric, text in self.limits.items())
+
+    @cached_property
     def search_space(self) -> SearchSpace:
-        return SearchSpace(self.space, tuple(self.constraints))
+        beliefs = {name: belief.make() for name, belief in self.prior.items()}
+        return SearchSpace(self.space, tuple(self.constraints), beliefs)
 
     @property
     def sign(self) -> int:
@@ -469,6 +497,7 @@ class StudySpec(Section):
             stop.target is not None
             and best is not None
             and best.loss is not None
+            and best.feasible
             and best.loss <= self.loss(stop.target)
         ):
             return f"{self.metric} reached the target {stop.target:g}"
@@ -536,6 +565,7 @@ class StudySpec(Section):
         """A card for notebooks."""
         told: dict[str, object] = {"objective": self.objective, "strategy": self.strategy.name}
         told |= {"constraints": ", ".join(self.constraints)} if self.constraints else {}
+        told |= {"limits": ", ".join(map(str, self.limiting))} if self.limits else {}
         for name in ("stop", "fidelity", "early_stop", "final", "champion"):
             if (section := getattr(self, name)) is not None:
                 told[name] = _set(section) or "as by default"

@@ -25,6 +25,7 @@ from hpo_core import Boolean, Choice, Fixed, Float, Int, Ordinal, SearchSpace
 from hpo_core.base.errors import InputError
 from hpo_core.history.history import History
 from hpo_core.history.trial import Proposal, Trial, TrialState
+from hpo_core.space.belief import Belief
 from hpo_core.space.configuration import Config, config_from_json, config_to_json, identity
 from hpo_core.strategies.make import STRATEGIES, make_strategy
 
@@ -70,6 +71,10 @@ SPACES = {
         }
     ),
     "fixed": SearchSpace({"a": Fixed(value=1), "b": Fixed(value="x")}),
+    "believed": SearchSpace(
+        {"x": Float(low=0, high=1), "kind": Choice(choices=["a", "b", "c"]), "n": Int(low=1, high=9)},
+        beliefs={"x": Belief(0.7, "high"), "kind": Belief("b", "low")},
+    ),
     "degenerate_beside_free": SearchSpace(
         {"one": Int(low=3, high=3), "x": Float(low=0, high=1), "same": Float(low=2, high=2)}
     ),
@@ -319,6 +324,24 @@ def test_ties(strategy: str, space: str, seed: int) -> None:
     proposals = make_strategy(strategy).propose(SPACES[space], history, 2, seed=seed)
     assert proposals
     check_valid(SPACES[space], history, proposals, 2)
+
+
+@every_strategy
+@every_space
+@pytest.mark.parametrize("feasible", [0, 1, 3], ids=["none", "one", "every_third"])
+def test_limits(strategy: str, space: str, seed: int, feasible: int) -> None:
+    """Whatever keeps its limits or breaks them, a strategy proposes, the same from any copy of the history."""
+    values = iter([0.5, 1e300, math.inf, 1e-9] * LENGTH)
+    trials = [
+        replace(trial, excess={"a": -0.1 if feasible and i % feasible == 0 else next(values), "b": -1.0})
+        for i, trial in enumerate(completed([trial.config for trial in history_of(space, seed)]))
+    ]
+    history = History(trials)
+    proposals = make_strategy(strategy).propose(SPACES[space], history, 2, seed=seed)
+    assert proposals
+    check_valid(SPACES[space], history, proposals, 2)
+    again = make_strategy(strategy).propose(SPACES[space], History(reversed(trials)), 2, seed=seed)
+    assert answer(again) == answer(proposals)
 
 
 @every_strategy
