@@ -14,7 +14,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
-from hpo_core.base.errors import InputError, TrackingError
+from hpo_core.base.errors import InputError, TrackingError, TrackingRefusal
 from hpo_core.history.history import History
 from hpo_core.history.trial import Trial
 from hpo_core.ledger.ledger import Ledger
@@ -241,6 +241,7 @@ class AskedStudy:
                 if not self.ledger.study.stop_requested:
                     step = advance(self._stages.of_trials, history, free, begun.extend)
                 if begun:
+                    self.over, self.reason = False, ""
                     self.session.rungs.show(history.with_trials([begun[0].trial]))
                     self.ledger.study.set_status(RUNNING)
                     return begun[0]
@@ -257,12 +258,12 @@ class AskedStudy:
             conclude(self.ledger, self._stages, Publisher(self.ledger), history)
         return self._stages.search.reason
 
-    def _hear(self) -> None:
+    def _hear(self, patience: float | None = None) -> None:
         """Do what people have told the study; asks MLflow every few seconds."""
         if time.monotonic() - self._heard <= HEAR_SECONDS:
             return
         self._heard = time.monotonic()
-        for told in self.ledger.hear():
+        for told in self.ledger.hear(patience):
             log.warning("%s: %s", self.spec.name, told)
             if told.kind == "stop":
                 with self._out_lock:
@@ -297,8 +298,8 @@ class AskedStudy:
                 attempt.tick()
             if self._lock.acquire(blocking=False):  # otherwise ask() has the ledger, and looks itself
                 try:
-                    self._hear()
-                except (TrackingError, InputError) as error:
+                    self._hear(patience=0.0)
+                except (TrackingError, TrackingRefusal, InputError) as error:
                     log.warning("%s: %s", self.spec.name, error)
                 finally:
                     self._lock.release()

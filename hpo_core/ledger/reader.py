@@ -75,13 +75,16 @@ class LedgerReader:
         """The study's run, as this process last saw or wrote it."""
         return self.study.run
 
-    def hear(self) -> list[Instruction]:
+    def hear(self, patience: float | None = None) -> list[Instruction]:
         """Read what people have told the study since the last call; changed settings hold from now on. One request.
+
+        Args:
+            patience: Seconds to keep retrying an unresponsive store; None for the store's default.
 
         Raises:
             InputError: The study was deleted in MLflow.
         """
-        told = self.study.refresh()
+        told = self.study.refresh(patience)
         for each in told:
             if each.kind == "set":
                 self.spec = with_changes(self.spec, each.value)

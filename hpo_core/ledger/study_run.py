@@ -57,24 +57,30 @@ class StudyRun:
         self.log(instruction_tags([told]))
         return told
 
-    def refresh(self) -> list[Instruction]:
+    def refresh(self, patience: float | None = None) -> list[Instruction]:
         """Read the study's run again; returns what people have told it since. One request.
+
+        Args:
+            patience: Seconds to keep retrying an unresponsive store; None for the store's default.
 
         Raises:
             InputError: The study was deleted in MLflow.
         """
-        known, self.run = self.instructions, self.check_there()
+        known, self.run = self.instructions, self.check_there(patience)
         return self.instructions.beyond(known)
 
-    def check_there(self) -> Run:
+    def check_there(self, patience: float | None = None) -> Run:
         """Read the study's run again; one request.
+
+        Args:
+            patience: As for :meth:`refresh`.
 
         Raises:
             InputError: It was deleted in MLflow.
         """
         id, experiment, field = self.run.id, self.run.experiment, f"study {self.name!r}"
         try:
-            run = self.store.get(id)
+            run = (self.store if patience is None else self.store.with_patience(patience)).get(id)
         except TrackingRefusal as error:
             raise InputError(field, f"its run {id} is gone from MLflow ({error})", "go on under another name") from None
         if run.deleted:
