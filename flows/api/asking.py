@@ -203,7 +203,7 @@ class AskedStudy:
         with self._lock:
             history = self.ledger.load()
             self._stages.load(history)
-            return result_of(self.ledger, history, self._stages.search.reason or "not yet", self._stages)
+            return result_of(self.ledger, history, self.reason or self._stages.search.reason or "not yet", self._stages)
 
     def close(self) -> None:
         """End the trials that are out as interrupted; others may then take them up."""
@@ -254,9 +254,10 @@ class AskedStudy:
     def _why_over(self, history: History) -> str:
         if self.ledger.study.stop_requested:
             return "hpo stop was called"
+        reason = self._stages.search.reason  # before the next load, which does not know that a strategy is at its end
         if not history.running and self._stages.load(history):
             conclude(self.ledger, self._stages, Publisher(self.ledger), history)
-        return self._stages.search.reason
+        return reason
 
     def _hear(self, patience: float | None = None) -> None:
         """Do what people have told the study; asks MLflow every few seconds."""
