@@ -180,6 +180,7 @@ class Attempt:
             return
         if spec.needs_hypergradient:
             trial.check_hypergradient(metrics)
+        trial.finish_checkpoint()
         if job.beats(metrics):
             trial.finish_best()
         self._end(trial, partial(record_result, metrics=metrics))
