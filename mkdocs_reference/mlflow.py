@@ -20,6 +20,7 @@ here. Claims on trial numbers are params of one further run for each study, in t
 
 STUDY = {
     Tag.ROLE: "`study`",
+    Tag.INSTRUCTION: "with time and random part behind it: what [people told it](../how-to/running-study.md)",
     Tag.TARGET: "why a study with `trials: +20` goes on to its total",
     Tag.NOTIFIED: "which of its ends was reported, and when",
     Tag.SERIES: "the name of its file's studies, if they [follow the data](../how-to/schedules.md#data-that-change)",
