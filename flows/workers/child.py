@@ -16,6 +16,7 @@ from typing import Any
 
 from hpo_core.base.errors import InputError
 from hpo_core.base.extras import missing_extra
+from hpo_core.tracking.trial_run import Logged, joined
 from hpo_flows.objectives.context import TrialContext
 from hpo_flows.objectives.messages import (
     Answer,
@@ -23,6 +24,7 @@ from hpo_flows.objectives.messages import (
     Ended,
     Failed,
     Loaded,
+    LoggedByMlflow,
     Message,
     Preload,
     Train,
@@ -189,14 +191,17 @@ class _Child:
 
     def _train(self, job: Job, attempt: _Attempt) -> tuple[Done | Failed, str]:
         """Train, then restore the state of the process."""
-        put_back = remember()
-        try:
-            seed_all(job.seed)
-            outcome = _train(job, self._function, attempt)
-        finally:
-            if os.getpid() != self._pid:
-                os._exit(0)  # a fork by the objective that returned from it; only the original reports the trial
-            left = put_back()
+        with contextlib.nullcontext(Logged()) if job.run is None else joined(job.run) as logged:
+            put_back = remember()
+            try:
+                seed_all(job.seed)
+                outcome = _train(job, self._function, attempt)
+            finally:
+                if os.getpid() != self._pid:
+                    os._exit(0)  # a fork by the objective that returned from it; only the original reports the trial
+                left = put_back()
+        if logged != Logged():
+            attempt.send(LoggedByMlflow(logged))
         return outcome, left
 
     def _load(self, objective: Objective) -> None:

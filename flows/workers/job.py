@@ -11,6 +11,7 @@ from typing import Any, Protocol
 from hpo_core.selection.evaluation import Fold, Phase
 from hpo_core.selection.milestones import Milestones
 from hpo_core.space.configuration import Scalar
+from hpo_core.tracking.trial_run import TrialRun
 from hpo_flows.objectives.reference import Objective
 
 
@@ -32,6 +33,7 @@ class Job:
         to_beat: The trial is the best so far if its loss is lower than this.
         reshuffle: Whether the search's split is the trial's own.
         repeats: Whether the trial trains the configuration of an earlier one again.
+        run: The trial's run, for what the objective logs to MLflow itself; None if it cannot.
     """
 
     objective: Objective
@@ -51,6 +53,7 @@ class Job:
     to_beat: float = -math.inf
     reshuffle: bool = False
     repeats: bool = False
+    run: TrialRun | None = None
 
 
 class TrialFailed(Exception):

@@ -30,7 +30,9 @@ from hpo_flows.objectives.messages import (
     Failed,
     FoldScore,
     FromObjective,
+    LoggedByMlflow,
     Message,
+    NotKept,
     Preload,
     Report,
     Train,
@@ -187,7 +189,7 @@ class Worker:
                 case Report(milestone=int()) | FoldScore(asks=True):
                     answer = Answer(on_message(message) is not False)
                     self._with_child(partial(self._channel.send, attempt, answer), watchdog)
-                case Report() | FoldScore() | Artifact() | DatasetUsed() | Use():
+                case Report() | FoldScore() | Artifact() | NotKept() | DatasetUsed() | LoggedByMlflow() | Use():
                     on_message(message)
             on_tick()
 

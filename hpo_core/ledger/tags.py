@@ -70,7 +70,9 @@ class Tag:
     CHECKPOINT = "hpo.checkpoint"
     FOLDS_WANTED = "hpo.folds_wanted"
     METRICS_REFUSED = "hpo.metrics_refused"
+    PARAMS_REFUSED = "hpo.params_refused"
     ARTIFACTS_LOST = "hpo.artifacts_lost"
+    NOT_KEPT = "hpo.not_kept"
 
     # an evaluation outside the search
     FOLD = "hpo.fold"
@@ -147,6 +149,9 @@ INTERNAL = (RUNG, FOLD_VALUE)
 
 NOTE = "mlflow.note.content"
 """The tag that MLflow shows as a run's description."""
+
+TABLES = "mlflow.loggedArtifacts"
+"""The tag that tells MLflow's UI which artifacts of a run are tables."""
 
 SEARCHED = {"strategy", "bracket", "rung", "repeat_of"}
 """The notes of a proposal that are tags of their own."""

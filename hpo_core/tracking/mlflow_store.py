@@ -48,6 +48,7 @@ from hpo_core.ledger.store import CHAMPION, FAILED, FINISHED, KILLED, Dataset, M
 from hpo_core.tracking.credentials import redact, scrub
 from hpo_core.tracking.histories import histories
 from hpo_core.tracking.searches import OLDEST_FIRST, PAGE, Searches, quotable
+from hpo_core.tracking.trial_run import own_request
 
 T = TypeVar("T")
 
@@ -153,7 +154,8 @@ class MlflowStore(Searches):
         began, pause = time.monotonic(), 0.05
         while True:
             try:
-                return request()
+                with own_request():
+                    return request()
             except Exception as error:
                 if (missing := missing_extra(error)) is not None:  # the driver of a database, the client of S3
                     raise missing from None
