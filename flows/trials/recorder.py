@@ -22,6 +22,7 @@ from hpo_core.ledger.tags import (
     FOLD_VALUE,
     INTERNAL,
     MODEL,
+    MODEL_KEPT,
     NOTE,
     RUNG,
     SNAPSHOT_FOLDER,
@@ -312,6 +313,8 @@ class TrialLog:
         for i, (path, folder) in enumerate(self._artifacts):
             try:
                 store.upload(self._training.run_id, path, folder)
+                if folder == MODEL:
+                    self._tags[Tag.MODEL] = MODEL_KEPT
             except Exception as error:  # each artifact store has exceptions of its own
                 log.warning("the artifact store refuses %s of trial %d: %s", path.name, self._training.number, error)
                 where = self._set_aside([left for left, _ in self._artifacts[i:]])

@@ -73,6 +73,8 @@ class Tag:
     PARAMS_REFUSED = "hpo.params_refused"
     ARTIFACTS_LOST = "hpo.artifacts_lost"
     NOT_KEPT = "hpo.not_kept"
+    MODEL = "hpo.model"
+    LOGGED_MODEL = "hpo.logged_model"
 
     # an evaluation outside the search
     FOLD = "hpo.fold"
@@ -159,6 +161,7 @@ SEARCHED = {"strategy", "bracket", "rung", "repeat_of"}
 TRIAL_TAGS = {
     Tag.ROLE, Tag.SCHEMA, Tag.STUDY, Tag.NUMBER, Tag.FIDELITY, Tag.REACHED, Tag.PARENT, Tag.SEED,
     Tag.HISTORY, Tag.LEASE, Tag.OWNER, Tag.REASON, Tag.TASK_RUN, Tag.TASK_RUN_URL, Tag.RESULT, Tag.FOLDS_WANTED,
+    Tag.LOGGED_MODEL,
 }  # fmt: skip
 
 
@@ -230,3 +233,6 @@ def parse_count(text: str, digits: int) -> int | None:
 
 
 MODEL, ON_BEST = "model", "on_best.txt"
+
+MODEL_KEPT = "kept"
+"""The tag ``hpo.model`` of a run that has the artifact :data:`MODEL`."""
