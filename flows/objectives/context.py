@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 
 CHECKPOINT = "checkpoint"
 
-THE_MODEL = "the model"
+THE_MODEL = "the model is not kept"
 
 
 class TrialContext(Artifacts):
@@ -273,7 +273,7 @@ class TrialContext(Artifacts):
         re-training does. An action that raises does not fail the trial: a warning and the tag ``hpo.not_kept`` say why,
         and the artifact ``on_best.txt`` has the traceback. Its time counts towards ``trial_timeout``.
         """
-        self._on_best.append(("what trial.on_best was to keep", action))
+        self._on_best.append(("an action of trial.on_best raised", action))
 
     def log_model(self, model: Any, example: Any) -> None:
         """Keep a trained model as the artifact ``model``, if its trial is the best so far (:meth:`on_best`).

@@ -95,10 +95,10 @@ class Artifact:
 
 @dataclass(frozen=True)
 class NotKept:
-    """Something of the best trial could not be kept.
+    """Something that was to be kept of the best trial is missing.
 
     Args:
-        what: What it is.
+        what: What happened.
         reason: Why.
     """
 

@@ -114,7 +114,7 @@ class TrialLog:
 
     def _note_not_kept(self, what: str, reason: str) -> None:
         """Tell in the run, and once per reason on the screen, that something of the best trial is missing."""
-        missing = f"{what} is not kept: {one_line(reason)}"
+        missing = f"{what}: {one_line(reason)}"
         self._not_kept.append(missing)
         self._tags[Tag.NOT_KEPT] = plain("; ".join(self._not_kept))[:1000]
         self._session.warn(f"of the best trial, {missing} (the tag {Tag.NOT_KEPT} of its run)")
@@ -362,7 +362,7 @@ class TrialLog:
         if phase == "seed" and all(folder != MODEL for _, folder in self._artifacts):
             why = "the objective logged no model; call trial.log_model(model, example)"
             if self._not_kept:
-                why = f"trial.log_model raised: {self._not_kept[0]}"
+                why = "; ".join(self._not_kept)
             raise TrialFailed(why, retry=False, blamed_key=CHAMPION_FIELD)
         if phase == "champion" and "champion" not in (self.use or Use()).read:
             why = "the objective did not read trial.champion; if that is not None, score it and do not train"
