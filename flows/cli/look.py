@@ -148,6 +148,7 @@ def best(
             metric=spec.metric,
             config=dict(best.config),
             metrics=dict(best.metrics),
+            feasible=best.feasible,
             **_certainty(history),
             tuning=_tuning(spec, history, choice),
             run_id=best.run_id,

@@ -11,6 +11,7 @@ from typing import TypeGuard
 
 from hpo_core.base.errors import InputError
 from hpo_core.base.storable import MAX_VALUE
+from hpo_core.history.limits import excesses
 from hpo_core.history.trial import Trial, TrialState, hypergradient_of
 from hpo_core.ledger import ownership
 from hpo_core.ledger.known_runs import number_of
@@ -93,6 +94,7 @@ def trial_of(run: Run, spec: StudySpec) -> Trial:
         metrics={key: v for key, v in run.metrics.items() if not (key.startswith(INTERNAL) or math.isnan(v))},
         hypergradient=hypergradient_of(run.metrics, spec.sign),
         rungs=_rungs_of(run, spec),
+        excess=excesses(spec.limiting, run.metrics) if state is TrialState.COMPLETE else {},
         folds=_folds_of(run, spec) if state is TrialState.COMPLETE else (),
         folds_wanted=parse_count(run.tags.get(Tag.FOLDS_WANTED, ""), 6) or 0,
         start=run.start,
