@@ -22,6 +22,7 @@ from hpo_flows.workers.channel import shown
 from hpo_flows.workers.job import TrialCancelled, TrialFailed
 from hpo_flows.workers.output import last_lines
 from hpo_flows.workers.output import log as output
+from hpo_flows.workers.usage import Usage
 
 log = logging.getLogger("hpo")
 
@@ -103,13 +104,20 @@ def _train(session: Session, training: Training, prepared: Prepared, record: Tri
     """
     spec = session.ledger.spec
     with session.pool.worker() as worker:
+        usage = Usage(worker.pid, worker.variables) if spec.resources.log else None
+
+        def tick() -> None:
+            if usage is not None and (measured := usage.due()):
+                record.note_usage(measured, usage.measured - 1)
+            record.tick()
+
         try:
             metrics = worker.run(
                 prepared.job,
                 timeout=spec.trial_timeout,
                 memory_limit=spec.memory_cap,
                 on_message=record.receive,
-                on_tick=record.tick,
+                on_tick=tick,
                 cancelled=session.stopped(training.run_id),
             )
         finally:

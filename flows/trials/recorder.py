@@ -133,6 +133,11 @@ class TrialLog:
             clashes = "; ".join(f"{key}={value}" for key, value in sorted(logged.clashes.items()))
             self._tags[Tag.PARAMS_REFUSED] = plain(clashes)[:1000]
 
+    def note_usage(self, usage: Mapping[str, float], step: int) -> None:
+        """Queue what the trial uses now; it is written with whatever is due next."""
+        for key, value in usage.items():
+            self._add(key, value, self._trace.tick(), step, ours=True)
+
     def _note_step(self, step: int, metrics: Mapping[str, float]) -> int:
         """Queue the metrics of a step; returns its time."""
         now = self._trace.tick()

@@ -149,6 +149,12 @@ FOLD_VALUE = "hpo.fold."
 INTERNAL = (RUNG, FOLD_VALUE)
 """Prefixes of the metrics that no objective logs under such a name; they are not shown among a trial's metrics."""
 
+SYSTEM = "system/"
+"""Prefix of the metrics of what a trial uses, by which MLflow's UI tells them from others."""
+
+HIDDEN = (*INTERNAL, SYSTEM)
+"""Prefixes of the metrics that are not among a trial's own."""
+
 NOTE = "mlflow.note.content"
 """The tag that MLflow shows as a run's description."""
 
