@@ -18,11 +18,11 @@ from hpo_flows.trials.checkpoints import packed, worth_keeping
 from hpo_flows.trials.prepare import Prepared, prepare
 from hpo_flows.trials.recorder import TrialLog
 from hpo_flows.trials.session import BLAMED_KEY, CHAMPION_FIELD, FAILURE, Session
+from hpo_flows.trials.usage import Usage
 from hpo_flows.workers.channel import shown
 from hpo_flows.workers.job import TrialCancelled, TrialFailed
 from hpo_flows.workers.output import last_lines
 from hpo_flows.workers.output import log as output
-from hpo_flows.workers.usage import Usage
 
 log = logging.getLogger("hpo")
 

@@ -18,6 +18,7 @@ from hpo_core.ledger.known_runs import number_of
 from hpo_core.ledger.store import FAILED, FINISHED, RUNNING, Run
 from hpo_core.ledger.tags import (
     FOLD_VALUE,
+    HIDDEN,
     RUNG,
     SCHEMA,
     TRIAL_TAGS,
