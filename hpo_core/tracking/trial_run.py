@@ -105,7 +105,8 @@ def joined(run: TrialRun) -> Iterator[Logged]:
     thread, trial = threading.get_ident(), _Joined(run, Logged())
     _JOINED[thread] = trial
     try:
-        yield trial.logged
+        with _set_aside():
+            yield trial.logged
     finally:
         for store in trial.queued:
             try:
@@ -115,6 +116,21 @@ def joined(run: TrialRun) -> Iterator[Logged]:
         del _JOINED[thread]
         for name, value in before.items():
             os.environ.pop(name, None) if value is None else os.environ.update({name: value})
+
+
+@contextlib.contextmanager
+def _set_aside() -> Iterator[None]:
+    """Set aside the runs that are active already, of a script that trains in its own process; end those left open."""
+    before = [] if (fluent := sys.modules.get(FLUENT)) is None else fluent._active_run_stack.get()[:]
+    if fluent is not None:
+        fluent._active_run_stack.get().clear()
+    try:
+        yield
+    finally:
+        if (fluent := sys.modules.get(FLUENT)) is not None:
+            while fluent.active_run() is not None:
+                fluent.end_run()
+            fluent._active_run_stack.get().extend(before)
 
 
 @contextlib.contextmanager

@@ -66,7 +66,8 @@ class KerasObjective:
     """The objective that :func:`keras_objective` returns; call it with a trial.
 
     Args:
-        model, data, epochs, objective, executions, keep_model: As there; ``data`` may also be a folder.
+        model, data, epochs, objective, executions, keep_model: As there; ``data`` may also be a folder, or the
+            arguments themselves if they need not travel.
         callbacks: A script's callbacks, pickled, so that each training gets its own.
         compile_: Replacements for the model's own ``optimizer``, ``loss`` or ``metrics``.
     """
@@ -82,6 +83,8 @@ class KerasObjective:
 
     @cached_property
     def _arguments(self) -> FitArguments:
+        if isinstance(self.data, FitArguments):
+            return self.data
         if isinstance(self.data, Path):
             return data.read(self.data)
         return _fit_arguments(self.data() if callable(self.data) else self.data)

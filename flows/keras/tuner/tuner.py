@@ -7,6 +7,7 @@ are imported in the methods, so that a script loads only what it calls.
 
 from __future__ import annotations
 
+import contextlib
 import math
 import shutil
 import tempfile
@@ -99,7 +100,7 @@ class Tuner:
         parallel: The number of parallel trials.
         max_builds: How many models may be built to find the search space.
         tracking_uri: MLflow's address; takes precedence over ``directory``.
-        **settings: Further keys of a study file: ``trial_timeout``, ``memory_limit``, ``early_stop``, ...
+        **settings: Further keys of a study file: ``isolation``, ``trial_timeout``, ``early_stop``, ...
 
     Raises:
         InputError: An argument is invalid.
@@ -213,11 +214,15 @@ class Tuner:
         if overrides_fit(self.hypermodel):
             self._explored = None  # a fit with these arguments may declare more parameters
         ledger = self._open()
-        folder = write(self._arguments, home() / "data")
-        try:
+        isolation = ledger.spec.isolation
+        with contextlib.ExitStack() as stack:
+            data: Path | FitArguments = self._arguments
+            if isolation == "process":
+                data = write(self._arguments, home() / "data")
+                stack.callback(shutil.rmtree, data, ignore_errors=True)
             objective = KerasObjective(
                 self.hypermodel,
-                folder,
+                data,
                 epochs,
                 self.objective,
                 self.executions_per_trial,
@@ -225,12 +230,10 @@ class Tuner:
                 callbacks=cloudpickle.dumps(list(_as_list(callbacks))) if callbacks else b"",
                 compile_=self._compile,
             )
-            reference = Reference.of(objective, ledger.spec.objective)
-            with _observer(ledger.spec, self._progress) as observe:
-                guard = FailureGuard(self._max_failures, ledger.load().next_number, observe)
-                self.result = run(ledger, reference, guard)
-        finally:
-            shutil.rmtree(folder, ignore_errors=True)
+            reference = Reference.of(objective, ledger.spec.objective, isolation=isolation)
+            observe = stack.enter_context(_observer(ledger.spec, self._progress))
+            guard = FailureGuard(self._max_failures, ledger.load().next_number, observe)
+            self.result = run(ledger, reference, guard)
 
     def _open(self) -> Ledger:
         """The study in MLflow, created if it is new."""
@@ -416,8 +419,6 @@ class FailureGuard:
 
 
 def _observer(spec: StudySpec, progress: bool) -> Any:
-    import contextlib
-
     from hpo_flows.reports.live import LiveProgress
 
     return LiveProgress(spec) if progress else contextlib.nullcontext(lambda progress: None)
