@@ -16,9 +16,9 @@ champion is a run nested below its trial. Our tags begin with `hpo.`; the projec
 here. Claims on trial numbers are params of one further run for each study, in the experiment `hpo-claims`
 ([decision 1](../decisions/0001-claims.md)).
 
-Every run has what `mlflow.start_run` would have written, for the columns of MLflow's UI: `mlflow.runName`, `mlflow.user`,
-`mlflow.source.name` (the objective), `mlflow.source.type`, and, in a git repository, `mlflow.source.git.commit`,
-`mlflow.source.git.branch` and `mlflow.source.git.dirty` (whether files have changed since the commit).
+Every run has what `mlflow.start_run` would have written, for the columns of MLflow's UI: `mlflow.runName`,
+`mlflow.user`, `mlflow.source.name` (the objective), `mlflow.source.type`, and, in a git repository,
+`mlflow.source.git.commit`, `mlflow.source.git.branch` and `mlflow.source.git.dirty` (whether files have changed since).
 
 ![A study and its trials in MLflow](../images/mlflow-study.png)"""
 
