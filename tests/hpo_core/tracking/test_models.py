@@ -40,8 +40,6 @@ def test_the_users_own_modules_travel_inside_the_model(tmp_path: Path, monkeypat
 
     (tmp_path / "own_steps.py").write_text("import own_deep\ndef double(x):\n    return own_deep.twice(x)\n")
     (tmp_path / "own_deep.py").write_text("import scipy.special\ndef twice(x):\n    return 2 * scipy.special.expit(x)")
-        "import scipy.special\ndef twice(x):\n    return 2 * scipy.special.expit(x)\n"
-    )
     monkeypatch.syspath_prepend(str(tmp_path))
     own = importlib.import_module("own_steps")
     rows = np.arange(6.0).reshape(3, 2)
