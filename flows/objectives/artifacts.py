@@ -138,7 +138,7 @@ class Artifacts:
     def _write(self, artifact_file: str, write: Callable[[Path], object], kind: str = "") -> None:
         """Let a function write a file; it is announced the first time."""
         inside = Path(artifact_file)
-        if not inside.name or artifact_file.endswith("/"):
+        if inside.name in ("", "..") or artifact_file.endswith("/"):
             raise ValueError(f"{artifact_file!r} names no file")
         folder = "" if inside.parent == Path() else inside.parent.as_posix()
         if (known := self._written.get(artifact_file)) is not None:

@@ -362,7 +362,7 @@ class MlflowStore(Searches):
             if error.code != "RESOURCE_ALREADY_EXISTS":
                 raise
         if logged is not None:
-            source = f"models:/{logged}"
+            source = self._call(lambda: self._client.get_logged_model(logged)).artifact_location
         else:
             source = f"{self._call(lambda: self._client.get_run(run)).info.artifact_uri}/{path}"
         version = _version(

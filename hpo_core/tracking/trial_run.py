@@ -256,8 +256,9 @@ def _guarded(store: Any) -> Any:
     log_param, log_metric = store.log_param, store.log_metric
 
     def update_run_info(run_id: str, *args: Any, **kwargs: Any) -> Any:
-        if _trial_of(run_id) is None:
+        if (trial := _trial_of(run_id)) is None:
             return update(run_id, *args, **kwargs)
+        os.environ.update(trial.run.variables)  # end_run has removed the run's
         return store.get_run(run_id).info  # the flow ends and names it
 
     def batch(write: Callable[..., Any], run_id: str, metrics: Any = (), params: Any = (), tags: Any = ()) -> Any:
