@@ -14,6 +14,7 @@ from hpo_core.history.fidelity import Fidelity
 from hpo_core.selection.early_stopping import StopRule, make_rule
 from hpo_core.selection.final_choice import Rule, Selection
 from hpo_core.selection.repeats import SHARE, TOP, Repeats
+from hpo_core.space.belief import Belief, Confidence
 from hpo_core.space.configuration import plain
 from hpo_core.space.search_space import SearchSpace
 from hpo_core.strategies.base import Strategy
@@ -97,6 +98,16 @@ class FidelitySpec(Section):
 
     def make(self) -> Fidelity:
         return Fidelity(self.name, self.min, self.max, self.eta)
+
+
+class BeliefSpec(Section):
+    """What a user believes of good values of a parameter; see :mod:`hpo_core.space.belief`."""
+
+    around: Any = Field(description="A value that is likely to be good.")
+    confidence: Confidence = Field("medium", description="How sure you are.")
+
+    def make(self) -> Belief:
+        return Belief(self.around, self.confidence)
 
 
 class EarlyStopSpec(BaseModel):

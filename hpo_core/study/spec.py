@@ -43,6 +43,7 @@ from hpo_core.study.failing import failed_alike
 from hpo_core.study.isolation import check_isolation
 from hpo_core.study.names import BAD_NAME, MAX_NAME_LENGTH, NAME
 from hpo_core.study.sections import (
+    BeliefSpec,
     ChampionSpec,
     EarlyStopSpec,
     FidelitySpec,
@@ -84,6 +85,9 @@ class StudySpec(Section):
     direction: Literal["minimize", "maximize"] = Field(description="Whether less or more of the metric is better.")
     limits: dict[str, str] = Field({}, description="What other metrics must keep to, such as latency_ms: <= 20.")
     space: dict[str, Parameter] = Field(min_length=1, description="What is tuned: the parameters by name.")
+    prior: dict[str, BeliefSpec] = Field(
+        {}, description="What you believe of good values, by parameter: {around: 1e-3, confidence: medium}."
+    )
     constraints: list[str] = Field(
         [], description="Expressions that hold for every configuration, such as min_units <= max_units."
     )
@@ -275,7 +279,8 @@ class StudySpec(Section):
 
     @cached_property
     def search_space(self) -> SearchSpace:
-        return SearchSpace(self.space, tuple(self.constraints))
+        beliefs = {name: belief.make() for name, belief in self.prior.items()}
+        return SearchSpace(self.space, tuple(self.constraints), beliefs)
 
     @property
     def sign(self) -> int:
