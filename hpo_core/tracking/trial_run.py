@@ -129,18 +129,21 @@ def _set_aside() -> Iterator[None]:
     finally:
         if (fluent := sys.modules.get(FLUENT)) is not None:
             while fluent.active_run() is not None:
-                fluent.end_run()
+                try:
+                    fluent.end_run()
+                except Exception:  # of a server of the objective's own
+                    traceback.print_exc()
             fluent._active_run_stack.get().extend(before)
 
 
 @contextlib.contextmanager
 def own_request() -> Iterator[None]:
     """Mark the requests of this thread as the flow's own, which may end a trial's run."""
-    _OURS.active = True
+    before, _OURS.active = getattr(_OURS, "active", False), True
     try:
         yield
     finally:
-        _OURS.active = False
+        _OURS.active = before
 
 
 def _here() -> _Joined | None:
@@ -197,14 +200,27 @@ def _change(fluent: Any) -> None:
     def start_run(*args: Any, **kwargs: Any) -> Any:
         trial = _here()
         asked = inspect.signature(start).bind(*args, **kwargs).arguments
-        if trial is None or not _same_store(fluent.mlflow.get_tracking_uri(), trial.run.uri):
+        if trial is None:
             return start(**asked)
+        if not _same_store(fluent.mlflow.get_tracking_uri(), trial.run.uri):
+            return _start_other(trial.run, start, asked)
         return _start_in(trial.run, fluent, start, asked)
+
+    end = fluent.end_run
+
+    @functools.wraps(end)
+    def end_run(*args: Any, **kwargs: Any) -> None:
+        try:
+            end(*args, **kwargs)
+        finally:
+            if (trial := _here()) is not None:  # MLflow removes it, whichever run has ended
+                os.environ["MLFLOW_RUN_ID"] = trial.run.id
 
     start_run.hpo_original = start  # type: ignore[attr-defined]
     for module in (fluent, sys.modules.get("mlflow")):
-        if getattr(module, "start_run", None) is start:
-            module.start_run = start_run  # type: ignore[union-attr]
+        for name, old, new in (("start_run", start, start_run), ("end_run", end, end_run)):
+            if getattr(module, name, None) is old:
+                setattr(module, name, new)
     get_store = registry.get_store
     registry.get_store = lambda *args, **kwargs: _guarded(get_store(*args, **kwargs))
 
@@ -220,12 +236,7 @@ def _start_in(run: TrialRun, fluent: Any, start: Callable[..., Any], asked: dict
             if not stack:
                 asked["parent_run_id"] = run.id
     if asked.get("run_id") != run.id:
-        # MLflow resumes the run of this variable whatever else it is asked for.
-        os.environ.pop("MLFLOW_RUN_ID", None)
-        try:
-            return start(**asked)
-        finally:
-            os.environ["MLFLOW_RUN_ID"] = run.id
+        return _start_other(run, start, asked)
     # MLflow refuses a run that is active already, and one that is not in the experiment of set_experiment.
     outer, experiment = stack[:], fluent._active_experiment_id
     stack.clear()
@@ -235,6 +246,15 @@ def _start_in(run: TrialRun, fluent: Any, start: Callable[..., Any], asked: dict
     finally:
         stack[:0] = outer
         fluent._active_experiment_id = experiment
+
+
+def _start_other(run: TrialRun, start: Callable[..., Any], asked: dict[str, Any]) -> Any:
+    """Start another run than the trial's, which MLflow would resume whatever else it is asked for."""
+    os.environ.pop("MLFLOW_RUN_ID", None)
+    try:
+        return start(**asked)
+    finally:
+        os.environ["MLFLOW_RUN_ID"] = run.id
 
 
 def _same_store(one: str, other: str) -> bool:
@@ -256,9 +276,8 @@ def _guarded(store: Any) -> Any:
     log_param, log_metric = store.log_param, store.log_metric
 
     def update_run_info(run_id: str, *args: Any, **kwargs: Any) -> Any:
-        if (trial := _trial_of(run_id)) is None:
+        if _trial_of(run_id) is None:
             return update(run_id, *args, **kwargs)
-        os.environ.update(trial.run.variables)  # end_run has removed the run's
         return store.get_run(run_id).info  # the flow ends and names it
 
     def batch(write: Callable[..., Any], run_id: str, metrics: Any = (), params: Any = (), tags: Any = ()) -> Any:

@@ -104,6 +104,7 @@ def test_another_server_and_another_run_are_left_alone(store: MlflowStore, run: 
     with joined(run):
         with mlflow.start_run(run_id=named):
             mlflow.log_metric("loss", 1.0)
+        assert os.environ["MLFLOW_RUN_ID"] == run.id
         mlflow.set_tracking_uri(other.uri)
         with mlflow.start_run(experiment_id="0") as own:
             mlflow.log_param("depth", "deep")
