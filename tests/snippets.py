@@ -176,5 +176,6 @@ NOT_RUN: dict[str, str] = {
     "docs/explanation/architecture.md: The round": "a drawing",
     "docs/explanation/comparisons.md: The champion": "a formula",
     "docs/explanation/noise.md: What you see": "an output",
+    "docs/how-to/debugging.md: Debugging a trial (2)": "a terminal",
 }
 """Blocks that nothing runs, each with the reason."""

@@ -9,6 +9,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 from hpo_core.base.extras import require
+from hpo_flows.base import gpus
 
 if TYPE_CHECKING:
     from hpo_flows.keras.space.hypermodel import HyperModel
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
     from hpo_flows.keras.tuner.tuner import Tuner
     from hpo_flows.keras.tuner.tuners import BayesianOptimization, GridSearch, Hyperband, RandomSearch
 
+gpus.share()  # as early as can be: TensorFlow reads it once, when a script makes its first tensor or data set
 
 _HOMES = {
     "BayesianOptimization": "tuner.tuners",

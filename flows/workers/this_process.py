@@ -24,6 +24,7 @@ from queue import Empty, SimpleQueue
 from types import MappingProxyType
 from typing import Any
 
+from hpo_flows.base.gpus import SHARING
 from hpo_flows.base.stopping import Stopped
 from hpo_flows.objectives.messages import Answer, Ended, Failed, FromObjective, Message
 from hpo_flows.objectives.reference import Objective
@@ -31,7 +32,6 @@ from hpo_flows.workers.attempt import Attempt, logging_to_run, result_of, superv
 from hpo_flows.workers.channel import shown
 from hpo_flows.workers.job import Flag, Job, TrialCancelled
 from hpo_flows.workers.output import Printed
-from hpo_flows.workers.resources import SHARING
 from hpo_flows.workers.surroundings import HANDLERS, OURS, flush, remember, seed_all
 from hpo_flows.workers.watchdog import WATCH_SECONDS
 

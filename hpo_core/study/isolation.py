@@ -23,7 +23,7 @@ def needing_processes(spec: Any) -> Iterator[tuple[str, str, str]]:
             yield key, f"{value} cannot be enforced, since {alone}", "remove it"
     if spec.runner.elsewhere:
         yield "runner.type", f"{spec.runner.type!r} trains on other machines, and {alone}", "remove the runner"
-    for key in sorted(Resources.model_fields.keys() - {"log"}):  # what is used can be measured here, too
+    for key in (name for name in Resources.model_fields if name != "log"):  # what is used can be measured here, too
         if (value := getattr(spec.resources, key)) is not None:
             yield f"resources.{key}", f"{value} cannot be assigned, since {alone}", "remove it"
 

@@ -291,10 +291,25 @@ class RunnerSpec(Section):
         return self.type != "process"
 
 
+def _gpus(value: Any) -> Any:
+    """
+    Raises:
+        ValueError: It is neither a number of GPUs, nor a share of one, nor ``auto``.
+    """
+    if value is None or value == "auto":
+        return value
+    if isinstance(value, int | float) and math.isfinite(value) and 0 <= value <= 1000:
+        if value < 1 or value == int(value):
+            return int(value) if value == int(value) else value
+    raise ValueError(f"{value!r} is neither a whole number of GPUs, nor a share of one such as 0.25, nor auto")
+
+
 class Resources(Section):
     """What one trial at a time may use; see :mod:`hpo_flows.workers.resources`. What is not given is not limited."""
 
-    gpus: int | None = Field(None, ge=0, le=1000, description="GPUs of a trial's own; 0 hides them all.")
+    gpus: Annotated[int | float | Literal["auto"] | None, BeforeValidator(_gpus)] = Field(
+        None, description="GPUs of a trial; 0.25: a quarter of one; auto: all, divided; 0 hides them."
+    )
     cpus: int | None = Field(None, ge=1, le=10_000, description="Threads for TensorFlow, BLAS and OpenMP.")
     memory: Annotated[int | None, BeforeValidator(as_bytes)] = Field(
         None, ge=1, description="Memory of a trial; also its memory_limit where that is not given."

@@ -185,6 +185,8 @@ class StudySpec(Section):
                 raise ValueError(f"first.{i}: {error}") from None
         self._check_fidelity()
         check_isolation(self)
+        if self.runner.elsewhere and self.resources.gpus == "auto":
+            raise ValueError("resources.gpus: auto divides the GPUs of this machine, and others train; give a number")
         if self.final is not None:
             self.final.check(space)
         if self.repeats not in (None, RepeatsSpec()) and (why := self._why_never_repeated):
