@@ -10,6 +10,9 @@ from hpo_core.ledger.tags import MODEL_KEPT, Tag
 
 log = logging.getLogger("hpo")
 
+ORIGIN = ("mlflow.source.", "mlflow.user")
+"""What the model's page shows of where it was logged from."""
+
 
 def publish_model(ledger: Ledger, runs: Sequence[str]) -> str | None:
     """Make the model of the first of these runs that has one a logged model, unless it is one.
@@ -28,7 +31,8 @@ def publish_model(ledger: Ledger, runs: Sequence[str]) -> str | None:
             if run.tags.get(Tag.MODEL) != MODEL_KEPT:
                 continue
             number = run.tags.get(Tag.TRIAL, run.tags.get(Tag.NUMBER, ""))
-            tags = {Tag.STUDY: ledger.spec.name, Tag.STUDY_RUN: study.id, Tag.TRIAL: number}
+            tags = {key: text for key, text in run.tags.items() if key.startswith(ORIGIN)}
+            tags |= {Tag.STUDY: ledger.spec.name, Tag.STUDY_RUN: study.id, Tag.TRIAL: number}
             if (model := store.publish(id, study.id, ledger.spec.name, tags)) is not None:
                 for each in (id, study.id):
                     store.log(each, [], {}, {Tag.LOGGED_MODEL: model})
