@@ -47,7 +47,19 @@ X, y = load_wine(return_X_y=True)
 """
 TREE = WINE + "data = lambda: (X, y)\nbuild = lambda config: DecisionTreeClassifier(**config)\n"
 
+BOOSTING = """
+import numpy as np
+rng = np.random.default_rng(0)
+X, X_valid = rng.normal(size=(100, 3)), rng.normal(size=(50, 3))
+y, y_valid = (X[:, 0] > 0).astype(int), (X_valid[:, 0] > 0).astype(int)
+"""
+
 BEFORE: dict[str, str] = {
+    "docs/how-to/boosting.md: XGBoost": BOOSTING
+    + "import xgboost as xgb\ndata, valid = xgb.DMatrix(X, y), xgb.DMatrix(X_valid, y_valid)",
+    "docs/how-to/boosting.md: LightGBM": BOOSTING
+    + "import lightgbm as lgb\ndata = lgb.Dataset(X, y)\nvalid = data.create_valid(X_valid, y_valid)",
+    "docs/how-to/boosting.md: CatBoost": BOOSTING + "from catboost import CatBoostClassifier",
     "README.md: A study file (2)": """
 loss, accuracy, test = 0.5, 0.8, 0.7
 def build(filters, momentum):
@@ -66,6 +78,17 @@ x, y, x_val, y_val = x[:300], y[:300], x[300:400], y[300:400]
     "docs/how-to/keras.md: A study file (2)": NETWORK,
     "docs/how-to/keras.md: The final choice by cross-validation": NETWORK
     + "from hpo_flows.keras import keras_objective\n",
+    "docs/how-to/keras.md: Where a script's trials train": NETWORK
+    + """
+import hpo_flows.keras as kt
+augment = lambda image, label: (image + tf.random.normal([4]), label)
+""",
+    "docs/how-to/keras.md: A run_trial of your own": "import hpo_flows.keras as kt",
+    "docs/how-to/keras.md: A run_trial of your own (2)": """
+import hpo_flows.keras as kt
+hp, build_model, train = kt.HyperParameters(), lambda hp: None, lambda hp: hp.get("x")
+hp.Float("x", 0.0, 1.0)
+""",
     "docs/how-to/final-choice.md: In the objective": TREE,
     "docs/how-to/folds.md: Cross-validation in each trial": TREE,
     "docs/how-to/limits.md: Keep to limits on results (2)": """
@@ -123,7 +146,12 @@ TRAIN = "assert 0 <= objective(a_trial(config={'units': 4, 'learning_rate': 0.01
 
 DESCRIBE = "from hpo_flows.objectives.datasets import describe\ndescribe(*load())"
 
+BOOSTED = "found = train(a_trial(config={'learning_rate': 0.3}, fidelity=3.0))\nassert 0 < found["
+
 AFTER: dict[str, str] = {
+    "docs/how-to/boosting.md: XGBoost": BOOSTED + "'valid-logloss'] < 0.6",
+    "docs/how-to/boosting.md: LightGBM": BOOSTED + "'valid_0-binary_logloss'] < 0.6",
+    "docs/how-to/boosting.md: CatBoost": BOOSTED + "'validation-Logloss'] < 0.6",
     "docs/how-to/champion.md: In the objective": "assert train(a_trial(config={'max_depth': 3}))['accuracy'] > 0.6",
     "docs/how-to/schedules.md: Data that change (2)": DESCRIBE,
     "README.md: A study file (2)": "assert train(trial)['val_accuracy'] == 0.8",
@@ -132,6 +160,10 @@ AFTER: dict[str, str] = {
     "docs/tutorial/keras.md: Write it": "assert model.predict(x, verbose=0).shape == (300, 10) and best['layers'] < 4",
     "docs/how-to/keras.md: A study file (2)": TRAIN,
     "docs/how-to/keras.md: The final choice by cross-validation": TRAIN,
+    "docs/how-to/keras.md: Where a script's trials train": "assert len(tuner.oracle.trials) == 4",
+    "docs/how-to/keras.md: A run_trial of your own (2)": """
+assert tuner.remaining_trials == 0 and tuner.results_["best_score"] < 1
+""",
     "docs/how-to/final-choice.md: In the objective": "assert train(a_trial(config={'max_depth': 3}))['accuracy'] > 0.6",
     "docs/how-to/folds.md: Cross-validation in each trial": """
 assert train(a_trial(config={'max_depth': 3}, answer=lambda: True))['accuracy'] > 0.6
@@ -159,11 +191,15 @@ assert all(slopes[name] != 0 for name in found)
 """,
 }
 
+NEEDS = {f"docs/how-to/boosting.md: {name}": name.lower() for name in ("XGBoost", "LightGBM", "CatBoost")}
+"""The package of a block that is skipped where it is not installed."""
+
 ENVIRONMENT = {"HOOK": "http://127.0.0.1:9/", "SLACK_WEBHOOK": "http://127.0.0.1:9/", "SENDGRID_API_KEY": "key"}
 
 SLOW = {
     "README.md: A Keras script", "docs/tutorial/keras.md: Write it", "docs/how-to/keras.md: A study file (2)",
-    "docs/how-to/keras.md: The final choice by cross-validation", "docs/how-to/gradient.md: Keras models",
+    "docs/how-to/keras.md: The final choice by cross-validation",
+    "docs/how-to/keras.md: Where a script's trials train", "docs/how-to/gradient.md: Keras models",
     "docs/how-to/gradient.md: Keras models (2)", "docs/how-to/gradient.md: Thousands of hyperparameters",
     "docs/how-to/models.md: Keep the model of the best trials", "docs/reference/coming-from.md: Optuna",
     "docs/how-to/models.md: Keep the model of the best trials (2)",
@@ -177,5 +213,7 @@ NOT_RUN: dict[str, str] = {
     "docs/explanation/comparisons.md: The champion": "a formula",
     "docs/explanation/noise.md: What you see": "an output",
     "docs/how-to/debugging.md: Debugging a trial (2)": "a terminal",
+    "docs/how-to/prefect.md: Deploy a new champion": "waits for runs; test_docs_prefect.py runs it",
+    "docs/how-to/prefect.md: Deploy a new champion (2)": "test_docs_prefect.py runs it",
 }
 """Blocks that nothing runs, each with the reason."""

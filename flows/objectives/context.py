@@ -78,6 +78,7 @@ class TrialContext(Artifacts):
         self._champion_folder = champion
         self._on_best: list[tuple[str, Callable[[], object]]] = []
         self._hypergradients = 0
+        self._write_checkpoint: Callable[[Path], object] | None = None
 
     def __repr__(self) -> str:
         return f"TrialContext(number={self.number}, config={dict(self.config)}, seed={self.seed})"
@@ -100,6 +101,18 @@ class TrialContext(Artifacts):
         folder = self._outbox / CHECKPOINT
         folder.mkdir(parents=True, exist_ok=True)
         return folder
+
+    def leave_checkpoint(self, write: Callable[[Path], object]) -> None:
+        """Register what writes the checkpoint: it is called with its folder when the objective has returned.
+
+        It is not called where no trial can resume from this one: without a fidelity, and outside of the search.
+        """
+        self._write_checkpoint = write
+
+    def finish_checkpoint(self) -> None:
+        """Write the checkpoint as :meth:`leave_checkpoint` was told; called by the worker."""
+        if self._write_checkpoint is not None and self._fidelity is not None and self._phase == "search":
+            self._write_checkpoint(self.checkpoint)
 
     def scratch_instead(self, reason: str) -> None:
         """Declare that this trial was trained from scratch despite a checkpoint. Its run shows the reason."""
@@ -237,14 +250,29 @@ class TrialContext(Artifacts):
             )
             self._validation = CrossValidation([one], lambda fold, metrics: True)
             return self._validation
+        own = {"reshuffle": self.seed} if reshuffle or self._repeats else {}
+        parts = folds(data, of=of, stratify=stratify, groups=groups, test=test, shuffle=shuffle, seed=seed, **own)
+        return self.folds_of(parts, stop_early=stop_early)
+
+    def folds_of(self, parts: Sequence[tuple[Rows, Rows]], *, stop_early: bool = True) -> CrossValidation:
+        """Cross-validate over given rows, as :meth:`folds` does over its own.
+
+        Args:
+            parts: Row numbers to train on and to score on, for each fold: ``list(splitter.split(X, y))``.
+            stop_early: False to train all folds of every trial.
+
+        Returns:
+            As :meth:`folds`.
+
+        Raises:
+            InputError: The study has an ``early_stop``, which would end the same trial by another rule.
+        """
         if stop_early and self._milestones is not None:
             raise InputError(
                 "early_stop",
                 "it ends trials after some of their steps, and trial.folds after some of their folds",
                 "remove it from the study, or give trial.folds(..., stop_early=False)",
             )
-        own = {"reshuffle": self.seed} if reshuffle or self._repeats else {}
-        parts = folds(data, of=of, stratify=stratify, groups=groups, test=test, shuffle=shuffle, seed=seed, **own)
         stop_early = stop_early and not self._repeats  # a repeat is for the mean of full trainings
         self._validation = CrossValidation(parts, partial(self._next_fold, stop_early))
         return self._validation

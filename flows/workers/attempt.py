@@ -145,6 +145,7 @@ def train(job: Job, function: Callable[..., Any], attempt: Attempt) -> Done | Fa
     )
     try:
         returned = function(context)
+        context.finish_checkpoint()
     except InputError as error:
         return Failed(str(error), details=traceback.format_exc(), blamed_key=error.field)
     except ImportError as error:
@@ -157,7 +158,8 @@ def train(job: Job, function: Callable[..., Any], attempt: Attempt) -> Done | Fa
         if out_of_memory(error):
             # Not tried again here: it would meet the same neighbours and the same share.
             return Failed(f"{OUT_OF_GPU_MEMORY}: {shown(error)}", details=traceback.format_exc())
-        return Failed(shown(error), retry=True, details=traceback.format_exc())
+        retry = getattr(error, "retry", True) is not False  # which a KerasTuner script's FailedTrialError says
+        return Failed(shown(error), retry=retry, details=traceback.format_exc())
     finally:
         attempt.send(context.use)
     try:

@@ -29,7 +29,7 @@ from hpo_core.ledger.tags import (
 )
 from hpo_core.selection.evaluation import ChampionVersion, Evaluation, EvaluationKind, Fold, Retraining
 from hpo_core.space.configuration import Scalar, config_from_json
-from hpo_core.space.search_space import SearchSpace
+from hpo_core.study.editions import completed
 from hpo_core.study.file import study_from
 from hpo_core.study.spec import StudySpec
 
@@ -66,7 +66,7 @@ def trial_of(run: Run, spec: StudySpec) -> Trial:
     run = replace(run, tags=unfold(run.tags))
     if run.tags.get(Tag.SCHEMA) != SCHEMA:
         raise ValueError(f"it was written by schema {run.tags.get('hpo.schema')!r}, this is {SCHEMA}")
-    config = _config_of(run, spec.search_space)
+    config = _config_of(run, spec)
     value = run.metrics.get(spec.metric)
     reason = run.tags.get(Tag.REASON, "")
     notes: dict[str, Scalar] = {
@@ -136,10 +136,10 @@ def _folds_of(run: Run, spec: StudySpec) -> tuple[float, ...]:
     return tuple(losses)
 
 
-def _config_of(run: Run, space: SearchSpace) -> dict[str, Scalar]:
+def _config_of(run: Run, spec: StudySpec) -> dict[str, Scalar]:
     if text := join_tag(Tag.CONFIG, run.tags):
-        return space.validated(config_from_json(text), check_constraints=False)
-    return space.from_params(run.params)
+        return spec.search_space.validated(completed(spec, config_from_json(text)), check_constraints=False)
+    return spec.search_space.from_params(run.params)
 
 
 def stored_spec(run: Run) -> StudySpec:

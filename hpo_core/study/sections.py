@@ -16,6 +16,7 @@ from hpo_core.selection.final_choice import Rule, Selection
 from hpo_core.selection.repeats import SHARE, TOP, Repeats
 from hpo_core.space.belief import Belief, Confidence
 from hpo_core.space.configuration import plain
+from hpo_core.space.parameters import Parameter
 from hpo_core.space.search_space import SearchSpace
 from hpo_core.strategies.base import Strategy
 from hpo_core.strategies.make import make_strategy
@@ -37,6 +38,14 @@ class Section(BaseModel):
         if isinstance(value, bool) and wanted is not bool:  # pydantic would take True for 1
             raise ValueError(f"{value} is neither a text nor a number")
         return value
+
+
+class Edition(Section):
+    """An earlier space of a study that went on with more parameters."""
+
+    until: int = Field(ge=1, description="The number of the first trial in the space that followed.")
+    space: dict[str, Parameter] = Field(description="The parameters of this edition.")
+    added: dict[str, Any] = Field(description="The parameters that came next, with their values in earlier trials.")
 
 
 class StopRules(Section):

@@ -46,6 +46,7 @@ from hpo_core.study.sections import (
     BeliefSpec,
     ChampionSpec,
     EarlyStopSpec,
+    Edition,
     FidelitySpec,
     FinalSpec,
     NotifySpec,
@@ -128,6 +129,7 @@ class StudySpec(Section):
     notify: Annotated[list[NotifySpec], BeforeValidator(as_entries)] = Field([], description="Who is told of what.")
     runner: RunnerSpec = Field(RunnerSpec(), description="Where trials are trained.")
     resources: Resources = Field(Resources(), description="What one trial at a time may use.")
+    editions: list[Edition] = Field([], description="Earlier spaces of a study that has grown; the study keeps them.")
 
     @field_validator("name", "experiment")
     @classmethod

@@ -16,6 +16,8 @@ import mlflow.entities as entities
 from mlflow import MlflowClient
 from mlflow.models import Model
 
+from hpo_core.ledger.tags import HIDDEN
+
 FILE = "MLmodel"
 
 VERSIONS = "mlflow.modelVersions"
@@ -65,7 +67,8 @@ def publish(
     for each in dict.fromkeys((run_id, study_run)):
         client.log_outputs(each, [entities.LoggedModelOutput(model.model_id, step=0)])
     # The same points again, which changes nothing in the run.
-    client.log_batch(run_id, [_of_model(metric, model.model_id, run) for metric in run.to_proto().data.metrics])
+    own = [metric for metric in run.to_proto().data.metrics if not metric.key.startswith(HIDDEN)]
+    client.log_batch(run_id, [_of_model(metric, model.model_id, run) for metric in own])
     return str(model.model_id)
 
 
