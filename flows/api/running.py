@@ -15,11 +15,13 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 from hpo_core.base.errors import InputError, StudyFailed, TrackingError, TrackingRefusal
+from hpo_core.champion.publication import publish_model
 from hpo_core.ledger.spool import Spool
 from hpo_core.ledger.store import FAILED, FINISHED, KILLED
 from hpo_core.lineage.opening import open_study
 from hpo_core.lineage.series import open_current
 from hpo_core.lineage.warm_start import warm_start
+from hpo_core.selection.final_choice import best_trial
 from hpo_core.study.file import study_from
 from hpo_core.study.spec import StudySpec
 from hpo_core.tracking.connection import connect
@@ -30,6 +32,7 @@ from hpo_flows.base.waiting import waiting_for
 from hpo_flows.loop.stages import Stages
 from hpo_flows.loop.temporary_server import start_early
 from hpo_flows.objectives.reference import Objective
+from hpo_flows.reports.ending import model_runs
 from hpo_flows.reports.html.publish import Publisher
 from hpo_flows.reports.notify import Notifier, both, failures_told, notifier_of, tell_end
 from hpo_flows.reports.text import skipped_line
@@ -228,6 +231,8 @@ def conclude(ledger: Ledger, stages: Stages, publisher: Publisher, history: Hist
     stages.record(history)
     if not history.running:  # otherwise another flow still works on it
         ledger.study.set_status(FINISHED)
+        if (best := best_trial(history, stages.choice)) is not None:
+            publish_model(ledger, model_runs(history, best, stages.choice))
     publisher.finish(history, stages.choice, stages.challenge)
     ledger.save_snapshot(news=100)
 

@@ -18,6 +18,7 @@ from hpo_flows.trials.checkpoints import packed, worth_keeping
 from hpo_flows.trials.prepare import Prepared, prepare
 from hpo_flows.trials.recorder import TrialLog
 from hpo_flows.trials.session import BLAMED_KEY, CHAMPION_FIELD, FAILURE, Session
+from hpo_flows.trials.usage import Usage
 from hpo_flows.workers.channel import shown
 from hpo_flows.workers.job import TrialCancelled, TrialFailed
 from hpo_flows.workers.output import last_lines
@@ -106,13 +107,20 @@ def _train(session: Session, training: Training, prepared: Prepared, record: Tri
     """
     spec = session.ledger.spec
     with session.pool.worker() as worker:
+        usage = Usage(worker.pid, worker.variables) if spec.resources.log else None
+
+        def tick() -> None:
+            if usage is not None and (measured := usage.due()):
+                record.note_usage(measured, usage.measured - 1)
+            record.tick()
+
         try:
             metrics = worker.run(
                 prepared.job,
                 timeout=spec.trial_timeout,
                 memory_limit=spec.memory_cap,
                 on_message=record.receive,
-                on_tick=record.tick,
+                on_tick=tick,
                 cancelled=session.stopped(training.run_id),
             )
         finally:

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from queue import SimpleQueue
 from typing import Any
 
 from hpo_core.base.errors import InputError
 from hpo_core.base.extras import missing_extra
+from hpo_core.tracking.trial_run import Logged, joined
 from hpo_flows.objectives.context import TrialContext
 from hpo_flows.objectives.messages import (
     Answer,
@@ -19,7 +21,9 @@ from hpo_flows.objectives.messages import (
     Failed,
     FoldScore,
     FromObjective,
+    LoggedByMlflow,
     Message,
+    NotKept,
     Report,
     Use,
 )
@@ -56,7 +60,7 @@ def supervise(
                 return message
             case Report(milestone=int()) | FoldScore(asks=True):
                 reply(Answer(on_message(message) is not False))
-            case Report() | FoldScore() | Artifact() | DatasetUsed() | Use():
+            case Report() | FoldScore() | Artifact() | NotKept() | DatasetUsed() | LoggedByMlflow() | Use():
                 on_message(message)
         on_tick()
 
@@ -103,6 +107,18 @@ class Attempt:
     def end(self) -> None:
         self.over = True
         self.answers.put(False)
+
+
+@contextlib.contextmanager
+def logging_to_run(job: Job, attempt: Attempt) -> Iterator[None]:
+    """Let what the objective logs by MLflow itself go into the trial's run, and tell the flow what that was."""
+    if job.run is None:
+        yield
+        return
+    with joined(job.run) as logged:
+        yield
+    if logged != Logged():
+        attempt.send(LoggedByMlflow(logged))
 
 
 def train(job: Job, function: Callable[..., Any], attempt: Attempt) -> Done | Failed:

@@ -11,6 +11,7 @@ from typing import Any, Protocol
 from hpo_core.selection.evaluation import Fold, Phase
 from hpo_core.selection.milestones import Milestones
 from hpo_core.space.configuration import Scalar
+from hpo_core.tracking.trial_run import TrialRun
 from hpo_flows.objectives.messages import FromObjective
 from hpo_flows.objectives.reference import Objective
 
@@ -33,6 +34,7 @@ class Job:
         to_beat: The trial is the best so far if its loss is lower than this.
         reshuffle: Whether the search's split is the trial's own.
         repeats: Whether the trial trains the configuration of an earlier one again.
+        run: The trial's run, for what the objective logs to MLflow itself; None if it cannot.
     """
 
     objective: Objective
@@ -52,6 +54,7 @@ class Job:
     to_beat: float = -math.inf
     reshuffle: bool = False
     repeats: bool = False
+    run: TrialRun | None = None
 
     def given(self, send: Callable[[FromObjective], None], answer: Callable[[], bool]) -> dict[str, Any]:
         """The arguments of the :class:`hpo_flows.objectives.context.TrialContext` that the objective gets.

@@ -17,7 +17,17 @@ from hpo_core.ledger import ownership
 from hpo_core.ledger.known_runs import number_of
 from hpo_core.ledger.store import FAILED, FINISHED, RUNNING, Run
 from hpo_core.ledger.study_run import instructions_of
-from hpo_core.ledger.tags import FOLD_VALUE, INTERNAL, RUNG, SCHEMA, TRIAL_TAGS, Tag, join_tag, parse_count, unfold
+from hpo_core.ledger.tags import (
+    FOLD_VALUE,
+    HIDDEN,
+    RUNG,
+    SCHEMA,
+    TRIAL_TAGS,
+    Tag,
+    join_tag,
+    parse_count,
+    unfold,
+)
 from hpo_core.selection.evaluation import ChampionVersion, Evaluation, EvaluationKind, Fold, Retraining
 from hpo_core.space.configuration import Scalar, config_from_json
 from hpo_core.study.editions import completed
@@ -93,7 +103,7 @@ def trial_of(run: Run, spec: StudySpec) -> Trial:
         stopped_early=stopped_early,
         requested_fidelity=requested,
         # NaN is not a value: it voids a metric that an earlier attempt of the same trial reported.
-        metrics={key: v for key, v in run.metrics.items() if not (key.startswith(INTERNAL) or math.isnan(v))},
+        metrics={key: v for key, v in run.metrics.items() if not (key.startswith(HIDDEN) or math.isnan(v))},
         hypergradient=hypergradient_of(run.metrics, spec.sign),
         rungs=_rungs_of(run, spec),
         excess=excesses(spec.limiting, run.metrics) if state is TrialState.COMPLETE else {},

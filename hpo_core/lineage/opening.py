@@ -11,6 +11,7 @@ from difflib import get_close_matches
 from typing import Any
 
 from hpo_core.base.errors import InputError, StudyUnknown, TrackingRefusal
+from hpo_core.base.source import source_tags
 from hpo_core.ledger.decode import stored_spec
 from hpo_core.ledger.ledger import Ledger
 from hpo_core.ledger.store import FINISHED, Run, Store
@@ -213,7 +214,7 @@ def _create_study(store: Store, experiment: str, spec: StudySpec, extra: Mapping
         Tag.SCHEMA: SCHEMA,
         Tag.STUDY: spec.name,
         Tag.CLAIMS: claims.id,
-        "mlflow.source.name": spec.objective,
+        **source_tags(spec.objective),
         **split_tag(Tag.SPEC, in_space(spec.as_new_study, spec.space, []).to_json()),
         **extra,
     }
