@@ -12,18 +12,17 @@ x, y = load_iris(return_X_y=True)
 def build_model(hp):
     model = keras.Sequential([keras.Input((4,))])
     model_type = hp.Choice("model_type", ["linear", "mlp"], default="mlp")
-    if model_type == "mlp":
-        with hp.conditional_scope("model_type", ["mlp"]):
+    with hp.conditional_scope("model_type", ["mlp"]):
+        if model_type == "mlp":
             depth = hp.Int("depth", 1, 2)
             for i in range(2):
                 with hp.conditional_scope("depth", list(range(i + 1, 3))):
                     if i < depth:
                         units = hp.Int(f"layer {i} (units)", 4, 16, step=4)
                         model.add(keras.layers.Dense(units, activation="relu"))
-    elif model_type == "linear":
-        with hp.conditional_scope("model_type", "linear"):
-            if hp.Boolean("l1", parent_name="model_type", parent_values=["linear"]):
-                model.add(keras.layers.ActivityRegularization(l1=hp.Float("l1_strength", 1e-5, 1e-2, sampling="log")))
+    with hp.conditional_scope("model_type", "linear"):
+        if model_type == "linear" and hp.Boolean("l1"):
+            model.add(keras.layers.ActivityRegularization(l1=1e-3))
     model.add(keras.layers.Dense(3, activation="softmax"))
     hp.Fixed("classes", 3)
     kind = hp.Choice("optimizer", ["sgd", "adam"])

@@ -56,7 +56,7 @@ print(
             "trials": len(oracle.trials),
             "score": best[0].score,
             "all_completed": set(statuses.values()) == {TrialStatus.COMPLETED},
-            "sorted": best[0].score <= best[1].score,
+            "sorted": bool(best[0].score <= best[1].score),
             "remaining": tuner.remaining_trials,
             "same_values": restored.values == best[0].hyperparameters.values,
             "keys": sorted(restored.values),

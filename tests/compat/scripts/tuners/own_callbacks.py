@@ -35,7 +35,7 @@ def build_model(hp):
     model = keras.Sequential([keras.Input((4,))])
     model.add(keras.layers.Dense(hp.Int("units", 4, 16, step=4), activation="relu"))
     model.add(keras.layers.Dense(3, activation="softmax"))
-    model.compile(keras.optimizers.SGD(hp.Float("lr", 1e-2, 1e-1)), "sparse_categorical_crossentropy", ["accuracy"])
+    model.compile(keras.optimizers.SGD(hp.Float("lr", 1e-2, 1e-1)), "sparse_categorical_crossentropy", metrics=["accuracy"])
     return model
 
 
