@@ -41,7 +41,7 @@ from hpo_flows.workers.resources import check, devices, variables
 if TYPE_CHECKING:
     from hpo_core.ledger.ledger import Ledger
     from hpo_flows.base.progress import Observer
-    from hpo_flows.workers.pool import WorkerPool
+    from hpo_flows.trials.session import Pool
 log = logging.getLogger("hpo")
 
 
@@ -72,14 +72,14 @@ def run_study(
         tracking_uri: An MLflow tracking URI; by default ``MLFLOW_TRACKING_URI``, or sqlite in the working folder.
         progress: Show live progress.
         verbose: Also show what trials print, after their numbers.
-        **settings: The other keys of a study file: ``strategy``, ``parallel``, ``retries``, ``seed``, ...
+        **settings: The other keys of a study file: ``strategy``, ``parallel``, ``isolation``, ``seed``, ...
 
     Raises:
         InputError: An argument is invalid.
         StudyFailed: The first trials all failed with the same error.
         TrackingError: MLflow does not answer.
     """
-    function = Objective.of(objective)
+    function = Objective.of(objective, isolation=settings.get("isolation", "process"))
     rules = dict(stop or {}) | ({} if trials is None else {"trials": trials})
     parameters = {key: value.model_dump() if hasattr(value, "model_dump") else value for key, value in space.items()}
     spec = study_from(
@@ -107,7 +107,7 @@ def run_study(
 
 
 @contextlib.contextmanager
-def early_workers(spec: StudySpec, objective: Objective) -> Iterator[WorkerPool | None]:
+def early_workers(spec: StudySpec, objective: Objective) -> Iterator[Pool | None]:
     """The workers of a study, which import the objective (TensorFlow: 11 s) while this process opens MLflow.
 
     None if other machines train, or if this one lacks what the study needs, which :func:`run` then reports.
@@ -116,11 +116,16 @@ def early_workers(spec: StudySpec, objective: Objective) -> Iterator[WorkerPool 
         pool = None
         if not spec.runner.elsewhere:
             with contextlib.suppress(InputError):
-                pool = stack.enter_context(_workers(spec, objective))
+                pool = _workers(spec, objective)
+                stack.enter_context(pool)
         yield pool
 
 
-def _workers(spec: StudySpec, objective: Objective) -> WorkerPool:
+def _workers(spec: StudySpec, objective: Objective) -> Pool:
+    if spec.isolation == "none":
+        from hpo_flows.workers.this_process import ThisProcess
+
+        return ThisProcess(_complete(objective, spec))
     from hpo_flows.workers.pool import WorkerPool
 
     present = devices() if spec.resources.gpus else []
@@ -161,9 +166,7 @@ def open_ledger(
     return ledger
 
 
-def run(
-    ledger: Ledger, objective: Objective, observe: Observer | None = None, pool: WorkerPool | None = None
-) -> StudyResult:
+def run(ledger: Ledger, objective: Objective, observe: Observer | None = None, pool: Pool | None = None) -> StudyResult:
     """Run trials of an opened study until a stop rule holds, and send the study's notifications.
 
     Args:
@@ -183,7 +186,7 @@ def run(
     return result
 
 
-def _run(ledger: Ledger, objective: Objective, observe: Observer, pool: WorkerPool | None) -> StudyResult:
+def _run(ledger: Ledger, objective: Objective, observe: Observer, pool: Pool | None) -> StudyResult:
 
     spec = ledger.spec
     if delivered := Spool(home() / "spool" / ledger.study_run.id).deliver(ledger):
@@ -213,7 +216,7 @@ def _run_flow(
     stages: Stages,
     publisher: Publisher,
     observe: Observer,
-    pool: WorkerPool | None,
+    pool: Pool | None,
 ) -> str:
     spec = ledger.spec
     with contextlib.ExitStack() as stack:
@@ -223,7 +226,8 @@ def _run_flow(
             runner.check(objective)
             pool = stack.enter_context(WorkerPool(0, objective))
         elif pool is None:
-            pool = stack.enter_context(_workers(spec, objective))
+            pool = _workers(spec, objective)
+            stack.enter_context(pool)
         # Prefect's console lines would garble the live progress; its UI still gets all of them. Set before the import.
         os.environ.setdefault("PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL", "CRITICAL")
         os.environ.setdefault("PREFECT_LOGGING_INTERNAL_LEVEL", "CRITICAL")

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from hpo_core.base.errors import InputError
 from hpo_flows.cli.common import SetOption, StudyArgument, is_file, load_spec, open_stored, search_path
 from hpo_flows.objectives.reference import Objective
 from hpo_flows.workers.output import PRINTED
@@ -71,10 +72,15 @@ def tune(
     verbose: Annotated[
         bool, typer.Option("--verbose", "-v", help="Show what trials print, after the number of each.")
     ] = False,
+    debug: Annotated[
+        bool, typer.Option("--debug", help="Train in this process, one trial at a time, so that breakpoint() works.")
+    ] = False,
 ) -> None:
     """Run a study, or go on with it."""
     from hpo_flows.reports.live import LiveProgress
 
+    if debug and parallel not in (None, 1):
+        raise InputError("--parallel", f"{parallel} trials at a time cannot be debugged", "leave out one of the two")
     overrides = list(set_ or [])
     if trials is not None:
         overrides.append(f"stop.trials={trials}")
@@ -83,9 +89,9 @@ def tune(
     if strategy is not None:
         overrides.append(f"strategy={json.dumps(strategy)}")
     try:
-        with LiveProgress(verbose=verbose) as live:
+        with LiveProgress(verbose=verbose and not debug, moving=not debug) as live:
             live.say(f"reading {study} ...")  # before what takes its time to import
-            ledger, result = _run(study, overrides, live, verbose)
+            ledger, result = _run(study, overrides, live, verbose=verbose, debug=debug)
     except KeyboardInterrupt as stopped:
         logging.raiseExceptions = False  # it also ended Prefect's temporary server, which can take no more logs
         typer.echo("stopped; run the same command to go on", err=True)
@@ -103,20 +109,29 @@ def tune(
         raise typer.Exit(1)
 
 
-def _run(study: str, overrides: list[str], live: LiveProgress, verbose: bool) -> tuple[Ledger, StudyResult]:
+def _run(
+    study: str, overrides: list[str], live: LiveProgress, *, verbose: bool, debug: bool
+) -> tuple[Ledger, StudyResult]:
     """Open the study and run it."""
     from hpo_core.study.file import override_spec
+    from hpo_core.study.isolation import for_debugging
     from hpo_flows.api import early_workers, open_ledger, run
     from hpo_flows.loop.temporary_server import start_early
 
     spec = load_spec(study, overrides) if is_file(study) else override_spec(open_stored(study).spec, overrides)
     objective = Objective(spec.objective, search_path(study))
-    if not spec.runner.elsewhere:  # otherwise it must be importable there, not here
+    here, left_out = for_debugging(spec) if debug else (spec, [])
+    if left_out:
+        apply = "does not apply" if len(left_out) == 1 else "do not apply"
+        live.tell(f"debugging: trials train in this process, so {' and '.join(left_out)} {apply}")
+    if not here.runner.elsewhere:  # otherwise it must be importable there, not here
         objective.precheck()
         start_early()  # it comes up while MLflow is imported
-    with early_workers(spec, objective) as pool:
+    with early_workers(here, objective) as pool:
         ledger = open_ledger(spec, on_message=live.tell, path=objective.path)
+        if debug:
+            ledger.spec, _ = for_debugging(ledger.spec)  # of this run alone: the stored study stays as it is
         live.begin(ledger.spec)
-        if verbose and spec.runner.elsewhere:
+        if verbose and ledger.spec.runner.elsewhere:
             live.tell(f"what trials print on other machines is not streamed; see {PRINTED} in their runs")
         return ledger, run(ledger, objective, live, pool)

@@ -1,14 +1,14 @@
-"""Supports Keras in studies: objectives from ``build_model(hp)``, callbacks, and a ``Tuner`` like KerasTuner's.
+"""Supports Keras in studies: objectives from ``build_model(hp)``, callbacks, and tuners like KerasTuner's.
 
-Importing this package loads neither tensorflow nor keras; they are imported where a model is built.
+Its modules have KerasTuner's paths as well (``hpo_flows.keras.tuners``, ``.engine.hyperparameters``, ...). Importing it
+loads neither tensorflow nor keras; they are imported where a model is built.
 """
 
 from __future__ import annotations
 
-from importlib import import_module
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from hpo_core.base.extras import require
+from hpo_flows.keras import modules
 
 if TYPE_CHECKING:
     from hpo_flows.keras.space.hypermodel import HyperModel
@@ -19,28 +19,13 @@ if TYPE_CHECKING:
     from hpo_flows.keras.tuner.tuner import Tuner
     from hpo_flows.keras.tuner.tuners import BayesianOptimization, GridSearch, Hyperband, RandomSearch
 
-
-_HOMES = {
-    "BayesianOptimization": "tuner.tuners",
-    "GridSearch": "tuner.tuners",
-    "Hyperband": "tuner.tuners",
-    "HyperModel": "space.hypermodel",
-    "HyperParameters": "space.hyperparameters",
-    "Objective": "space.objective",
-    "RandomSearch": "tuner.tuners",
-    "Tuner": "tuner.tuner",
-    "callbacks": "training.reporter",
-    "keras_objective": "training.objective",
-}
+__version__ = modules.VERSION
 
 __all__ = [
     "BayesianOptimization", "GridSearch", "HyperModel", "HyperParameters", "Hyperband", "Objective", "RandomSearch",
     "Tuner", "callbacks", "keras_objective",
 ]  # fmt: skip
 
+modules.install()
 
-def __getattr__(name: str) -> Any:
-    if name in _HOMES:
-        require("keras", f"hpo_flows.keras.{name}")
-        return getattr(import_module(f"hpo_flows.keras.{_HOMES[name]}"), name)
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+__getattr__ = modules.lookup(__name__, modules.TOP, modules.SUBMODULES)

@@ -7,8 +7,10 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from contextvars import copy_context
 from queue import Empty, SimpleQueue
 from typing import Any
 
@@ -41,6 +43,7 @@ from hpo_flows.trials.checkpoints import discard_superfluous
 from hpo_flows.trials.remote.dispatcher import RemoteTrials
 from hpo_flows.trials.remote.runner import Runner
 from hpo_flows.trials.session import CHAMPION_FIELD
+from hpo_flows.workers.this_process import ThisProcess
 
 TICK_SECONDS = 1.0
 """How long the loop waits for a trial to end before it checks the clock again."""
@@ -151,6 +154,10 @@ def _run_flow(loop: Loop, made: Any, name: str, id: str) -> None:
             raise
 
 
+Event = Training | Callable[[], None] | None
+"""What the loop waits for: the end of a training, a training that needs this thread, or None: check the signal."""
+
+
 class Loop:
     """The loop of ``docs/explanation/architecture.md``. Its state is disposable: whatever must last is in MLflow.
 
@@ -169,7 +176,7 @@ class Loop:
         self._session, self._ledger, self._spec = session, session.ledger, session.ledger.spec
         self._stages = session.stages
         self._running: dict[str, Training] = {}  # by run id
-        self._ended: SimpleQueue[Training | None] = SimpleQueue()  # None: check the signal
+        self._events: SimpleQueue[Event] = SimpleQueue()
         self._signal: int | None = None
         self._stopping = False
         self._interruptible = False
@@ -179,6 +186,9 @@ class Loop:
         self._view = PrefectView(session.ledger, link)
         self._engine: Engine = Threads(session) if link.lost else PrefectTasks(session, link)
         self._remote = RemoteTrials(session, session.runner) if session.runner is not None else None
+        self._here = session.pool if isinstance(session.pool, ThisProcess) else None
+        if self._here is not None:
+            self._here.serve(self._events.put, self._note)
 
     def run(self) -> str:
         """Loop until no trial runs and none is to be started.
@@ -211,7 +221,8 @@ class Loop:
     def _note(self, number: int) -> None:
         """Remember a signal, which the loop checks between two steps, and cut short any wait for MLflow.
 
-        As a signal handler it could interrupt a write to MLflow, so it raises only during the import of the objective.
+        As a signal handler it could interrupt a write to MLflow, so it raises only while the objective is imported or
+        trains in this thread.
         """
         if self._interruptible:
             raise Stopped(number)
@@ -219,7 +230,9 @@ class Loop:
         logging.raiseExceptions = False  # Ctrl-C also ends Prefect's temporary server, so that its log cannot be sent
         self._stages.search.halt()
         self._ledger.store.hurry()
-        self._ended.put(None)
+        self._events.put(None)
+        if self._here is not None:
+            self._here.interrupt(number)
 
     @contextlib.contextmanager
     def _shown(self) -> Iterator[None]:
@@ -259,7 +272,7 @@ class Loop:
                 self._remote.interrupt()
                 self._running.clear()
             while self._running:
-                self._take(self._ended.get())
+                self._take(self._events.get())
             self._view.tell(f"{self._spec.name} is ended by {'a signal' if self._signal is not None else 'an error'}")
             if self._signal is not None:  # the error may only be MLflow's, which gets little time after a signal
                 raise Stopped(self._signal) from None
@@ -340,24 +353,61 @@ class Loop:
             self._session.board.begin(training)  # its agent shows its steps nowhere here
             self._stages.release(training)  # the dispatcher and then the agent renew its lease
             future = self._remote.submit(name, training)
-        future.add_done_callback(lambda _: self._ended.put(training))
+        future.add_done_callback(lambda _: self._events.put(training))
 
     def _wait(self) -> None:
         """Wait until one of this flow's trials ends, or it is time to load what other flows did."""
         deadline = time.monotonic() + RELOAD_SECONDS
         while time.monotonic() < deadline:
             try:
-                self._take(self._ended.get(timeout=TICK_SECONDS))
+                event = self._events.get(timeout=TICK_SECONDS)
             except Empty:
                 self._observe(self._ledger.history())
                 if not self._running:
                     return
             else:
-                return
+                self._take(event)
+                if not callable(event):
+                    return
 
-    def _take(self, training: Training | None) -> None:
-        if training is None or self._running.pop(training.run_id, None) is None:
-            return
+    def _take(self, event: Event) -> None:
+        if callable(event):
+            with self._clock():
+                event()
+        elif event is not None and self._running.pop(event.run_id, None) is not None:
+            self._settle(event)
+
+    @contextlib.contextmanager
+    def _clock(self) -> Iterator[None]:
+        """While a trial has this thread, let another one do what is due by the clock."""
+        assert self._here is not None
+        over, errors, cancelled = threading.Event(), list[Exception](), self._here.cancelled
+
+        def tick() -> None:
+            try:
+                while not over.wait(TICK_SECONDS):
+                    self._observe(self._ledger.history())
+            except Exception as error:
+                errors.append(error)
+                cancelled.set()  # the trial ends at its next report
+
+        # In this context, which is that of Prefect's flow run.
+        clock = threading.Thread(target=copy_context().run, args=[tick], name="hpo-clock", daemon=True)
+        clock.start()
+        try:
+            yield
+        finally:
+            over.set()
+            clock.join()
+        if errors:
+            raise errors[0]
+
+    def _settle(self, training: Training) -> None:
+        """Free the slot of a training that has ended.
+
+        Raises:
+            Exception: It ended by an error that ends the study.
+        """
         self._session.board.end(training)
         self._stages.release(training)
         if self._remote is not None and (error := self._remote.settle(training)) is not None:

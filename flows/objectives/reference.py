@@ -14,7 +14,7 @@ import re
 import sys
 import types
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -52,7 +52,7 @@ def search_path(study: str) -> tuple[str, ...]:
 
 @dataclass(frozen=True)
 class Objective:
-    """Where a worker process finds the objective.
+    """Where the objective is found, by a worker process or by this one.
 
     Args:
         reference: ``module:function``.
@@ -61,28 +61,34 @@ class Objective:
             (:mod:`hpo_flows.objectives.by_value`), so it may come from a notebook or a script without
             ``if __name__ == "__main__"``.
         needs_hypergradient: Whether the study's strategy needs hypergradients.
+        here: The function itself, if it is called in this process (``isolation: none``) and so may be anything.
     """
 
     reference: str
     path: Sequence[str] = ()
     pickled: bytes | None = None
     needs_hypergradient: bool = False
+    here: Function | None = field(default=None, compare=False, repr=False)
 
     @classmethod
-    def of(cls, function: Function, reference: str = "") -> Objective:
+    def of(cls, function: Function, reference: str = "", *, isolation: str = "process") -> Objective:
         """Make an objective of a function, or of anything else that can be called with a trial.
 
         Args:
             function: What to call.
             reference: The name that the study records; by default the function's own.
+            isolation: The study's: where the function is to be called.
 
         Raises:
             InputError: It cannot be called with a trial, or cannot be sent to a worker process.
         """
+        check_call(function)
+        reference = reference or _reference(function)
+        if isolation == "none":
+            return cls(reference, here=function)
         from hpo_flows.objectives.by_value import pickled
 
-        check_call(function)
-        return cls(reference or _reference(function), tuple(sys.path), pickled(function))
+        return cls(reference, tuple(sys.path), pickled(function))
 
     def precheck(self) -> None:
         """Check that the objective's module exists, without importing anything heavy.
@@ -90,7 +96,7 @@ class Objective:
         Raises:
             InputError: It does not.
         """
-        if self.pickled is not None:
+        if self.pickled is not None or self.here is not None:
             return
         self._extend_path()
         module = self.reference.partition(":")[0]
@@ -139,6 +145,8 @@ class Objective:
         Raises:
             InputError: It cannot be imported, or is not a function.
         """
+        if self.here is not None:
+            return self.here
         self._extend_path()
         if self.pickled is not None:
             from hpo_flows.objectives.by_value import unpickled

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import sys
 import time
 from collections.abc import Iterable
 from types import TracebackType
@@ -81,9 +82,17 @@ class LiveProgress:
         spec: The study; None until :meth:`begin`.
         console: The output; by default standard error.
         verbose: Also show what trials print.
+        moving: False for lines alone, also on a terminal: a debugger needs that for itself.
     """
 
-    def __init__(self, spec: StudySpec | None = None, console: Console | None = None, *, verbose: bool = False) -> None:
+    def __init__(
+        self,
+        spec: StudySpec | None = None,
+        console: Console | None = None,
+        *,
+        verbose: bool = False,
+        moving: bool = True,
+    ) -> None:
         self._spec, self._verbose = spec, verbose
         self._progress: Progress | None = None
         self._news = News()
@@ -93,7 +102,8 @@ class LiveProgress:
         self._parts: tuple[list[str], list[str]] = [], []  # what is told above and below the best
         self._warnings = Warnings(self)
         keep = KEEP_VERBOSE if verbose else KEEP
-        self._screen = screen_for(console or Console(stderr=True), self._view, keep=keep)
+        # The stream itself, since a trial in this process may replace sys.stderr to keep what it prints.
+        self._screen = screen_for(console or Console(file=sys.stderr), self._view, keep=keep, moving=moving)
 
     def __enter__(self) -> LiveProgress:
         logging.getLogger("hpo").addHandler(self._warnings)

@@ -147,8 +147,10 @@ class Notebook(Screen):
         return {"text/plain": console.export_text(), "text/html": page}
 
 
-def screen_for(console: Console, view: View, *, keep: int) -> Screen:
-    """The screen that fits a console."""
+def screen_for(console: Console, view: View, *, keep: int, moving: bool = True) -> Screen:
+    """The screen that fits a console; if it is not to move, lines."""
+    if not moving:
+        return Lines(console)
     if console.is_jupyter:
         return Notebook(view, keep)
     if console.is_terminal and not console.is_dumb_terminal:

@@ -1,4 +1,4 @@
-"""Runs one attempt at a trial: prepares it, trains it in a worker process, and records how it ended in MLflow."""
+"""Runs one attempt at a trial: prepares it, trains it, and records how it ended in MLflow."""
 
 from __future__ import annotations
 
@@ -21,7 +21,6 @@ from hpo_flows.trials.session import BLAMED_KEY, CHAMPION_FIELD, FAILURE, Sessio
 from hpo_flows.workers.channel import shown
 from hpo_flows.workers.job import TrialCancelled, TrialFailed
 from hpo_flows.workers.output import last_lines
-from hpo_flows.workers.output import log as output
 
 log = logging.getLogger("hpo")
 
@@ -95,7 +94,7 @@ def _give_up(session: Session, record: TrialLog, reason: str) -> None:
 
 
 def _train(session: Session, training: Training, prepared: Prepared, record: TrialLog) -> dict[str, float]:
-    """Run the job in a worker process; returns the metrics that the objective returned.
+    """Run the job in a worker process, or in this one; returns the metrics that the objective returned.
 
     Raises:
         TrialFailed: It returned no value, or did not do what its phase asks for.
@@ -136,7 +135,7 @@ def _record_failure(
     if error.details:
         record.attach(FAILURE, error.details)
     # Skipped if the output is already shown live, or if the study is to blame: that is reported as one error.
-    if record.printed and not error.blamed_key and not output.isEnabledFor(logging.INFO):
+    if record.printed and not error.blamed_key and not session.pool.shows_output:
         log.warning("the last that trial %d printed:\n%s", training.number, last_lines(record.printed))
     reason = f"{error.reason} (going on from trial {training.parent})" if resumed else error.reason
     if not error.blamed_key:

@@ -16,9 +16,12 @@ from hpo_flows.trials.judge import Rungs
 from hpo_flows.trials.trace import Trace
 from hpo_flows.workers.job import Flag
 from hpo_flows.workers.pool import WorkerPool
+from hpo_flows.workers.this_process import ThisProcess
 
 log = logging.getLogger("hpo")
 
+
+Pool = WorkerPool | ThisProcess
 
 FAILURE = "failure.txt"
 """The artifact of a failed trial's run: the traceback, or the end of its output if there is none."""
@@ -33,7 +36,7 @@ class Session:
 
     Args:
         ledger: The study.
-        pool: The worker processes.
+        pool: The worker processes, or this process.
         objective: What they train.
         folder: Holds files of trials until they are in MLflow.
         fatal: The error of a trial that must end the whole flow; see :meth:`fail`.
@@ -45,7 +48,7 @@ class Session:
     """
 
     ledger: Ledger
-    pool: WorkerPool
+    pool: Pool
     objective: Objective
     folder: Path
     fatal: Exception | None = None

@@ -10,13 +10,12 @@ import sys
 import threading
 import traceback
 from collections.abc import Callable, Iterator
+from functools import partial
 from multiprocessing.connection import Connection
 from queue import SimpleQueue
 from typing import Any
 
 from hpo_core.base.errors import InputError
-from hpo_core.base.extras import missing_extra
-from hpo_flows.objectives.context import TrialContext
 from hpo_flows.objectives.messages import (
     Answer,
     Done,
@@ -29,7 +28,7 @@ from hpo_flows.objectives.messages import (
     Unloadable,
 )
 from hpo_flows.objectives.reference import Objective
-from hpo_flows.objectives.result import MissingMetric, as_result
+from hpo_flows.workers.attempt import Attempt, train
 from hpo_flows.workers.channel import Channel, Unreadable, shown
 from hpo_flows.workers.job import Job
 from hpo_flows.workers.output import Marks
@@ -43,7 +42,7 @@ class _Parent:
     def __init__(self, connection: Connection) -> None:
         self._channel = Channel(connection)
         self.inbox: SimpleQueue[tuple[int, Message | Unreadable]] = SimpleQueue()
-        self._current: _Attempt | None = None
+        self._current: tuple[int, Attempt] | None = None
         threading.Thread(target=self._listen, daemon=True).start()
 
     def _listen(self) -> None:
@@ -57,91 +56,22 @@ class _Parent:
             else:
                 if not isinstance(message, Answer):
                     self.inbox.put((attempt, message))
-                elif (current := self._current) is not None and current.number == attempt:
-                    current.answers.put(message.go_on)
+                elif (current := self._current) is not None and current[0] == attempt:
+                    current[1].answers.put(message.go_on)
 
     def send(self, attempt: int, message: Message) -> None:
         self._channel.send(attempt, message)
 
     @contextlib.contextmanager
-    def attempt(self, number: int) -> Iterator[_Attempt]:
+    def attempt(self, number: int) -> Iterator[Attempt]:
         """Make an attempt current, so that the parent's answers reach it."""
-        self._current = attempt = _Attempt(number, self)
+        attempt = Attempt(partial(self.send, number))
+        self._current = number, attempt
         try:
             yield attempt
         finally:
             attempt.end()
             self._current = None
-
-
-class _Attempt:
-    """A trial's messages and answers while it trains.
-
-    If a thread of the objective outlives the attempt, its messages are dropped and it is told to stop.
-    """
-
-    def __init__(self, number: int, parent: _Parent) -> None:
-        self.number, self._parent = number, parent
-        self.answers: SimpleQueue[bool] = SimpleQueue()
-        self._over = False
-
-    def send(self, message: Message) -> None:
-        if not self._over:
-            self._parent.send(self.number, message)
-
-    def answer(self) -> bool:
-        """Wait for the parent's answer: whether to continue training."""
-        return not self._over and self.answers.get()
-
-    def end(self) -> None:
-        self._over = True
-        self.answers.put(False)
-
-
-def _train(job: Job, function: Callable[..., Any], attempt: _Attempt) -> Done | Failed:
-    scratch, outbox = job.folder / "scratch", job.folder / "outbox"
-    scratch.mkdir(parents=True, exist_ok=True)
-    context = TrialContext(
-        config=job.config,
-        number=job.number,
-        seed=job.seed,
-        fidelity=job.fidelity,
-        scratch=scratch,
-        outbox=outbox,
-        send=attempt.send,
-        resume_from=job.resume_from,
-        milestones=job.milestones,
-        answer=attempt.answer,
-        callbacks=job.callbacks,
-        phase=job.phase,
-        fold=job.fold,
-        champion=job.champion,
-        reshuffle=job.reshuffle,
-        repeats=job.repeats,
-    )
-    try:
-        returned = function(context)
-    except InputError as error:
-        return Failed(str(error), details=traceback.format_exc(), blamed_key=error.field)
-    except ImportError as error:
-        if (missing := missing_extra(error, "objective")) is None:
-            return Failed(shown(error), retry=True, details=traceback.format_exc())
-        return Failed(str(missing), details=traceback.format_exc(), blamed_key=missing.field)
-    except SystemExit as error:
-        return Failed(f"the objective called sys.exit({error.code})", retry=True)
-    except BaseException as error:
-        return Failed(shown(error), retry=True, details=traceback.format_exc())
-    finally:
-        attempt.send(context.use)
-    try:
-        metrics = as_result(returned, job.metric)
-        if job.objective.needs_hypergradient:
-            context.check_hypergradient(metrics)
-    except ValueError as error:
-        return Failed(str(error), blamed_key="metric" if isinstance(error, MissingMetric) else "")
-    if job.sign * metrics[job.metric] < job.to_beat:
-        context.finish_best()
-    return Done(metrics)
 
 
 class _Child:
@@ -159,7 +89,7 @@ class _Child:
             left = ""
             try:
                 outcome, left = self._obey(number, message)
-            except Exception as error:  # from the setup or cleanup; _train reports the objective's own errors
+            except Exception as error:  # from the setup or cleanup; train reports the objective's own errors
                 outcome = Failed(shown(error), details=traceback.format_exc())
             flush()
             self._marks.write("end", number)
@@ -187,12 +117,12 @@ class _Child:
                     return self._train(job, attempt)
         return Failed(f"the worker process cannot read its trial: {message}"), ""
 
-    def _train(self, job: Job, attempt: _Attempt) -> tuple[Done | Failed, str]:
+    def _train(self, job: Job, attempt: Attempt) -> tuple[Done | Failed, str]:
         """Train, then restore the state of the process."""
         put_back = remember()
         try:
             seed_all(job.seed)
-            outcome = _train(job, self._function, attempt)
+            outcome = train(job, self._function, attempt)
         finally:
             if os.getpid() != self._pid:
                 os._exit(0)  # a fork by the objective that returned from it; only the original reports the trial

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import logging
 import os
 import sys
 import tempfile
@@ -13,6 +14,7 @@ from typing import Any
 
 from hpo_flows.objectives.by_value import SCRIPT
 from hpo_flows.objectives.reference import Objective
+from hpo_flows.workers.output import log as output
 from hpo_flows.workers.worker import Worker
 
 
@@ -48,6 +50,11 @@ class WorkerPool:
         with contextlib.suppress(ConnectionError):
             worker.preload(self._objective)
         return worker
+
+    @property
+    def shows_output(self) -> bool:
+        """Whether what trials print is shown as they run."""
+        return output.isEnabledFor(logging.INFO)
 
     def check(self, timeout: float | None = None) -> None:
         """Wait until a worker has imported the objective.

@@ -22,6 +22,10 @@ ASK_SECONDS = 20.0
 
 DRIVER = Path("/proc/driver/nvidia/gpus")
 
+SHARING = {"TF_FORCE_GPU_ALLOW_GROWTH": "true", "XLA_PYTHON_CLIENT_PREALLOCATE": "false"}
+"""Makes TensorFlow and JAX take a GPU's memory as they need it. By default the first process takes nearly all, and the
+next one, such as another slot's worker, finds none. What the user has set stays."""
+
 THREADS = (
     "OMP_NUM_THREADS",
     "OPENBLAS_NUM_THREADS",
@@ -92,10 +96,9 @@ def variables(resources: Resources, devices: Sequence[str], slot: int) -> dict[s
     Raises:
         InputError: There are fewer GPUs than the slot needs.
     """
-    found: dict[str, str] = {}
+    found = {name: value for name, value in SHARING.items() if name not in os.environ}
     if resources.gpus is not None:
         found[VISIBLE] = ",".join(assigned(devices, slot, resources.gpus))
-        found["TF_FORCE_GPU_ALLOW_GROWTH"] = "true"
     if resources.cpus is not None:
         found |= dict.fromkeys(THREADS, str(resources.cpus))
     return found

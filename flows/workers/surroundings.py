@@ -41,10 +41,14 @@ PATIENCE_SECONDS = 1.0
 """How long threads that a trial left running may take to end."""
 
 
-def remember() -> Callable[[], str]:
-    """Remember the state of the process. Returns a function that restores it and returns what it could not restore."""
+def remember(kinds: Sequence[Callable[[], Undo]] | None = None) -> Callable[[], str]:
+    """Remember the state of the process. Returns a function that restores it and returns what it could not restore.
+
+    Args:
+        kinds: What to remember; by default :data:`KINDS`.
+    """
     undos: list[tuple[str, Undo]] = []
-    for kind in KINDS:
+    for kind in KINDS if kinds is None else kinds:
         with contextlib.suppress(OSError):  # for example, the working folder was removed
             undos.append((kind.__name__.strip("_"), kind()))
 
@@ -173,8 +177,11 @@ def _signals() -> Undo:
     handlers = {number: signal.getsignal(number) for number in signal.valid_signals()}
     mask = signal.pthread_sigmask(signal.SIG_BLOCK, [])
 
+    timers = (signal.ITIMER_REAL, signal.ITIMER_VIRTUAL, signal.ITIMER_PROF)  # the first: also alarm's
+    idle = [timer for timer in timers if signal.getitimer(timer) == (0, 0)]
+
     def undo() -> None:
-        for timer in (signal.ITIMER_REAL, signal.ITIMER_VIRTUAL, signal.ITIMER_PROF):  # the first: also alarm's
+        for timer in idle:
             signal.setitimer(timer, 0)
         for number, handler in handlers.items():
             if handler is not None and signal.getsignal(number) != handler:
@@ -241,9 +248,10 @@ def _logging() -> Undo:
         return logger.level, logger.propagate, logger.disabled, logger.handlers[:], logger.filters[:]
 
     before, off = {logger: state(logger) for logger in loggers()}, logging.Logger.manager.disable
+    capturing = getattr(logging, "_warnings_showwarning", None) is not None
 
     def undo() -> None:
-        logging.captureWarnings(False)
+        logging.captureWarnings(capturing)
         logging.disable(off)
         for logger in loggers():
             if logger not in before and logger.name.partition(".")[0] in sys.modules:
@@ -283,12 +291,14 @@ def _sklearn() -> Undo:
 
 
 def _matplotlib() -> Undo:
-    matplotlib = _loaded("matplotlib")
+    matplotlib, pyplot = _loaded("matplotlib"), _loaded("matplotlib.pyplot")
     before = matplotlib and dict(matplotlib.rcParams.copy())
+    figures = pyplot.get_fignums() if pyplot is not None else []
 
     def undo() -> None:
         if (pyplot := _loaded("matplotlib.pyplot")) is not None:
-            pyplot.close("all")
+            for figure in set(pyplot.get_fignums()) - set(figures):
+                pyplot.close(figure)
         if (now := _loaded("matplotlib")) is None:
             return
         with warnings.catch_warnings():
@@ -318,10 +328,30 @@ def _keras() -> Undo:
 
 
 def _mlflow() -> Undo:
-    def undo() -> None:
+    def active() -> Any:
         mlflow = _loaded("mlflow")
-        while mlflow is not None and mlflow.active_run() is not None:
-            mlflow.end_run()
+        run = None if mlflow is None else mlflow.active_run()
+        return None if run is None else run.info.run_id
+
+    before = active()
+
+    def undo() -> None:
+        while (run := active()) is not None and run != before:
+            _loaded("mlflow").end_run()
+
+    return undo
+
+
+def _generators() -> Undo:
+    """The global generators, which :func:`seed_all` seeds. TensorFlow's own cannot be read, so it stays seeded."""
+    states, numbers, torch = random.getstate(), np.random.get_state(), _loaded("torch")
+    drawn = torch and torch.get_rng_state()
+
+    def undo() -> None:
+        random.setstate(states)
+        np.random.set_state(numbers)
+        if torch is not None:
+            torch.set_rng_state(drawn)
 
     return undo
 
@@ -344,3 +374,8 @@ KINDS: tuple[Callable[[], Undo], ...] = (
     _threads,
     _mlflow,  # last, so restored first: ending a run needs the environment in which it was started
 )
+
+OURS = (*(kind for kind in KINDS if kind is not _threads), _generators)
+"""What is restored in a process that is the user's own (``isolation: none``): what a trial has changed, to what it was
+when the trial began. The threads that it leaves running are not waited for, since others of the process start some
+meanwhile, too."""

@@ -23,21 +23,16 @@ from typing import TypeVar
 from hpo_core.base.errors import InputError
 from hpo_flows.objectives.messages import (
     Answer,
-    Artifact,
-    DatasetUsed,
-    Done,
     Ended,
     Failed,
-    FoldScore,
     FromObjective,
     Message,
     Preload,
-    Report,
     Train,
     Unloadable,
-    Use,
 )
 from hpo_flows.objectives.reference import Objective
+from hpo_flows.workers.attempt import result_of, supervise
 from hpo_flows.workers.channel import Channel, Unreadable, shown
 from hpo_flows.workers.job import Flag, Job, TrialFailed
 from hpo_flows.workers.output import Output
@@ -174,22 +169,14 @@ class Worker:
         watchdog: Watchdog,
     ) -> dict[str, float]:
         attempt = self._attempt
-        self._with_child(lambda: self._channel.send(attempt, Train(job)), watchdog)
-        while True:
-            message = self._with_child(lambda: self._next(attempt), watchdog)
-            match message:
-                case Ended(Done(metrics)):
-                    self._release(message)
-                    return dict(metrics)
-                case Ended(Failed() as failed):
-                    self._release(message)
-                    raise TrialFailed(**vars(failed))
-                case Report(milestone=int()) | FoldScore(asks=True):
-                    answer = Answer(on_message(message) is not False)
-                    self._with_child(partial(self._channel.send, attempt, answer), watchdog)
-                case Report() | FoldScore() | Artifact() | DatasetUsed() | Use():
-                    on_message(message)
-            on_tick()
+
+        def send(message: Train | Answer) -> None:
+            self._with_child(lambda: self._channel.send(attempt, message), watchdog)
+
+        send(Train(job))
+        ended = supervise(lambda: self._with_child(lambda: self._next(attempt), watchdog), send, on_message, on_tick)
+        self._release(ended)
+        return result_of(ended)
 
     def _next(self, attempt: int) -> Message | None:
         """The next message of an attempt; None if none came, or only one of another attempt."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 from abc import ABC, abstractmethod
+from collections.abc import Mapping
 from functools import cached_property
 from typing import Annotated, Any, Literal
 
@@ -217,6 +218,14 @@ class Int(_Parameter):
     log: bool = Field(False, description="Uniform in the logarithm; low must be above 0.")
     reverse: bool = Field(False, description="With log: fine at high instead of at low.")
     step: Whole | None = Field(None, description="From one value to the next; with log a factor.")
+
+    @model_validator(mode="before")
+    @classmethod
+    def _every_number(cls, data: Any) -> Any:
+        """On a linear scale a step of 1 is none: both are the same parameter."""
+        if isinstance(data, Mapping) and type(data.get("step")) is int and data["step"] == 1 and not data.get("log"):
+            return {**data, "step": None}
+        return data
 
     @model_validator(mode="after")
     def _valid(self) -> Int:

@@ -10,8 +10,9 @@ from hpo_core.base.errors import StudyConflict
 from hpo_core.study.spec import StudySpec
 
 MAY_CHANGE = {
-    "objective", "strategy", "stop", "early_stop", "parallel", "retries", "rerun_lost", "trial_timeout", "memory_limit",
-    "seed", "first", "warm_start", "repeats", "final", "data", "champion", "notify", "runner", "resources",
+    "objective", "strategy", "stop", "early_stop", "parallel", "isolation", "retries", "rerun_lost", "trial_timeout",
+    "memory_limit", "seed", "first", "warm_start", "repeats", "final", "data", "champion", "notify", "runner",
+    "resources",
 }  # fmt: skip
 """Keys that a resumed study takes from the new file. All others determine what the stored losses mean."""
 

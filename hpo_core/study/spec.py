@@ -39,6 +39,7 @@ from hpo_core.space.search_space import SearchSpace
 from hpo_core.strategies.make import expected, strategy_class
 from hpo_core.study.callbacks import checked_callback
 from hpo_core.study.failing import failed_alike
+from hpo_core.study.isolation import check_isolation
 from hpo_core.study.names import BAD_NAME, MAX_NAME_LENGTH, NAME
 from hpo_core.study.sections import (
     ChampionSpec,
@@ -94,6 +95,9 @@ class StudySpec(Section):
     stop: StopRules
     data: str = Field("", description="module:function that returns the data; once they change, a dated study begins.")
     parallel: int = Field(1, ge=1, le=1000, description="Trials at a time.")
+    isolation: Literal["process", "none"] = Field(
+        "process", description="Where a trial trains: in a process of its own, or in the study's (none), one at a time."
+    )
     retries: int = Field(0, ge=0, le=100, description="Further attempts at a trial that raised or whose process died.")
     rerun_lost: int = Field(
         2, ge=0, le=100, description="How often a trial is run again that died with its flow or its machine; 0: never."
@@ -165,6 +169,7 @@ class StudySpec(Section):
             except ValueError as error:
                 raise ValueError(f"first.{i}: {error}") from None
         self._check_fidelity()
+        check_isolation(self)
         if self.final is not None:
             self.final.check(space)
         if self.repeats not in (None, RepeatsSpec()) and (why := self._why_never_repeated):

@@ -6,6 +6,9 @@ other values of that parameter; new parameters are treated in the same way. A pa
 are asked for (a kind of network, a number of layers) is tried with all of its values. Finally parameters are changed
 together, each pair of values once, or all combinations if they are few: that finds branches behind two conditions.
 
+A build that raises is a failed one: it shows which parameters it asked for until then, which are tried as well, but not
+which it would not have asked for. Only if every build raises, there is nothing to tune.
+
 Declared conditions (``conditional_scope``, ``parent_name``) are adopted. Others are inferred, in the form ``parent has
 one of these values``, joined by *and*: the smallest set of parents that separates all builds with a parameter from all
 builds without it. An inferred condition is tested with builds that could refute it, and dropped if one does. Dropping
@@ -27,7 +30,9 @@ from hpo_core.base.errors import InputError
 from hpo_core.space.configuration import Scalar, scalar_key
 from hpo_core.space.parameters import Fixed, Float, Int
 from hpo_core.space.search_space import SearchSpace
-from hpo_flows.keras.space.hyperparameters import HyperParameter, HyperParameters
+from hpo_flows.keras.errors import FatalError
+from hpo_flows.keras.space.hyperparameter import HyperParameter, Parent
+from hpo_flows.keras.space.hyperparameters import HyperParameters
 
 MAX_BUILDS = 400
 """The default limit of calls; a model takes 10 to 100 ms to build."""
@@ -45,6 +50,9 @@ them."""
 MAX_COMBINED = 64
 """Up to this many combinations of values are tried one by one; if there are more, this many that cover pairs."""
 
+MAX_FAILED = 40
+"""As long as no build has succeeded, at most this many are tried: then the function itself is at fault."""
+
 REFUTATIONS = 6
 """How many builds with random values must agree with an inferred condition, on either side of it."""
 
@@ -53,10 +61,17 @@ When = dict[str, list[Scalar]]
 
 @dataclass(frozen=True)
 class Build:
-    """One call: the values of all parameters it asked for, and whether many of them were chosen at random."""
+    """One call: the values of all parameters it asked for.
+
+    Args:
+        values: By name.
+        mixed: Whether many of them were chosen at random.
+        failed: Whether it raised, so that it may have asked for less than it would have.
+    """
 
     values: Mapping[str, Scalar]
     mixed: bool = False
+    failed: bool = False
 
 
 @dataclass(frozen=True)
@@ -67,11 +82,13 @@ class Exploration:
         space: The search space.
         declared: The declarations, in the order of the space.
         builds: The number of calls.
+        failures: What the builds that raised did raise, each kind once.
     """
 
     space: SearchSpace
     declared: Sequence[HyperParameter]
     builds: int
+    failures: Sequence[str] = ()
 
 
 def explore(
@@ -92,6 +109,7 @@ def explore(
     Raises:
         InputError: There is no parameter, there are branches beyond ``max_builds``, or a name is used for two different
             parameters.
+        Exception: What the first build raised, if all of them did.
     """
     return _Explorer(build, preset, tune_new, max_builds).run()
 
@@ -109,6 +127,7 @@ class _Explorer:
         for each in preset:
             self._declared.setdefault(each.name, []).append(each)
         self._builds: list[Build] = []
+        self._errors: list[Exception] = []
         self._tried: set[str] = set()
         self._calls = 0
         self._rng = np.random.default_rng(0)  # its own, so that a function has the same space everywhere
@@ -119,6 +138,8 @@ class _Explorer:
             self._branch_out()
             while self._combine():
                 self._branch_out()
+            if self._errors and all(build.failed for build in self._builds):
+                raise self._nothing_built()
             if not self._declared:
                 raise InputError("build_model", "it declares no parameter", "call hp.Int, hp.Float, ... in it")
             # Builds that test a condition may find new parameters; then the search starts again.
@@ -132,7 +153,14 @@ class _Explorer:
             space = SearchSpace(parameters)
         except ValueError as error:
             raise InputError("build_model", str(error)) from None
-        return Exploration(space, [self._declared[name][0] for name in names], self._calls)
+        failures = tuple(dict.fromkeys(f"{type(error).__name__}: {error}" for error in self._errors))
+        return Exploration(space, [self._declared[name][0] for name in names], self._calls, failures)
+
+    def _nothing_built(self) -> Exception:
+        error = self._errors[0]
+        many = f"all of {self._calls} builds, each with other values" if self._calls > 1 else "the only build there is"
+        error.add_note(f"hpo_flows: this is of the first build, with the defaults; {many}, raised")
+        return error
 
     # -- builds -----------------------------------------------------------------------------------------------------
 
@@ -144,11 +172,29 @@ class _Explorer:
         self._tried.add(key)
         self._calls += 1
         hp = HyperParameters(values, self._preset)
-        self._function(hp)
-        build = Build({name: hp.values[name] for name in hp.asked}, mixed)
+        failed = not self._built(hp)
+        build = Build({name: hp.values[name] for name in hp.asked}, mixed, failed)
         self._builds.append(build)
         new = self._merge(hp)
         return build, [name for name in new if name in build.values]
+
+    def _built(self, hp: HyperParameters) -> bool:
+        """Call the function; returns whether it came to its end.
+
+        Raises:
+            InputError: It declares what cannot be meant.
+            FatalError: It says that nothing is to go on.
+        """
+        try:
+            self._function(hp)
+        except (InputError, FatalError):
+            raise
+        except Exception as error:  # a user's function may raise anything
+            self._errors.append(error)
+            if len(self._errors) >= MAX_FAILED and len(self._errors) == self._calls:
+                raise self._nothing_built() from None
+            return False
+        return True
 
     def _merge(self, hp: HyperParameters) -> list[str]:
         """Adopt the declarations of a build, each new name after the one that preceded it."""
@@ -221,7 +267,7 @@ class _Explorer:
             return False
         build, new = result
         queue.extend((build.values, each) for each in new)
-        return build.values.keys() != context.keys()
+        return not build.failed and build.values.keys() != context.keys()
 
     def _combine(self) -> bool:
         """Change parameters together until something new is found; returns whether it was."""
@@ -280,18 +326,20 @@ class _Explorer:
         declared = [each.conditions for each in self._declared[name]]
         if len(declared) == 1:
             return _joined(declared[0])
-        parents = {conditions[0][0] if len(conditions) == 1 else "" for conditions in declared}
+        parents = {conditions[0].name if len(conditions) == 1 else "" for conditions in declared}
         if len(parents) > 1 or "" in parents:
             return {}
-        return {parents.pop(): list(dict.fromkeys(value for conditions in declared for value in conditions[0][1]))}
+        values = {scalar_key(value): value for conditions in declared for value in conditions[0].values}
+        return {parents.pop(): list(values.values())}
 
     def _inferred(self, name: str, scopes: When) -> When | None:
         """The condition that separates the builds with a parameter from those without; None if there is none.
 
         Builds that the parameter's scopes already explain are ignored.
         """
-        having = [build.values for build in self._builds if name in build.values]
-        lacking = [b.values for b in self._builds if name not in b.values and _holds(scopes, b.values)]
+        complete = [build.values for build in self._builds if not build.failed]
+        having = [values for values in complete if name in values]
+        lacking = [values for values in complete if name not in values and _holds(scopes, values)]
         if not lacking or not having:
             return {}
         before = list(self._declared)[: list(self._declared).index(name)]
@@ -319,7 +367,7 @@ class _Explorer:
         if any(parent not in values for values in having):
             return None
         present = {scalar_key(values[parent]) for values in having}
-        tried = {scalar_key(build.values[parent]) for build in self._builds if parent in build.values}
+        tried = {scalar_key(b.values[parent]) for b in self._builds if parent in b.values and not b.failed}
         options = parameter.values(MANY_VALUES)
         if not tried <= {scalar_key(option) for option in options} or len(tried) < len(options):
             return None  # a default between two steps, or a value that was never built
@@ -330,7 +378,7 @@ class _Explorer:
 
         The existing builds agree, since the condition was inferred from them. Only what they leave open is built.
         """
-        mixed = [build.values for build in self._builds if build.mixed]
+        mixed = [build.values for build in self._builds if build.mixed and not build.failed]
         for parent in when:
             seen = {scalar_key(values[parent]) for values in mixed if parent in values}
             for value in self._parameter(parent).values(MANY_VALUES):
@@ -354,7 +402,7 @@ class _Explorer:
             if parent not in fixed and self._rng.random() < 0.75:
                 context[parent] = values[self._rng.integers(len(values))]
         result = self._build({**context, **fixed}, mixed=True)
-        if result is None:
+        if result is None or result[0].failed:
             return True
         return _holds(when, result[0].values) == (name in result[0].values)
 
@@ -376,12 +424,14 @@ def _pairs(picks: Mapping[str, int]) -> set[tuple[str, int, str, int]]:
     return {(a, i, b, j) for n, (a, i) in enumerate(items) for b, j in items[n + 1 :]}
 
 
-def _joined(conditions: Sequence[tuple[str, tuple[Scalar, ...]]]) -> When:
+def _joined(conditions: Sequence[Parent]) -> When:
     """Nested scopes as one condition; two scopes of one parent leave the values that both list."""
     when: When = {}
-    for parent, values in conditions:
-        before = when.get(parent)
-        when[parent] = [v for v in values if before is None or scalar_key(v) in {scalar_key(b) for b in before}]
+    for condition in conditions:
+        before = when.get(condition.name)
+        when[condition.name] = [
+            v for v in condition.values if before is None or scalar_key(v) in {scalar_key(b) for b in before}
+        ]
     return when
 
 

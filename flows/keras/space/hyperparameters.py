@@ -1,90 +1,31 @@
-"""Defines the ``hp`` of a ``build_model(hp)``: every call declares a parameter and returns its value.
+"""Defines the ``hp`` of a ``build_model(hp)``: every call declares a hyperparameter and returns its value.
 
-The calls and their arguments are KerasTuner's, so a function written for it runs here unchanged. They declare
-parameters of :mod:`hpo_core.space.search_space`. They return the value from the configuration that the object was made
-with, or else the default.
+The calls and their arguments are KerasTuner's, so a function written for it runs here unchanged. They return the value
+from the configuration that the object was made with, or else the default.
 """
 
 from __future__ import annotations
 
 import contextlib
 import logging
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
-from functools import cached_property
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
-from pydantic import ValidationError
-
 from hpo_core.base.errors import InputError
-from hpo_core.space import parameters
-from hpo_core.space.configuration import Scalar, native, scalar_key
+from hpo_core.space.configuration import Scalar
+from hpo_flows.keras.space.hyperparameter import (
+    Boolean,
+    Choice,
+    Fixed,
+    Float,
+    HyperParameter,
+    Int,
+    Parent,
+    deserialize,
+    serialize,
+)
 
 log = logging.getLogger("hpo")
-
-Condition = tuple[str, tuple[Scalar, ...]]
-"""A parent's name, and its values for which a parameter is active."""
-
-SAMPLINGS = ("linear", "log", "reverse_log")
-
-
-@dataclass(frozen=True)
-class HyperParameter:
-    """One declaration.
-
-    Args:
-        kind: ``Int``, ``Float``, ``Choice``, ``Boolean`` or ``Fixed``.
-        name: Its name, including name scopes.
-        settings: The arguments of the call (``min_value``, ``values``, ...), also available as attributes.
-        default: The value if the configuration has none.
-        conditions: The conditional scopes around it, outermost first; all must hold.
-    """
-
-    kind: str
-    name: str
-    settings: Mapping[str, Any]
-    default: Scalar
-    conditions: tuple[Condition, ...] = ()
-
-    def __getattr__(self, name: str) -> Any:
-        try:
-            return self.__dict__["settings"][name]
-        except KeyError:
-            raise AttributeError(f"{self.__dict__.get('kind')} has no {name!r}") from None
-
-    def get_config(self) -> dict[str, Any]:
-        """The declaration as plain data."""
-        conditions = [{"name": name, "values": list(values)} for name, values in self.conditions]
-        return {"name": self.name, "default": self.default, "conditions": conditions, **self.settings}
-
-    @cached_property
-    def parameter(self) -> Any:
-        """The parameter of :mod:`hpo_core.space.search_space` that it declares, without conditions.
-
-        Raises:
-            InputError: Its settings contradict each other.
-        """
-        given = self.settings
-        try:
-            if self.kind == "Fixed":
-                return parameters.Fixed(value=given["value"])
-            if self.kind == "Boolean":
-                return parameters.Boolean()
-            if self.kind == "Choice":
-                listed = parameters.Ordinal if given["ordered"] else parameters.Choice
-                return listed(choices=list(given["values"]))
-            number = parameters.Int if self.kind == "Int" else parameters.Float
-            return number(
-                low=given["min_value"],
-                high=given["max_value"],
-                step=given["step"],
-                log=given["sampling"] != "linear",
-                reverse=given["sampling"] == "reverse_log",
-            )
-        except ValueError as error:
-            details = error.errors() if isinstance(error, ValidationError) else [{"msg": str(error)}]
-            problem = "; ".join(str(each["msg"]).removeprefix("Value error, ") for each in details)
-            raise InputError(f"hp.{self.kind}({self.name!r})", problem) from None
 
 
 class HyperParameters:
@@ -95,20 +36,18 @@ class HyperParameters:
         space: Earlier declarations. Of two with the same name and conditions, the first applies.
 
     Attributes:
-        values: The values of the parameters that are active, by name.
+        values: The values of the hyperparameters that are active, by name.
         defaulted: The names that got their default because the given values lack them.
-        asked: The names of the active parameters declared in this object, in order.
+        asked: The names of the active hyperparameters declared in this object, in order.
     """
 
     def __init__(self, values: Mapping[str, Scalar] | None = None, space: Sequence[HyperParameter] = ()) -> None:
         self.values: dict[str, Scalar] = dict(values or {})
         self.defaulted: set[str] = set()
         self.asked: list[str] = []
-        self._declared: dict[tuple[str, tuple[Condition, ...]], HyperParameter] = {
-            (each.name, each.conditions): each for each in space
-        }
+        self._declared: dict[tuple[str, tuple[Parent, ...]], HyperParameter] = {_key(each): each for each in space}
         self._scopes: list[str] = []
-        self._conditions: list[Condition] = []
+        self._conditions: list[Parent] = []
 
     @property
     def space(self) -> list[HyperParameter]:
@@ -116,7 +55,7 @@ class HyperParameters:
         return list(self._declared.values())
 
     def get(self, name: str) -> Scalar:
-        """The value of an active parameter.
+        """The value of an active hyperparameter.
 
         Raises:
             ValueError: It is declared, but not active.
@@ -138,15 +77,52 @@ class HyperParameters:
     def __repr__(self) -> str:
         return f"HyperParameters({self.values})"
 
+    def is_active(self, hyperparameter: str | HyperParameter) -> bool:
+        """Whether the conditions of a hyperparameter hold; of a name, those of any hyperparameter with that name."""
+        if isinstance(hyperparameter, HyperParameter):
+            return all(condition.is_active(self.values) for condition in hyperparameter.conditions)
+        return any(self.is_active(each) for each in self.space if each.name == str(hyperparameter))
+
+    def ensure_active_values(self) -> None:
+        """Drop the values of hyperparameters that are not active, and draw those of active ones that are missing."""
+        for each in self.space:
+            if not self.is_active(each):
+                self.values.pop(each.name, None)
+            elif each.name not in self.values:
+                self.values[each.name] = each.random_sample()
+
+    def merge(self, hps: HyperParameters | Iterable[HyperParameter], overwrite: bool = True) -> None:
+        """Adopt declarations.
+
+        Args:
+            hps: Declarations, or an object that has some.
+            overwrite: Whether they replace those with the same name and conditions, and the values of these.
+        """
+        for each in hps.space if isinstance(hps, HyperParameters) else hps:
+            if _key(each) in self._declared and not overwrite:
+                continue
+            self._declared[_key(each)] = each
+            if self.is_active(each) and (overwrite or each.name not in self.values):
+                self.values[each.name] = each.default
+
     def copy(self) -> HyperParameters:
         """An independent copy of the values and declarations."""
         return HyperParameters(self.values, self.space)
+
+    def get_config(self) -> dict[str, Any]:
+        """The declarations and values as plain data."""
+        return {"space": [serialize(each) for each in self.space], "values": dict(self.values)}
+
+    @classmethod
+    def from_config(cls, config: Mapping[str, Any]) -> HyperParameters:
+        """The inverse of :meth:`get_config`."""
+        return cls(config["values"], [deserialize(each) for each in config["space"]])
 
     # -- scopes -----------------------------------------------------------------------------------------------------
 
     @contextlib.contextmanager
     def name_scope(self, name: str) -> Iterator[None]:
-        """Prefix the names of all parameters declared inside with ``name/``."""
+        """Prefix the names of all hyperparameters declared inside with ``name/``."""
         self._scopes.append(str(name))
         try:
             yield
@@ -155,18 +131,21 @@ class HyperParameters:
 
     @contextlib.contextmanager
     def conditional_scope(self, parent_name: str, parent_values: Any) -> Iterator[None]:
-        """Parameters declared inside are active only if the parent has one of the values; otherwise they are None.
+        """What is declared inside is active only if the parent has one of the values; otherwise it is None.
 
         Raises:
             InputError: The parent is not declared yet.
         """
         parent = self._qualified(parent_name)
-        if all(parent != declared for declared, _ in self._declared):
+        known = next((each for each in self.space if each.name == parent), None)
+        if known is None:
             raise InputError(
                 "hp.conditional_scope", f"there is no parameter {parent!r} yet", "declare it before what depends on it"
             )
-        listed = parent_values if isinstance(parent_values, list | tuple | set) else [parent_values]
-        self._conditions.append((parent, tuple(native(value) for value in listed)))
+        condition = Parent.of(parent, parent_values)
+        if isinstance(known, Boolean):  # 0 and 1 mean False and True there
+            condition = Parent(parent, tuple(bool(v) if v in (0, 1) else v for v in condition.values))
+        self._conditions.append(condition)
         try:
             yield
         finally:
@@ -183,14 +162,13 @@ class HyperParameters:
         min_value: int,
         max_value: int,
         step: int | None = None,
-        sampling: str = "linear",
+        sampling: str | None = "linear",
         default: int | None = None,
         parent_name: str | None = None,
         parent_values: Any = None,
     ) -> Any:
-        """A whole number from ``min_value`` to ``max_value``, both included."""
-        settings = {"min_value": min_value, "max_value": max_value, "step": step, "sampling": sampling or "linear"}
-        return self._number("Int", name, settings, default, parent_name, parent_values)
+        """A whole number from ``min_value`` to ``max_value``, both included; with log sampling, ``step`` is a factor."""
+        return self._declare(Int, name, parent_name, parent_values, min_value, max_value, step, sampling, default)
 
     def Float(
         self,
@@ -198,29 +176,18 @@ class HyperParameters:
         min_value: float,
         max_value: float,
         step: float | None = None,
-        sampling: str = "linear",
+        sampling: str | None = "linear",
         default: float | None = None,
         parent_name: str | None = None,
         parent_values: Any = None,
     ) -> Any:
-        """A real number; with log sampling, ``step`` is a factor."""
-        settings = {"min_value": min_value, "max_value": max_value, "step": step, "sampling": sampling or "linear"}
-        return self._number("Float", name, settings, default, parent_name, parent_values)
-
-    def _number(
-        self, kind: str, name: str, settings: dict[str, Any], default: Any, parent_name: str | None, parent_values: Any
-    ) -> Any:
-        settings["sampling"] = str(settings["sampling"]).lower()
-        if settings["sampling"] not in SAMPLINGS:
-            problem = f"{settings['sampling']!r} is not a sampling"
-            raise InputError(f"hp.{kind}({name!r})", problem, f"choose one of {', '.join(SAMPLINGS)}")
-        default = settings["min_value"] if default is None else default
-        return self._declare(kind, name, settings, default, parent_name, parent_values)
+        """A real number from ``min_value`` to ``max_value``; with log sampling, ``step`` is a factor."""
+        return self._declare(Float, name, parent_name, parent_values, min_value, max_value, step, sampling, default)
 
     def Choice(
         self,
         name: str,
-        values: Sequence[Any],
+        values: Iterable[Any],
         ordered: bool | None = None,
         default: Any = None,
         parent_name: str | None = None,
@@ -230,57 +197,33 @@ class HyperParameters:
 
         A value that is listed twice counts once.
         """
-        unique: dict[str, Scalar] = {}
-        try:
-            for value in values:
-                unique.setdefault(scalar_key(value), native(value))
-        except ValueError as error:
-            remedy = "give strings, numbers or booleans, and look up in build_model what they stand for"
-            raise InputError(f"hp.Choice({name!r})", str(error), remedy) from None
-        listed = list(unique.values())
-        numbers = bool(listed) and all(isinstance(v, int | float) and not isinstance(v, bool) for v in listed)
-        if ordered and not numbers:
-            raise InputError(f"hp.Choice({name!r})", "only numbers can be ordered", "leave ordered out")
-        if default is None and None not in listed and listed:
-            default = listed[0]
-        settings = {"values": listed, "ordered": numbers if ordered is None else bool(ordered)}
-        return self._declare("Choice", name, settings, default, parent_name, parent_values)
+        return self._declare(Choice, name, parent_name, parent_values, values, ordered, default)
 
     def Boolean(
         self, name: str, default: bool = False, parent_name: str | None = None, parent_values: Any = None
     ) -> Any:
         """True or False."""
-        return self._declare("Boolean", name, {}, default, parent_name, parent_values)
+        return self._declare(Boolean, name, parent_name, parent_values, default)
 
     def Fixed(self, name: str, value: Any, parent_name: str | None = None, parent_values: Any = None) -> Any:
         """A value that is not tuned, but recorded with the others in every trial."""
-        return self._declare("Fixed", name, {"value": native(value)}, value, parent_name, parent_values)
+        return self._declare(Fixed, name, parent_name, parent_values, value)
 
-    def _declare(
-        self,
-        kind: str,
-        name: str,
-        settings: Mapping[str, Any],
-        default: Any,
-        parent_name: str | None,
-        parent_values: Any,
-    ) -> Any:
+    def _declare(self, kind: Any, name: str, parent_name: str | None, parent_values: Any, *settings: Any) -> Any:
         if parent_name:
             with self.conditional_scope(parent_name, parent_values):
-                return self._declare(kind, name, settings, default, None, None)
+                return self._declare(kind, name, None, None, *settings)
         name = self._qualified(name)
-        if any(name == parent for parent, _ in self._conditions):
-            raise InputError(f"hp.{kind}({name!r})", "it has the name of its own parent", "give it another")
-        given = HyperParameter(kind, name, settings, native(default), tuple(self._conditions))
-        declared = self._declared.setdefault((name, given.conditions), given)
-        if declared is given:
-            _check_default(given)
-        elif (declared.kind, declared.settings) != (given.kind, given.settings):
+        if any(name == condition.name for condition in self._conditions):
+            raise InputError(f"hp.{kind.__name__}({name!r})", "it has the name of its own parent", "give it another")
+        given = kind(name, *settings, conditions=self._conditions)
+        declared = self._declared.setdefault(_key(given), given)
+        if (declared.kind, declared.settings) != (given.kind, given.settings):
             log.warning("%s is declared again with other settings; the first ones stay in force: %s", name, declared)
         return self._value(declared)
 
     def _value(self, declared: HyperParameter) -> Scalar:
-        if not all(self._holds(condition) for condition in declared.conditions):
+        if not self.is_active(declared):
             return None
         if declared.name not in self.asked:
             self.asked.append(declared.name)
@@ -289,17 +232,7 @@ class HyperParameters:
             self.defaulted.add(declared.name)
         return self.values[declared.name]
 
-    def _holds(self, condition: Condition) -> bool:
-        parent, values = condition
-        return parent in self.values and scalar_key(self.values[parent]) in {scalar_key(value) for value in values}
 
-
-def _check_default(declared: HyperParameter) -> None:
-    try:
-        declared.parameter.encode(declared.default)
-    except ValueError as error:
-        if isinstance(declared.parameter, parameters.Int | parameters.Float) and declared.parameter.step is not None:
-            low, high = declared.settings["min_value"], declared.settings["max_value"]
-            if low <= declared.default <= high:  # a default between two steps is allowed as a start
-                return
-        raise InputError(f"hp.{declared.kind}({declared.name!r})", f"default: {error}", "correct it") from None
+def _key(each: HyperParameter) -> tuple[str, tuple[Parent, ...]]:
+    """What tells a hyperparameter from others: its name and its conditions."""
+    return each.name, tuple(each.conditions)

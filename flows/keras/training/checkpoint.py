@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 
 from hpo_core.base.errors import InputError
+from hpo_flows.keras.training.model import optimizer_of
 
 COUNTED = ("wait", "cooldown_counter", "best", "best_epoch", "best_weights", "stopped_epoch", "epochs_since_last_save")
 """The attributes in which Keras callbacks keep their progress."""
@@ -50,8 +51,9 @@ class State:
 
 def save(folder: Path, model: Any, state: State) -> None:
     """Write the model's variables and the state into an existing folder."""
-    groups = {"model": _values(model.variables), "optimizer": _values(model.optimizer.variables)}
-    groups["best"] = state.best_weights
+    optimizer = optimizer_of(model)
+    groups = {"model": _values(model.variables), "best": state.best_weights}
+    groups["optimizer"] = [] if optimizer is None else _values(optimizer.variables)
     plain: list[dict[str, Any]] = []
     for i, attributes in enumerate(state.callbacks):
         arrays = {name: value for name, value in attributes.items() if _is_arrays(value)}
@@ -87,9 +89,10 @@ def load(folder: Path, model: Any) -> State:
             state.callbacks[int(i)][attribute] = arrays
     if not model.built:
         raise _does_not_fit("needs a model whose input shape is known before it is trained: begin it with keras.Input")
-    model.optimizer.build(model.trainable_variables)
     _assign(model.variables, groups.get("model", []))
-    _assign(model.optimizer.variables, groups.get("optimizer", []))
+    if (optimizer := optimizer_of(model)) is not None:
+        optimizer.build(model.trainable_variables)
+        _assign(optimizer.variables, groups.get("optimizer", []))
     return state
 
 

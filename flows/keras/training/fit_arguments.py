@@ -1,7 +1,8 @@
 """Writes the arguments of ``model.fit`` to disk once; every worker reads them, with large arrays mapped, not copied.
 
-A trial's message to its worker only names the folder. A process opens it once and keeps the result. cloudpickle, psutil
-and tensorflow are imported only by the functions that need them.
+A trial's message to its worker only names the folder. A process opens it once and keeps the result. Only what reads the
+same each time is written: a data set that shuffles, say, would be frozen in one order. cloudpickle, psutil and
+tensorflow are imported only by the functions that need them.
 """
 
 from __future__ import annotations
@@ -9,9 +10,10 @@ from __future__ import annotations
 import inspect
 import os
 import pickle
+import re
 import shutil
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -29,13 +31,49 @@ ARGUMENTS = "arguments.pickle"
 ENDLESS = -1
 """TensorFlow's ``INFINITE_CARDINALITY``."""
 
+REMEDY = "give search(data=make_data), a function that returns the arguments and is called in each worker"
+
+DIFFERS = {
+    "Shuffle": "shuffles",
+    r"^(?!Stateless).*(Random|Multinomial|TruncatedNormal|Sampling)": "draws at random",
+    "PyFunc|Generator": "calls Python code",
+    "VarHandle|Variable": "keeps state",
+}
+"""The operations, as regular expressions, because of which a data set may not read the same each time."""
+
 
 @dataclass(frozen=True)
 class FitArguments:
-    """The arguments that a search passes to ``fit``, positional and named, without callbacks."""
+    """The arguments that a search passes to ``fit``, without callbacks.
+
+    Args:
+        args: The positional ones.
+        kwargs: Those with names.
+        make: A function that returns further ones by name, called once in each process that trains; None for none.
+    """
 
     args: tuple[Any, ...]
     kwargs: Mapping[str, Any]
+    make: Callable[[], Mapping[str, Any]] | None = None
+
+    @property
+    def known(self) -> bool:
+        """Whether there are any: before a search there are none."""
+        return bool(self.args or self.kwargs or self.make)
+
+    def made(self) -> FitArguments:
+        """The arguments with those that ``make`` returns.
+
+        Raises:
+            InputError: It returned no dict.
+        """
+        if self.make is None:
+            return self
+        more = self.make()
+        if not isinstance(more, Mapping):
+            problem = f"it returned {type(more).__name__} instead of a dict of arguments"
+            raise InputError("data", problem, "return {'x': ..., 'y': ...}")
+        return FitArguments(self.args, {**self.kwargs, **more})
 
 
 @dataclass(frozen=True)
@@ -52,21 +90,19 @@ def write(arguments: FitArguments, parent: Path) -> Path:
     """Write arguments into a new folder below ``parent``, and remove the folders of dead processes there.
 
     Raises:
-        InputError: An argument can be read only once, or cannot be sent to another process.
+        InputError: An argument does not read the same each time, or cannot be sent to another process.
     """
     parent.mkdir(parents=True, exist_ok=True)
     _remove_orphans(parent)
     folder = Path(tempfile.mkdtemp(prefix=f"{os.getpid()}-", dir=parent))
     try:
-        plain = _stored((arguments.args, dict(arguments.kwargs)), "", folder)
+        plain = *_stored((arguments.args, dict(arguments.kwargs)), "", folder), arguments.make
         import cloudpickle
 
         (folder / ARGUMENTS).write_bytes(cloudpickle.dumps(plain))
     except (pickle.PicklingError, TypeError, AttributeError) as error:
         shutil.rmtree(folder)
-        raise InputError(
-            "search", f"an argument cannot be sent to a worker process ({error})", "give arrays or a tf.data.Dataset"
-        ) from None
+        raise InputError("search", f"an argument cannot be sent to a worker process ({error})", REMEDY) from None
     except BaseException:
         shutil.rmtree(folder)
         raise
@@ -76,8 +112,8 @@ def write(arguments: FitArguments, parent: Path) -> Path:
 @lru_cache(maxsize=2)
 def read(folder: Path) -> FitArguments:
     """The arguments in a folder; this process always gets the same objects."""
-    args, kwargs = _loaded(pickle.loads((folder / ARGUMENTS).read_bytes()), folder)  # noqa: S301  (written by this user)
-    return FitArguments(args, kwargs)
+    args, kwargs, make = pickle.loads((folder / ARGUMENTS).read_bytes())  # noqa: S301  (written by this user)
+    return FitArguments(_loaded(args, folder), _loaded(kwargs, folder), make).made()
 
 
 def _remove_orphans(parent: Path) -> None:
@@ -92,17 +128,15 @@ def _remove_orphans(parent: Path) -> None:
 def _stored(value: Any, where: str, folder: Path) -> Any:
     """The value with large arrays and datasets moved into files of the folder."""
     if inspect.isgenerator(value):
-        problem = f"{where or 'the data'} is a generator, which can be read only once, and every trial reads it"
-        raise InputError("search", problem, "give arrays, a tf.data.Dataset or a keras.utils.PyDataset")
+        raise _stays(where, "is a generator, which can be read only once")
     if type(value) in (tuple, list):
         return type(value)(_stored(each, f"{where}[{i}]", folder) for i, each in enumerate(value))
     if type(value) is dict:
         return {key: _stored(each, str(key), folder) for key, each in value.items()}
     if type(value).__module__.startswith("tensorflow"):
         if hasattr(value, "element_spec") and hasattr(value, "save"):
-            if hasattr(value, "cardinality") and int(value.cardinality()) == ENDLESS:
-                problem = f"{where or 'the data'} is a data set without an end, and each trial reads it from a copy"
-                raise InputError("search", problem, "leave out repeat(), or end it with take()")
+            if (why := _why_it_differs(value)) is not None:
+                raise _stays(where, why)
             target = tempfile.mkdtemp(dir=folder)
             value.save(target)
             return _Dataset(Path(target).name)
@@ -113,6 +147,32 @@ def _stored(value: Any, where: str, folder: Path) -> Any:
         np.save(folder / name, value)
         return _Array(name)
     return value
+
+
+def _stays(where: str, why: str) -> InputError:
+    return InputError("search", f"{where or 'the data'} {why}", REMEDY)
+
+
+def _why_it_differs(dataset: Any) -> str | None:
+    """Why a data set may not read the same each time; None if it does."""
+    if hasattr(dataset, "cardinality") and int(dataset.cardinality()) == ENDLESS:
+        return "is a data set without an end"
+    for op in _ops(dataset):
+        for pattern, why in DIFFERS.items():
+            if re.search(pattern, op):
+                return f"is a data set that {why} ({op})"
+    return None
+
+
+def _ops(dataset: Any) -> list[str]:
+    """The operations of TensorFlow of which a data set consists."""
+    import tensorflow as tf
+
+    graph = tf.compat.v1.GraphDef()
+    variant = tf.data.experimental.to_variant(dataset)
+    graph.ParseFromString(tf.raw_ops.DatasetToGraphV2(input_dataset=variant).numpy())
+    functions = (node.op for function in graph.library.function for node in function.node_def)
+    return sorted({*(node.op for node in graph.node), *functions})
 
 
 def _loaded(value: Any, folder: Path) -> Any:

@@ -6,43 +6,86 @@ Keras is imported where a model is built, so that the flow's process does not lo
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping, Sequence
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
+from dataclasses import dataclass, field
 from typing import Any
+from unittest.mock import patch
 
 from hpo_core.base.errors import InputError
 from hpo_flows.keras.space.hypermodel import HyperModel
 from hpo_flows.keras.space.hyperparameters import HyperParameters
+from hpo_flows.keras.space.model_size import check_size
 
 log = logging.getLogger("hpo")
 
 
-def built(model: Any, hp: HyperParameters, compile_: dict[str, Any] | None = None) -> Any:
-    """Build the compiled Keras model of a configuration.
+@dataclass(frozen=True)
+class Building:
+    """How a tuner makes of ``build(hp)`` the model that is trained.
+
+    Args:
+        compile_: An ``optimizer``, ``loss`` or ``metrics`` to replace the model's own.
+        max_size: The most parameters that a model may have; None for no limit.
+        distribution: A ``tf.distribute.Strategy`` under whose scope models are built; None for none.
+    """
+
+    compile_: Mapping[str, Any] = field(default_factory=dict)
+    max_size: int | None = None
+    distribution: Any = None
+
+    def scope(self) -> AbstractContextManager[Any]:
+        """The scope in which models and what belongs to them are made."""
+        return nullcontext() if self.distribution is None else self.distribution.scope()
+
+
+def built(model: Any, hp: HyperParameters, building: Building | None = None) -> Any:
+    """Build the Keras model of a configuration.
 
     Args:
         model: A :class:`HyperModel`.
         hp: The configuration.
-        compile_: An ``optimizer``, ``loss`` or ``metrics`` to replace the model's own.
+        building: What a tuner changes about it.
 
     Raises:
-        InputError: The result is not a compiled Keras model.
+        InputError: The result is not a Keras model, or one that is not compiled, and only ``model.fit`` trains it.
+        FailedTrialError: It is too large.
     """
     import keras
 
+    building = building or Building()
     if hasattr(model, "declare_hyperparameters"):
         model.declare_hyperparameters(hp)
-    network = model.build(hp)
-    if not isinstance(network, keras.Model):
-        problem = f"it returned {type(network).__name__} instead of a Keras model"
-        raise InputError("build_model", problem, "return the model that it builds" if network is None else "")
-    if compile_:
-        given = {"optimizer": getattr(network, "optimizer", None), "loss": getattr(network, "loss", None)} | compile_
-        if not isinstance(given["optimizer"], str):  # copied, since an optimizer belongs to one model
-            given["optimizer"] = keras.optimizers.deserialize(keras.optimizers.serialize(given["optimizer"]))
-        network.compile(**given)
-    if not getattr(network, "compiled", False):
+    with building.scope():
+        network = model.build(hp)
+        if not isinstance(network, keras.Model):
+            problem = f"it returned {type(network).__name__} instead of a Keras model"
+            raise InputError("build_model", problem, "return the model that it builds" if network is None else "")
+        if building.compile_:
+            _compile(network, building.compile_)
+    if not getattr(network, "compiled", False) and not overrides_fit(model):
         raise InputError("build_model", "the model that it returned is not compiled", "call model.compile in it")
+    check_size(network, building.max_size)
     return network
+
+
+def _compile(network: Any, given: Mapping[str, Any]) -> None:
+    """Compile a model anew, with some of it replaced."""
+    import keras
+
+    own = {"optimizer": optimizer_of(network), "loss": getattr(network, "loss", None)}
+    if network.compiled:
+        own["metrics"] = network._compile_metrics and network._compile_metrics._user_metrics
+    settings = own | dict(given)
+    if not isinstance(settings["optimizer"], str):  # copied, since an optimizer belongs to one model
+        settings["optimizer"] = keras.optimizers.deserialize(keras.optimizers.serialize(settings["optimizer"]))
+    network.compile(**settings)
+
+
+def optimizer_of(network: Any) -> Any:
+    """A model's optimizer; None if a training of the user's own optimises it."""
+    return getattr(network, "optimizer", None)
 
 
 def build_state(network: Any, args: Sequence[Any], kwargs: Mapping[str, Any]) -> None:
@@ -57,7 +100,7 @@ def build_state(network: Any, args: Sequence[Any], kwargs: Mapping[str, Any]) ->
     """
     import keras
 
-    if not network.built:
+    if not network.built or optimizer_of(network) is None:
         return
     network.optimizer.build(network.trainable_variables)
     x, y = (args[i] if len(args) > i else kwargs.get(name) for i, name in enumerate(("x", "y")))
@@ -89,7 +132,7 @@ def _unchanged(gradients: Any) -> Any:
     return gradients
 
 
-class _WouldTrain(BaseException):
+class WouldTrain(BaseException):
     """Raised when a training would start. Not an Exception, so that no ``except`` of the user's catches it."""
 
 
@@ -100,15 +143,17 @@ class _Untrained:
         self._model = model
 
     def __getattr__(self, name: str) -> Any:
-        if name in ("fit", "train_on_batch", "evaluate", "predict", "train_step"):
-            return self._stop
-        return getattr(self._model, name)
+        return _would_train if name in (*TRAINS, "train_step") else getattr(self._model, name)
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
-        self._stop()
+        _would_train()
 
-    def _stop(self, *args: Any, **kwargs: Any) -> None:
-        raise _WouldTrain
+
+TRAINS = ("fit", "train_on_batch", "evaluate", "predict")
+
+
+def _would_train(*args: Any, **kwargs: Any) -> Any:
+    raise WouldTrain
 
 
 def declare_all(model: Any, hp: HyperParameters, network: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
@@ -117,11 +162,24 @@ def declare_all(model: Any, hp: HyperParameters, network: Any, args: tuple[Any, 
         return
     try:
         model.fit(hp, _Untrained(network), *args, **kwargs)
-    except _WouldTrain:
+    except WouldTrain:
         pass
+
+
+@contextmanager
+def nothing_trains() -> Iterator[None]:
+    """Raise :class:`WouldTrain` wherever a Keras model is trained or used, or a gradient is recorded."""
+    import keras
+
+    with ExitStack() as stack:
+        for name in TRAINS:
+            stack.enter_context(patch.object(keras.Model, name, _would_train))
+        if (tensorflow := sys.modules.get("tensorflow")) is not None:
+            stack.enter_context(patch.object(tensorflow.GradientTape, "__enter__", _would_train))
+        yield
 
 
 def overrides_fit(model: Any) -> bool:
     """Whether the user's class overrides ``fit``."""
-    theirs = getattr(type(model), "fit", None)
+    theirs = getattr(type(model), "fit", HyperModel.fit)
     return theirs is not HyperModel.fit and not getattr(theirs, "__module__", "").startswith("keras_tuner.")

@@ -5,23 +5,27 @@ Keras and cloudpickle are imported in the methods, which run in worker processes
 
 from __future__ import annotations
 
+import copy
 import inspect
+import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
 from hpo_core.base.errors import InputError
+from hpo_flows.keras.errors import FatalError
 from hpo_flows.keras.space.hypermodel import hyper_model
 from hpo_flows.keras.space.hyperparameters import HyperParameters
 from hpo_flows.keras.space.objective import Objective
 from hpo_flows.keras.training import checkpoint
 from hpo_flows.keras.training import fit_arguments as data
 from hpo_flows.keras.training.fit_arguments import FitArguments
-from hpo_flows.keras.training.model import build_state, built
+from hpo_flows.keras.training.model import Building, build_state, built, overrides_fit
 from hpo_flows.keras.training.reporter import EpochReporter
-from hpo_flows.keras.training.trial_callbacks import named_callbacks, own_callbacks
+from hpo_flows.keras.training.results import as_metrics, ends_search, means
+from hpo_flows.keras.training.trial_callbacks import TrialCallback, named_callbacks, own_callbacks
 from hpo_flows.objectives.context import TrialContext
 from hpo_flows.objectives.seeds import seeded
 
@@ -66,22 +70,30 @@ class KerasObjective:
     """The objective that :func:`keras_objective` returns; call it with a trial.
 
     Args:
-        model, data, epochs, objective, executions, keep_model: As there; ``data`` may also be a folder.
-        callbacks: A script's callbacks, pickled, so that each training gets its own.
-        compile_: Replacements for the model's own ``optimizer``, ``loss`` or ``metrics``.
+        model, objective, executions, keep_model: As there.
+        data: As there; also the arguments themselves, or a folder that has them.
+        epochs: As there; None leaves the number to the model's ``fit``.
+        callbacks: A script's callbacks, in a list or pickled; each training gets copies of its own.
+        building: What a tuner changes about the models.
+        watching: Further callbacks, which no training gets a copy of.
+        quiet: Whether Keras' progress bars are shown only if they are asked for: nobody sees a worker's.
     """
 
     model: Any
     data: Any
-    epochs: int
+    epochs: int | None
     objective: Objective | None = None
     executions: int = 1
     keep_model: bool = False
-    callbacks: bytes = b""
-    compile_: dict[str, Any] = field(default_factory=dict)
+    callbacks: bytes | Sequence[Any] = ()
+    building: Building = field(default_factory=Building)
+    watching: Sequence[Any] = ()
+    quiet: bool = True
 
     @cached_property
     def _arguments(self) -> FitArguments:
+        if isinstance(self.data, FitArguments):
+            return self.data.made()
         if isinstance(self.data, Path):
             return data.read(self.data)
         return _fit_arguments(self.data() if callable(self.data) else self.data)
@@ -95,18 +107,29 @@ class KerasObjective:
     def __call__(self, trial: TrialContext) -> dict[str, float]:
         if trial.champion is not None:
             return self._scored(trial)
+        try:
+            return means([each.metrics for each in self.train(trial)])
+        except FatalError as error:
+            raise ends_search(error) from error
+
+    def train(self, trial: TrialContext, hp: HyperParameters | None = None) -> list[Execution]:
+        """Train once for each execution, and log the model of the best one.
+
+        Args:
+            trial: The trial.
+            hp: Its configuration; by default made of ``trial.config`` for each execution.
+        """
         # The challenge needs one model per re-training; its re-trainings replace the executions.
         executions = 1 if trial.for_champion else self.executions
-        results = [self._execute(trial, execution) for execution in range(executions)]
-        best = min(results, key=lambda each: self._rank(each.result))
+        done = [self._execute(trial, execution, hp) for execution in range(executions)]
         if self.keep_model:
-            for path in best.files:
+            for path in min(done, key=lambda each: self._rank(each.metrics)).files:
                 trial.log_artifact(path, MODEL_FOLDER)
-        return _mean([each.result for each in results])
+        return done
 
     def _scored(self, trial: TrialContext) -> dict[str, float]:
         """Score the champion on this trial's validation data, with the loss and metrics of the study's own model."""
-        network, champion = built(self.model, HyperParameters(trial.config), self.compile_), trial.champion
+        network, champion = built(self.model, HyperParameters(trial.config), self.building), trial.champion
         held_out = self._held_out(trial)
         champion.compile_from_config(network.get_compile_config())
         batch = self._arguments_of(trial).kwargs.get("validation_batch_size")
@@ -130,49 +153,69 @@ class KerasObjective:
             return 0.0
         return result[self.objective.name] * (-1 if self.objective.direction == "max" else 1)
 
-    def _execute(self, trial: TrialContext, execution: int) -> _Execution:
+    def _execute(self, trial: TrialContext, execution: int, hp: HyperParameters | None) -> Execution:
         """One training, with a Keras state of its own."""
         import keras
 
         folder = trial.scratch / f"execution_{execution}"
-        folder.mkdir()
+        folder.mkdir(parents=True)
         try:
             with seeded((trial.seed + execution) % 2**31):
-                return self._train(trial, execution, folder)
+                return self._train(trial, execution, folder, hp or HyperParameters(trial.config))
         finally:
             keras.backend.clear_session()  # also collects garbage: models and graphs are large and cyclic
 
-    def _train(self, trial: TrialContext, execution: int, folder: Path) -> _Execution:
+    def _train(self, trial: TrialContext, execution: int, folder: Path, hp: HyperParameters) -> Execution:
         import keras
 
-        hp = HyperParameters(trial.config)
-        network = built(self.model, hp, self.compile_)
+        network = built(self.model, hp, self.building)
         state = self._resumed(trial, execution, network)
         if state is not None:
             keras.utils.set_random_seed((state.seed + execution) % 2**31)  # also fixes the order of the examples
-        epochs = self.epochs if trial.fidelity is None else round(trial.fidelity)
         arguments = self._arguments_of(trial)
+        own_fit = overrides_fit(self.model)
         watch = EpochReporter(
             trial,
-            named_callbacks(trial.callbacks, folder) if not self.callbacks else self._own(folder),
+            [*self._placed(trial, folder, hp), *(TrialCallback("", each) for each in self.watching)],
             objective=self.objective,
+            objective_logged=not own_fit,
             prefix=f"execution_{execution}/" if execution else "",
             keep_weights=self.keep_model or trial.for_champion,
-            validation=_validated(arguments),
+            validation=None if own_fit else _validated(arguments),
             begun=state,
             keep_state=None if trial.fidelity is None else _made(trial.checkpoint / str(execution)),
         )
-        given = {"verbose": 0} | dict(arguments.kwargs) | {"epochs": epochs, "callbacks": watch.callbacks}
-        if watch.state.epoch:
-            given["initial_epoch"] = watch.state.epoch
-        build_state(network, arguments.args, arguments.kwargs)
+        given = dict(arguments.kwargs) | self._epochs(trial, watch) | {"callbacks": watch.callbacks}
+        if self.quiet and own_fit:
+            keras.config.disable_interactive_logging()  # a fit of the user's own may take no verbose
+        elif self.quiet:
+            given.setdefault("verbose", 0)
+        if self.building.distribution is None:
+            build_state(network, arguments.args, arguments.kwargs)
         answer = self.model.fit(hp, network, *arguments.args, **given)
-        result = self._result(answer, watch)
-        files = self._kept(network, watch, folder) if self.keep_model else []
-        if trial.for_champion:
+        metrics = as_metrics(answer, self.objective, "HyperModel.fit()", partial(_watched, watch))
+        if self.keep_model or trial.for_champion:
             _restore_best(network, watch)
+        files = save_weights(network, folder) if self.keep_model else []
+        if trial.for_champion:
             trial.log_model(network, _first_rows(self._held_out(trial)[0]))
-        return _Execution(result, files)
+        return Execution(answer, metrics, files)
+
+    def _epochs(self, trial: TrialContext, watch: EpochReporter) -> dict[str, int]:
+        """The arguments of ``fit`` that say how long to train; none if that is up to ``fit``."""
+        epochs = self.epochs if trial.fidelity is None else round(trial.fidelity)
+        given = {} if epochs is None else {"epochs": epochs}
+        return given | ({"initial_epoch": watch.state.epoch} if watch.state.epoch else {})
+
+    def _placed(self, trial: TrialContext, folder: Path, hp: HyperParameters) -> list[TrialCallback]:
+        """The callbacks of the study file or of the script, for one training."""
+        if not self.callbacks:
+            return named_callbacks(trial.callbacks, folder)
+        if isinstance(self.callbacks, bytes):
+            import cloudpickle
+
+            return own_callbacks(cloudpickle.loads(self.callbacks), folder, hp, trial.number)
+        return own_callbacks(copy.deepcopy(list(self.callbacks)), folder, hp, trial.number)
 
     def _resumed(self, trial: TrialContext, execution: int, network: Any) -> checkpoint.State | None:
         if trial.resume_from is None:
@@ -183,34 +226,12 @@ class KerasObjective:
             trial.scratch_instead(str(error))
             return None
 
-    def _own(self, folder: Path) -> Any:
-        import cloudpickle
 
-        return own_callbacks(cloudpickle.loads(self.callbacks), folder)
-
-    def _result(self, answer: Any, watch: EpochReporter) -> dict[str, float]:
-        """The metrics in what ``fit`` returned; from a history, those of the best epoch."""
-        import keras
-
-        if isinstance(answer, keras.callbacks.History):
-            if watch.curve or watch.state.best:
-                return watch.best
-            return _best_of(answer.history, self.objective)
-        if isinstance(answer, list | tuple) and answer:
-            return _mean([self._result(each, watch) for each in answer])
-        if isinstance(answer, Mapping):
-            return {name: float(value) for name, value in answer.items()}
-        if self.objective is None or answer is None:
-            raise InputError("fit", f"it returned {answer!r:.80}", "return the history, a dict of metrics or a number")
-        return {self.objective.name: float(answer)}
-
-    def _kept(self, network: Any, watch: EpochReporter, folder: Path) -> list[Path]:
-        import json
-
-        _restore_best(network, watch)
-        network.save_weights(folder / WEIGHTS)
-        (folder / BUILD_CONFIG).write_text(json.dumps(network.get_build_config()), encoding="utf-8")
-        return [folder / WEIGHTS, folder / BUILD_CONFIG]
+def save_weights(network: Any, folder: Path) -> list[Path]:
+    """Write a model's weights, and the shapes to build it for them, into an existing folder; returns the files."""
+    network.save_weights(folder / WEIGHTS)
+    (folder / BUILD_CONFIG).write_text(json.dumps(network.get_build_config()), encoding="utf-8")
+    return [folder / WEIGHTS, folder / BUILD_CONFIG]
 
 
 def _restore_best(network: Any, watch: EpochReporter) -> None:
@@ -235,9 +256,27 @@ def _fit_arguments(given: Any) -> FitArguments:
 
 
 @dataclass(frozen=True)
-class _Execution:
-    result: dict[str, float]
+class Execution:
+    """One training of a trial.
+
+    Args:
+        answer: What the model's ``fit`` returned.
+        metrics: The metrics in it.
+        files: The weights of its best epoch, and the shapes to build the model for them.
+    """
+
+    answer: Any
+    metrics: dict[str, float]
     files: Sequence[Path]
+
+
+def _watched(watch: EpochReporter, answer: Any) -> dict[str, float] | None:
+    """The metrics of the best epoch that was watched, for a history; they count epochs before a pause, too."""
+    import keras
+
+    if isinstance(answer, keras.callbacks.History) and (watch.curve or watch.state.best):
+        return watch.best
+    return None
 
 
 def _made(folder: Path) -> Path:
@@ -250,20 +289,3 @@ def _validated(arguments: FitArguments) -> bool | None:
     if arguments.kwargs.get("validation_data") is not None or arguments.kwargs.get("validation_split"):
         return True
     return False if len(arguments.args) <= 2 else None
-
-
-def _mean(results: Sequence[Mapping[str, float]]) -> dict[str, float]:
-    names = [name for name in results[0] if all(name in each for each in results)]
-    return {name: sum(each[name] for each in results) / len(results) for name in names}
-
-
-def _best_of(history: Mapping[str, Sequence[float]], objective: Objective | None) -> dict[str, float]:
-    """The metrics of the best epoch in a history that did not pass through the trial's own callbacks."""
-    rows = [dict(zip(history, values, strict=False)) for values in zip(*history.values(), strict=False)]
-    if objective is None or objective.name not in history:
-        return rows[-1] if rows else {}
-    best = 0
-    for i, row in enumerate(rows):
-        if objective.better_than(row[objective.name], rows[best][objective.name]):
-            best = i
-    return rows[best] | {"best_epoch": float(best)}

@@ -10,7 +10,7 @@ from typing import Any
 from hpo_core.base.errors import InputError
 from hpo_flows.keras.space.objective import Objective
 from hpo_flows.keras.training import checkpoint
-from hpo_flows.keras.training.model import leave_no_graph
+from hpo_flows.keras.training.model import leave_no_graph, optimizer_of
 from hpo_flows.keras.training.trial_callbacks import TrialCallback, named_callbacks
 from hpo_flows.objectives.context import TrialContext
 
@@ -34,6 +34,7 @@ class EpochReporter:
         trial: The trial.
         placed: The user's callbacks.
         objective: The metric that decides which epoch is the best; None if nothing does.
+        objective_logged: Whether the objective must be among what Keras logs, and not only in what ``fit`` returns.
         prefix: Prepended to the names of the reported metrics.
         keep_weights: Keep the weights of the best epoch in memory.
         validation: Whether the training is validated after each epoch; None if that is not known.
@@ -53,6 +54,7 @@ class EpochReporter:
         placed: Sequence[TrialCallback] = (),
         *,
         objective: Objective | None = None,
+        objective_logged: bool = True,
         prefix: str = "",
         keep_weights: bool = False,
         validation: bool | None = None,
@@ -62,6 +64,8 @@ class EpochReporter:
         import keras
 
         self._trial, self._placed, self._objective, self._prefix = trial, placed, objective, prefix
+        parts = getattr(objective, "objectives", [objective]) if objective is not None and objective_logged else []
+        self._logged = [part.name for part in parts]
         self._keep_weights, self._validation, self._keep_state = keep_weights, validation, keep_state
         self.state = begun or checkpoint.State(seed=trial.seed)
         self._first_epoch = self.state.epoch
@@ -93,9 +97,9 @@ class EpochReporter:
         named = [
             (f"{each.where}.monitor", each.callback.monitor)
             for each in self._placed
-            if isinstance(getattr(each.callback, "monitor", None), str)
+            if each.strict and isinstance(getattr(each.callback, "monitor", None), str)
         ]
-        return named if self._objective is None else [*named, ("metric", self._objective.name)]
+        return named + [("metric", name) for name in self._logged]
 
     def _check(self, logs: Mapping[str, Any] | None = None) -> None:
         """Check before the first batch, when Keras does not know its metrics yet, but whether it validates is known."""
@@ -121,24 +125,31 @@ class EpochReporter:
     # -- the curve --------------------------------------------------------------------------------------------------
 
     def _begin(self, logs: Mapping[str, Any] | None = None) -> None:
-        leave_no_graph(self._reporter.model.optimizer)
+        leave_no_graph(optimizer_of(self._reporter.model))
         for each, state in zip(self._placed, self.state.callbacks, strict=False):
             vars(each.callback).update(state)  # now, since callbacks reset themselves at the start
 
     def _report(self, epoch: int, logs: Mapping[str, Any] | None = None) -> None:
         model = self._reporter.model
         self.last = {name: float(value) for name, value in (logs or {}).items() if _is_number(value)}
+        if self._objective is not None and self._objective.has_value(self.last):  # it may be a sum of several
+            self.last[self._objective.name] = self._objective.get_value(self.last)
         self.curve.append(self.last)
         self.state.epoch = epoch + 1
         self._note_best(epoch)
-        metrics = {"learning_rate": _learning_rate(model)} | self.last
+        metrics = _learning_rate(model) | self.last
         go_on = self._trial.report(epoch, {self._prefix + name: value for name, value in metrics.items()})
         if go_on is False:
             model.stop_training = True
-        if self._keep_state is not None and (model.stop_training or epoch + 1 >= self._reporter.params["epochs"]):
+        if self._keep_state is not None and (model.stop_training or epoch + 1 >= self._epochs):
             # Now, because EarlyStopping restores the best weights when the training ends.
             self.state.callbacks = [checkpoint.counted(each.callback) for each in self._placed]
             checkpoint.save(self._keep_state, model, self.state)
+
+    @property
+    def _epochs(self) -> int:
+        """The epochs of the training; 0 in a loop of the user's own, which does not tell."""
+        return int((self._reporter.params or {}).get("epochs") or 0)
 
     def _note_best(self, epoch: int) -> None:
         if self._objective is None or self._objective.name not in self.last:
@@ -189,7 +200,9 @@ def _is_number(value: Any) -> bool:
     return True
 
 
-def _learning_rate(model: Any) -> float:
+def _learning_rate(model: Any) -> dict[str, float]:
+    """The metric of that name; none in a training of the user's own that keeps its optimizer to itself."""
     import numpy as np
 
-    return float(np.asarray(model.optimizer.learning_rate))
+    optimizer = optimizer_of(model)
+    return {} if optimizer is None else {"learning_rate": float(np.asarray(optimizer.learning_rate))}

@@ -8,11 +8,12 @@ from __future__ import annotations
 import importlib
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from hpo_core.base.errors import InputError
+from hpo_flows.keras.space.hyperparameters import HyperParameters
 
 Schedule = Callable[[int, float], float]
 
@@ -26,12 +27,14 @@ class TrialCallback:
         callback: The Keras object.
         output: The file or folder that it writes; None if it writes none.
         folder: The target folder below the run's artifacts.
+        strict: Whether the metric that it monitors must exist; a script's callbacks get Keras' warning instead.
     """
 
     where: str
     callback: Any
     output: Path | None = None
     folder: str = ""
+    strict: bool = False
 
 
 def named_callbacks(specification: Sequence[Mapping[str, Mapping[str, Any]]], scratch: Path) -> list[TrialCallback]:
@@ -47,12 +50,21 @@ def named_callbacks(specification: Sequence[Mapping[str, Mapping[str, Any]]], sc
     placed = []
     for i, each in enumerate(specification):
         ((name, settings),) = each.items()
-        placed.append(_placed(f"callbacks.{i}.{name}", _made(i, name, dict(settings)), scratch / "callbacks" / str(i)))
+        made = _placed(f"callbacks.{i}.{name}", _made(i, name, dict(settings)), scratch / "callbacks" / str(i))
+        placed.append(replace(made, strict=True))
     return placed
 
 
-def own_callbacks(callbacks: Sequence[Any], scratch: Path) -> list[TrialCallback]:
-    """Adapt callbacks that no other trial uses: redirect their paths into the trial's folder.
+def own_callbacks(
+    callbacks: Sequence[Any], scratch: Path, hp: HyperParameters | None = None, number: int = 0
+) -> list[TrialCallback]:
+    """Adapt callbacks that no other training uses: redirect their paths into the trial's folder.
+
+    Args:
+        callbacks: Those of a script.
+        scratch: The training's folder.
+        hp: The trial's configuration, which TensorBoard shows.
+        number: The trial's number.
 
     Raises:
         InputError: One of them cannot be used in a trial.
@@ -67,7 +79,17 @@ def own_callbacks(callbacks: Sequence[Any], scratch: Path) -> list[TrialCallback
         if not isinstance(callback, keras.callbacks.Callback):
             raise InputError(where, f"{callback!r} is not a Keras callback", "give objects of keras.callbacks")
         placed.append(_placed(where, callback, scratch / "callbacks" / str(i)))
+        if isinstance(callback, keras.callbacks.TensorBoard) and hp is not None:
+            placed.append(TrialCallback(where, hparams_callback(callback.log_dir, hp, number)))
     return placed
+
+
+def hparams_callback(folder: str, hp: HyperParameters, number: int) -> Any:
+    """A callback that writes the trial's configuration to TensorBoard's log, where its HParams page finds it."""
+    api = importlib.import_module("tensorboard.plugins.hparams.api")  # it has no types
+
+    values = {name: "None" if value is None else value for name, value in hp.values.items()}
+    return api.KerasCallback(folder, values, trial_id=str(number))
 
 
 def _made(i: int, name: str, settings: dict[str, Any]) -> Any:
@@ -91,7 +113,9 @@ def _placed(where: str, callback: Any, folder: Path) -> TrialCallback:
 
     kinds = keras.callbacks
     if isinstance(callback, kinds.BackupAndRestore):
-        raise InputError(where, "trials have checkpoints of their own", "leave it out")
+        paths = vars(kinds.BackupAndRestore(str(folder)))
+        vars(callback).update({name: path for name, path in paths.items() if str(path).startswith(str(folder))})
+        return TrialCallback(where, callback, folder, "backup")
     if isinstance(callback, kinds.ModelCheckpoint):
         folder.mkdir(parents=True)
         callback.filepath = str(folder / _own_part(Path(callback.filepath)))

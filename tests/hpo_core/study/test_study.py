@@ -24,6 +24,7 @@ from hpo_core.space.configuration import identity
 from hpo_core.space.parameters import Choice, Float, Int
 from hpo_core.space.search_space import SearchSpace
 from hpo_core.study.file import MAX_FILE_BYTES, load_study, override_spec, study_from
+from hpo_core.study.isolation import for_debugging
 from hpo_core.study.resume import compare
 from hpo_core.study.spec import StudySpec
 from hpo_core.study.yaml import YAMLError, parse_yaml
@@ -572,6 +573,29 @@ def test_an_override_that_cannot_be_used(override: str, message: str) -> None:
         override_spec(spec(first=[{"x": 0, "kind": "a"}]), [override])
 
 
+# -- isolation ------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"parallel": 2}, "parallel: 2 trials at a time"),
+        ({"trial_timeout": 60}, "trial_timeout: 60.0"),
+        ({"memory_limit": "2GiB"}, "memory_limit: 2147483648"),
+        ({"runner": {"type": "dask", "address": "there:8786"}}, "runner.type: 'dask'"),
+        ({"resources": {"gpus": 1}}, "resources.gpus: 1"),
+        ({"resources": {"cpus": 2}}, "resources.cpus: 2"),
+    ],
+)
+def test_what_needs_a_process_is_refused_and_left_out_for_debugging(changes: dict[str, Any], message: str) -> None:
+    with pytest.raises(InputError) as refused:
+        spec(isolation="none", **changes)
+    assert str(refused.value).startswith(message) and "isolation: process" in refused.value.remedy
+    debugged, left_out = for_debugging(spec(**changes))
+    assert left_out == [message.partition(":")[0]]
+    assert for_debugging(debugged) == (debugged, []) and debugged.isolation == "none"
+
+
 # -- resume ----------------------------------------------------------------------------------------------------------
 
 
@@ -583,6 +607,7 @@ def test_an_override_that_cannot_be_used(override: str, message: str) -> None:
         ("stop/trials", 20, "stop.trials: 10 -> 20"),
         ("stop/target", 0.1, "stop.target: null -> 0.1"),
         ("parallel", 4, "parallel: 1 -> 4"),
+        ("isolation", "none", 'isolation: "process" -> "none"'),
         ("retries", 2, "retries: 0 -> 2"),
         ("trial_timeout", 5, "trial_timeout: null -> 5.0"),
         ("seed", 1, "seed: 0 -> 1"),

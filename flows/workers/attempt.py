@@ -1,0 +1,148 @@
+"""Both sides of one attempt at a trial, wherever it trains: the flow's side supervises, the objective's side trains."""
+
+from __future__ import annotations
+
+import traceback
+from collections.abc import Callable
+from queue import SimpleQueue
+from typing import Any
+
+from hpo_core.base.errors import InputError
+from hpo_core.base.extras import missing_extra
+from hpo_flows.objectives.context import TrialContext
+from hpo_flows.objectives.messages import (
+    Answer,
+    Artifact,
+    DatasetUsed,
+    Done,
+    Ended,
+    Failed,
+    FoldScore,
+    FromObjective,
+    Message,
+    Report,
+    Use,
+)
+from hpo_flows.objectives.result import MissingMetric, as_result
+from hpo_flows.workers.channel import shown
+from hpo_flows.workers.job import Job, TrialFailed
+
+# -- the flow's side ------------------------------------------------------------------------------------------------
+
+
+def supervise(
+    receive: Callable[[], Message | None],
+    reply: Callable[[Answer], object],
+    on_message: Callable[[FromObjective], bool | None],
+    on_tick: Callable[[], None],
+) -> Ended:
+    """Handle the messages of an attempt until it ends.
+
+    Args:
+        receive: Returns the next message, or None if none came for a moment.
+        reply: Sends an answer to the objective, which waits for it.
+        on_message, on_tick: As for :meth:`hpo_flows.workers.worker.Worker.run`.
+
+    Raises:
+        Exception: Whatever the arguments raise.
+    """
+    while True:
+        match message := receive():
+            case Ended():
+                return message
+            case Report(milestone=int()) | FoldScore(asks=True):
+                reply(Answer(on_message(message) is not False))
+            case Report() | FoldScore() | Artifact() | DatasetUsed() | Use():
+                on_message(message)
+        on_tick()
+
+
+def result_of(ended: Ended) -> dict[str, float]:
+    """The metrics that an attempt has returned.
+
+    Raises:
+        TrialFailed: It returned none.
+    """
+    match ended.outcome:
+        case Done(metrics):
+            return dict(metrics)
+        case Failed() as failed:
+            raise TrialFailed(**vars(failed))
+    raise AssertionError(f"an attempt does not end with {ended.outcome}")
+
+
+# -- the objective's side -------------------------------------------------------------------------------------------
+
+
+class Attempt:
+    """A trial's messages and answers while it trains.
+
+    If a thread of the objective outlives the attempt, its messages are dropped and it is told to stop.
+
+    Args:
+        send: Sends a message to the flow's side.
+    """
+
+    def __init__(self, send: Callable[[Message], object]) -> None:
+        self._send = send
+        self.answers: SimpleQueue[bool] = SimpleQueue()
+        self.over = False
+
+    def send(self, message: Message) -> None:
+        if not self.over:
+            self._send(message)
+
+    def answer(self) -> bool:
+        """Wait for the flow's answer: whether to continue training."""
+        return not self.over and self.answers.get()
+
+    def end(self) -> None:
+        self.over = True
+        self.answers.put(False)
+
+
+def train(job: Job, function: Callable[..., Any], attempt: Attempt) -> Done | Failed:
+    """Call the objective with the trial, and check what it returns."""
+    scratch, outbox = job.folder / "scratch", job.folder / "outbox"
+    scratch.mkdir(parents=True, exist_ok=True)
+    context = TrialContext(
+        config=job.config,
+        number=job.number,
+        seed=job.seed,
+        fidelity=job.fidelity,
+        scratch=scratch,
+        outbox=outbox,
+        send=attempt.send,
+        resume_from=job.resume_from,
+        milestones=job.milestones,
+        answer=attempt.answer,
+        callbacks=job.callbacks,
+        phase=job.phase,
+        fold=job.fold,
+        champion=job.champion,
+        reshuffle=job.reshuffle,
+        repeats=job.repeats,
+    )
+    try:
+        returned = function(context)
+    except InputError as error:
+        return Failed(str(error), details=traceback.format_exc(), blamed_key=error.field)
+    except ImportError as error:
+        if (missing := missing_extra(error, "objective")) is None:
+            return Failed(shown(error), retry=True, details=traceback.format_exc())
+        return Failed(str(missing), details=traceback.format_exc(), blamed_key=missing.field)
+    except SystemExit as error:
+        return Failed(f"the objective called sys.exit({error.code})", retry=True)
+    except BaseException as error:
+        return Failed(shown(error), retry=True, details=traceback.format_exc())
+    finally:
+        attempt.send(context.use)
+    try:
+        metrics = as_result(returned, job.metric)
+        if job.objective.needs_hypergradient:
+            context.check_hypergradient(metrics)
+    except ValueError as error:
+        return Failed(str(error), blamed_key="metric" if isinstance(error, MissingMetric) else "")
+    if job.sign * metrics[job.metric] < job.to_beat:
+        context.finish_best()
+    return Done(metrics)
