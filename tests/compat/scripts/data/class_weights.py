@@ -63,7 +63,9 @@ print(
             "status": sorted({each.status for each in tuner.oracle.trials.values()}),
             "score": trial.score,
             "recall": trial.metrics.get_last_value("val_recall"),
-            "metrics": sorted(name for name in ("val_auc", "val_precision", "recall", "loss") if trial.metrics.exists(name)),
+            "metrics": sorted(
+                name for name in ("val_auc", "val_precision", "recall", "loss") if trial.metrics.exists(name)
+            ),
             "shape": list(best_model.predict(X_test, verbose=0).shape),
         }
     )

@@ -44,7 +44,7 @@ def build_model(hp):
     return model
 
 
-tuner = kt.BayesianOptimization(build_model, "val_mae", max_trials=4, num_initial_points=3, seed=1, overwrite=True)
+tuner = kt.BayesianOptimization(build_model, "val_mae", max_trials=3, num_initial_points=3, seed=1, overwrite=True)
 tuner.search(train, validation_data=held_out, epochs=3, verbose=0)
 
 best = tuner.get_best_models()[0]

@@ -45,7 +45,7 @@ def build_model(hp: kt.HyperParameters):
     return model
 
 
-tuner = kt.BayesianOptimization(build_model, objective="val_loss", max_trials=4, directory="rows", project_name="huber")
+tuner = kt.BayesianOptimization(build_model, objective="val_loss", max_trials=3, directory="rows", project_name="huber")
 tuner.search(
     X[:330],
     y[:330],

@@ -17,7 +17,9 @@ class Autoencoder(keras.Model):
         self.encoder = keras.Sequential(
             [layers.Dense(hidden, activation="relu"), layers.Dense(latent_dim, activation="relu")]
         )
-        self.decoder = keras.Sequential([layers.Dense(hidden, activation="relu"), layers.Dense(64, activation="sigmoid")])
+        self.decoder = keras.Sequential(
+            [layers.Dense(hidden, activation="relu"), layers.Dense(64, activation="sigmoid")]
+        )
 
     def call(self, x):
         return self.decoder(self.encoder(x))
@@ -34,7 +36,7 @@ def model_builder(hp):
     return model
 
 
-tuner = keras_tuner.RandomSearch(model_builder, objective="val_loss", max_trials=4, seed=3, overwrite=True)
+tuner = keras_tuner.RandomSearch(model_builder, objective="val_loss", max_trials=3, seed=3, overwrite=True)
 tuner.search(x_train, x_train, epochs=2, validation_data=(x_test, x_test), verbose=2)
 
 best_model = tuner.get_best_models(num_models=1)[0]

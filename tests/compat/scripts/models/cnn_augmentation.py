@@ -42,7 +42,7 @@ def build_model(hp):
 tuner = kt.RandomSearch(
     build_model,
     objective="val_accuracy",
-    max_trials=4,
+    max_trials=3,
     executions_per_trial=1,
     overwrite=True,
     directory="my_dir",
@@ -64,7 +64,9 @@ print(
             "trials": len(tuner.oracle.trials),
             "score": tuner.oracle.get_best_trials(1)[0].score,
             "test_score": accuracy,
-            "missing": sorted({"augment", "conv_blocks", "filters_0", "pooling", "dropout", "learning_rate"} - set(best_hps.values)),
+            "missing": sorted(
+                {"augment", "conv_blocks", "filters_0", "pooling", "dropout", "learning_rate"} - set(best_hps.values)
+            ),
             "shape": list(best_model.predict(x_test, verbose=0).shape),
         }
     )

@@ -50,7 +50,7 @@ def build_model(hp):
 tuner = BayesianOptimization(
     build_model,
     objective="val_loss",
-    max_trials=4,
+    max_trials=3,
     num_initial_points=2,
     alpha=1e-4,
     beta=2.6,

@@ -31,7 +31,11 @@ class SVMTuner(keras_tuner.RandomSearch):
 
 
 tuner = SVMTuner(
-    objective=keras_tuner.Objective("accuracy", "max"), max_trials=5, directory="svm", project_name="wine", overwrite=True
+    objective=keras_tuner.Objective("accuracy", "max"),
+    max_trials=5,
+    directory="svm",
+    project_name="wine",
+    overwrite=True,
 )
 tuner.search(x, y, folds=3)
 tuner.results_summary()

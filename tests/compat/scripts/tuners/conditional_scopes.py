@@ -32,7 +32,9 @@ def build_model(hp):
     return model
 
 
-tuner = kt.RandomSearch(build_model, objective="accuracy", max_trials=5, seed=11, directory="d", project_name="iris/conditions")
+tuner = kt.RandomSearch(
+    build_model, objective="accuracy", max_trials=5, seed=11, directory="d", project_name="iris/conditions"
+)
 tuner.search_space_summary(extended=True)
 tuner.search(x, y, epochs=2, verbose=0)
 

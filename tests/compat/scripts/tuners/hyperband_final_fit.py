@@ -31,10 +31,10 @@ def model_builder(hp):
 
 
 tuner = kt.Hyperband(
-    model_builder, objective="val_accuracy", max_epochs=4, factor=3, directory="my_dir", project_name="intro_to_kt"
+    model_builder, objective="val_accuracy", max_epochs=3, factor=3, directory="my_dir", project_name="intro_to_kt"
 )
 stop_early = tf.keras.callbacks.EarlyStopping(monitor="val_loss", patience=5)
-tuner.search(img_train, label_train, epochs=4, validation_split=0.2, callbacks=[stop_early])
+tuner.search(img_train, label_train, epochs=3, validation_split=0.2, callbacks=[stop_early])
 
 best_hps = tuner.get_best_hyperparameters(num_trials=1)[0]
 print(f"""
@@ -44,7 +44,7 @@ is {best_hps.get("learning_rate")}.
 """)
 
 model = tuner.hypermodel.build(best_hps)
-history = model.fit(img_train, label_train, epochs=5, validation_split=0.2, verbose=0)
+history = model.fit(img_train, label_train, epochs=3, validation_split=0.2, verbose=0)
 per_epoch = history.history["val_accuracy"]
 best_epoch = per_epoch.index(max(per_epoch)) + 1
 hypermodel = tuner.hypermodel.build(best_hps)
@@ -58,7 +58,7 @@ print(
             "trials": len(tuner.oracle.trials),
             "score": tuner.oracle.get_best_trials(1)[0].score,
             "keys": sorted(best_hps.values),
-            "epochs_known": best_hps.get("tuner/epochs") in range(1, 5),
+            "epochs_known": best_hps.get("tuner/epochs") in range(1, 4),
             "test_score": result[1],
             "shape": list(np.shape(hypermodel.predict(img_test, verbose=0))),
         }

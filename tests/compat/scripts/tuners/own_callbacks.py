@@ -35,7 +35,9 @@ def build_model(hp):
     model = keras.Sequential([keras.Input((4,))])
     model.add(keras.layers.Dense(hp.Int("units", 4, 16, step=4), activation="relu"))
     model.add(keras.layers.Dense(3, activation="softmax"))
-    model.compile(keras.optimizers.SGD(hp.Float("lr", 1e-2, 1e-1)), "sparse_categorical_crossentropy", metrics=["accuracy"])
+    model.compile(
+        keras.optimizers.SGD(hp.Float("lr", 1e-2, 1e-1)), "sparse_categorical_crossentropy", metrics=["accuracy"]
+    )
     return model
 
 
@@ -50,7 +52,9 @@ callbacks = [
     keras.callbacks.LambdaCallback(on_train_end=lambda logs: print("done", sorted(logs or {}))),
     keras.callbacks.TerminateOnNaN(),
 ]
-tuner = kt.RandomSearch(build_model, objective="val_loss", max_trials=3, executions_per_trial=2, seed=2, directory="logs/search")
+tuner = kt.RandomSearch(
+    build_model, objective="val_loss", max_trials=3, executions_per_trial=2, seed=2, directory="logs/search"
+)
 tuner.search(x_train, y_train, epochs=3, validation_data=(x_val, y_val), callbacks=callbacks, verbose=0)
 
 print(

@@ -13,7 +13,11 @@ def build_model(hp):
     model = keras.Sequential([keras.Input((4,))])
     model.add(keras.layers.Dense(hp.Int("units", 4, 32, step=4), activation="relu"))
     model.add(keras.layers.Dense(3, activation="softmax"))
-    model.compile(keras.optimizers.Adam(hp.Float("lr", 1e-3, 1e-1, sampling="log")), "sparse_categorical_crossentropy", metrics=["accuracy"])
+    model.compile(
+        keras.optimizers.Adam(hp.Float("lr", 1e-3, 1e-1, sampling="log")),
+        "sparse_categorical_crossentropy",
+        metrics=["accuracy"],
+    )
     return model
 
 

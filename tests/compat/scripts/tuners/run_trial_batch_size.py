@@ -32,7 +32,9 @@ class Counts(keras.callbacks.Callback):
         print("steps", self.params["steps"], "epochs", self.params["epochs"])
 
 
-tuner = MyTuner(build_model, objective="val_accuracy", max_trials=4, overwrite=True, directory="sizes", project_name="digits")
+tuner = MyTuner(
+    build_model, objective="val_accuracy", max_trials=4, overwrite=True, directory="sizes", project_name="digits"
+)
 tuner.search(x[:640], y[:640], validation_data=(x[640:900], y[640:900]), callbacks=[Counts()])
 tuner.results_summary(num_trials=2)
 

@@ -64,9 +64,21 @@ print(
         {
             "trials": len(tuner.oracle.trials),
             "score": tuner.oracle.get_best_trials(1)[0].score,
-            "space": holds(space, "Search space summary", "Default search space size: 6", "num_layers (Int)", "'ordered': True"),
-            "search": holds(searched, "Trial 3 Complete", "Best val_accuracy So Far: ", "Total elapsed time: ", "Best Value So Far"),
-            "results": holds(results, "Results summary", "Results in ", "Showing 10 best trials", "Score: ", "Trial 0", "Hyperparameters:"),
+            "space": holds(
+                space, "Search space summary", "Default search space size: 6", "num_layers (Int)", "'ordered': True"
+            ),
+            "search": holds(
+                searched, "Trial 3 Complete", "Best val_accuracy So Far: ", "Total elapsed time: ", "Best Value So Far"
+            ),
+            "results": holds(
+                results,
+                "Results summary",
+                "Results in ",
+                "Showing 10 best trials",
+                "Score: ",
+                "Trial 0",
+                "Hyperparameters:",
+            ),
             "one": holds(one, "summary", "Hyperparameters:", "num_layers: ", "learning_rate: ", "Score: "),
             "shape": list(tuner.get_best_models(1)[0].predict(x, verbose=0).shape),
         }
