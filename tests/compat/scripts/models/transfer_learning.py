@@ -1,4 +1,4 @@
-"""A pre-trained base, whose weights build_model reads from a file beside the script; how much of it is frozen is tuned."""
+"""A pre-trained base, whose weights build_model reads from a file; how much of it is frozen is tuned."""
 
 import json
 import os
