@@ -7,6 +7,7 @@ import os
 import subprocess
 import time
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -32,8 +33,8 @@ class Contender(Protocol):
     def ask(self, n: int) -> list[Config]:
         """Up to ``n`` configurations, before any of their losses is told."""
 
-    def tell(self, losses: Sequence[float | None]) -> None:
-        """The losses of what was asked for last, in its order; None for failed trials."""
+    def tell(self, losses: Sequence[float | None], excesses: Sequence[Mapping[str, float]] = ()) -> None:
+        """The losses of what was asked for last, in its order; None for failed trials. With limits, their excesses."""
 
     def history(self, trials: Sequence[tuple[Config, float | None]]) -> None:
         """Trials that it did not propose."""
@@ -76,8 +77,11 @@ class Ours:
         self.spent += time.process_time() - begin
         return list(self.asked)
 
-    def tell(self, losses: Sequence[float | None]) -> None:
+    def tell(self, losses: Sequence[float | None], excesses: Sequence[Mapping[str, float]] = ()) -> None:
+        first = len(self.done)
         self.history(list(zip(self.asked, losses, strict=True)))
+        for i, excess in enumerate(excesses, first):
+            self.done[i] = replace(self.done[i], excess=excess)
 
     def history(self, trials: Sequence[tuple[Config, float | None]]) -> None:
         for config, loss in trials:
@@ -131,7 +135,9 @@ class Theirs:
         configs: list[Config] = self.process.send({"ask": n})
         return configs
 
-    def tell(self, losses: Sequence[float | None]) -> None:
+    def tell(self, losses: Sequence[float | None], excesses: Sequence[Mapping[str, float]] = ()) -> None:
+        if excesses:  # the last trials' limits, before their losses
+            self.process.send({"limits": [list(excess.values()) for excess in excesses]})
         self.process.send({"tell": list(losses)})
 
     def history(self, trials: Sequence[tuple[Config, float | None]]) -> None:

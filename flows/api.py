@@ -40,6 +40,7 @@ from hpo_flows.workers.resources import check, devices, variables
 
 if TYPE_CHECKING:
     from hpo_core.ledger.ledger import Ledger
+    from hpo_core.space.configuration import Scalar
     from hpo_flows.base.progress import Observer
     from hpo_flows.trials.session import Pool
 log = logging.getLogger("hpo")
@@ -142,6 +143,7 @@ def open_ledger(
     tracking_uri: str | None = None,
     on_message: Callable[[str], Any] = log.info,
     path: Sequence[str] = (),
+    defaults: Mapping[str, Scalar] | None = None,
 ) -> Ledger:
     """Open the study in MLflow, creating it if it is new, with the past trials that it learns from.
 
@@ -152,6 +154,7 @@ def open_ledger(
         tracking_uri: As for :func:`run_study`.
         on_message: Called with messages on what was decided and what was imported.
         path: Folders searched first for the function that returns the data.
+        defaults: As for :func:`hpo_core.lineage.opening.open_study`; only for studies that declare no data.
     """
 
     waiting_for(f"{spec.name}: opening the study in MLflow")
@@ -161,7 +164,7 @@ def open_ledger(
         if spec.data:
             ledger = open_current(store, spec, declared(spec.data, path), on_message=on_message)
         else:
-            ledger = open_study(store, spec, on_message=on_message)
+            ledger = open_study(store, spec, on_message=on_message, defaults=defaults)
         warm_start(ledger, on_message)
     return ledger
 

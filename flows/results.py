@@ -14,6 +14,7 @@ from hpo_core.base.errors import InputError
 from hpo_core.ledger.ledger import Ledger
 from hpo_core.ledger.tags import MODEL
 from hpo_core.lineage.opening import find_study
+from hpo_core.study.names import file_name
 from hpo_core.tracking.connection import connect
 from hpo_core.tracking.credentials import redact
 from hpo_flows.base.progress import Outcome
@@ -103,7 +104,7 @@ class StudyResult(Outcome):
 
         curves = CurveReader(connect(self.tracking_uri), self.spec).read(self.history)
         place = Place(self.tracking_uri, self.experiment_id, self.run_id)
-        where = Path(folder or f"report-{self.spec.name}")
+        where = Path(folder or f"report-{file_name(self.spec.name)}")
         return write_report(self.spec, self.history, where, place, curves, self.choice, self.challenge)
 
     def explain(self, trial: int) -> Explanation:

@@ -68,6 +68,9 @@ x, y, x_val, y_val = x[:300], y[:300], x[300:400], y[300:400]
     + "from hpo_flows.keras import keras_objective\n",
     "docs/how-to/final-choice.md: In the objective": TREE,
     "docs/how-to/folds.md: Cross-validation in each trial": TREE,
+    "docs/how-to/limits.md: Keep to limits on results (2)": """
+fit, latency, size = lambda config: ("a model", 0.8, 0.01), lambda model: 12.0, lambda model: 3.0
+""",
     "docs/reference/python.md: Python": """
 from hpo_core.lineage.opening import open_study
 from hpo_core.study.file import study_from
@@ -124,6 +127,7 @@ AFTER: dict[str, str] = {
     "docs/how-to/folds.md: Cross-validation in each trial": """
 assert train(a_trial(config={'max_depth': 3}, answer=lambda: True))['accuracy'] > 0.6
 """,
+    "docs/how-to/limits.md: Keep to limits on results (2)": "assert train(a_trial())['size_mb'] == 3.0",
     "docs/how-to/models.md: scikit-learn": "assert train(a_trial(config={'max_depth': 3}))['accuracy'] > 0.6",
     "docs/how-to/models.md: Keep the model of the best trials": "trial.finish_best()",
     "docs/how-to/multi-fidelity.md: The objective": "assert train(a_trial(fidelity=3.0)) == 0.5",

@@ -5,6 +5,8 @@ of this repository than the shape of a space in JSON.
     {"ask": 8}                          -> [{...}, ...]   configurations of active parameters
     {"tell": [0.1, ...]}                -> true           their losses, in the same order; null for failed
                                                      trials (Optuna alone)
+    {"limits": [[0.1, ...], ...]}       -> true           before tell: each trial's excess beyond each
+                                                     limit (Optuna alone)
     {"history": [[{...}, 0.1], ...]}    -> true           trials that it did not propose (Optuna alone)
     {"job": null}                       -> {...}, null    multi-fidelity: the next training, or wait (``Job`` in
                                                           benchmarks/multi_fidelity.py)

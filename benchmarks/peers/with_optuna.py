@@ -15,6 +15,10 @@ SAMPLERS: dict[str, Any] = {
         seed=seed, multivariate=True, group=True, constant_liar=True
     ),
     "optuna_gp": lambda seed: optuna.samplers.GPSampler(seed=seed),
+    "optuna_tpe_limits": lambda seed: optuna.samplers.TPESampler(
+        seed=seed, multivariate=True, constraints_func=_limits
+    ),
+    "optuna_gp_limits": lambda seed: optuna.samplers.GPSampler(seed=seed, constraints_func=_limits),
 }
 
 
@@ -41,6 +45,10 @@ def _suggest(trial: Any, space: Space, distributions: dict[str, Any]) -> dict[st
     return config
 
 
+def _limits(trial: Any) -> Any:
+    return trial.user_attrs["limits"]
+
+
 class Peer:
     def __init__(self, name: str, space: Space, seed: int, trials: int) -> None:
         self.space, self.trials, self.distributions = space, [], _distributions(space)
@@ -49,6 +57,10 @@ class Peer:
     def ask(self, n: int) -> list[dict[str, Any]]:
         self.trials = [self.study.ask() for _ in range(n)]
         return [_suggest(trial, self.space, self.distributions) for trial in self.trials]
+
+    def limits(self, excesses: list[list[float]]) -> None:
+        for trial, excess in zip(self.trials, excesses, strict=True):
+            trial.set_user_attr("limits", excess)
 
     def tell(self, losses: list[float | None]) -> None:
         for trial, loss in zip(self.trials, losses, strict=True):

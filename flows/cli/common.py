@@ -37,7 +37,7 @@ SetOption = Annotated[
 
 
 def is_file(study: str) -> bool:
-    if Path(study).suffix in (".yaml", ".yml") or "/" in study:
+    if Path(study).suffix in (".yaml", ".yml") or study.startswith(("/", "./", "../")):
         return True
     try:
         return Path(study).is_file()

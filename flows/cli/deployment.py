@@ -7,6 +7,7 @@ from typing import Annotated
 
 import typer
 
+from hpo_core.study.names import file_name
 from hpo_flows.cli import schedules
 from hpo_flows.cli.common import SetOption, StudyFileArgument, load_spec, search_path
 from hpo_flows.cli.schedules import Deployed, Plan
@@ -55,4 +56,4 @@ def _deployed(study: str, cron: str | None, every: float | None, timezone: str, 
     overrides = list(set_ or [])
     spec = load_spec(study, overrides)
     Objective(spec.objective, search_path(study)).precheck()
-    return Deployed(study, Path.cwd(), spec.name, plan, overrides)
+    return Deployed(study, Path.cwd(), file_name(spec.name), plan, overrides)

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from hpo_core.base.errors import InputError, TrackingError
+from hpo_core.study.names import file_name
 from hpo_core.tracking.connection import connect, tracking_uri, ui_command
 from hpo_flows.base.stopping import ENDINGS
 from hpo_flows.cli.common import JsonOption, StudyArgument, open_stored, print_json, shown_uri, ui_hint
@@ -148,6 +149,7 @@ def best(
             metric=spec.metric,
             config=dict(best.config),
             metrics=dict(best.metrics),
+            feasible=best.feasible,
             **_certainty(history),
             tuning=_tuning(spec, history, choice),
             run_id=best.run_id,
@@ -238,7 +240,7 @@ def write_study_report(
     history, stages = ledger.load(), Stages(ledger)
     stages.load(history)
     curves = CurveReader(ledger.store, ledger.spec).read(history)
-    folder = out or Path(f"report-{ledger.spec.name}")
+    folder = out or Path(f"report-{file_name(ledger.spec.name)}")
     try:
         place = place_of(ledger)
         path = write_report(ledger.spec, history, folder, place, curves, stages.choice, stages.challenge)

@@ -54,6 +54,7 @@ def _data(study: ListedStudy) -> dict[str, Any]:
         "trials": None if spec is None else spec.stop.trials,
         "best": None if spec is None else metric_value(spec, best),
         "best_trial": None if best is None else best.number,
+        "feasible": None if best is None else best.feasible,
         "metric": None if spec is None else spec.metric,
         "direction": None if spec is None else spec.direction,
         "active": datetime.datetime.fromtimestamp(study.active / 1000, datetime.UTC).isoformat(timespec="seconds"),

@@ -6,6 +6,8 @@ from __future__ import annotations
 class FailedTrialError(Exception):
     """Ends a trial as failed: it is not tried again, and the search goes on."""
 
+    retry = False
+
 
 class FatalError(Exception):
     """Ends the search."""

@@ -236,14 +236,29 @@ class TrialContext:
             )
             self._validation = CrossValidation([one], lambda fold, metrics: True)
             return self._validation
+        own = {"reshuffle": self.seed} if reshuffle or self._repeats else {}
+        parts = folds(data, of=of, stratify=stratify, groups=groups, test=test, shuffle=shuffle, seed=seed, **own)
+        return self.folds_of(parts, stop_early=stop_early)
+
+    def folds_of(self, parts: Sequence[tuple[Rows, Rows]], *, stop_early: bool = True) -> CrossValidation:
+        """Cross-validate over given rows, as :meth:`folds` does over its own.
+
+        Args:
+            parts: Row numbers to train on and to score on, for each fold: ``list(splitter.split(X, y))``.
+            stop_early: False to train all folds of every trial.
+
+        Returns:
+            As :meth:`folds`.
+
+        Raises:
+            InputError: The study has an ``early_stop``, which would end the same trial by another rule.
+        """
         if stop_early and self._milestones is not None:
             raise InputError(
                 "early_stop",
                 "it ends trials after some of their steps, and trial.folds after some of their folds",
                 "remove it from the study, or give trial.folds(..., stop_early=False)",
             )
-        own = {"reshuffle": self.seed} if reshuffle or self._repeats else {}
-        parts = folds(data, of=of, stratify=stratify, groups=groups, test=test, shuffle=shuffle, seed=seed, **own)
         stop_early = stop_early and not self._repeats  # a repeat is for the mean of full trainings
         self._validation = CrossValidation(parts, partial(self._next_fold, stop_early))
         return self._validation

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from hpo_core.ledger.tags import MODEL
 from hpo_core.selection.repeats import trainings_of
+from hpo_core.study.names import file_name
 from hpo_flows.reports.links import run_url
 from hpo_flows.reports.text import metric_value, number, one_line
 
@@ -79,7 +80,7 @@ def _escaped(character: str) -> str:
 
 def write_best(spec: StudySpec, best: Trial, choice: Choice | None) -> str:
     """Write the best configuration to ``best-NAME.yaml`` in the working folder; returns its path, or a warning."""
-    path = Path(f"best-{spec.name}.yaml")
+    path = Path(f"best-{file_name(spec.name)}.yaml")
     winner = None if choice is None else choice.winner
     value = metric_value(spec, best) if winner is None else spec.sign * winner.mean
     about = f"# study {spec.name}, trial {best.number}: {one_line(spec.metric)} {number(value)}"

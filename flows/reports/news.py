@@ -6,7 +6,17 @@ from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from hpo_core.history.trial import Trial, TrialState
-from hpo_flows.reports.text import duration, fidelity_name, metric_value, number, one_line, rank, seconds_of, show
+from hpo_flows.reports.text import (
+    broken_limits,
+    duration,
+    fidelity_name,
+    metric_value,
+    number,
+    one_line,
+    rank,
+    seconds_of,
+    show,
+)
 
 if TYPE_CHECKING:
     from hpo_core.history.history import History
@@ -78,7 +88,8 @@ def trial_line(spec: StudySpec, ended: Ended, room: int | None = None) -> str:
         head += "" if trial.fidelity is None else f" at {fidelity_name(spec)} {trial.fidelity:g}"
         head += "" if took is None else f" in {duration(took)}"
         head += f", {one_line(trial.reason)}" if trial.reason else ""
-        head += "  * best" if ended.is_best else ""
+        head += f", breaks {broken}" if (broken := broken_limits(spec, trial)) else ""
+        head += ("  * best" if trial.feasible else "  * closest") if ended.is_best else ""
     if trial.repeat_of is not None:
         return f"{head}  ({trial.origin})"
     left = None if room is None else max(room - len(head) - 2, MIN_ROOM)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
@@ -72,6 +73,9 @@ def trials_table(
     """
     cells: dict[str, list[str]] = {"trial": [str(trial.number) for trial in trials]}
     columns = [("trial", cells["trial"]), (spec.metric, [number(metric_value(spec, trial)) for trial in trials])]
+    for limit in spec.limiting:
+        values = [limit.value(trial.excess.get(limit.metric, math.inf)) for trial in trials]
+        columns.append((str(limit), [number(value) if math.isfinite(value) else "" for value in values]))
     if noise.deviation > 0:
         columns.append(("±", [f"{noise.error(trial):.2g}" for trial in trials]))
         columns.append(("trainings", [str(trial.observations) for trial in trials]))

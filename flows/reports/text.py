@@ -92,10 +92,9 @@ def metric_value(spec: StudySpec, trial: Trial | None) -> float | None:
     return None if trial is None or trial.loss is None else spec.sign * trial.loss
 
 
-def rank(trial: Trial) -> tuple[float, bool, bool, float, int]:
-    """A sort key for complete trials, best first: the highest fidelity, all folds, what was confirmed, the loss."""
-    assert trial.loss is not None
-    return -fidelity_key(trial.fidelity), not trial.whole, not trial.confirmed, trial.loss, trial.number
+def rank(trial: Trial) -> tuple[float, bool, float, bool, float, int]:
+    """A sort key for complete trials, best first: the highest fidelity, all folds, then their standing."""
+    return -fidelity_key(trial.fidelity), not trial.whole, *trial.standing
 
 
 def ranked(history: History) -> list[Trial]:
@@ -110,17 +109,38 @@ def mean_text(spec: StudySpec, history: History, trial: Trial) -> str:
 
 
 def certainty_lines(spec: StudySpec, history: History) -> list[str]:
-    """How sure the best configuration is, and how much luck the luckiest trial had; nothing without repeats."""
+    """Whether the best configuration keeps the limits; with repeats, how sure it is and how lucky the luckiest was."""
     found = winner_of(history)
-    if found is None or not found.trial.observed or not history.noise.deviation > 0:
+    if found is None:
         return []
+    lines = [limits_line(spec, found.trial)] if spec.limiting else []
+    if not found.trial.observed or not history.noise.deviation > 0:
+        return lines
     best, luckiest = found.trial, found.luckiest
-    lines = [f"{spec.metric} {mean_text(spec, history, best)}, the mean of {best.observations} trainings"]
+    lines += [f"{spec.metric} {mean_text(spec, history, best)}, the mean of {best.observations} trainings"]
     if luckiest.number != best.number or found.luck > 0:
         line = f"luckiest: trial {luckiest.number} with {number(metric_value(spec, luckiest))}"
         luck = "trained once" if math.isnan(found.luck) else f"of which {found.luck:.2g} was luck"
         lines.append(f"{line}, {luck}")
     return lines
+
+
+def broken_limits(spec: StudySpec, trial: Trial) -> str:
+    """The limits that a complete trial breaks, with its values; empty if it keeps them."""
+    return ", ".join(
+        f"{limit} ({number(limit.value(excess)) if math.isfinite(excess) else 'not logged'})"
+        for limit in spec.limiting
+        if (excess := trial.excess.get(limit.metric, 0.0)) > 0
+    )
+
+
+def limits_line(spec: StudySpec, best: Trial) -> str:
+    """Whether the best trial keeps the limits, in words."""
+    if broken := broken_limits(spec, best):
+        return f"no trial keeps all limits; trial {best.number} comes closest, and breaks {broken}"
+    return (
+        f"keeps {', '.join(f'{limit} ({number(limit.value(best.excess[limit.metric]))})' for limit in spec.limiting)}"
+    )
 
 
 def tuning_lines(spec: StudySpec, history: History, choice: Choice | None = None) -> list[str]:
@@ -225,6 +245,8 @@ def status_line(spec: StudySpec, history: History, elapsed: float) -> str:
 
 
 def best_line(spec: StudySpec, history: History, best: Trial) -> str:
+    if not best.feasible:
+        return f"none keeps the limits, closest trial {best.number}"
     return f"best {spec.metric} {mean_text(spec, history, best)} (trial {best.number})"
 
 

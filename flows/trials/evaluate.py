@@ -114,6 +114,8 @@ def _train(session: Session, training: Training, prepared: Prepared, record: Tri
         finally:
             record.keep_output(worker.printed())
     record.check()
+    if training.phase == "search":
+        record.check_limits(metrics)
     return metrics
 
 

@@ -112,6 +112,8 @@ def _to_beat(session: Session, training: Training) -> float:
     if training.phase in ("fold", "champion") or session.ledger.spec.final is not None:
         return -math.inf
     best = session.rungs.history.incumbent
-    if best is None or best.loss is None or fidelity_key(training.fidelity) > fidelity_key(best.fidelity):
+    if best is None or best.loss is None or not best.feasible:
+        return math.inf
+    if fidelity_key(training.fidelity) > fidelity_key(best.fidelity):
         return math.inf
     return best.loss if fidelity_key(training.fidelity) == fidelity_key(best.fidelity) else -math.inf

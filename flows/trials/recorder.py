@@ -324,6 +324,23 @@ class TrialLog:
         except TrackingRefusal as error:
             log.warning("MLflow refuses the data set %r of trial %d: %s", dataset.name, self._training.number, error)
 
+    def check_limits(self, metrics: Mapping[str, float]) -> None:
+        """Check that the trial has logged every metric that has a limit.
+
+        Args:
+            metrics: What the objective returned.
+
+        Raises:
+            TrialFailed: One is missing, or not finite.
+        """
+        for limit in self._ledger.spec.limiting:
+            known = metrics if limit.metric in metrics else {name: value for name, (_, value) in self._latest.items()}
+            if (value := known.get(limit.metric)) is None:
+                why = f"the objective neither returned nor reported {limit.metric!r}; return it, or remove its limit"
+                raise TrialFailed(why, retry=False, blamed_key=f"limits.{limit.metric}")
+            if not math.isfinite(value):
+                raise TrialFailed(f"it has {limit.metric} = {value}, which has a limit", retry=False)
+
     def check(self) -> None:
         """Check that an evaluation for the champion did its job.
 

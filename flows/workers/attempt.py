@@ -134,7 +134,8 @@ def train(job: Job, function: Callable[..., Any], attempt: Attempt) -> Done | Fa
     except SystemExit as error:
         return Failed(f"the objective called sys.exit({error.code})", retry=True)
     except BaseException as error:
-        return Failed(shown(error), retry=True, details=traceback.format_exc())
+        retry = getattr(error, "retry", True) is not False  # a KerasTuner script's FailedTrialError says that none helps
+        return Failed(shown(error), retry=retry, details=traceback.format_exc())
     finally:
         attempt.send(context.use)
     try:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 
 class InputError(ValueError):
     """Something in the user's input cannot be used.
@@ -23,7 +25,18 @@ class InputError(ValueError):
 
 
 class StudyConflict(InputError):
-    """A different study is already stored under this name."""
+    """A different study is already stored under this name.
+
+    Args:
+        study: Its name.
+        differences: What differs, a line each.
+        remedy: What to do about it.
+    """
+
+    def __init__(self, study: str, differences: Sequence[str], remedy: str) -> None:
+        self.study, self.differences = study, tuple(differences)
+        problem = "the stored study differs from the given one, and trials of the two do not compare:\n"
+        super().__init__(f"study {study!r}", problem + "".join(f"  {line}\n" for line in differences) + remedy)
 
 
 class StudyUnknown(InputError):

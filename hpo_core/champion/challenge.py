@@ -91,7 +91,7 @@ def challenge_of(
     assert spec.champion is not None
     latest, seeds = latest_of(evaluations), spec.champion.seeds
     complete: dict[EvaluationKind, Evaluation] = {}
-    obstacle, pending = "", 0
+    obstacle, pending = "" if trial.feasible else "no configuration keeps the study's limits", 0
     for kind in _parts(seeds, reigning):
         found = latest.get((trial.number, kind, fidelity))
         if found is None or found.state is TrialState.RUNNING or due_again(found):

@@ -66,7 +66,8 @@ def _merge(trial: Trial, repeats: Sequence[Trial]) -> Trial:
     observed = (trial.loss, *(t.loss for t in alike if t.loss is not None))
     fails = any(t.state is TrialState.FAILED and not t.notes.get("lost") for t in repeats)
     confirmed = any(t.confirms for t in alike) and not fails
-    return replace(trial, loss=moments.mean(observed), observed=observed, confirmed=confirmed)
+    excess = {name: moments.mean([each.excess[name] for each in (trial, *alike)]) for name in trial.excess}
+    return replace(trial, loss=moments.mean(observed), observed=observed, confirmed=confirmed, excess=excess)
 
 
 def continues(trial: Trial) -> bool:
@@ -188,23 +189,22 @@ class History:
 
     @cached_property
     def incumbent(self) -> Trial | None:
-        """The trial of :attr:`merged` with the lowest loss at the highest fidelity; the earliest one in a tie.
+        """The trial of :attr:`merged` with the best standing at the highest fidelity: the lowest loss within limits.
 
-        Once configurations were confirmed, only these can win: any other loss is one draw, chosen for its luck. A trial
-        that ended after some of its folds cannot win at all.
+        Once configurations were confirmed, only these can win, if they keep the limits: any other loss is one draw,
+        chosen for its luck. A trial that ended after some of its folds cannot win at all.
         """
         highest = self.max_fidelity
         best = [trial for trial in self.merged.complete if trial.fidelity == highest]
         best = [trial for trial in best if trial.whole] or best
-        confirmed = [trial for trial in best if trial.confirmed]
-        return min(confirmed or best, key=lambda trial: (trial.loss, trial.number), default=None)
+        return min(best, key=lambda trial: trial.standing, default=None)
 
     @cached_property
     def luckiest(self) -> Trial | None:
         """The complete trial with the lowest single loss at the highest fidelity; the earliest one in a tie."""
         best = [trial for trial in self.complete if trial.fidelity == self.max_fidelity]
         best = [trial for trial in best if trial.whole] or best
-        return min(best, key=lambda trial: (trial.loss, trial.number), default=None)
+        return min(best, key=lambda trial: trial.standing, default=None)
 
     def since_improvement(self) -> int:
         """How many complete trials after the incumbent had a chance to replace it.

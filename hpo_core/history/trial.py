@@ -11,6 +11,7 @@ from enum import StrEnum
 from functools import cached_property
 
 from hpo_core.base.moments import LARGEST
+from hpo_core.history import limits
 from hpo_core.space.configuration import Config, Scalar, identity
 
 HYPERGRADIENT = "hypergradient/"
@@ -77,6 +78,8 @@ class Trial:
         metrics: The latest value of each metric that the objective logged, under its own name and direction.
         hypergradient: The derivative of the loss by each parameter, if the objective logged it; finite.
         rungs: Its losses at milestones, by number of steps; only early-stopping rules use them.
+        excess: How far it is beyond each limit of the study, by metric, as
+            :meth:`hpo_core.history.limits.Limit.excess` says.
         folds: The losses of its folds, in order, if the objective cross-validates in each trial.
         folds_wanted: How many folds a trial has that is not ended before the last one; 0 if it has none.
         start, end: Milliseconds since 1970, as stored by MLflow. For display only: no strategy may look at a clock.
@@ -100,6 +103,7 @@ class Trial:
     metrics: Mapping[str, float] = field(default_factory=dict)
     hypergradient: Mapping[str, float] = field(default_factory=dict)
     rungs: Mapping[int, float] = field(default_factory=dict)
+    excess: Mapping[str, float] = field(default_factory=dict)
     folds: tuple[float, ...] = ()
     folds_wanted: int = 0
     start: int = 0
@@ -118,6 +122,26 @@ class Trial:
     def confirms(self) -> bool:
         """Whether it trains a configuration again in order to decide which one is best."""
         return self.repeat_of is not None and self.notes.get(PURPOSE) == CONFIRM
+
+    @cached_property
+    def violation(self) -> float:
+        """How far it breaks the study's limits in all; 0 if it keeps them, or if there are none."""
+        return limits.violation(self.excess)
+
+    @property
+    def feasible(self) -> bool:
+        """Whether it keeps the study's limits."""
+        return self.violation == 0
+
+    @property
+    def standing(self) -> tuple[float, bool, float, int]:
+        """A sort key for complete trials of one fidelity, best first.
+
+        What keeps the limits comes before what breaks them by less, then by more; then what was confirmed, since any
+        other loss is one draw; then the lower loss, and the earlier trial.
+        """
+        assert self.loss is not None
+        return self.violation, not self.confirmed, self.loss, self.number
 
     @property
     def observations(self) -> int:
@@ -178,6 +202,7 @@ class Trial:
         facts += [sorted(self.hypergradient.items())] if self.hypergradient else []
         facts += [self.observed, self.confirmed] if self.observed else []
         facts += [self.folds, self.folds_wanted] if self.folds else []
+        facts += [sorted(self.excess.items())] if self.excess else []
         return int.from_bytes(hashlib.blake2b(repr(tuple(facts)).encode(), digest_size=8).digest(), "big")
 
 

@@ -11,6 +11,7 @@ from typing import TypeGuard
 
 from hpo_core.base.errors import InputError
 from hpo_core.base.storable import MAX_VALUE
+from hpo_core.history.limits import excesses
 from hpo_core.history.trial import Trial, TrialState, hypergradient_of
 from hpo_core.ledger import ownership
 from hpo_core.ledger.known_runs import number_of
@@ -18,7 +19,7 @@ from hpo_core.ledger.store import FAILED, FINISHED, RUNNING, Run
 from hpo_core.ledger.tags import FOLD_VALUE, INTERNAL, RUNG, SCHEMA, TRIAL_TAGS, Tag, join_tag, parse_count, unfold
 from hpo_core.selection.evaluation import ChampionVersion, Evaluation, EvaluationKind, Fold, Retraining
 from hpo_core.space.configuration import Scalar, config_from_json
-from hpo_core.space.search_space import SearchSpace
+from hpo_core.study.editions import completed
 from hpo_core.study.file import study_from
 from hpo_core.study.spec import StudySpec
 
@@ -55,7 +56,7 @@ def trial_of(run: Run, spec: StudySpec) -> Trial:
     run = replace(run, tags=unfold(run.tags))
     if run.tags.get(Tag.SCHEMA) != SCHEMA:
         raise ValueError(f"it was written by schema {run.tags.get('hpo.schema')!r}, this is {SCHEMA}")
-    config = _config_of(run, spec.search_space)
+    config = _config_of(run, spec)
     value = run.metrics.get(spec.metric)
     reason = run.tags.get(Tag.REASON, "")
     notes: dict[str, Scalar] = {
@@ -93,6 +94,7 @@ def trial_of(run: Run, spec: StudySpec) -> Trial:
         metrics={key: v for key, v in run.metrics.items() if not (key.startswith(INTERNAL) or math.isnan(v))},
         hypergradient=hypergradient_of(run.metrics, spec.sign),
         rungs=_rungs_of(run, spec),
+        excess=excesses(spec.limiting, run.metrics) if state is TrialState.COMPLETE else {},
         folds=_folds_of(run, spec) if state is TrialState.COMPLETE else (),
         folds_wanted=parse_count(run.tags.get(Tag.FOLDS_WANTED, ""), 6) or 0,
         start=run.start,
@@ -124,10 +126,10 @@ def _folds_of(run: Run, spec: StudySpec) -> tuple[float, ...]:
     return tuple(losses)
 
 
-def _config_of(run: Run, space: SearchSpace) -> dict[str, Scalar]:
+def _config_of(run: Run, spec: StudySpec) -> dict[str, Scalar]:
     if text := join_tag(Tag.CONFIG, run.tags):
-        return space.validated(config_from_json(text), check_constraints=False)
-    return space.from_params(run.params)
+        return spec.search_space.validated(completed(spec, config_from_json(text)), check_constraints=False)
+    return spec.search_space.from_params(run.params)
 
 
 def stored_spec(run: Run) -> StudySpec:

@@ -14,6 +14,8 @@ from hpo_core.ledger.decode import stored_spec
 from hpo_core.ledger.ledger import Ledger
 from hpo_core.ledger.store import FINISHED, Run, Store
 from hpo_core.ledger.tags import CLAIMS, SCHEMA, WITHDRAWN, Tag, join_tag, split_tag
+from hpo_core.space.configuration import Scalar
+from hpo_core.study.editions import has_grown, in_space, next_edition
 from hpo_core.study.names import study_name
 from hpo_core.study.resume import compare
 from hpo_core.study.spec import StudySpec
@@ -54,6 +56,7 @@ def open_study(
     *,
     on_message: Callable[[str], Any] = log.info,
     tags: Mapping[str, str] | None = None,
+    defaults: Mapping[str, Scalar] | None = None,
 ) -> Ledger:
     """Open the study of this specification: create it if new, otherwise compare and resume it.
 
@@ -64,10 +67,12 @@ def open_study(
         spec: The study.
         on_message: Told to which total a study goes on that is to have more trials.
         tags: Tags of the study's run, which it has from its first moment.
+        defaults: The values of parameters in trials from before they were there, so that a space may have grown; None
+            if it may not.
 
     Raises:
         StudyConflict: The stored space, metric or direction is another.
-        InputError: The experiment was deleted, or two studies have this name.
+        InputError: The experiment was deleted, two studies have this name, or the space has grown while a flow runs.
     """
     experiment = store.experiment(spec.experiment, create=False)
     found = [] if experiment is None else _study_runs(store, [experiment], spec.name)
@@ -82,6 +87,11 @@ def open_study(
     stored = stored_spec(run)
     if run.experiment == experiment:  # whatever that was called when the study was begun
         stored = stored.model_copy(update={"experiment": spec.experiment})
+    if spec.editions != stored.editions:  # which no file has
+        spec = in_space(spec, spec.space, stored.editions)
+    if defaults is not None and has_grown(stored, spec):
+        spec = _grown(Ledger(store, stored, run), spec, defaults, on_message)
+        stored = in_space(stored, spec.space, spec.editions)
     if "repeats" not in spec.model_fields_set:  # what has begun without repeats goes on without
         spec = spec.model_copy(update={"repeats": stored.repeats})
     if spec.stop.more:
@@ -97,6 +107,24 @@ def open_study(
     if changes:
         store.log(run.id, [], {}, changes)
     return Ledger(store, spec, run)
+
+
+def _grown(
+    ledger: Ledger, spec: StudySpec, defaults: Mapping[str, Scalar], on_message: Callable[[str], Any]
+) -> StudySpec:
+    """The specification of a study that goes on in a space with more parameters.
+
+    Raises:
+        InputError: A flow works on it, and would go on in the old space.
+    """
+    history, new = ledger.load(), [name for name in spec.space if name not in ledger.spec.space]
+    if ledger.owners():
+        problem = f"its space has grown ({', '.join(new)}), and a flow works on it in the old one"
+        raise InputError(f"study {spec.name!r}", problem, "stop that flow first (hpo stop)")
+    if new:
+        told = ", ".join(f"{name} ({defaults[name]} in the trials so far)" for name in new if name in defaults)
+        on_message(f"{spec.name}: goes on with new parameters: {told or ', '.join(new)}")
+    return next_edition(ledger.spec, spec, defaults, history.next_number)
 
 
 def _moved(store: Store, name: str, experiment: str, on_message: Callable[[str], Any] = log.warning) -> Run | None:
@@ -181,7 +209,7 @@ def _create_study(store: Store, experiment: str, spec: StudySpec, extra: Mapping
         Tag.STUDY: spec.name,
         Tag.CLAIMS: claims.id,
         "mlflow.source.name": spec.objective,
-        **split_tag(Tag.SPEC, spec.as_new_study.to_json()),
+        **split_tag(Tag.SPEC, in_space(spec.as_new_study, spec.space, []).to_json()),
         **extra,
     }
     return store.create_run(experiment, spec.name, tags)

@@ -28,6 +28,7 @@ from hpo_core.lineage.warm_start import recall
 from hpo_core.space.configuration import Config, Scalar, scalar_key
 from hpo_core.space.cube import Cube
 from hpo_core.space.search_space import SearchSpace
+from hpo_core.study.editions import in_force
 from hpo_core.study.sections import StrategySpec
 from hpo_core.study.spec import StudySpec
 
@@ -127,6 +128,8 @@ def explain(ledger: Ledger, number: int) -> Explanation:
     Raises:
         InputError: The study has no such trial.
     """
+    if (spec := in_force(ledger.spec, number)) is not ledger.spec:
+        ledger = Ledger(ledger.store, spec, ledger.study_run)  # reads the trials of that time as they were then
     history = ledger.load()
     trial = next((trial for trial in history if trial.number == number), None)
     if trial is None:

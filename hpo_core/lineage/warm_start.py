@@ -274,8 +274,8 @@ def fitting_config(space: SearchSpace, params: Mapping[str, str]) -> dict[str, S
     for name, parameter in space.parameters.items():
         if not space.active(name, config):
             continue
-        if name in params:
-            config[name] = _value(name, parameter, params[name])
+        if (key := space.keys[name]) in params:
+            config[name] = _value(name, parameter, params[key])
         elif isinstance(parameter, Fixed):
             config[name] = parameter.value
         else:

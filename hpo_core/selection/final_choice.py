@@ -34,7 +34,7 @@ def finalists(history: History, top: int) -> list[Trial]:
     """
     ordered = sorted(
         (trial for trial in history.merged.complete if trial.whole),
-        key=lambda trial: (-fidelity_key(trial.fidelity), trial.loss, trial.number),
+        key=lambda trial: (-fidelity_key(trial.fidelity), *trial.standing),
     )
     best: dict[str, Trial] = {}
     for trial in ordered:

@@ -77,7 +77,7 @@ class Repeats:
             return None
         asked = {trial.repeat_of for trial in history}
         left = [trial for trial in full if trial.number not in asked]
-        best = min(left, key=lambda trial: (trial.loss, trial.number), default=None)
+        best = min(left, key=lambda trial: trial.standing, default=None)
         return None if best is None else repeat(best, PROBE)
 
     def _in_doubt(self, history: History, full: Sequence[Trial]) -> bool:
@@ -144,7 +144,7 @@ class Repeats:
         now = {trial.number: trial for trial in history.merged.complete}
         failing = {t.repeat_of for t in leg.confirming if t.state is TrialState.FAILED and not t.notes.get("lost")}
         reliable = [n for n in finalists if n not in failing] or finalists
-        ranked = sorted(reliable, key=lambda n: (now[n].loss, n))[: math.ceil(len(finalists) / 2)]
+        ranked = sorted(reliable, key=lambda n: (now[n].violation, now[n].loss, n))[: math.ceil(len(finalists) / 2)]
         every = Counter(trial.repeat_of for trial in history.without_retaken())
         return repeat(now[min(ranked, key=lambda n: (every[n], ranked.index(n)))], CONFIRM)
 
@@ -168,7 +168,7 @@ class Repeats:
         search = leg.search.merged
         expected = expect(search)
         full = (trial for trial in search.complete if trial.fidelity == fidelity and trial.whole)
-        ranked = sorted(full, key=lambda trial: (expected.get(trial.number, math.inf), trial.loss, trial.number))
+        ranked = sorted(full, key=lambda t: (t.violation, expected.get(t.number, math.inf), t.loss, t.number))
         return [trial.number for trial in ranked[: min(self.top, left + len(leg.confirming))]]
 
 

@@ -24,7 +24,7 @@ from typing import cast
 import numpy as np
 
 from hpo_core.base.arrays import Array
-from hpo_core.base.storable import bad_param
+from hpo_core.base.storable import bad_parameter, param_key
 from hpo_core.space.configuration import Config, Scalar, native, scalar_key
 from hpo_core.space.constraints import Constraint, is_word
 from hpo_core.space.parameters import (
@@ -81,8 +81,10 @@ class SearchSpace:
     def __post_init__(self) -> None:
         object.__setattr__(self, "constraints", tuple(self.constraints))
         for name in self.parameters:
-            if problem := bad_param(name):
-                raise ValueError(f"space.{name}: MLflow cannot store a parameter with this name; {problem}")
+            if problem := bad_parameter(name):
+                raise ValueError(f"space.{name}: a parameter cannot have this name; {problem}")
+        if alike := [name for name, key in self.keys.items() if list(self.keys.values()).count(key) > 1]:
+            raise ValueError(f"space: MLflow cannot tell {' and '.join(map(repr, alike))} apart; rename one of them")
         self._check_conditions()
         parsed = []
         for i, text in enumerate(self.constraints):
@@ -168,6 +170,11 @@ class SearchSpace:
     @property
     def dimensions(self) -> int:
         return len(self.free)
+
+    @cached_property
+    def keys(self) -> dict[str, str]:
+        """The parameters' keys in MLflow, by name."""
+        return {name: param_key(name) for name in self.parameters}
 
     @cached_property
     def size(self) -> float:
@@ -300,8 +307,8 @@ class SearchSpace:
         return sum(1 for _ in islice(self._walk(MAX_WALK, feasible=True), MAX_WALK + 1)) <= MAX_WALK
 
     def to_params(self, config: Config) -> dict[str, str]:
-        """The configuration as MLflow params: the same names, values as strings."""
-        return {name: self.parameters[name].to_string(value) for name, value in config.items()}
+        """The configuration as MLflow params: under :attr:`keys`, values as strings."""
+        return {self.keys[name]: self.parameters[name].to_string(value) for name, value in config.items()}
 
     def from_params(self, params: Mapping[str, str]) -> dict[str, Scalar]:
         """The configuration stored in MLflow params; params that are not in the space are ignored.
@@ -310,9 +317,11 @@ class SearchSpace:
             ValueError: A param is missing or unreadable, or the configuration does not belong to this space.
         """
         values: dict[str, Scalar] = {}
-        for name in self.parameters.keys() & params.keys():
+        for name, key in self.keys.items():
+            if key not in params:
+                continue
             try:
-                values[name] = self.parameters[name].from_string(params[name])
+                values[name] = self.parameters[name].from_string(params[key])
             except ValueError as error:
                 raise ValueError(f"{name!r}: {error}") from None
         return self.validated(values, check_constraints=False)

@@ -5,13 +5,14 @@ from __future__ import annotations
 import re
 
 from hpo_core.base.errors import InputError
+from hpo_core.base.storable import distinct
 
 MAX_NAME_LENGTH = 200
 
-# MLflow accepts more in a run's name, but a study's name also appears in filter strings, file names and URLs.
-BAD_NAME = "quotes, slashes, backslashes, percent signs, control characters and outer spaces cannot be used"
+# MLflow accepts more in a run's name, but a study's name also appears in filter strings and URLs.
+BAD_NAME = "quotes, backslashes, percent signs, control characters and outer spaces cannot be used"
 
-NAME = re.compile(r"[^\x00-\x1f'\"`\\%/]+")
+NAME = re.compile(r"[^\x00-\x1f'\"`\\%]+")
 
 BAD_MODEL = "a registered model's name has no slashes, colons, quotes or control characters, and is not empty"
 
@@ -30,6 +31,15 @@ def study_name(name: str) -> str:
         problem = f"{name!r}: {BAD_NAME}" if len(name) <= MAX_NAME_LENGTH else f"{len(name)} characters are too many"
         raise InputError("name", problem if name else "the name is empty", "give the name of a study, or its file")
     return name
+
+
+def file_name(study: str) -> str:
+    """A study's name as that of a file, a folder or a Prefect deployment, which have no slashes.
+
+    >>> file_name("digits"), file_name("digits/cnn")
+    ('digits', 'digits-cnn-d694b5')
+    """
+    return distinct(study.replace("/", "-"), study) if "/" in study else study
 
 
 def model_name(name: str) -> str:

@@ -12,7 +12,7 @@ from hpo_core.study.spec import StudySpec
 MAY_CHANGE = {
     "objective", "strategy", "stop", "early_stop", "parallel", "isolation", "retries", "rerun_lost", "trial_timeout",
     "memory_limit", "seed", "first", "warm_start", "repeats", "final", "data", "champion", "notify", "runner",
-    "resources",
+    "resources", "limits",
 }  # fmt: skip
 """Keys that a resumed study takes from the new file. All others determine what the stored losses mean."""
 
@@ -28,11 +28,10 @@ def compare(stored: StudySpec, given: StudySpec) -> list[str]:
     if forbidden := [key for key in changed if key not in MAY_CHANGE]:
         lines = [line for key in forbidden for line in _difference(key, old[key], new[key])]
         raise StudyConflict(
-            f"study {given.name!r}",
-            "the stored study differs from the given one, and trials of the two do not compare:\n"
-            + "".join(f"  {line}\n" for line in lines)
-            + "give the new one a name of its own (name: ...), or, if the stored one is worth nothing, "
-            + f"delete that: hpo delete {shlex.quote(given.name)}",
+            given.name,
+            lines,
+            "give the new one a name of its own (name: ...), or, if the stored one is worth nothing, delete that: "
+            f"hpo delete {shlex.quote(given.name)}",
         )
     return [line for key in changed for line in _difference(key, old[key], new[key])]
 

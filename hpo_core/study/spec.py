@@ -29,6 +29,7 @@ from hpo_core.base.errors import InputError
 from hpo_core.base.storable import bad_metric
 from hpo_core.history.fidelity import Fidelity
 from hpo_core.history.history import History
+from hpo_core.history.limits import Limit
 from hpo_core.history.trial import PURPOSE, REPEAT_OF, Proposal, Trial, fidelity_key
 from hpo_core.selection.early_stopping import Extrapolation, StopRule
 from hpo_core.selection.folds import as_whole
@@ -38,6 +39,7 @@ from hpo_core.space.parameters import Parameter
 from hpo_core.space.search_space import SearchSpace
 from hpo_core.strategies.make import expected, strategy_class
 from hpo_core.study.callbacks import checked_callback
+from hpo_core.study.editions import Edition
 from hpo_core.study.failing import failed_alike
 from hpo_core.study.isolation import check_isolation
 from hpo_core.study.names import BAD_NAME, MAX_NAME_LENGTH, NAME
@@ -81,6 +83,7 @@ class StudySpec(Section):
     objective: str = Field(description="module:function, importable from the working folder or the file's.")
     metric: str = Field(description="What the objective returns and MLflow shows.", min_length=1, max_length=250)
     direction: Literal["minimize", "maximize"] = Field(description="Whether less or more of the metric is better.")
+    limits: dict[str, str] = Field({}, description="What other metrics must keep to, such as latency_ms: <= 20.")
     space: dict[str, Parameter] = Field(min_length=1, description="What is tuned: the parameters by name.")
     constraints: list[str] = Field(
         [], description="Expressions that hold for every configuration, such as min_units <= max_units."
@@ -122,6 +125,7 @@ class StudySpec(Section):
     notify: Annotated[list[NotifySpec], BeforeValidator(as_entries)] = Field([], description="Who is told of what.")
     runner: RunnerSpec = Field(RunnerSpec(), description="Where trials are trained.")
     resources: Resources = Field(Resources(), description="What one trial at a time may use.")
+    editions: list[Edition] = Field([], description="Earlier spaces of a study that has grown; the study keeps them.")
 
     @field_validator("name", "experiment")
     @classmethod
@@ -146,6 +150,15 @@ class StudySpec(Section):
     def _loggable(cls, value: str) -> str:
         if problem := bad_metric(value):
             raise ValueError(f"{value!r} is not a metric that MLflow can keep; {problem}")
+        return value
+
+    @field_validator("limits")
+    @classmethod
+    def _readable(cls, value: dict[str, str]) -> dict[str, str]:
+        for metric, text in value.items():
+            if problem := bad_metric(metric):
+                raise ValueError(f"{metric!r} is not a metric that MLflow can keep; {problem}")
+            Limit.parse(metric, text)
         return value
 
     @field_validator("objective", "data")
@@ -256,6 +269,11 @@ class StudySpec(Section):
     def needs_hypergradient(self) -> bool:
         """Whether the strategy goes nowhere unless trials log hypergradients."""
         return strategy_class(self.strategy.name).needs_hypergradient
+
+    @cached_property
+    def limiting(self) -> tuple[Limit, ...]:
+        """The limits on results."""
+        return tuple(Limit.parse(metric, text) for metric, text in self.limits.items())
 
     @cached_property
     def search_space(self) -> SearchSpace:
@@ -425,6 +443,7 @@ class StudySpec(Section):
             stop.target is not None
             and best is not None
             and best.loss is not None
+            and best.feasible
             and best.loss <= self.loss(stop.target)
         ):
             return f"{self.metric} reached the target {stop.target:g}"
@@ -492,6 +511,7 @@ class StudySpec(Section):
         """A card for notebooks."""
         told: dict[str, object] = {"objective": self.objective, "strategy": self.strategy.name}
         told |= {"constraints": ", ".join(self.constraints)} if self.constraints else {}
+        told |= {"limits": ", ".join(map(str, self.limiting))} if self.limits else {}
         for name in ("stop", "fidelity", "early_stop", "final", "champion"):
             if (section := getattr(self, name)) is not None:
                 told[name] = _set(section) or "as by default"

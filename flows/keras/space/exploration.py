@@ -18,6 +18,7 @@ from being tuned.
 
 from __future__ import annotations
 
+import logging
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -33,6 +34,8 @@ from hpo_core.space.search_space import SearchSpace
 from hpo_flows.keras.errors import FatalError
 from hpo_flows.keras.space.hyperparameter import HyperParameter, Parent
 from hpo_flows.keras.space.hyperparameters import HyperParameters
+
+log = logging.getLogger("hpo")
 
 MAX_BUILDS = 400
 """The default limit of calls; a model takes 10 to 100 ms to build."""
@@ -90,6 +93,19 @@ class Exploration:
     builds: int
     failures: Sequence[str] = ()
 
+    @property
+    def defaults(self) -> dict[str, Scalar]:
+        """The defaults by name; for one that lies between two steps, the step below."""
+        return {each.name: _default(each) for each in self.declared}
+
+
+def _default(declared: HyperParameter) -> Scalar:
+    try:
+        declared.parameter.encode(declared.default)
+    except ValueError:
+        return declared.parameter.decode(declared.value_to_prob(declared.default))  # type: ignore[no-any-return]
+    return declared.default  # type: ignore[no-any-return]
+
 
 def explore(
     build: Callable[[HyperParameters], Any],
@@ -111,7 +127,12 @@ def explore(
             parameters.
         Exception: What the first build raised, if all of them did.
     """
-    return _Explorer(build, preset, tune_new, max_builds).run()
+    found = _Explorer(build, preset, tune_new, max_builds).run()
+    if found.failures:
+        log.warning(
+            "build_model raised for some values, and trials with such values will fail: %s", "; ".join(found.failures)
+        )
+    return found
 
 
 class _Explorer:
@@ -360,14 +381,19 @@ class _Explorer:
         return {parent: candidates[parent] for parent in before if parent in candidates}
 
     def _listed(self, parent: str, having: Sequence[Mapping[str, Scalar]]) -> list[Scalar] | None:
-        """The values of a parent in these builds; None if it cannot be used in a condition."""
+        """The values of a parent in these builds, and those with which every build raised: what they lack is not known.
+
+        None if the parent cannot be used in a condition.
+        """
         parameter = self._parameter(parent)
         if parameter.size > MANY_VALUES or isinstance(parameter, Fixed):
             return None
         if any(parent not in values for values in having):
             return None
         present = {scalar_key(values[parent]) for values in having}
-        tried = {scalar_key(b.values[parent]) for b in self._builds if parent in b.values and not b.failed}
+        with_it = [build for build in self._builds if parent in build.values]
+        tried = {scalar_key(build.values[parent]) for build in with_it}
+        present |= tried - {scalar_key(build.values[parent]) for build in with_it if not build.failed}
         options = parameter.values(MANY_VALUES)
         if not tried <= {scalar_key(option) for option in options} or len(tried) < len(options):
             return None  # a default between two steps, or a value that was never built

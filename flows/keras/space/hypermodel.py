@@ -10,10 +10,21 @@ from hpo_flows.keras.space.hyperparameters import HyperParameters
 
 
 class HyperModel:
-    """A model as a function of ``hp``. Override :meth:`build`, and :meth:`fit` if ``model.fit`` is not enough."""
+    """A model as a function of ``hp``. Override :meth:`build`, and :meth:`fit` if ``model.fit`` is not enough.
+
+    Args:
+        name: Its name.
+        tunable: False to leave all hyperparameters that :meth:`build` declares at their defaults, but for those that
+            were declared before.
+    """
 
     def __init__(self, name: str | None = None, tunable: bool = True) -> None:
         self.name, self.tunable = name, tunable
+        if not tunable:
+            self.build = self._build_apart  # type: ignore[method-assign]
+
+    def _build_apart(self, hp: HyperParameters) -> Any:
+        return type(self).build(self, hp.copy())
 
     def build(self, hp: HyperParameters) -> Any:
         """The compiled model of a configuration."""
@@ -44,9 +55,13 @@ class FunctionModel(HyperModel):
 def hyper_model(given: Any) -> Any:
     """Wrap a function as a :class:`HyperModel`. A hypermodel, also one of KerasTuner's class, is returned as it is.
 
+    None is returned as well: a tuner with a ``run_trial`` of its own needs none.
+
     Raises:
         InputError: It is neither.
     """
+    if given is None:
+        return None
     if callable(getattr(given, "build", None)) and callable(getattr(given, "fit", None)):
         return given
     if callable(given):

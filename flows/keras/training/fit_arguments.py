@@ -22,6 +22,7 @@ from typing import Any
 import numpy as np
 
 from hpo_core.base.errors import InputError
+from hpo_core.space.configuration import plain
 
 LARGE = 1 << 16
 """Arrays of at least this many bytes get their own file."""
@@ -40,6 +41,18 @@ DIFFERS = {
     "VarHandle|Variable": "keeps state",
 }
 """The operations, as regular expressions, because of which a data set may not read the same each time."""
+
+
+def at_least_one(name: str, value: Any) -> int:
+    """A setting as a whole number above 0.
+
+    Raises:
+        InputError: It is none.
+    """
+    number = plain(value)
+    if isinstance(number, bool) or not isinstance(number, int) or number < 1:
+        raise InputError(name, f"{value!r} is not a whole number above 0")
+    return number
 
 
 @dataclass(frozen=True)

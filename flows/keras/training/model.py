@@ -168,12 +168,14 @@ def declare_all(model: Any, hp: HyperParameters, network: Any, args: tuple[Any, 
 
 @contextmanager
 def nothing_trains() -> Iterator[None]:
-    """Raise :class:`WouldTrain` wherever a Keras model is trained or used, or a gradient is recorded."""
-    import keras
+    """Raise :class:`WouldTrain` wherever a Keras model is trained or used, or a gradient is recorded.
 
+    Where nothing has imported Keras, it is not imported for this.
+    """
     with ExitStack() as stack:
-        for name in TRAINS:
-            stack.enter_context(patch.object(keras.Model, name, _would_train))
+        if (keras := sys.modules.get("keras")) is not None:
+            for name in TRAINS:
+                stack.enter_context(patch.object(keras.Model, name, _would_train))
         if (tensorflow := sys.modules.get("tensorflow")) is not None:
             stack.enter_context(patch.object(tensorflow.GradientTape, "__enter__", _would_train))
         yield

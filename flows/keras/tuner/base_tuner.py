@@ -22,7 +22,7 @@ from hpo_flows.keras.space.hyperparameters import HyperParameters
 from hpo_flows.keras.space.objective import Objective
 from hpo_flows.keras.training.fit_arguments import FitArguments
 from hpo_flows.keras.tuner.oracle import Oracle
-from hpo_flows.keras.tuner.overriding import overrides
+from hpo_flows.keras.tuner.running.overriding import overrides
 from hpo_flows.keras.tuner.trial import Trial, TrialStatus
 
 if TYPE_CHECKING:
@@ -89,7 +89,7 @@ class BaseTuner:
             log.warning("logger has no effect: MLflow has all of a study")
         if hypermodel is None and not overrides(self, "run_trial"):
             raise InputError("hypermodel", "is missing", "give build_model(hp), a HyperModel, or override run_trial")
-        self.hypermodel = None if hypermodel is None else hyper_model(hypermodel)
+        self.hypermodel = hyper_model(hypermodel)
         self.oracle, self.logger = oracle, logger
         self.directory = "." if directory is None else str(directory)
         self.project_name = project_name or "untitled_project"
@@ -143,7 +143,7 @@ class BaseTuner:
 
     def _explore(self, explorer: Callable[..., Exploration]) -> Exploration:
         """Find the search space: all that building a model declares."""
-        from hpo_flows.keras.tuner.overriding import explored
+        from hpo_flows.keras.tuner.running.overriding import explored
 
         return explored(self, explorer)
 
@@ -183,7 +183,7 @@ class BaseTuner:
             FatalError: A trial ended the search.
             RuntimeError: Too many trials failed in a row; the message has the last reason.
         """
-        from hpo_flows.keras.tuner.searching import search
+        from hpo_flows.keras.tuner.running.searching import search
 
         if self._overwrite:
             self._overwrite = False  # only once, so that a second search does not delete the first one's trials

@@ -8,27 +8,31 @@ from __future__ import annotations
 
 import contextlib
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from hpo_core.base.errors import InputError, StudyUnknown
+from hpo_core.base.errors import InputError, StudyConflict, StudyUnknown
 from hpo_core.history.history import History
 from hpo_core.history.trial import Trial as Recorded
 from hpo_core.history.trial import TrialState
-from hpo_core.space import parameters
-from hpo_core.space.configuration import plain
-from hpo_core.space.search_space import SearchSpace
 from hpo_core.tracking.connection import DATABASE, connect, sqlite_uri
 from hpo_flows.keras.space.exploration import MAX_BUILDS, Exploration, explore
 from hpo_flows.keras.space.hyperparameters import HyperParameters
 from hpo_flows.keras.space.objective import Objective
+from hpo_flows.keras.space.stored import declared_in
+from hpo_flows.keras.training.fit_arguments import at_least_one
+from hpo_flows.keras.training.results import with_objective
 from hpo_flows.keras.tuner.trial import Trial, TrialStatus, number_of
 
 if TYPE_CHECKING:
     from hpo_core.ledger.ledger import Ledger
     from hpo_core.study.spec import StudySpec
+    from hpo_flows.keras.tuner.running.own_loop import OwnLoop
     from hpo_flows.objectives.context import TrialContext
+
+ANEW = "give another project_name, or overwrite=True to delete what is stored and begin anew"
+"""What to do about a study that cannot go on."""
 
 Explore = Callable[[Callable[..., Exploration]], Exploration]
 """Finds the search space: given :func:`explore` with the settings of the oracle, it adds what to build."""
@@ -86,6 +90,7 @@ class Oracle:
         self._explored: Exploration | None = None
         self._reading: Ledger | None = None
         self._live: dict[str, Trial] = {}
+        self.loop: OwnLoop | None = None
         self._set_project_dir(None, None)
 
     def _set_project_dir(
@@ -173,11 +178,18 @@ class Oracle:
         """The study's experiment in MLflow."""
         return str(self.settings.get("experiment") or self.project_name)
 
-    def open(self) -> Ledger:
-        """The study in MLflow, created if it is new."""
+    def open(self, spec: StudySpec) -> Ledger:
+        """The study in MLflow, created if it is new. Its earlier trials have the defaults of new hyperparameters.
+
+        Raises:
+            StudyConflict: A hyperparameter is another one than before, or is gone, or the objective is another.
+        """
         from hpo_flows.api import open_ledger
 
-        return open_ledger(self.spec, self.uri)
+        try:
+            return open_ledger(spec, self.uri, defaults=self.exploration.defaults)
+        except StudyConflict as conflict:
+            raise StudyConflict(conflict.study, conflict.differences, ANEW) from None
 
     def discard(self) -> None:
         """Delete the study, if there is one."""
@@ -307,6 +319,21 @@ class Oracle:
         finally:
             del self._live[trial.trial_id]
 
+    def create_trial(self, tuner_id: str) -> Trial:
+        """The next trial, for a loop of your own; give its result to :meth:`end_trial`.
+
+        Args:
+            tuner_id: Who asks; it gets the same trial until that has ended.
+
+        Returns:
+            The trial. Its status is ``IDLE`` if there is none for now, ``STOPPED`` if there will be none.
+        """
+        from hpo_flows.keras.tuner.running.own_loop import OwnLoop
+
+        if self.loop is None:
+            self.loop = OwnLoop(self)
+        return self.loop.next(tuner_id)
+
     def update_trial(self, trial_id: str, metrics: Mapping[str, Any], step: int = 0) -> Trial:
         """Report metrics of a running trial.
 
@@ -322,7 +349,7 @@ class Oracle:
         if not self.objective.has_value(metrics):
             problem = f"{self.objective.name!r} is not among {', '.join(metrics) or 'no metrics'}"
             raise InputError("update_trial", problem, "report the objective, too")
-        values = with_objective(metrics, self.objective)
+        values = with_objective({name: float(each) for name, each in metrics.items()}, self.objective, "update_trial")
         for name, value in values.items():
             if not trial.metrics.exists(name):
                 trial.metrics.register(name, self.objective.direction if name == self.objective.name else None)
@@ -341,12 +368,28 @@ class Oracle:
             raise InputError("trial_id", f"no trial {trial_id!r} runs in this process", "give that of a running one")
         return trial
 
-    def end_trial(self, trial: Trial) -> None:
-        """Say that a trial has ended; one that is complete gets its score."""
+    def end_trial(self, trial: Trial | str, status: str = TrialStatus.COMPLETED) -> None:
+        """Say that a trial has ended; one that is complete gets its score.
+
+        A trial of :meth:`create_trial` is recorded as its ``status`` says: ``COMPLETED``, ``FAILED``, or ``INVALID``,
+        which makes it be tried again if there are retries left.
+
+        Args:
+            trial: The trial, or its id.
+            status: How it ended, if its id is given.
+
+        Raises:
+            RuntimeError: Too many trials failed in a row.
+        """
+        if isinstance(trial, str):
+            trial = self.running(trial)
+            trial.status = status
         if trial.status == TrialStatus.COMPLETED and trial.metrics.exists(self.objective.name):
             self.score_trial(trial)
             if trial.score is None or math.isnan(trial.score):
                 trial.status = TrialStatus.INVALID
+        if self.loop is not None:
+            self.loop.end(trial)
 
     def score_trial(self, trial: Trial) -> None:
         """Give a complete trial its score and best step; may be overridden."""
@@ -381,45 +424,3 @@ class Oracle:
     def reload(self) -> None:
         """Read the study anew when it is needed next."""
         self._reading = None
-
-
-def with_objective(metrics: Mapping[str, Any], objective: Objective) -> dict[str, float]:
-    """Metrics as numbers, with the objective's value where that is a sum of several."""
-    values = {name: float(value) for name, value in metrics.items()}
-    return values | {objective.name: float(objective.get_value(values))}
-
-
-def at_least_one(name: str, value: Any) -> int:
-    """A setting as a whole number above 0.
-
-    Raises:
-        InputError: It is none.
-    """
-    number = plain(value)
-    if isinstance(number, bool) or not isinstance(number, int) or number < 1:
-        raise InputError(name, f"{value!r} is not a whole number above 0")
-    return number
-
-
-def declared_in(space: SearchSpace) -> Sequence[Any]:
-    """The declarations that make a stored search space."""
-    hp = HyperParameters()
-    for name, each in space.parameters.items():
-        with contextlib.ExitStack() as scopes:
-            for parent, values in each.when.items():
-                scopes.enter_context(hp.conditional_scope(parent, list(values)))
-            _declare(hp, name, each)
-    return hp.space
-
-
-def _declare(hp: HyperParameters, name: str, parameter: Any) -> None:
-    if isinstance(parameter, parameters.Fixed):
-        hp.Fixed(name, parameter.value)
-    elif isinstance(parameter, parameters.Boolean):
-        hp.Boolean(name)
-    elif isinstance(parameter, parameters.Int | parameters.Float):
-        sampling = ("reverse_log" if parameter.reverse else "log") if parameter.log else "linear"
-        add: Any = hp.Int if isinstance(parameter, parameters.Int) else hp.Float
-        add(name, parameter.low, parameter.high, step=parameter.step, sampling=sampling)
-    else:
-        hp.Choice(name, list(parameter.choices), ordered=isinstance(parameter, parameters.Ordinal))

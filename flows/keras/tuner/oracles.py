@@ -15,7 +15,8 @@ from hpo_core.history.history import History
 from hpo_core.history.trial import Proposal, Trial
 from hpo_flows.keras.space.exploration import Exploration
 from hpo_flows.keras.space.hyperparameters import HyperParameters
-from hpo_flows.keras.tuner.oracle import Oracle, at_least_one
+from hpo_flows.keras.training.fit_arguments import at_least_one
+from hpo_flows.keras.tuner.oracle import Oracle
 
 log = logging.getLogger("hpo")
 

@@ -12,7 +12,6 @@ from hpo_flows.keras.tuner.metrics import MetricsTracker
 
 if TYPE_CHECKING:
     from hpo_core.study.spec import StudySpec
-    from hpo_flows.objectives.context import TrialContext
 
 FACTS = ("best_epoch", "restored_epoch", "stopped_epoch", "learning_rate")
 """Metrics that this project adds to those of Keras."""
@@ -52,7 +51,8 @@ class Trial:
         best_step: The epoch, from 0, at which it reached that value.
         metrics: All metrics of that epoch.
         run_id: Its MLflow run; empty until it has one.
-        context: What the trial offers besides, while it runs in this process; None otherwise.
+        context: What the trial offers besides, while it runs in this process; None otherwise. One that a loop of the
+            user's own has asked for is told its result.
         answers: What its executions returned, with the metrics of each, while it runs in this process.
         exploring: Whether ``run_trial`` is called for what it declares alone.
     """
@@ -71,7 +71,7 @@ class Trial:
         self.best_step: int | None = 0
         self.metrics = MetricsTracker()
         self.run_id = ""
-        self.context: TrialContext | None = None
+        self.context: Any = None
         self.answers: list[tuple[Any, Mapping[str, float]]] = []
         self.exploring = False
 
@@ -87,6 +87,16 @@ class Trial:
                 made.metrics.register(name, direction)
                 made.metrics.update(name, value, made.best_step)
         return made
+
+    def last_metrics(self) -> dict[str, float]:
+        """The metrics at the best step, with ``best_epoch``; those without a value there as they were last."""
+        found = {"best_epoch": float(self.best_step or 0)}
+        for name, history in self.metrics.metrics.items():
+            at_best = next((each for each in history.get_history() if each.step == self.best_step), None)
+            value = history.get_last_value() if at_best is None else at_best.mean()
+            if value is not None:
+                found[name] = value
+        return found
 
     def result_of(self, answer: Any) -> Mapping[str, float] | None:
         """The metrics of an execution of this trial, by what it returned; None if it is none of its answers."""

@@ -10,13 +10,13 @@ from typing import Any
 
 from hpo_core.base.errors import InputError
 from hpo_flows.keras.space.hyperparameters import HyperParameters
-from hpo_flows.keras.training.fit_arguments import FitArguments
+from hpo_flows.keras.training.fit_arguments import FitArguments, at_least_one
 from hpo_flows.keras.training.model import Building, WouldTrain, built, declare_all, optimizer_of
 from hpo_flows.keras.training.objective import BUILD_CONFIG, MODEL_FOLDER, WEIGHTS, KerasObjective, save_weights
 from hpo_flows.keras.tuner.base_tuner import BaseTuner
-from hpo_flows.keras.tuner.oracle import Oracle, at_least_one
+from hpo_flows.keras.tuner.oracle import Oracle
 from hpo_flows.keras.tuner.oracles import oracle_for
-from hpo_flows.keras.tuner.overriding import watching_callback
+from hpo_flows.keras.tuner.running.overriding import watching_callback
 from hpo_flows.keras.tuner.trial import Trial
 
 __all__ = ["BaseTuner", "Tuner"]

@@ -11,7 +11,7 @@ from hpo_core.space.configuration import Scalar, scalar_key
 from hpo_core.space.parameters import Listed
 from hpo_flows.reports.html.figures.durations import lanes
 from hpo_flows.reports.html.figures.past import Past
-from hpo_flows.reports.text import number
+from hpo_flows.reports.text import limits_line, number
 
 BEST = 10
 """How many of the best trials are taken to show where good values lie."""
@@ -151,6 +151,11 @@ def time_spent(past: Past) -> TimeSpent | None:
 def remarks(past: Past) -> list[tuple[str, str]]:
     """What a reader should know first: how much it matters (``warn`` or ``info``), and a sentence."""
     found = []
+    if past.spec.limiting and (best := past.history.incumbent) is not None:
+        line = limits_line(past.spec, best)
+        found.append(
+            ("info", f"The best trial {line}.") if best.feasible else ("warn", f"{line[0].upper()}{line[1:]}.")
+        )
     for edge in edges(past):
         end = "lower" if edge.side == "low" else "upper"
         also = f", as in {edge.others} of the next {len(past.best[1:BEST])} best" if edge.others else ""

@@ -27,6 +27,7 @@ from hpo_core.space.cube import Cube
 from hpo_core.space.search_space import SearchSpace
 from hpo_core.strategies.base import Strategy
 from hpo_core.strategies.common.density_ratio import DensityRatio
+from hpo_core.strategies.common.feasibility import Feasibility
 from hpo_core.strategies.common.sampling import fill_ranked
 from hpo_core.strategies.common.transfer import suggested
 
@@ -60,6 +61,9 @@ class Bayesian(Strategy):
         max_points: The maximum number of trials modelled: half of them the best, half a random choice of the rest.
         skill: Once repeats show that losses are noisy, every second proposal is that of ``tpe`` while the process
             explains less than this share of the variance of each loss from the other ones; 0 turns this off.
+
+    In a study with limits, the logarithm of the probability that a candidate keeps them is added to the acquisition
+    (Gardner et al. 2014); until one trial keeps them, that probability is all that counts.
 
     A failed trial counts as the worst loss seen, so its neighbourhood is avoided; a running one is assumed to come out
     as predicted. Trials of several fidelities are modelled together, with the fidelity as one more coordinate, and
@@ -122,7 +126,8 @@ class Bayesian(Strategy):
         active = float((~np.isnan(X)).sum(axis=1).mean())
         hyperparameters = fit(F[some], embed.owner, z[some], active=active, spread=spread.at(some))
         process = GaussianProcess.condition(F, embed.owner, z, hyperparameters, spread.counts)
-        return _Fitted(kept, X, z, transform, embed, process, spread)
+        feasibility = Feasibility.fitted(kept, F, embed.owner, active, some)
+        return _Fitted(kept, X, z, transform, embed, process, spread, feasibility)
 
     def _ranked(self, cube: Cube, history: History, number: int, rng: np.random.Generator) -> Iterator[Proposal]:
         if (fitted := self._fit(cube, history, number, rng)) is None:
@@ -130,24 +135,31 @@ class Bayesian(Strategy):
         X, z, transform, embed, process = fitted.X, fitted.z, fitted.transform, fitted.embed, fitted.process
         if fitted.spread.variance > NOISY and number % 2 and (skill := max(process.skill, 0.0)) < self.skill:
             yield from self._yielded(cube, history, skill, rng)  # what follows is asked for if none of these is new
-        best = float(process.predict(embed(X))[0].min())
+        feasible = np.array([t.feasible and t.state is TrialState.COMPLETE for t in fitted.trials])
+        best = float(process.predict(embed(X[feasible] if feasible.any() else X))[0].min())
         pending, valid = cube.encode([trial.config for trial in history.running])
         process = process.believing(embed(pending[valid]))
+        feasibility = fitted.feasibility.believing(embed(pending[valid]))
 
         def score(rows: Array) -> Array:
-            mean, std = process.predict(embed(rows))
+            F = embed(rows)
+            within = feasibility.log_probability(F)
+            if not feasible.any():
+                return within  # until something keeps the limits, there is nothing to improve on
+            mean, std = process.predict(F)
             if self.acquisition == "ucb":
-                return acquisition.lower_confidence_bound(mean, std, self.kappa)
+                return acquisition.lower_confidence_bound(mean, std, self.kappa) + within
             if self.acquisition == "pi":
-                return acquisition.log_probability_of_improvement(mean, self.widen * std, best)
-            return acquisition.log_expected_improvement(mean, self.widen * std, best)
+                return acquisition.log_probability_of_improvement(mean, self.widen * std, best) + within
+            return acquisition.log_expected_improvement(mean, self.widen * std, best) + within
 
-        elite = X[np.argsort(z, kind="stable")[:ELITE]]
+        beyond = np.array([math.inf if trial.loss is None else trial.violation for trial in fitted.trials])
+        elite = X[np.lexsort((z, beyond))[:ELITE]]
         if self.acquisition == "thompson":
             # One joint draw at fixed points: it cannot be extended to further points, so there is no local search.
             anywhere = rng.random((self.candidates, X.shape[1]))
             rows = cube.snap(np.vstack([anywhere, _near(cube, elite, self.candidates // ELITE + 1, rng)]))
-            scores = -process.sample(embed(rows), rng)
+            scores = -process.sample(embed(rows), rng) + feasibility.log_probability(embed(rows))
         else:
             rows, scores = _search(cube, score, elite, self.candidates, rng)
         for block in _blocks(rows, scores, np.vstack([X, pending])):
@@ -221,6 +233,7 @@ class _Fitted:
     embed: _Embedding
     process: GaussianProcess
     spread: Spread
+    feasibility: Feasibility
 
 
 class _Embedding:

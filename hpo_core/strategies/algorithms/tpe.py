@@ -36,6 +36,9 @@ class Tpe(DensityRatio, Strategy):
         old: The weight of the oldest trial that is not good; it rises to 1 for the last 25. Early trials lie far from
             where the search is now.
 
+    In a study with limits, each has two densities as well, of the trials that keep it and of the others, and the
+    product of all relative ratios is maximised (c-TPE; Watanabe and Hutter 2023, arXiv:2211.14411).
+
     Failed trials count among the rest. So do running ones (a constant liar), unless their configuration already has a
     result. With several fidelities, the highest one with at least ``start`` trials is modelled, as in Falkner et al.;
     trials stopped early at another fidelity count among the rest. Trials whose configuration does not belong to the

@@ -198,10 +198,13 @@ def _one(fidelity: Fidelity, order: Callable[[int], int], history: History, samp
 
 
 def best_first(trials: Iterable[Trial]) -> list[Trial]:
-    """The complete trials by loss, ties by number; without trials stopped early, which never reached
-    the rung, or after some of their folds, which were worse than another."""
+    """The complete trials by loss, ties by number, those that break a limit last.
+
+    Trials that were stopped early never reached the rung, and those that ended after some of their folds were worse
+    than another; both are left out.
+    """
     ended = [trial for trial in trials if trial.loss is not None and trial.whole and not trial.stopped_early]
-    return sorted(ended, key=lambda trial: (trial.loss, trial.number))
+    return sorted(ended, key=lambda trial: trial.standing)
 
 
 def promoted(trial: Trial, fidelity: Fidelity, level: int, bracket: int, rung: int) -> Proposal:

@@ -51,6 +51,11 @@ class DensityRatio:
         # Stable sorts throughout: ties keep the order of the history, so every process proposes the same.
         order = np.argsort(losses, kind="stable")
         count = min(math.ceil(self.gamma * int(np.isfinite(losses).sum())), self.most)
+        kept = [trial for trial, ok in zip((*good, *others), valid, strict=True) if ok]
+        limits = sorted({name for trial in kept for name in trial.excess})
+        if limits:  # as far down as there are so many good trials that also keep the limits
+            feasible = np.array([kept[i].loss is not None and kept[i].feasible for i in order])
+            count = int(np.searchsorted(np.cumsum(feasible), min(count, int(feasible.sum())))) + 1
         best, rest = order[:count], order[count:]
         rest = rest[np.argsort(numbers[rest], kind="stable")]
         ramp = np.ones(len(rest))
@@ -62,10 +67,34 @@ class DensityRatio:
             Parzen(cube, np.vstack([own, old]), np.append(w, np.full(len(old), weight)), self.narrowest, self.spread)
             for own, w, old in zip((X[best], X[rest]), (np.ones(len(best)), ramp), past, strict=True)
         )
-        rows = promising.sample(self.candidates, rng)
-        scores = promising.log_density(rows) - ordinary.log_density(rows)
+        if not limits:
+            rows = promising.sample(self.candidates, rng)
+            scores = promising.log_density(rows) - ordinary.log_density(rows)
+        else:
+            excess = np.array([[trial.excess.get(name, math.inf) for name in limits] for trial in kept])
+            splits = [(promising, ordinary, len(best) / len(kept)), *self._within(cube, X, excess)]
+            each = math.ceil(self.candidates / len(splits))
+            rows = np.vstack([inside.sample(each, rng) for inside, _, _ in splits])
+            scores = np.sum([_relative(inside, outside, share, rows) for inside, outside, share in splits], axis=0)
         for i in np.argsort(-scores, kind="stable"):
             yield Proposal(cube.config(rows[i]), notes={"acquisition": float(scores[i])})
+
+    def _within(self, cube: Cube, X: Array, excess: Array) -> Iterator[tuple[Parzen, Parzen, float]]:
+        """For each limit the densities of the trials that keep it and of the others, and the share of the former.
+
+        As long as none keeps it, the one that comes closest stands for them.
+
+        Args:
+            cube: The cube.
+            X: The trials, shape ``(n, d)``.
+            excess: Their excesses, shape ``(n, limits)``; infinite where a trial failed.
+        """
+        for column in excess.T:
+            keeps = column <= max(0.0, float(column.min()))
+            inside, outside = (
+                Parzen(cube, X[rows], np.ones(int(rows.sum())), self.narrowest, self.spread) for rows in (keeps, ~keeps)
+            )
+            yield inside, outside, float(keeps.mean())
 
     def _fidelity(self, history: History) -> float | None:
         counts: dict[float | None, int] = {}
@@ -73,6 +102,15 @@ class DensityRatio:
             counts[trial.fidelity] = counts.get(trial.fidelity, 0) + 1
         enough = [fidelity for fidelity, count in counts.items() if count >= self.start] or list(counts)
         return max(enough, key=lambda fidelity: math.inf if fidelity is None else fidelity, default=None)
+
+
+def _relative(inside: Parzen, outside: Parzen, share: float, rows: Array) -> Array:
+    """The logarithm of the relative density ratio (Watanabe and Hutter 2023, arXiv:2211.14411), shape ``(q,)``.
+
+    Unlike the plain ratio it is bounded, by ``-log(share)``: a limit that nearly all trials keep has no say.
+    """
+    against = outside.log_density(rows) - inside.log_density(rows)
+    return -np.logaddexp(math.log(share), math.log1p(-share) + against) if share < 1 else np.zeros(len(rows))
 
 
 def _past(cube: Cube, sources: Sequence[Source], gamma: float, most: int) -> tuple[Array, Array]:

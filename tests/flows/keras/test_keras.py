@@ -27,7 +27,7 @@ from hpo_flows.keras.space.hyperparameters import HyperParameters
 from hpo_flows.keras.space.objective import Objective
 from hpo_flows.keras.training import fit_arguments as data
 from hpo_flows.keras.training.fit_arguments import FitArguments
-from hpo_flows.keras.training.model import built, declare_all
+from hpo_flows.keras.training.model import Building, built, declare_all
 from hpo_flows.keras.training.objective import KerasObjective, keras_objective
 from hpo_flows.keras.training.reporter import callbacks
 from hpo_flows.keras.training.trial_callbacks import schedule
@@ -447,7 +447,7 @@ def test_no_compiled_model(keras: Any, tmp_path: Path, build: Any, message: str)
 
 
 def test_what_the_tuner_compiles_takes_the_place_of_the_model_s_own(keras: Any) -> None:
-    model = built(hyper_model(uncompiled), HyperParameters(), {"optimizer": "sgd", "loss": "mse"})
+    model = built(hyper_model(uncompiled), HyperParameters(), Building({"optimizer": "sgd", "loss": "mse"}))
     assert (model.optimizer.name, model.loss) == ("SGD", "mse") or model.optimizer.name == "sgd"
 
 
@@ -602,7 +602,6 @@ def test_a_default_between_two_steps_is_not_tried_first(keras: Any) -> None:
 @pytest.mark.parametrize(
     ("make", "message"),
     [
-        (lambda kt: kt.RandomSearch(build_model), "objective: is missing"),
         (lambda kt: kt.RandomSearch(build_model, "cost"), "better small or large cannot be told"),
         (lambda kt: kt.Tuner(build_model, "val_loss").spec, "max_trials: is missing"),
         (lambda kt: kt.Tuner(build_model, "val_loss", 3, strategy="hyperbrand").spec, "did you mean 'hyperband'"),
@@ -669,10 +668,12 @@ def test_a_script_from_end_to_end(
     best = again.get_best_trials(3)
     assert [trial.score for trial in best] == sorted(trial.score for trial in best)
     (hp,) = again.get_best_hyperparameters()
-    assert hp.values == dict(history.incumbent.config) and hp.get("units") == hp.values["units"]  # type: ignore[union-attr]
+    assert history.incumbent is not None
+    assert {name: hp.values[name] for name in history.incumbent.config} == dict(history.incumbent.config)
+    assert hp.get("tuner/epochs") == 3
     (model,) = again.get_best_models()
     assert model.evaluate(*FIT["validation_data"], verbose=0)[0] == pytest.approx(best[0].score, rel=1e-5)
-    assert again.get_best_step() == best[0].best_step == best[0].metrics["best_epoch"]
+    assert again.get_best_step() == best[0].best_step == best[0].metrics.get_best_step("val_loss")
     again.results_summary(1)
     assert f"Score: {best[0].score}" in capsys.readouterr().out
     assert not list((tmp_path / "home" / "data").iterdir())

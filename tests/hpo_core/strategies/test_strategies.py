@@ -323,6 +323,24 @@ def test_ties(strategy: str, space: str, seed: int) -> None:
 
 @every_strategy
 @every_space
+@pytest.mark.parametrize("feasible", [0, 1, 3], ids=["none", "one", "every_third"])
+def test_limits(strategy: str, space: str, seed: int, feasible: int) -> None:
+    """Whatever keeps its limits or breaks them, a strategy proposes, the same from any copy of the history."""
+    values = iter([0.5, 1e300, math.inf, 1e-9] * LENGTH)
+    trials = [
+        replace(trial, excess={"a": -0.1 if feasible and i % feasible == 0 else next(values), "b": -1.0})
+        for i, trial in enumerate(completed([trial.config for trial in history_of(space, seed)]))
+    ]
+    history = History(trials)
+    proposals = make_strategy(strategy).propose(SPACES[space], history, 2, seed=seed)
+    assert proposals
+    check_valid(SPACES[space], history, proposals, 2)
+    again = make_strategy(strategy).propose(SPACES[space], History(reversed(trials)), 2, seed=seed)
+    assert answer(again) == answer(proposals)
+
+
+@every_strategy
+@every_space
 def test_extreme_losses(strategy: str, space: str, seed: int) -> None:
     configs = [trial.config for trial in history_of(space, seed)]
     values = iter([1e308, -1e308, 0.0, 5e-324] * len(configs))

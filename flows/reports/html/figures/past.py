@@ -79,8 +79,8 @@ def incumbents(history: History) -> list[Trial]:
     return best
 
 
-def _rank(trial: Trial) -> tuple[float, bool, float | None]:
-    return -fidelity_key(trial.fidelity), not trial.whole, trial.loss
+def _rank(trial: Trial) -> tuple[float, bool, float, float | None]:
+    return -fidelity_key(trial.fidelity), not trial.whole, trial.violation, trial.loss
 
 
 def moment(milliseconds: int) -> str:

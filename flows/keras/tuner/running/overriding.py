@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import io
 import logging
+import sys
 import time
 import traceback
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -20,8 +21,7 @@ from hpo_flows.keras.training.results import as_metrics, ends_search, means
 from hpo_flows.keras.tuner.trial import Trial, TrialStatus
 
 if TYPE_CHECKING:
-    from hpo_flows.keras.tuner.base_tuner import BaseTuner
-    from hpo_flows.keras.tuner.printing import Table
+    from hpo_flows.keras.tuner.running.printing import Table
     from hpo_flows.objectives.context import TrialContext
 
 log = logging.getLogger("hpo")
@@ -35,6 +35,9 @@ METHODS = (
 ORACLE_METHODS = ("score_trial", "update_trial", "end_trial")
 """The methods of an oracle that a trial calls."""
 
+PROPOSING = ("populate_space", "create_trial")
+"""The methods of KerasTuner's oracles that say what is tried next."""
+
 EXPLORING_SECONDS = 10.0
 """How long an overridden ``run_trial`` may be run to find its parameters, where it does not stop at a training."""
 
@@ -45,8 +48,17 @@ def overrides(thing: Any, name: str) -> bool:
     return not str(method.__module__).startswith(("hpo_flows.", "flows."))
 
 
-def overridden(tuner: BaseTuner) -> list[str]:
-    """The methods that trials call and that a user has overridden."""
+def overridden(tuner: Any) -> list[str]:
+    """The methods that trials call and that a user has overridden.
+
+    Raises:
+        InputError: The user has overridden what says which trial is next.
+    """
+    for name in PROPOSING:
+        if overrides(tuner.oracle, name):
+            remedy = "write a strategy (CONTRIBUTING.md), or loop yourself over hpo_flows.open_study(...).ask()"
+            problem = f"{type(tuner.oracle).__name__} has a {name} of its own, which a search does not call"
+            raise InputError("oracle", f"{problem}: what is tried next is up to the study's strategy", remedy)
     mine = [name for name in METHODS if hasattr(tuner, name) and overrides(tuner, name)]
     return mine + [f"oracle.{name}" for name in ORACLE_METHODS if overrides(tuner.oracle, name)]
 
@@ -60,7 +72,7 @@ class Here:
         table: Prints each trial.
     """
 
-    def __init__(self, tuner: BaseTuner, args: Sequence[Any], kwargs: Mapping[str, Any], table: Table) -> None:
+    def __init__(self, tuner: Any, args: Sequence[Any], kwargs: Mapping[str, Any], table: Table) -> None:
         self._tuner, self._args, self._kwargs, self._table = tuner, args, kwargs, table
 
     def __call__(self, context: TrialContext) -> dict[str, float]:
@@ -101,7 +113,8 @@ class Here:
             log.warning("run_trial declares %s in trial %s alone: not tuned, the default is used",
                         ", ".join(new), trial.trial_id)  # fmt: skip
         if results is None and trial.metrics.exists(objective.name):  # run_trial has called oracle.update_trial
-            metrics = _reported(trial, objective.name)
+            tuner.oracle.score_trial(trial)
+            metrics = trial.last_metrics()
         elif results is None and trial.answers:  # it has called super().run_trial
             metrics = means([found for _, found in trial.answers])
         elif results is None:
@@ -126,18 +139,6 @@ class Here:
             self._tuner.oracle.end_trial(trial)
 
 
-def _reported(trial: Trial, objective: str) -> dict[str, float]:
-    """The metrics that ``run_trial`` has reported: those of the objective's best step, the others as they were last."""
-    step = trial.metrics.get_best_step(objective)
-    found = {"best_epoch": float(step or 0)}
-    for name, history in trial.metrics.metrics.items():
-        at_best = next((each for each in history.get_history() if each.step == step), None)
-        value = history.get_last_value() if at_best is None else at_best.mean()
-        if value is not None:
-            found[name] = value
-    return found
-
-
 def watching_callback(tuner: Any, trial: Trial) -> list[Any]:
     """The Keras callback that calls the methods of the tuner which its user has overridden; none if there are none."""
     import keras
@@ -156,7 +157,7 @@ def watching_callback(tuner: Any, trial: Trial) -> list[Any]:
 # -- what run_trial declares ----------------------------------------------------------------------------------------
 
 
-def explored(tuner: BaseTuner, explorer: Callable[..., Exploration]) -> Exploration:
+def explored(tuner: Any, explorer: Callable[..., Exploration]) -> Exploration:
     """The search space of a tuner: what building its model declares, and what ``run_trial`` does before it trains."""
     asks_run_trial = overrides(tuner, "run_trial") and (tuner.arguments.known or tuner.hypermodel is None)
     build = _Dry(tuner) if asks_run_trial else tuner.build_to_explore
@@ -167,6 +168,8 @@ def explored(tuner: BaseTuner, explorer: Callable[..., Exploration]) -> Explorat
         found = explorer(build)
     if isinstance(build, _Dry):
         build.tell()
+    if (keras := sys.modules.get("keras")) is not None:
+        keras.backend.clear_session()  # frees the graphs, and restarts the numbering of layer names
     return found
 
 
@@ -177,7 +180,7 @@ class _Dry:
     taken :data:`EXPLORING_SECONDS` in all: what it declares only for other values stays unknown.
     """
 
-    def __init__(self, tuner: BaseTuner) -> None:
+    def __init__(self, tuner: Any) -> None:
         self._tuner, self._seconds, self._whole, self._skipped = tuner, 0.0, 0, 0
 
     def __call__(self, hp: HyperParameters) -> None:

@@ -14,20 +14,19 @@ from typing import TYPE_CHECKING, Any
 from hpo_core.base.errors import InputError
 from hpo_core.history.trial import TrialState
 from hpo_flows.base.paths import home
-from hpo_flows.keras.training.fit_arguments import REMEDY, FitArguments, write
+from hpo_flows.keras.training.fit_arguments import REMEDY, FitArguments, at_least_one, write
 from hpo_flows.keras.training.model import overrides_fit
 from hpo_flows.keras.training.results import fatal
-from hpo_flows.keras.tuner.overriding import Here, overridden, overrides
-from hpo_flows.keras.tuner.printing import Table, Watching, warnings_shown
+from hpo_flows.keras.tuner.running.overriding import Here, overridden, overrides
+from hpo_flows.keras.tuner.running.printing import Table, Watching, warnings_shown
 from hpo_flows.objectives.reference import Objective as Reference
 
 if TYPE_CHECKING:
     from hpo_flows.base.progress import Observer, Progress
-    from hpo_flows.keras.tuner.base_tuner import BaseTuner
     from hpo_flows.results import StudyResult
 
 
-def search(tuner: BaseTuner, args: Sequence[Any], kwargs: Mapping[str, Any]) -> StudyResult:
+def search(tuner: Any, args: Sequence[Any], kwargs: Mapping[str, Any]) -> StudyResult:
     """Run trials of a tuner's study until a stop rule holds.
 
     Args:
@@ -40,6 +39,9 @@ def search(tuner: BaseTuner, args: Sequence[Any], kwargs: Mapping[str, Any]) -> 
         RuntimeError: Too many trials failed in a row.
     """
     verbose = _verbosity(kwargs.get("verbose", "auto")) if tuner.progress else 0
+    if "epochs" in kwargs:
+        at_least_one("epochs", kwargs["epochs"])
+    _check_callbacks(tuner, kwargs.get("callbacks"))
     tuner.arguments = _arguments(tuner, args, kwargs)
     if overrides(tuner, "run_trial") or overrides_fit(tuner.hypermodel):
         tuner.oracle.forget_space()  # with these arguments they may declare more
@@ -52,8 +54,8 @@ def search(tuner: BaseTuner, args: Sequence[Any], kwargs: Mapping[str, Any]) -> 
             raise fatal(error) from None
 
 
-def _run(tuner: BaseTuner, place: _Place) -> StudyResult:
-    from hpo_flows.api import early_workers, open_ledger, run
+def _run(tuner: Any, place: _Place) -> StudyResult:
+    from hpo_flows.api import early_workers, run
     from hpo_flows.base.stopping import second_signal_ends
     from hpo_flows.loop.temporary_server import start_early
 
@@ -62,7 +64,7 @@ def _run(tuner: BaseTuner, place: _Place) -> StudyResult:
         start_early()  # it comes up while the space is found
         spec = oracle.spec.model_copy(update={"isolation": place.isolation})
         with early_workers(spec, place.objective) as pool:
-            ledger = open_ledger(spec, oracle.uri)
+            ledger = oracle.open(spec)
             history = ledger.load()
             guard = FailureGuard(oracle.max_consecutive_failed_trials, history.next_number, place.observe)
             return run(ledger, place.objective, guard, pool)
@@ -81,7 +83,7 @@ def _verbosity(given: Any) -> int:
     return int(given)
 
 
-def _arguments(tuner: BaseTuner, args: Sequence[Any], kwargs: Mapping[str, Any]) -> FitArguments:
+def _arguments(tuner: Any, args: Sequence[Any], kwargs: Mapping[str, Any]) -> FitArguments:
     """What a search passes on, without callbacks; with ``data`` as a function that makes more, unless it is wanted."""
     named = {name: value for name, value in kwargs.items() if name != "callbacks"}
     wanted = any("data" in inspect.signature(each).parameters for each in _own_methods(tuner))
@@ -89,7 +91,7 @@ def _arguments(tuner: BaseTuner, args: Sequence[Any], kwargs: Mapping[str, Any])
     return FitArguments(tuple(args), named, make)
 
 
-def _own_methods(tuner: BaseTuner) -> Iterator[Callable[..., Any]]:
+def _own_methods(tuner: Any) -> Iterator[Callable[..., Any]]:
     """The methods of the user's that get the arguments of ``search``."""
     if overrides(tuner, "run_trial"):
         yield tuner.run_trial
@@ -118,7 +120,7 @@ class _Place:
 
 
 @contextlib.contextmanager
-def _placed(tuner: BaseTuner, args: Sequence[Any], kwargs: Mapping[str, Any], verbose: int) -> Iterator[_Place]:
+def _placed(tuner: Any, args: Sequence[Any], kwargs: Mapping[str, Any], verbose: int) -> Iterator[_Place]:
     """Decide where trials train: in processes, unless something keeps them here.
 
     Raises:
@@ -140,7 +142,6 @@ def _placed(tuner: BaseTuner, args: Sequence[Any], kwargs: Mapping[str, Any], ve
             table = Table(tuner.oracle.objective, best, verbose)
             yield _Place("process", sent, Watching(table, partial(tuner.oracle.as_trial, spec=tuner.oracle.spec)))
             return
-        _copyable(kwargs.get("callbacks", ()))
         made = tuner.arguments.made()  # once, since trials here share it
         passed = {**made.kwargs, **({"callbacks": kwargs["callbacks"]} if "callbacks" in kwargs else {})}
         table = Table(tuner.oracle.objective, next(iter(tuner.get_best_trials()), None), verbose)
@@ -148,7 +149,7 @@ def _placed(tuner: BaseTuner, args: Sequence[Any], kwargs: Mapping[str, Any], ve
         yield _Place("none", Reference.of(here, isolation="none"), lambda progress: None, why)
 
 
-def _why_here(tuner: BaseTuner) -> str:
+def _why_here(tuner: Any) -> str:
     """Why the trials of a tuner can train in this process alone, whatever the data; empty if they can elsewhere."""
     if mine := overridden(tuner):
         return f"{type(tuner).__name__} has {', '.join(mine)} of its own, which the trials call"
@@ -157,13 +158,14 @@ def _why_here(tuner: BaseTuner) -> str:
     return ""
 
 
-def _sent(tuner: BaseTuner, callbacks: Any, stack: contextlib.ExitStack) -> tuple[Reference | None, str]:
+def _sent(tuner: Any, callbacks: Any, stack: contextlib.ExitStack) -> tuple[Reference | None, str]:
     """The objective for worker processes, or why there can be none."""
     import cloudpickle
 
     try:
         pickled = cloudpickle.dumps(_as_list(callbacks)) if callbacks else b""
-        cloudpickle.loads(pickled) if pickled else None
+        if pickled:
+            cloudpickle.loads(pickled)
     except Exception as error:  # objects that cannot be pickled raise many kinds
         return None, f"a callback cannot go to another process ({type(error).__name__}: {error})"
     try:
@@ -175,23 +177,27 @@ def _sent(tuner: BaseTuner, callbacks: Any, stack: contextlib.ExitStack) -> tupl
         return None, error.problem
 
 
-def _copyable(callbacks: Any) -> None:
+def _check_callbacks(tuner: Any, callbacks: Any) -> None:
     """Check early that each training can have callbacks of its own.
 
     Raises:
-        InputError: One of them cannot be copied.
+        InputError: One of them is none, or cannot be copied.
     """
     for i, callback in enumerate(_as_list(callbacks)):
+        where = f"callbacks.{i}.{type(callback).__name__}"
+        if not (overrides(tuner, "run_trial") or hasattr(callback, "set_model")):
+            raise InputError(where, f"{callback!r} is not a Keras callback", "give objects of keras.callbacks")
         try:
             copy.deepcopy(callback)
         except Exception as error:  # objects that cannot be copied raise many kinds
             problem = f"it cannot be copied for each trial ({type(error).__name__}: {error})"
-            raise InputError(
-                f"callbacks.{i}.{type(callback).__name__}", problem, "make it without such state"
-            ) from None
+            raise InputError(where, problem, "make it without such state") from None
 
 
 def _as_list(callbacks: Any) -> list[Any]:
+    """Callbacks as a list, given as one, as one of them, or as None."""
+    if callbacks is None:
+        return []
     return list(callbacks) if isinstance(callbacks, list | tuple) else [callbacks]
 
 
