@@ -6,18 +6,28 @@ One study over sqlite trains the same network in turns: *bare* is ``model.fit`` 
 :func:`hpo_flows.keras.keras_objective` with the curve, learning rate, best epoch and weights of the best epoch. Both
 are timed in the worker, around build and training; what MLflow costs is paid by the flow's process meanwhile, and
 stands beside. The first of each is not counted, since it imports TensorFlow.
+
+    python -m benchmarks.keras_overhead --script [--repeats 5]
+
+A whole script instead, as users of KerasTuner have it (:mod:`benchmarks.keras_script`): with KerasTuner, with trials in
+worker processes, and with trials in the script's own process, in turns, each in a fresh process. Processor time is that
+of all processes that it started, servers included.
 """
 
 from __future__ import annotations
 
 import argparse
 import os
+import resource
+import subprocess
+import sys
 import tempfile
 import time
 from pathlib import Path
 from statistics import median
 from typing import Any
 
+from benchmarks import keras_script
 from benchmarks.keras_digits import bare, build_model, digits
 from hpo_core import Boolean, Fixed, Int
 from hpo_flows.api import run_study
@@ -36,11 +46,43 @@ def timed(trial: TrialContext) -> dict[str, float]:
     return {"cpu_seconds": time.process_time() - cpu, "wall_seconds": time.perf_counter() - wall}
 
 
+WAYS = ("kerastuner", "process", "none")
+
+
+def _measured(way: str) -> tuple[float, float]:
+    """The processor time and the wall time of a script, in seconds."""
+
+    def spent() -> float:
+        used = resource.getrusage(resource.RUSAGE_CHILDREN)
+        return used.ru_utime + used.ru_stime
+
+    with tempfile.TemporaryDirectory() as folder:
+        before, began = spent(), time.perf_counter()
+        command = [sys.executable, "-m", keras_script.__name__, way, folder]
+        subprocess.run(command, check=True, capture_output=True)
+        return spent() - before, time.perf_counter() - began
+
+
+def compare_scripts(repeats: int) -> None:
+    """Print the times of a script in each way, and their ratios to KerasTuner's, round by round."""
+    rounds = [{way: _measured(way) for way in WAYS} for _ in range(repeats)]
+    for unit, place in (("cpu_seconds", 0), ("wall_seconds", 1)):
+        for way in WAYS:
+            times = [each[way][place] for each in rounds]
+            ratios = [each[way][place] / each[WAYS[0]][place] for each in rounds]
+            spread = f"{median(ratios):.2f} ({min(ratios):.2f} to {max(ratios):.2f})"
+            print(f"{unit}: {way} {median(times):.1f}; ratio to {WAYS[0]} {spread}")
+
+
 def main() -> None:
     parser = argparse.ArgumentParser()
+    parser.add_argument("--script", action="store_true", help="compare whole scripts instead")
     parser.add_argument("--epochs", type=int, default=100)
     parser.add_argument("--repeats", type=int, default=5)
     given = parser.parse_args()
+    if given.script:
+        compare_scripts(given.repeats)
+        return
     with tempfile.TemporaryDirectory() as folder:
         os.environ["HPO_HOME"] = f"{folder}/home"
         began = time.process_time()

@@ -22,8 +22,9 @@ from hpo_core.space.search_space import SearchSpace
 Config = Mapping[str, Any]
 Outcome = tuple[float, dict[str, float]]
 
-RANDOM = 1_000
-"""How many random configurations tell what losses are usual, and what times and memories."""
+RANDOM, RANDOM_QUICK = 1_000, 40_000
+"""How many random configurations tell what losses are usual, and what times and memories: of surrogates, which take a
+millisecond each, and of formulas."""
 
 
 @dataclass(frozen=True)
@@ -35,17 +36,19 @@ class Problem:
         space: Its search space.
         outcome: The loss and the excesses of a configuration.
         best: The lowest loss of a feasible configuration that is known.
+        draws: How many random configurations tell what is usual.
     """
 
     name: str
     space: SearchSpace
     outcome: Callable[[Config], Outcome]
     best: float
+    draws: int = RANDOM_QUICK
 
     @functools.cached_property
     def reference(self) -> tuple[float, float]:
         """The expected best feasible loss of 20 random configurations, and the median of the feasible ones."""
-        return _reference([self.outcome(config) for config in _drawn(self.space)])
+        return _reference([self.outcome(config) for config in _drawn(self.space, self.draws)])
 
     def regret(self, outcomes: list[Outcome]) -> list[float]:
         """The regret of the best feasible trial, after each trial: 0 at the best known, 1 at 20 random configurations.
@@ -60,9 +63,9 @@ class Problem:
         return found
 
 
-def _drawn(space: SearchSpace) -> list[Config]:
+def _drawn(space: SearchSpace, count: int = RANDOM) -> list[Config]:
     rng = trial_rng(0, 0)
-    return [space.decode(row) for row in rng.random((RANDOM, space.dimensions))]
+    return [space.decode(row) for row in rng.random((count, space.dimensions))]
 
 
 def _reference(outcomes: list[Outcome]) -> tuple[float, float]:
@@ -218,4 +221,4 @@ def _quick(task: str) -> Problem:
         return instance.loss(config, 0), {m: found[m] / bounds[m] - 1 for m in limited}
 
     best = min(loss for loss, excess in map(outcome, _drawn(instance.space)) if violation(excess) == 0)
-    return Problem(f"xgboost/{task}", instance.space, outcome, best)
+    return Problem(f"xgboost/{task}", instance.space, outcome, best, RANDOM)

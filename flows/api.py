@@ -131,7 +131,9 @@ def _workers(spec: StudySpec, objective: Objective) -> Pool:
 
     present = devices() if spec.resources.gpus else []
     check(spec.resources, spec.parallel, present)
-    return WorkerPool(spec.parallel, _complete(objective, spec), lambda slot: variables(spec.resources, present, slot))
+    return WorkerPool(
+        spec.parallel, _complete(objective, spec), lambda slot: variables(spec.resources, present, slot, spec.parallel)
+    )
 
 
 def _complete(objective: Objective, spec: StudySpec) -> Objective:

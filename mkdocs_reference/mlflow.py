@@ -67,6 +67,10 @@ TRIAL = {
     "hpo.rung": "its rung there",
 }
 TRIAL_ELSE = """\
+A param's key is the parameter's name. MLflow takes letters, digits, `_ - . / :` and spaces, and nothing that reads as a
+path; in other names, what it refuses becomes `_`, and six digits follow: `lr (log)` is `lr _log_-ba8071`. (A server on
+Windows takes no `:`.)
+
 The description has its value and the reason for its proposal. Metrics: the study's at a milestone of `early_stop`
 (`hpo.rung.N`), and in a fold of [`trial.folds`](../how-to/folds.md) (`hpo.fold.N`). Artifacts: `output.txt` (what it
 printed), `failure.txt` and `on_best.txt` (tracebacks), `model`, `hpo/checkpoint.zip`."""

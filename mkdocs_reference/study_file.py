@@ -44,6 +44,10 @@ error that prints the difference.
 """
 
 
+PARAMETER_NOTE = """\
+The values of `space`, each `NAME: {type: ..., ...}`. A name may have any characters that can be printed;
+[MLflow's key](mlflow.md#a-trial) is the same wherever MLflow takes it."""
+
 CALLBACK_NOTE = """\
 `callbacks: [NAME, {NAME: {SETTING: VALUE}}]`: Keras' callbacks with Keras' defaults. `TerminateOnNaN` has no
 settings; `LearningRateScheduler` has a `schedule` with settings of its own, or `schedule: module:function`, a
@@ -56,7 +60,7 @@ def page() -> str:
     parts = [INTRODUCTION, _table(_rows(StudySpec, resume=True), "on resume")]
     for name, model in sections.items():
         parts += [f"## `{name}`", summary(model.__doc__), _table(_rows(model))]
-    parts += ["## Parameters", "The values of `space`, each `NAME: {type: ..., ...}`."]
+    parts += ["## Parameters", PARAMETER_NOTE]
     for parameter in PARAMETERS:
         parts += [
             f"### `{parameter.model_fields['type'].default}`",

@@ -369,3 +369,7 @@ def cross_validated(trial: TrialContext) -> dict[str, float]:
         noise = 0.02 * np.random.default_rng((trial.seed, fold.index)).standard_normal()
         fold.score(loss=float(trial.config["x"]) + hard[fold.index] * (fold.of > 1) + noise)  # type: ignore[arg-type]
     return trial.fold_means()
+
+
+def out_of_gpu_memory(trial: TrialContext) -> float:
+    raise RuntimeError("CUDA out of memory. Tried to allocate 2.00 GiB")

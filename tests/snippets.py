@@ -66,6 +66,17 @@ x, y, x_val, y_val = x[:300], y[:300], x[300:400], y[300:400]
     "docs/how-to/keras.md: A study file (2)": NETWORK,
     "docs/how-to/keras.md: The final choice by cross-validation": NETWORK
     + "from hpo_flows.keras import keras_objective\n",
+    "docs/how-to/keras.md: Where a script's trials train": NETWORK
+    + """
+import hpo_flows.keras as kt
+augment = lambda image, label: (image + tf.random.normal([4]), label)
+""",
+    "docs/how-to/keras.md: A run_trial of your own": "import hpo_flows.keras as kt",
+    "docs/how-to/keras.md: A run_trial of your own (2)": """
+import hpo_flows.keras as kt
+hp, build_model, train = kt.HyperParameters(), lambda hp: None, lambda hp: hp.get("x")
+hp.Float("x", 0.0, 1.0)
+""",
     "docs/how-to/final-choice.md: In the objective": TREE,
     "docs/how-to/folds.md: Cross-validation in each trial": TREE,
     "docs/how-to/limits.md: Keep to limits on results (2)": """
@@ -123,6 +134,10 @@ AFTER: dict[str, str] = {
     "docs/tutorial/keras.md: Write it": "assert model.predict(x, verbose=0).shape == (300, 10) and best['layers'] < 4",
     "docs/how-to/keras.md: A study file (2)": TRAIN,
     "docs/how-to/keras.md: The final choice by cross-validation": TRAIN,
+    "docs/how-to/keras.md: Where a script's trials train": "assert len(tuner.oracle.trials) == 4",
+    "docs/how-to/keras.md: A run_trial of your own (2)": """
+assert tuner.remaining_trials == 0 and tuner.results_["best_score"] < 1
+""",
     "docs/how-to/final-choice.md: In the objective": "assert train(a_trial(config={'max_depth': 3}))['accuracy'] > 0.6",
     "docs/how-to/folds.md: Cross-validation in each trial": """
 assert train(a_trial(config={'max_depth': 3}, answer=lambda: True))['accuracy'] > 0.6
@@ -147,7 +162,8 @@ ENVIRONMENT = {"HOOK": "http://127.0.0.1:9/", "SLACK_WEBHOOK": "http://127.0.0.1
 
 SLOW = {
     "README.md: A Keras script", "docs/tutorial/keras.md: Write it", "docs/how-to/keras.md: A study file (2)",
-    "docs/how-to/keras.md: The final choice by cross-validation", "docs/how-to/gradient.md: Keras models",
+    "docs/how-to/keras.md: The final choice by cross-validation",
+    "docs/how-to/keras.md: Where a script's trials train", "docs/how-to/gradient.md: Keras models",
     "docs/how-to/gradient.md: Keras models (2)", "docs/how-to/gradient.md: Thousands of hyperparameters",
     "docs/how-to/models.md: Keep the model of the best trials", "docs/reference/coming-from.md: Optuna",
 }  # fmt: skip
@@ -158,5 +174,6 @@ NOT_RUN: dict[str, str] = {
     "docs/explanation/architecture.md: The round": "a drawing",
     "docs/explanation/comparisons.md: The champion": "a formula",
     "docs/explanation/noise.md: What you see": "an output",
+    "docs/how-to/debugging.md: Debugging a trial": "a terminal",
 }
 """Blocks that nothing runs, each with the reason."""

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from hpo_flows.base import gpus
 from hpo_flows.keras import modules
 
 if TYPE_CHECKING:
@@ -16,14 +17,18 @@ if TYPE_CHECKING:
     from hpo_flows.keras.space.objective import Objective
     from hpo_flows.keras.training.objective import keras_objective
     from hpo_flows.keras.training.reporter import callbacks
+    from hpo_flows.keras.tuner.oracle import Oracle
+    from hpo_flows.keras.tuner.sklearn_tuner import SklearnTuner
     from hpo_flows.keras.tuner.tuner import Tuner
     from hpo_flows.keras.tuner.tuners import BayesianOptimization, GridSearch, Hyperband, RandomSearch
 
 __version__ = modules.VERSION
 
+gpus.share()  # as early as can be: TensorFlow reads it once, when a script makes its first tensor or data set
+
 __all__ = [
-    "BayesianOptimization", "GridSearch", "HyperModel", "HyperParameters", "Hyperband", "Objective", "RandomSearch",
-    "Tuner", "callbacks", "keras_objective",
+    "BayesianOptimization", "GridSearch", "HyperModel", "HyperParameters", "Hyperband", "Objective", "Oracle",
+    "RandomSearch", "SklearnTuner", "Tuner", "callbacks", "keras_objective",
 ]  # fmt: skip
 
 modules.install()

@@ -35,7 +35,7 @@ def run_script(path: str, arguments: list[str]) -> None:
     main.__dict__.update(__file__=str(file), __builtins__=__builtins__)
     sys.modules["__main__"], sys.argv, sys.path[0] = main, [path, *arguments], str(file.parent)
     try:
-        exec(compile(source, file, "exec"), main.__dict__)
+        exec(compile(source, file, "exec"), main.__dict__)  # noqa: S102 (the user's own script)
     except Exception as error:
         here = error.__traceback__
         error.with_traceback(here and here.tb_next)  # it begins in the script

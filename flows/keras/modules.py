@@ -1,9 +1,8 @@
 """KerasTuner's modules: which name is found under which path, and where it is defined here.
 
 ``hpo_flows.keras.tuners``, ``.oracles``, ``.engine.hyperparameters`` and the like are not files. A finder makes them of
-one table, each name loaded on first use. A second finder lets one name stand for another: ``hpo_flows.keras.src.engine``
-is ``hpo_flows.keras.engine``, and, in scripts run by ``python -m hpo_flows.keras``, ``keras_tuner`` is
-``hpo_flows.keras``.
+one table, each name loaded on first use. A second finder lets one name stand for another: ``keras.src.engine`` is
+``keras.engine``, and, in scripts run by ``python -m hpo_flows.keras``, ``keras_tuner`` is ``hpo_flows.keras``.
 """
 
 from __future__ import annotations

@@ -35,7 +35,7 @@ def study_description(spec: StudySpec, history: History, choice: Choice | None =
             "",
             "| parameter | value |",
             "| --- | --- |",
-            *(f"| {name} | {as_markdown(value)} |" for name, value in best.config.items()),
+            *(f"| {as_markdown(name)} | {as_markdown(value)} |" for name, value in best.config.items()),
         ]
     if choice is not None and choice.standings:
         lines += ["", *choice_description(spec, choice)]
@@ -50,5 +50,6 @@ def choice_description(spec: StudySpec, choice: Choice) -> list[str]:
         f"| {' | '.join(as_markdown(one_line(cell, 200)) for cell in row)} |" for row in choice_rows(spec, choice)
     ]
     if choice.winner is not None:
-        lines += ["", *(f"- {name} = {as_markdown(value)}" for name, value in choice.winner.trial.config.items())]
+        winner = choice.winner.trial.config
+        lines += ["", *(f"- {as_markdown(name)} = {as_markdown(value)}" for name, value in winner.items())]
     return [*lines, *(f"- {line}" for line in test_lines(choice))]

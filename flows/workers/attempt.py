@@ -25,7 +25,11 @@ from hpo_flows.objectives.messages import (
 )
 from hpo_flows.objectives.result import MissingMetric, as_result
 from hpo_flows.workers.channel import shown
+from hpo_flows.workers.gpu import out_of_memory
 from hpo_flows.workers.job import Job, TrialFailed
+
+OUT_OF_GPU_MEMORY = "out of GPU memory"
+"""How the reason of a trial begins that a GPU had no memory for."""
 
 # -- the flow's side ------------------------------------------------------------------------------------------------
 
@@ -134,7 +138,10 @@ def train(job: Job, function: Callable[..., Any], attempt: Attempt) -> Done | Fa
     except SystemExit as error:
         return Failed(f"the objective called sys.exit({error.code})", retry=True)
     except BaseException as error:
-        retry = getattr(error, "retry", True) is not False  # a KerasTuner script's FailedTrialError says that none helps
+        if out_of_memory(error):
+            # Not tried again here: it would meet the same neighbours and the same share.
+            return Failed(f"{OUT_OF_GPU_MEMORY}: {shown(error)}", details=traceback.format_exc())
+        retry = getattr(error, "retry", True) is not False  # which a KerasTuner script's FailedTrialError says
         return Failed(shown(error), retry=retry, details=traceback.format_exc())
     finally:
         attempt.send(context.use)

@@ -28,8 +28,9 @@ from hpo_flows.objectives.messages import (
     Unloadable,
 )
 from hpo_flows.objectives.reference import Objective
-from hpo_flows.workers.attempt import Attempt, train
+from hpo_flows.workers.attempt import OUT_OF_GPU_MEMORY, Attempt, train
 from hpo_flows.workers.channel import Channel, Unreadable, shown
+from hpo_flows.workers.gpu import SHARE, bound_memory
 from hpo_flows.workers.job import Job
 from hpo_flows.workers.output import Marks
 from hpo_flows.workers.surroundings import flush, remember, seed_all
@@ -127,6 +128,8 @@ class _Child:
             if os.getpid() != self._pid:
                 os._exit(0)  # a fork by the objective that returned from it; only the original reports the trial
             left = put_back()
+        if isinstance(outcome, Failed) and outcome.reason.startswith(OUT_OF_GPU_MEMORY):
+            left = left or OUT_OF_GPU_MEMORY  # so that the process is replaced: frameworks keep what they have taken
         return outcome, left
 
     def _load(self, objective: Objective) -> None:
@@ -142,6 +145,8 @@ def main(token: str, descriptor: int) -> None:
         token: Makes the marks in the output unique; see :class:`hpo_flows.workers.output.Output`.
         descriptor: The file descriptor of the pipe.
     """
+    if (share := os.environ.get(SHARE)) is not None:
+        bound_memory(float(share))
     faulthandler.enable()  # so that a crash leaves a traceback and not only a signal's name
     _Child(_Parent(Connection(descriptor)), Marks(token)).live()
 

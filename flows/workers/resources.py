@@ -7,6 +7,7 @@ only when the memory is needed.
 
 from __future__ import annotations
 
+import math
 import os
 import shutil
 import subprocess
@@ -15,6 +16,8 @@ from pathlib import Path
 
 from hpo_core.base.errors import InputError
 from hpo_core.study.sections import Resources
+from hpo_flows.base.gpus import SHARING
+from hpo_flows.workers.gpu import SHARE
 
 VISIBLE = "CUDA_VISIBLE_DEVICES"
 
@@ -22,9 +25,7 @@ ASK_SECONDS = 20.0
 
 DRIVER = Path("/proc/driver/nvidia/gpus")
 
-SHARING = {"TF_FORCE_GPU_ALLOW_GROWTH": "true", "XLA_PYTHON_CLIENT_PREALLOCATE": "false"}
-"""Makes TensorFlow and JAX take a GPU's memory as they need it. By default the first process takes nearly all, and the
-next one, such as another slot's worker, finds none. What the user has set stays."""
+JAX_SHARE = "XLA_PYTHON_CLIENT_MEM_FRACTION"
 
 THREADS = (
     "OMP_NUM_THREADS",
@@ -70,35 +71,71 @@ def _count() -> int:
     return len(list(DRIVER.iterdir())) if DRIVER.is_dir() else 0
 
 
-def assigned(devices: Sequence[str], slot: int, gpus: int) -> list[str]:
-    """The GPUs of a slot: ``gpus`` consecutive ones, and no two slots share any.
+def per_slot(gpus: float | str, devices: int, slots: int) -> float:
+    """How many GPUs a slot gets; ``auto`` divides those that are there, whole ones as long as there are enough.
+
+    >>> [per_slot("auto", 4, slots) for slots in (1, 2, 3, 8)], per_slot("auto", 0, 2)
+    ([4, 2, 1, 0.5], 0)
+    """
+    if not isinstance(gpus, str):
+        return gpus
+    if devices == 0 or devices >= slots:
+        return devices // slots
+    return 1 / math.ceil(slots / devices)
+
+
+def sharing(gpus: float) -> int:
+    """How many slots share a GPU.
+
+    >>> [sharing(gpus) for gpus in (2, 1, 0.5, 0.3, 0.1)]
+    [1, 1, 2, 3, 10]
+    """
+    return 1 if gpus >= 1 else math.floor(1 / gpus + 1e-9)
+
+
+def assigned(devices: Sequence[str], slot: int, gpus: float) -> list[str]:
+    """The GPUs of a slot: whole ones are consecutive and its own; a share of one is on each in turn.
 
     Raises:
         InputError: There are not enough.
 
-    >>> [assigned(["4", "5", "6", "7"], slot, 2) for slot in (0, 1)]
-    [['4', '5'], ['6', '7']]
+    >>> [assigned(["4", "5", "6", "7"], slot, 2) for slot in (0, 1)], [assigned("67", slot, 0.5) for slot in range(4)]
+    ([['4', '5'], ['6', '7']], [['6'], ['7'], ['6'], ['7']])
     """
-    mine = list(devices[slot * gpus : (slot + 1) * gpus])
-    if len(mine) < gpus:
+    room = len(devices) * sharing(gpus) if gpus < 1 else len(devices) // int(gpus)
+    if slot >= room:
+        need = math.ceil((slot + 1) / sharing(gpus)) if gpus < 1 else (slot + 1) * int(gpus)
+        each = f"{gpus:g} GPU{'s' * (gpus > 1)} each"
         raise InputError(
             "resources.gpus",
-            f"{slot + 1} trials at a time with {gpus} GPUs each need {(slot + 1) * gpus}, and this machine shows "
-            f"{len(devices)}",
-            f"set parallel to {len(devices) // gpus}" if len(devices) >= gpus else "lower it, or train where they are",
+            f"{slot + 1} trials at a time with {each} need {need}, and this machine shows {len(devices)}",
+            f"set parallel to {room}" if room else "lower it, or train where they are",
         )
-    return mine
+    if gpus < 1:
+        return [devices[slot % len(devices)]]
+    return list(devices[slot * int(gpus) : (slot + 1) * int(gpus)])
 
 
-def variables(resources: Resources, devices: Sequence[str], slot: int) -> dict[str, str]:
+def variables(resources: Resources, devices: Sequence[str], slot: int, slots: int = 1) -> dict[str, str]:
     """The environment variables that give a slot's worker its share.
+
+    Args:
+        resources: What a trial may use.
+        devices: The GPUs that are there.
+        slot: The slot, from 0.
+        slots: How many slots there are.
 
     Raises:
         InputError: There are fewer GPUs than the slot needs.
     """
     found = {name: value for name, value in SHARING.items() if name not in os.environ}
     if resources.gpus is not None:
-        found[VISIBLE] = ",".join(assigned(devices, slot, resources.gpus))
+        gpus = per_slot(resources.gpus, len(devices), slots)
+        found[VISIBLE] = ",".join(assigned(devices, slot, gpus)) if gpus else ""
+        if 0 < gpus < 1:
+            found[SHARE] = f"{1 / sharing(gpus):.4g}"
+            if JAX_SHARE not in os.environ:
+                found[JAX_SHARE] = found[SHARE]
     if resources.cpus is not None:
         found |= dict.fromkeys(THREADS, str(resources.cpus))
     return found
@@ -110,8 +147,8 @@ def check(resources: Resources, slots: int, devices: Sequence[str]) -> None:
     Raises:
         InputError: It does not.
     """
-    if resources.gpus:
-        assigned(devices, slots - 1, resources.gpus)
+    if resources.gpus and (gpus := per_slot(resources.gpus, len(devices), slots)):
+        assigned(devices, slots - 1, gpus)
     if resources.cpus is not None:
         _fits("cpus", resources.cpus, slots, cores(), "{} cores")
     if resources.memory is not None:

@@ -375,6 +375,9 @@ KINDS: tuple[Callable[[], Undo], ...] = (
     _mlflow,  # last, so restored first: ending a run needs the environment in which it was started
 )
 
+HANDLERS = (_signals,)
+"""What is restored after the import of an objective into the study's own process, whose signals end it in order."""
+
 OURS = (*(kind for kind in KINDS if kind is not _threads), _generators)
 """What is restored in a process that is the user's own (``isolation: none``): what a trial has changed, to what it was
 when the trial began. The threads that it leaves running are not waited for, since others of the process start some

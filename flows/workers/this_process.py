@@ -23,6 +23,7 @@ from functools import partial
 from queue import Empty, SimpleQueue
 from typing import Any
 
+from hpo_flows.base.gpus import SHARING
 from hpo_flows.base.stopping import Stopped
 from hpo_flows.objectives.messages import Answer, Ended, Failed, FromObjective, Message
 from hpo_flows.objectives.reference import Objective
@@ -30,8 +31,7 @@ from hpo_flows.workers.attempt import Attempt, result_of, supervise, train
 from hpo_flows.workers.channel import shown
 from hpo_flows.workers.job import Flag, Job, TrialCancelled
 from hpo_flows.workers.output import Printed
-from hpo_flows.workers.resources import SHARING
-from hpo_flows.workers.surroundings import OURS, flush, remember, seed_all
+from hpo_flows.workers.surroundings import HANDLERS, OURS, flush, remember, seed_all
 from hpo_flows.workers.watchdog import WATCH_SECONDS
 
 
@@ -70,7 +70,11 @@ class ThisProcess:
         Raises:
             InputError: It cannot be imported.
         """
-        self._function = self._function or self._objective.load()
+        put_back = remember(HANDLERS)
+        try:
+            self._function = self._function or self._objective.load()
+        finally:
+            put_back()
 
     @contextlib.contextmanager
     def worker(self) -> Iterator[ThisProcess]:
@@ -166,8 +170,11 @@ class ThisProcess:
             self._inside = True
             self.end_in_vain(attempt)  # a signal may have come just before
             return self._function(trial)
-        except BdbQuit:  # whoever leaves the debugger wants to be back at the shell, not in the next trial
-            self._quit(signal.SIGINT)
+        except (BdbQuit, KeyboardInterrupt):
+            # Whoever leaves the debugger wants to be back at the shell, not in the next trial, and so does who presses
+            # Ctrl-C while a debugger, or the objective itself, handles signals.
+            if not self.cancelled.is_set():
+                self._quit(signal.SIGINT)
             raise
         finally:
             self._inside = False

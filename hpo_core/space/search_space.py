@@ -25,6 +25,7 @@ import numpy as np
 
 from hpo_core.base.arrays import Array
 from hpo_core.base.storable import bad_parameter, param_key
+from hpo_core.space.belief import Belief, BeliefDensity
 from hpo_core.space.configuration import Config, Scalar, native, scalar_key
 from hpo_core.space.constraints import Constraint, is_word
 from hpo_core.space.parameters import (
@@ -62,6 +63,7 @@ class SearchSpace:
         constraints: Expressions that every configuration must make true; see :class:`Constraint`. A parameter name that
             is not a plain identifier (``lambda``, ``a.b``, ``my-param``) must be quoted; a quoted text that is also a
             value of some parameter remains a string.
+        beliefs: What a user believes of good values, by parameter.
 
     Raises:
         ValueError: A name, a condition or a constraint cannot be used. The message starts with its location.
@@ -76,6 +78,7 @@ class SearchSpace:
 
     parameters: Mapping[str, Float | Int | Choice | Ordinal | Boolean | Fixed]
     constraints: Sequence[str] = ()
+    beliefs: Mapping[str, Belief] = field(default_factory=dict)
     _parsed: tuple[Constraint, ...] = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
@@ -97,6 +100,15 @@ class SearchSpace:
             parsed.append(constraint)
         object.__setattr__(self, "_parsed", tuple(parsed))
         self._check_satisfiable()
+        try:
+            _ = self.belief
+        except ValueError as error:
+            raise ValueError(f"prior.{error}") from None
+
+    @cached_property
+    def belief(self) -> BeliefDensity:
+        """The beliefs as a density; false if there are none."""
+        return BeliefDensity({name: self.parameters[name] for name in self.free}, self.beliefs)
 
     @property
     def _quoted(self) -> frozenset[str]:

@@ -9,24 +9,11 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
-
-from pydantic import Field
+from typing import Any
 
 from hpo_core.space.configuration import Scalar
-from hpo_core.space.parameters import Parameter
-from hpo_core.study.sections import Section
-
-if TYPE_CHECKING:
-    from hpo_core.study.spec import StudySpec
-
-
-class Edition(Section):
-    """An earlier space of a study that went on with more parameters."""
-
-    until: int = Field(ge=1, description="The number of the first trial in the space that followed.")
-    space: dict[str, Parameter] = Field(description="The parameters of this edition.")
-    added: dict[str, Any] = Field(description="The parameters that came next, with their values in earlier trials.")
+from hpo_core.study.sections import Edition
+from hpo_core.study.spec import StudySpec
 
 
 def has_grown(stored: StudySpec, given: StudySpec) -> bool:

@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import TYPE_CHECKING
+from typing import Any, TypeVar
 
-from hpo_core.study.sections import Resources, RunnerSpec
+from hpo_core.study.sections import Resources, RunnerSpec, Section
 
-if TYPE_CHECKING:
-    from hpo_core.study.spec import StudySpec
+S = TypeVar("S", bound=Section)
+"""A :class:`hpo_core.study.spec.StudySpec`, which this module cannot import, since it is checked here."""
 
 INSTEAD = "or set isolation: process"
 
 
-def needing_processes(spec: StudySpec) -> Iterator[tuple[str, str, str]]:
+def needing_processes(spec: Any) -> Iterator[tuple[str, str, str]]:
     """The keys of a study that only processes of the trials' own can fulfil: each with the problem and the remedy."""
     alone = "with isolation: none a trial trains in the study's own process"
     if spec.parallel > 1:
@@ -28,7 +28,7 @@ def needing_processes(spec: StudySpec) -> Iterator[tuple[str, str, str]]:
             yield f"resources.{key}", f"{value} cannot be assigned, since {alone}", "remove it"
 
 
-def check_isolation(spec: StudySpec) -> None:
+def check_isolation(spec: Any) -> None:
     """Check that a study asks for nothing that its isolation cannot give.
 
     Raises:
@@ -39,7 +39,7 @@ def check_isolation(spec: StudySpec) -> None:
             raise ValueError(f"{key}: {problem}; {remedy}, {INSTEAD}")
 
 
-def for_debugging(spec: StudySpec) -> tuple[StudySpec, list[str]]:
+def for_debugging(spec: S) -> tuple[S, list[str]]:
     """The study with its trials in this process, and the keys that do not apply there."""
     left_out = [key for key, _, _ in needing_processes(spec)]
     alone = {"parallel": 1, "trial_timeout": None, "memory_limit": None}

@@ -14,7 +14,9 @@ from hpo_core.history.fidelity import Fidelity
 from hpo_core.selection.early_stopping import StopRule, make_rule
 from hpo_core.selection.final_choice import Rule, Selection
 from hpo_core.selection.repeats import SHARE, TOP, Repeats
+from hpo_core.space.belief import Belief, Confidence
 from hpo_core.space.configuration import plain
+from hpo_core.space.parameters import Parameter
 from hpo_core.space.search_space import SearchSpace
 from hpo_core.strategies.base import Strategy
 from hpo_core.strategies.make import make_strategy
@@ -36,6 +38,14 @@ class Section(BaseModel):
         if isinstance(value, bool) and wanted is not bool:  # pydantic would take True for 1
             raise ValueError(f"{value} is neither a text nor a number")
         return value
+
+
+class Edition(Section):
+    """An earlier space of a study that went on with more parameters."""
+
+    until: int = Field(ge=1, description="The number of the first trial in the space that followed.")
+    space: dict[str, Parameter] = Field(description="The parameters of this edition.")
+    added: dict[str, Any] = Field(description="The parameters that came next, with their values in earlier trials.")
 
 
 class StopRules(Section):
@@ -97,6 +107,16 @@ class FidelitySpec(Section):
 
     def make(self) -> Fidelity:
         return Fidelity(self.name, self.min, self.max, self.eta)
+
+
+class BeliefSpec(Section):
+    """What a user believes of good values of a parameter; see :mod:`hpo_core.space.belief`."""
+
+    around: Any = Field(description="A value that is likely to be good.")
+    confidence: Confidence = Field("medium", description="How sure you are.")
+
+    def make(self) -> Belief:
+        return Belief(self.around, self.confidence)
 
 
 class EarlyStopSpec(BaseModel):
@@ -280,10 +300,25 @@ class RunnerSpec(Section):
         return self.type != "process"
 
 
+def _gpus(value: Any) -> Any:
+    """
+    Raises:
+        ValueError: It is neither a number of GPUs, nor a share of one, nor ``auto``.
+    """
+    if value is None or value == "auto":
+        return value
+    if isinstance(value, int | float) and math.isfinite(value) and 0 <= value <= 1000:
+        if value < 1 or value == int(value):
+            return int(value) if value == int(value) else value
+    raise ValueError(f"{value!r} is neither a whole number of GPUs, nor a share of one such as 0.25, nor auto")
+
+
 class Resources(Section):
     """What one trial at a time may use; see :mod:`hpo_flows.workers.resources`. What is not given is not limited."""
 
-    gpus: int | None = Field(None, ge=0, le=1000, description="GPUs of a trial's own; 0 hides them all.")
+    gpus: Annotated[int | float | Literal["auto"] | None, BeforeValidator(_gpus)] = Field(
+        None, description="GPUs of a trial; 0.25: a quarter of one; auto: all, divided; 0 hides them."
+    )
     cpus: int | None = Field(None, ge=1, le=10_000, description="Threads for TensorFlow, BLAS and OpenMP.")
     memory: Annotated[int | None, BeforeValidator(as_bytes)] = Field(
         None, ge=1, description="Memory of a trial; also its memory_limit where that is not given."

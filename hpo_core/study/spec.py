@@ -39,13 +39,14 @@ from hpo_core.space.parameters import Parameter
 from hpo_core.space.search_space import SearchSpace
 from hpo_core.strategies.make import expected, strategy_class
 from hpo_core.study.callbacks import checked_callback
-from hpo_core.study.editions import Edition
 from hpo_core.study.failing import failed_alike
 from hpo_core.study.isolation import check_isolation
 from hpo_core.study.names import BAD_NAME, MAX_NAME_LENGTH, NAME
 from hpo_core.study.sections import (
+    BeliefSpec,
     ChampionSpec,
     EarlyStopSpec,
+    Edition,
     FidelitySpec,
     FinalSpec,
     NotifySpec,
@@ -85,6 +86,9 @@ class StudySpec(Section):
     direction: Literal["minimize", "maximize"] = Field(description="Whether less or more of the metric is better.")
     limits: dict[str, str] = Field({}, description="What other metrics must keep to, such as latency_ms: <= 20.")
     space: dict[str, Parameter] = Field(min_length=1, description="What is tuned: the parameters by name.")
+    prior: dict[str, BeliefSpec] = Field(
+        {}, description="What you believe of good values, by parameter: {around: 1e-3, confidence: medium}."
+    )
     constraints: list[str] = Field(
         [], description="Expressions that hold for every configuration, such as min_units <= max_units."
     )
@@ -183,6 +187,8 @@ class StudySpec(Section):
                 raise ValueError(f"first.{i}: {error}") from None
         self._check_fidelity()
         check_isolation(self)
+        if self.runner.elsewhere and self.resources.gpus == "auto":
+            raise ValueError("resources.gpus: auto divides the GPUs of this machine, and others train; give a number")
         if self.final is not None:
             self.final.check(space)
         if self.repeats not in (None, RepeatsSpec()) and (why := self._why_never_repeated):
@@ -277,7 +283,8 @@ class StudySpec(Section):
 
     @cached_property
     def search_space(self) -> SearchSpace:
-        return SearchSpace(self.space, tuple(self.constraints))
+        beliefs = {name: belief.make() for name, belief in self.prior.items()}
+        return SearchSpace(self.space, tuple(self.constraints), beliefs)
 
     @property
     def sign(self) -> int:

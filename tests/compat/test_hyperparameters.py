@@ -219,7 +219,7 @@ WRONG: dict[str, Declare] = {
 
 @pytest.mark.parametrize("declare", WRONG.values(), ids=WRONG.keys())
 def test_what_cannot_be_is_an_error_of_the_same_class(theirs: Any, declare: Declare) -> None:
-    with pytest.raises(Exception) as their:  # noqa: PT011
+    with pytest.raises(Exception) as their:
         declare(theirs.HyperParameters())
     with pytest.raises(their.type) as mine:
         declare(HyperParameters())

@@ -47,14 +47,15 @@ def test_one_class_under_all_its_names() -> None:
 
     assert RandomSearch is kt.RandomSearch is file.RandomSearch is kt.tuners.RandomSearch
     assert HyperModel is kt.HyperModel
+    assert set(kt.__all__) == set(modules.TOP)
 
 
 def test_what_is_not_there_says_so() -> None:
-    with pytest.raises(InputError, match="KerasTuner has it, hpo_flows.keras does not; .* leave the decorator out"):
+    with pytest.raises(InputError, match=r"KerasTuner has it, hpo_flows.keras does not; .* leave the decorator out"):
         kt.synchronized  # noqa: B018
-    with pytest.raises(AttributeError, match="module 'hpo_flows.keras' has no attribute 'nothing'"):
+    with pytest.raises(AttributeError, match=r"module 'hpo_flows.keras' has no attribute 'nothing'"):
         kt.nothing  # noqa: B018
-    with pytest.raises(ImportError, match="cannot import name 'nothing' from 'hpo_flows.keras.tuners'"):
+    with pytest.raises(ImportError, match=r"cannot import name 'nothing' from 'hpo_flows.keras.tuners'"):
         from hpo_flows.keras.tuners import nothing  # noqa: F401
     with pytest.raises(ModuleNotFoundError):
         import hpo_flows.keras.nowhere  # noqa: F401

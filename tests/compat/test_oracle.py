@@ -36,7 +36,9 @@ def space() -> HyperParameters:
 
 
 def oracle(folder: Path, **settings: Any) -> Oracle:
-    made = RandomSearchOracle(**{"objective": Objective("cost", "min"), "max_trials": 4, "hyperparameters": space()} | settings)
+    made = RandomSearchOracle(
+        **{"objective": Objective("cost", "min"), "max_trials": 4, "hyperparameters": space()} | settings
+    )
     made._set_project_dir(folder, "own-loop")
     return made
 

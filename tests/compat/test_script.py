@@ -77,7 +77,8 @@ class Hyper(keras_tuner.HyperModel):
     def build(self, hp):
         import keras_tuner as again
         assert again.HyperModel is keras_tuner.HyperModel
-        model = keras.Sequential([keras.Input((2,)), Scaled(), keras.layers.Dense(hp.Int("units (1)", 1, 4)), keras.layers.Dense(1)])
+        units = hp.Int("units (1)", 1, 4)
+        model = keras.Sequential([keras.Input((2,)), Scaled(), keras.layers.Dense(units), keras.layers.Dense(1)])
         model.compile(loss="mse")
         return model
 

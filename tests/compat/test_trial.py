@@ -56,7 +56,9 @@ def test_nan_is_never_the_best() -> None:
     history.update(math.nan, 0)
     history.update(0.5, 1)
     assert (history.get_best_value(), history.get_best_step()) == (0.5, 1)
-    assert MetricHistory().get_best_value() is MetricHistory().get_last_value() is MetricHistory().get_best_step() is None
+    assert (
+        MetricHistory().get_best_value() is MetricHistory().get_last_value() is MetricHistory().get_best_step() is None
+    )
     assert MetricHistory().get_statistics() == {}
 
 

@@ -13,7 +13,7 @@ from hpo_core.ledger.ledger import Ledger
 from hpo_core.ledger.store import Store
 from hpo_core.study.spec import StudySpec
 from hpo_flows.cli.doctor.findings import STORE, Finding, guarded
-from hpo_flows.cli.doctor.machine import limits, objective, packages, prefect
+from hpo_flows.cli.doctor.machine import gpus, limits, objective, packages, prefect
 from hpo_flows.cli.doctor.store import clock, reachable, scratch
 from hpo_flows.cli.doctor.study import claims, schema, stored, trials, waiting
 from hpo_flows.objectives.reference import Objective
@@ -42,6 +42,7 @@ def examine(
         StudyUnknown: Only a name was given, and no such study is stored.
     """
     yield from packages()
+    yield from guarded("GPUs", gpus())
     yield from guarded("prefect", prefect())
     if spec is not None:
         yield from _study_checks(spec, path)

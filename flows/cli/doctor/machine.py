@@ -6,8 +6,11 @@ Prefect and the worker pool are imported only by the checks that need them.
 from __future__ import annotations
 
 import platform
+import subprocess
+import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from importlib.metadata import PackageNotFoundError, requires, version
+from importlib.util import find_spec
 
 from packaging.requirements import Requirement
 
@@ -17,6 +20,7 @@ from hpo_core.space.search_space import SearchSpace
 from hpo_flows.cli.doctor.findings import Finding, Level
 from hpo_flows.objectives.reference import Objective
 from hpo_flows.reports.text import one_line
+from hpo_flows.workers.gpu import described
 
 MANY_PARAMS = 1_000
 
@@ -64,6 +68,40 @@ def packages(
         versions |= {name: found for name in OPTIONAL if (found := version_of(name)) is not None}
         listed = ", ".join(f"{name} {found}" for name, found in versions.items())
         yield Finding("packages", Level.OK, f"python {platform.python_version()}, {listed}")
+
+
+FRAMEWORKS = {
+    "tensorflow": "import tensorflow as tf; print(len(tf.config.list_physical_devices('GPU')))",
+    "torch": "import torch; print(torch.cuda.device_count())",
+    "jax": "import jax; print(sum(each.platform != 'cpu' for each in jax.devices()))",
+}
+"""Programs that print how many GPUs a framework sees. Each runs by itself, since a framework takes a GPU's memory."""
+
+
+def gpus() -> Iterator[Finding]:
+    """Show the GPUs and the driver, and check that the frameworks that are installed see as many."""
+    found = described()
+    if not found:
+        yield Finding("GPUs", Level.OK, "no NVIDIA GPU is seen; trials train on the processor")
+        return
+    yield Finding("GPUs", Level.OK, "; ".join(found))
+    for name, program in FRAMEWORKS.items():
+        if find_spec(name) is None:
+            continue
+        try:
+            answer = subprocess.run(
+                [sys.executable, "-c", program], capture_output=True, text=True, timeout=IMPORT_SECONDS
+            )
+        except subprocess.TimeoutExpired:
+            yield Finding("GPUs", Level.WARNING, f"{name} did not say within {IMPORT_SECONDS:g} s what it sees")
+            continue
+        lines = answer.stdout.split()
+        if lines and lines[-1].isdigit() and int(lines[-1]) >= len(found):
+            yield Finding("GPUs", Level.OK, f"{name} sees {lines[-1]}")
+        else:
+            why = lines[-1] if lines else one_line(answer.stderr.strip()[-200:] or "nothing")
+            remedy = f"install the build of {name} for the driver's CUDA version"
+            yield Finding("GPUs", Level.WARNING, f"{name} sees {why} of {len(found)}", remedy)
 
 
 def prefect() -> Iterator[Finding]:

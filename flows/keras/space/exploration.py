@@ -31,6 +31,7 @@ from hpo_core.base.errors import InputError
 from hpo_core.space.configuration import Scalar, scalar_key
 from hpo_core.space.parameters import Fixed, Float, Int
 from hpo_core.space.search_space import SearchSpace
+from hpo_flows.base.gpus import on_cpu
 from hpo_flows.keras.errors import FatalError
 from hpo_flows.keras.space.hyperparameter import HyperParameter, Parent
 from hpo_flows.keras.space.hyperparameters import HyperParameters
@@ -153,6 +154,7 @@ class _Explorer:
         self._calls = 0
         self._rng = np.random.default_rng(0)  # its own, so that a function has the same space everywhere
 
+    @on_cpu()
     def run(self) -> Exploration:
         conditions: dict[str, When] = {}
         while conditions.keys() != self._declared.keys() or not conditions:

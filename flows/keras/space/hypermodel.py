@@ -52,6 +52,11 @@ class FunctionModel(HyperModel):
         return self._function(hp)
 
 
+def declares_all(model: Any) -> bool:
+    """Whether ``declare_hyperparameters`` of a hypermodel declares all that there is, so that nothing need be built."""
+    return bool(getattr(model, "declares_all", False))
+
+
 def hyper_model(given: Any) -> Any:
     """Wrap a function as a :class:`HyperModel`. A hypermodel, also one of KerasTuner's class, is returned as it is.
 

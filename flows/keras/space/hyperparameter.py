@@ -125,7 +125,7 @@ class HyperParameter:
 
     def random_sample(self, seed: Any = None) -> Any:
         """A random value; the same one for the same seed."""
-        return self.prob_to_value(random.Random(seed).random())
+        return self.prob_to_value(random.Random(seed).random())  # noqa: S311
 
     def prob_to_value(self, prob: float) -> Any:
         """The value at a cumulative probability from 0 to 1."""
@@ -207,18 +207,19 @@ class _Number(HyperParameter):
     def value_to_prob(self, value: Any) -> float:
         if self.step is None:
             return self._prob(value, self.max_value)
-        size, base = self.parameter.size, self.min_value
+        size: float = self.parameter.size
+        base: float = self.min_value
         if self.sampling == "linear":
             index = math.floor((value - base) / self.step + 1e-9)
         else:
             away = self.max_value - value if self.sampling == "reverse_log" else value - base
             index = math.log((base + away) / base) / math.log(self.step)
-        prob = (index + 0.5) / size
+        prob: float = (index + 0.5) / size
         return 1.0 - prob if self.sampling == "reverse_log" else prob
 
     def _at(self, prob: float, high: float) -> float:
         """The number at a probability, on the scale up to ``high``."""
-        low = self.min_value
+        low: float = self.min_value
         if self.sampling == "linear":
             return low + prob * (high - low)
         if self.sampling == "log":
@@ -227,7 +228,7 @@ class _Number(HyperParameter):
 
     def _prob(self, value: float, high: float) -> float:
         """The inverse of :meth:`_at`."""
-        low = self.min_value
+        low: float = self.min_value
         if high == low:
             return 0.5
         if self.sampling == "linear":

@@ -167,7 +167,7 @@ class HyperParameters:
         parent_name: str | None = None,
         parent_values: Any = None,
     ) -> Any:
-        """A whole number from ``min_value`` to ``max_value``, both included; with log sampling, ``step`` is a factor."""
+        """A whole number from ``min_value`` to ``max_value``, both included; with a log, ``step`` is a factor."""
         return self._declare(Int, name, parent_name, parent_values, min_value, max_value, step, sampling, default)
 
     def Float(

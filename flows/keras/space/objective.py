@@ -142,7 +142,7 @@ def infer_metric_direction(metric: Any) -> str | None:
     >>> infer_metric_direction("val_auc"), infer_metric_direction("loss"), infer_metric_direction("my_metric")
     ('max', 'min', None)
     """
-    name = metric if isinstance(metric, str) else getattr(metric, "name", None) or getattr(metric, "__name__", "")
+    name: str = metric if isinstance(metric, str) else getattr(metric, "name", "") or getattr(metric, "__name__", "")
     snake = re.sub(r"(?<=[a-z0-9])(?=[A-Z])", "_", name.replace("IoU", "Iou"))  # of classes: MeanSquaredError
     bare = re.sub(r"_\d+$", "", snake.lower().removeprefix("val_").removeprefix("weighted_"))
     implied = [name for name, pattern in (("max", _MAXIMISED), ("min", _MINIMISED)) if pattern.fullmatch(bare)]

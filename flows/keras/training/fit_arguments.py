@@ -109,7 +109,8 @@ def write(arguments: FitArguments, parent: Path) -> Path:
     _remove_orphans(parent)
     folder = Path(tempfile.mkdtemp(prefix=f"{os.getpid()}-", dir=parent))
     try:
-        plain = *_stored((arguments.args, dict(arguments.kwargs)), "", folder), arguments.make
+        args = tuple(_stored(each, _position(i), folder) for i, each in enumerate(arguments.args))
+        plain = args, _stored(dict(arguments.kwargs), "", folder), arguments.make
         import cloudpickle
 
         (folder / ARGUMENTS).write_bytes(cloudpickle.dumps(plain))
@@ -162,8 +163,13 @@ def _stored(value: Any, where: str, folder: Path) -> Any:
     return value
 
 
+def _position(i: int) -> str:
+    """What a positional argument is called in errors; that of ``fit`` where it has a name that all know."""
+    return "xy"[i] if i < 2 else f"argument {i + 1}"
+
+
 def _stays(where: str, why: str) -> InputError:
-    return InputError("search", f"{where or 'the data'} {why}", REMEDY)
+    return InputError("search", f"{where} {why}", REMEDY)
 
 
 def _why_it_differs(dataset: Any) -> str | None:

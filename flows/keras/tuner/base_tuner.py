@@ -13,7 +13,7 @@ import os
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any
 
 from hpo_core.base.errors import InputError
 from hpo_flows.keras.space.exploration import MAX_BUILDS, Exploration
@@ -60,8 +60,6 @@ class BaseTuner:
     Raises:
         InputError: An argument is invalid.
     """
-
-    DEFAULT_ORACLE: ClassVar[str] = "auto"
 
     def __init__(
         self,

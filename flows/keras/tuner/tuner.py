@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from hpo_core.base.errors import InputError
+from hpo_flows.keras.space.hypermodel import declares_all
 from hpo_flows.keras.space.hyperparameters import HyperParameters
 from hpo_flows.keras.training.fit_arguments import FitArguments, at_least_one
 from hpo_flows.keras.training.model import Building, WouldTrain, built, declare_all, optimizer_of
@@ -100,6 +101,9 @@ class Tuner(BaseTuner):
 
     def build_to_explore(self, hp: HyperParameters) -> None:
         """Build a model, and run a ``fit`` of the user's own up to its training, for what they declare."""
+        if declares_all(self.hypermodel):
+            self.hypermodel.declare_hyperparameters(hp)
+            return
         network = built(self.hypermodel, hp, Building(self._building.compile_))  # of any size
         declare_all(self.hypermodel, hp, network, self.arguments.args, {**self.arguments.kwargs, "callbacks": []})
 

@@ -28,7 +28,7 @@ from hpo_core.space.search_space import SearchSpace
 from hpo_core.strategies.base import Strategy
 from hpo_core.strategies.common.density_ratio import DensityRatio
 from hpo_core.strategies.common.feasibility import Feasibility
-from hpo_core.strategies.common.sampling import fill_ranked
+from hpo_core.strategies.common.sampling import belief_weight, fill_ranked
 from hpo_core.strategies.common.transfer import suggested
 
 ELITE = 5
@@ -64,6 +64,8 @@ class Bayesian(Strategy):
 
     In a study with limits, the logarithm of the probability that a candidate keeps them is added to the acquisition
     (Gardner et al. 2014); until one trial keeps them, that probability is all that counts.
+
+    What the user believes of good values (``prior``) is added as a logarithm, with a weight that fades (pi-BO).
 
     A failed trial counts as the worst loss seen, so its neighbourhood is avoided; a running one is assumed to come out
     as predicted. Trials of several fidelities are modelled together, with the fidelity as one more coordinate, and
@@ -141,9 +143,13 @@ class Bayesian(Strategy):
         process = process.believing(embed(pending[valid]))
         feasibility = fitted.feasibility.believing(embed(pending[valid]))
 
+        belief, weight = cube.space.belief, belief_weight(history)
+
         def score(rows: Array) -> Array:
             F = embed(rows)
             within = feasibility.log_probability(F)
+            if belief:
+                within = within + weight * belief.log_density(rows)
             if not feasible.any():
                 return within  # until something keeps the limits, there is nothing to improve on
             mean, std = process.predict(F)
@@ -289,7 +295,10 @@ def _search(
     cube: Cube, score: Callable[[Array], Array], elite: Array, count: int, rng: np.random.Generator
 ) -> tuple[Array, Array]:
     """Snapped candidates and their scores: anywhere, around the elite, then around the best of both."""
-    rows = cube.snap(np.vstack([rng.random((count, elite.shape[1])), _near(cube, elite, count // 5 + 1, rng)]))
+    anywhere = rng.random((count, elite.shape[1]))
+    if cube.space.belief:
+        anywhere = np.vstack([anywhere, cube.space.belief.warped(rng.random((count // 2, elite.shape[1])))])
+    rows = cube.snap(np.vstack([anywhere, _near(cube, elite, count // 5 + 1, rng)]))
     scores = score(rows)
     for widest in (0.2, 0.1, 0.05):
         top = np.argsort(-scores, kind="stable")[:ELITE]

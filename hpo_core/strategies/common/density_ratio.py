@@ -15,6 +15,7 @@ from hpo_core.history.prior import Source, comparable
 from hpo_core.history.trial import Proposal, TrialState
 from hpo_core.numerics.parzen import Parzen
 from hpo_core.space.cube import Cube
+from hpo_core.strategies.common.sampling import belief_weight
 
 FADE = 10.0
 """The number of trials that halves the weight of a past observation."""
@@ -67,15 +68,19 @@ class DensityRatio:
             Parzen(cube, np.vstack([own, old]), np.append(w, np.full(len(old), weight)), self.narrowest, self.spread)
             for own, w, old in zip((X[best], X[rest]), (np.ones(len(best)), ramp), past, strict=True)
         )
-        if not limits:
-            rows = promising.sample(self.candidates, rng)
-            scores = promising.log_density(rows) - ordinary.log_density(rows)
+        excess = np.array([[trial.excess.get(name, math.inf) for name in limits] for trial in kept])
+        within = list(self._within(cube, X, excess)) if limits else []
+        inside = [promising, *(density for density, _, _ in within)]
+        rows = np.vstack([each.sample(math.ceil(self.candidates / len(inside)), rng) for each in inside])
+        if belief := cube.space.belief:
+            rows = np.vstack([rows, cube.snap(belief.warped(rng.random((len(rows) // 4, rows.shape[1]))))])
+        if within:
+            splits = [(promising, ordinary, len(best) / len(kept)), *within]
+            scores = np.sum([_relative(*split, rows) for split in splits], axis=0)
         else:
-            excess = np.array([[trial.excess.get(name, math.inf) for name in limits] for trial in kept])
-            splits = [(promising, ordinary, len(best) / len(kept)), *self._within(cube, X, excess)]
-            each = math.ceil(self.candidates / len(splits))
-            rows = np.vstack([inside.sample(each, rng) for inside, _, _ in splits])
-            scores = np.sum([_relative(inside, outside, share, rows) for inside, outside, share in splits], axis=0)
+            scores = promising.log_density(rows) - ordinary.log_density(rows)
+        if belief:
+            scores += belief_weight(history) * belief.log_density(rows)
         for i in np.argsort(-scores, kind="stable"):
             yield Proposal(cube.config(rows[i]), notes={"acquisition": float(scores[i])})
 

@@ -57,6 +57,28 @@ def uniform_from(dimensions: int, seed: int, number: int) -> Iterator[Array]:
         yield rng.random(dimensions)
 
 
+FADING = 10.0
+"""A belief weighs ``FADING / n`` in a model's acquisition once ``n`` trials were made (Hvarfner et al. 2022, eq. 6)."""
+
+
+def believed(space: SearchSpace, points: Iterator[Array], seed: int, number: int) -> Iterator[Array]:
+    """The points for a trial, drawn from the user's beliefs in trials that become rare: ``2 / (n + 2)`` of them.
+
+    So a belief that is wrong costs random search about ``2 log n`` of ``n`` trials. The first trial is where the user
+    believes the best to be.
+    """
+    if not space.belief or trial_rng(seed, number, stream=6).random() >= 2 / (number + 2):
+        yield from points
+    for i, point in enumerate(points):
+        middle = number == 0 and i == 0
+        yield space.belief.warped(np.full((1, len(point)), 0.5) if middle else point[None])[0]
+
+
+def belief_weight(history: History) -> float:
+    """How much the user's beliefs weigh in the acquisition."""
+    return FADING / max(len(history.complete), 1)
+
+
 def first_new(
     space: SearchSpace, points: Iterator[Array], taken: Container[str], rng: np.random.Generator
 ) -> dict[str, Scalar] | None:
@@ -98,7 +120,8 @@ def fill(
     taken = set(history.identities)
     proposals: list[Proposal] = []
     for number in range(history.next_number, history.next_number + n):
-        config = first_new(space, points(number), taken, trial_rng(seed, number, stream=2))
+        source = believed(space, points(number), seed, number)
+        config = first_new(space, source, taken, trial_rng(seed, number, stream=2))
         if config is None:
             break
         proposals.append(Proposal(config))
@@ -138,7 +161,8 @@ def fill_ranked(
         proposal = next((p for p in ranked if p.identity not in taken and space.feasible(p.config)), None)
         if proposal is None:
             points = sobol_from if starting else uniform_from
-            config = first_new(space, points(space.dimensions, seed, number), taken, trial_rng(seed, number, stream=2))
+            source = believed(space, points(space.dimensions, seed, number), seed, number)
+            config = first_new(space, source, taken, trial_rng(seed, number, stream=2))
             if config is None:
                 break
             proposal = Proposal(config)

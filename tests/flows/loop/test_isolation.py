@@ -201,7 +201,8 @@ def test_ctrl_c_interrupts_the_training_at_once_and_its_run_says_so(tmp_path: Pa
     terminal.wait_for("it trains")
     terminal.type("\x03")
     terminal.wait_for("it was told")
-    assert terminal.end() == 130 and "to go on" in terminal.said and "Traceback" not in terminal.said
+    assert terminal.end() == 130, terminal.said
+    assert "to go on" in terminal.said and "Traceback" not in terminal.said
     study = find_study(connect(), "study")
     history = study.load()
     assert study.study_run.status == "KILLED" and not history.running

@@ -263,6 +263,49 @@ def test_what_a_trial_leaves_behind_does_not_reach_the_next(mess: str, pool: Wor
     assert "python" in trained(pool, tmp_path, "prints")[1]
 
 
+OWN_PROCESS = """
+import signal, sys
+import matplotlib.pyplot as plt
+from tests.flows.workers.test_between import LEFT_BEHIND, MESSES, a_trial, seen
+from hpo_flows.workers.surroundings import OURS, remember
+
+def look():
+    put_back = remember(OURS)  # looking draws from the generators, too
+    found = seen(a_trial())
+    assert put_back() == ""
+    return found
+
+plt.figure()
+signal.setitimer(signal.ITIMER_VIRTUAL, 1e6)
+look()  # so that all is imported
+for mess in LEFT_BEHIND:
+    before, put_back = look(), remember(OURS)
+    try:
+        MESSES[mess](a_trial())
+    except KeyboardInterrupt:
+        pass
+    assert put_back() == "" and look() == before, mess
+assert plt.get_fignums() == [1] and signal.getitimer(signal.ITIMER_VIRTUAL)[0] > 0
+print("all is as it was")
+"""
+"""Of a script: it has a figure and a timer, which are its own."""
+
+
+def a_trial() -> TrialContext:
+    folder = Path(tempfile.mkdtemp())
+    return TrialContext(
+        config={}, number=0, seed=1, fidelity=None, scratch=folder, outbox=folder, send=lambda message: None
+    )
+
+
+@pytest.mark.slow
+def test_what_a_trial_changes_in_the_users_own_process_is_put_back_and_nothing_else(tmp_path: Path) -> None:
+    environment = os.environ | {"PYTHONPATH": str(Path(__file__).parents[3]), "MPLBACKEND": "agg"}
+    command = [sys.executable, "-c", OWN_PROCESS]
+    done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False)
+    assert done.stdout.endswith("all is as it was\n"), done.stderr
+
+
 def test_a_process_that_cannot_be_put_back_is_replaced(tmp_path: Path) -> None:
     with WorkerPool(1, OBJECTIVE) as pool:
         _, _, first = trained(pool, tmp_path, "thread", daemon=False)

@@ -564,10 +564,17 @@ def test_every_name_has_a_key_of_its_own_that_mlflow_takes(names: list[str]) -> 
     assert space.from_params(params) == {name: i + 1 for i, name in enumerate(space.parameters)}
 
 
+def test_a_step_of_one_is_none() -> None:
+    """KerasTuner writes it, and studies of earlier versions have it."""
+    assert Int(low=1, high=9, step=1) == Int(low=1, high=9) != Int(low=1, high=9, step=2)
+    with pytest.raises(ValidationError, match="must be above 1"):
+        Int(low=1, high=9, step=1, log=True)
+
+
 def test_two_names_with_one_key_are_refused() -> None:
     (key,) = SearchSpace({"lr (log)": Boolean()}).keys.values()
     assert key.startswith("lr _log_-")
-    with pytest.raises(ValueError, match="MLflow cannot tell 'lr .log.' and 'lr _log_-.*' apart; rename one of them"):
+    with pytest.raises(ValueError, match=r"MLflow cannot tell 'lr .log.' and 'lr _log_-.*' apart; rename one of them"):
         SearchSpace({"lr (log)": Boolean(), key: Boolean()})
 
 

@@ -25,6 +25,7 @@ from hpo_core import Boolean, Choice, Fixed, Float, Int, Ordinal, SearchSpace
 from hpo_core.base.errors import InputError
 from hpo_core.history.history import History
 from hpo_core.history.trial import Proposal, Trial, TrialState
+from hpo_core.space.belief import Belief
 from hpo_core.space.configuration import Config, config_from_json, config_to_json, identity
 from hpo_core.strategies.make import STRATEGIES, make_strategy
 
@@ -70,6 +71,10 @@ SPACES = {
         }
     ),
     "fixed": SearchSpace({"a": Fixed(value=1), "b": Fixed(value="x")}),
+    "believed": SearchSpace(
+        {"x": Float(low=0, high=1), "kind": Choice(choices=["a", "b", "c"]), "n": Int(low=1, high=9)},
+        beliefs={"x": Belief(0.7, "high"), "kind": Belief("b", "low")},
+    ),
     "degenerate_beside_free": SearchSpace(
         {"one": Int(low=3, high=3), "x": Float(low=0, high=1), "same": Float(low=2, high=2)}
     ),

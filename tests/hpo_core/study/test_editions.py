@@ -79,7 +79,7 @@ def test_a_space_that_has_not_only_grown_is_a_conflict() -> None:
         with pytest.raises(StudyConflict) as caught:
             open_study(store, changed, defaults=DEFAULTS)
         assert caught.value.differences and caught.value.study == spec.name
-    with pytest.raises(StudyConflict, match="space.width: null -> "):
+    with pytest.raises(StudyConflict, match=r"space.width: null -> "):
         open_study(store, with_more(spec, width=WIDTH))  # of a study file
     assert find_study(store, spec.name).spec == spec
 

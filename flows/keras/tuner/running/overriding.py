@@ -18,7 +18,7 @@ from hpo_flows.keras.space.exploration import Exploration
 from hpo_flows.keras.space.hyperparameters import HyperParameters
 from hpo_flows.keras.training.model import nothing_trains
 from hpo_flows.keras.training.results import as_metrics, ends_search, means
-from hpo_flows.keras.tuner.trial import Trial, TrialStatus
+from hpo_flows.keras.tuner.trial import FACTS, Trial, TrialStatus
 
 if TYPE_CHECKING:
     from hpo_flows.keras.tuner.running.printing import Table
@@ -84,7 +84,7 @@ class Here:
             tuner.on_trial_begin(trial)
             with self._told(trial):
                 metrics = self._run(trial)
-            return metrics
+            return metrics if trial.score is None else metrics | {tuner.oracle.objective.name: trial.score}
         except FatalError as error:
             raise ends_search(error) from error
         finally:
@@ -103,6 +103,10 @@ class Here:
             self._tuner.on_trial_end(trial)
             self._table.end(trial)
             raise
+        trial.status = TrialStatus.COMPLETED
+        self._tuner.on_trial_end(trial)
+        if trial.score is None:  # on_trial_end is overridden, and does not call the original
+            self._tuner.oracle.end_trial(trial)
         self._table.end(trial)
 
     def _run(self, trial: Trial) -> dict[str, float]:
@@ -121,22 +125,11 @@ class Here:
             raise FatalTypeError("run_trial returned None; return the metrics, or call oracle.update_trial in it")
         else:
             metrics = as_metrics(results, objective, "run_trial()", trial.result_of)
-        self._score(trial, metrics)
-        if trial.status != TrialStatus.COMPLETED:
-            raise FailedTrialError(f"{objective.name} is {metrics[objective.name]}")
-        assert trial.score is not None
-        return metrics | {objective.name: trial.score}
-
-    def _score(self, trial: Trial, metrics: Mapping[str, float]) -> None:
-        """Put a trial's result into it, and end it."""
-        step = int(metrics.get("best_epoch", 0))
         for name, value in metrics.items():
-            if not trial.metrics.exists(name):
-                trial.metrics.update(name, value, step)
-        trial.status = TrialStatus.COMPLETED
-        self._tuner.on_trial_end(trial)
-        if trial.score is None:  # on_trial_end is overridden, and does not call the original
-            self._tuner.oracle.end_trial(trial)
+            if name not in FACTS and not trial.metrics.exists(name):
+                trial.metrics.register(name, objective.direction if name == objective.name else None)
+                trial.metrics.update(name, value, int(metrics.get("best_epoch", 0)))
+        return metrics
 
 
 def watching_callback(tuner: Any, trial: Trial) -> list[Any]:

@@ -38,6 +38,9 @@ def search(tuner: Any, args: Sequence[Any], kwargs: Mapping[str, Any]) -> StudyR
         FatalError: A trial ended the search.
         RuntimeError: Too many trials failed in a row.
     """
+    from hpo_flows.base.stopping import second_signal_ends
+    from hpo_flows.loop.temporary_server import start_early
+
     verbose = _verbosity(kwargs.get("verbose", "auto")) if tuner.progress else 0
     if "epochs" in kwargs:
         at_least_one("epochs", kwargs["epochs"])
@@ -45,29 +48,25 @@ def search(tuner: Any, args: Sequence[Any], kwargs: Mapping[str, Any]) -> StudyR
     tuner.arguments = _arguments(tuner, args, kwargs)
     if overrides(tuner, "run_trial") or overrides_fit(tuner.hypermodel):
         tuner.oracle.forget_space()  # with these arguments they may declare more
-    with warnings_shown(), _placed(tuner, args, kwargs, verbose) as place:
-        if verbose and place.why:
-            print(f"Trials train in this process, since {place.why}")
-        try:
-            return _run(tuner, place)
-        except InputError as error:
-            raise fatal(error) from None
-
-
-def _run(tuner: Any, place: _Place) -> StudyResult:
-    from hpo_flows.api import early_workers, run
-    from hpo_flows.base.stopping import second_signal_ends
-    from hpo_flows.loop.temporary_server import start_early
-
-    oracle = tuner.oracle
-    with second_signal_ends():
+    with second_signal_ends(), warnings_shown():
         start_early()  # it comes up while the space is found
-        spec = oracle.spec.model_copy(update={"isolation": place.isolation})
-        with early_workers(spec, place.objective) as pool:
-            ledger = oracle.open(spec)
-            history = ledger.load()
-            guard = FailureGuard(oracle.max_consecutive_failed_trials, history.next_number, place.observe)
-            return run(ledger, place.objective, guard, pool)
+        with _placed(tuner, args, kwargs, verbose) as place:
+            if verbose and place.why:
+                print(f"Trials train in this process, since {place.why}")
+            try:
+                return _run(tuner.oracle, place)
+            except InputError as error:
+                raise fatal(error) from None
+
+
+def _run(oracle: Any, place: _Place) -> StudyResult:
+    from hpo_flows.api import early_workers, run
+
+    spec = oracle.spec.model_copy(update={"isolation": place.isolation})
+    with early_workers(spec, place.objective) as pool:
+        ledger = oracle.open(spec)
+        guard = FailureGuard(oracle.max_consecutive_failed_trials, ledger.load().next_number, place.observe)
+        return run(ledger, place.objective, guard, pool)
 
 
 def _verbosity(given: Any) -> int:
@@ -174,6 +173,8 @@ def _sent(tuner: Any, callbacks: Any, stack: contextlib.ExitStack) -> tuple[Refe
         objective = tuner.objective_by_value(folder, pickled)
         return (None, "it has no objective to send") if objective is None else (Reference.of(objective), "")
     except InputError as error:
+        if error.field == "objective":
+            return None, f"the hypermodel cannot go to another process: {error.problem}"
         return None, error.problem
 
 

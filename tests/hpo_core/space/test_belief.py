@@ -1,0 +1,102 @@
+"""What a user believes of good values: its density, how strategies use it, and what a wrong one costs."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+
+from hpo_core import Boolean, Choice, Float, Int, SearchSpace
+from hpo_core.base.errors import InputError
+from hpo_core.history.history import History
+from hpo_core.history.trial import Trial, TrialState
+from hpo_core.space.belief import UNIFORM, Belief
+from hpo_core.space.configuration import Config
+from hpo_core.strategies.make import make_strategy
+from hpo_core.study.file import study_from
+
+PARAMETERS: dict[str, Any] = {
+    "rate": Float(low=1e-5, high=1e-1, log=True),
+    "units": Int(low=8, high=256, step=8),
+    "kind": Choice(choices=["adam", "sgd", "rmsprop"]),
+    "nesterov": Boolean(when={"kind": ["sgd"]}),
+}
+BELIEFS = {"rate": Belief(1e-3, "high"), "units": Belief(64, "low"), "kind": Belief("sgd", "medium")}
+SPACE = SearchSpace(PARAMETERS, (), BELIEFS)
+MODELS = ["tpe", "bayesian"]
+
+
+def test_the_density_is_one_and_highest_where_the_user_believes() -> None:
+    points = np.random.default_rng(0).random((200_000, SPACE.dimensions))
+    density = np.exp(SPACE.belief.log_density(points))
+    assert density.mean() == pytest.approx(1.0, abs=0.05)
+    centre = SPACE.encode({"rate": 1e-3, "units": 64, "kind": "sgd", "nesterov": True})[None]
+    assert np.exp(SPACE.belief.log_density(centre))[0] >= density.max() * 0.9
+    assert density.min() >= UNIFORM**3 * 0.5
+
+
+def test_draws_follow_the_density() -> None:
+    drawn = SPACE.belief.warped(np.random.default_rng(1).random((20_000, SPACE.dimensions)))
+    assert drawn.min() >= 0 and drawn.max() <= 1
+    kinds = [SPACE.decode(row)["kind"] for row in drawn[:2_000]]
+    assert kinds.count("sgd") / 2_000 == pytest.approx(0.6 * (1 - UNIFORM) + UNIFORM / 3, abs=0.05)
+    assert drawn[:, 0].mean() == pytest.approx(0.5, abs=0.01) and drawn[:, 0].std() == pytest.approx(0.04, abs=0.005)
+
+
+def test_inactive_parameters_say_nothing() -> None:
+    space = SearchSpace(PARAMETERS, (), {"nesterov": Belief(True, "high")})
+    inactive = space.encode({"rate": 1e-3, "units": 64, "kind": "adam"})[None]
+    assert space.belief.log_density(inactive)[0] == 0
+
+
+@pytest.mark.parametrize(
+    ("prior", "words"),
+    [
+        ({"speed": {"around": 1}}, r"prior\.speed.*no such parameter"),
+        ({"rate": {"around": 5.0}}, r"prior\.rate\.around"),
+        ({"kind": {"around": "nadam"}}, r"prior\.kind\.around"),
+        ({"rate": {"around": 1e-3, "confidence": "certain"}}, r"prior\.rate\.confidence.*one of low, medium, high"),
+        ({"rate": {"confidence": "low"}}, r"prior\.rate\.around"),
+    ],
+)
+def test_a_belief_that_fits_no_parameter_is_one_error(prior: dict[str, Any], words: str) -> None:
+    study = {
+        "name": "s", "objective": "m:f", "metric": "loss", "direction": "minimize", "stop": {"trials": 3},
+        "space": {name: parameter.model_dump() for name, parameter in PARAMETERS.items()},
+    }  # fmt: skip
+    with pytest.raises(InputError, match=words):
+        study_from(study | {"prior": prior})
+
+
+def loss(config: Config) -> float:
+    return abs(SPACE.encode(config)[0] - 0.5) + abs(SPACE.encode(config)[1] - 0.2) + (config["kind"] != "sgd")
+
+
+def searched(strategy: str, space: SearchSpace, trials: int, seed: int = 3) -> list[float]:
+    history, made = History(), make_strategy(strategy)
+    for number in range(trials):
+        (proposal,) = made.propose(space, history, 1, seed=seed)
+        done = Trial(number, proposal.config, TrialState.COMPLETE, loss(proposal.config))
+        history = History((*history, done))
+    return [trial.loss or 0.0 for trial in history]
+
+
+@pytest.mark.parametrize("strategy", ["random", "quasi_random", *MODELS])
+def test_the_first_trial_is_where_the_user_believes_the_best_to_be(strategy: str) -> None:
+    (first,) = make_strategy(strategy).propose(SPACE, History(), 1, seed=0)
+    assert first.config["rate"] == pytest.approx(1e-3, rel=1e-6) and first.config["kind"] == "sgd"
+
+
+@pytest.mark.parametrize("strategy", MODELS)
+def test_a_right_belief_helps_and_a_wrong_one_is_overcome(strategy: str) -> None:
+    without = min(searched(strategy, SearchSpace(PARAMETERS), 12))
+    assert min(searched(strategy, SPACE, 6)) <= without + 0.05
+    wrong = {"rate": Belief(1e-5, "high"), "kind": Belief("adam", "high")}
+    assert min(searched(strategy, SearchSpace(PARAMETERS, (), wrong), 30)) < 0.3
+
+
+@pytest.mark.parametrize("strategy", ["random", "quasi_random", *MODELS])
+def test_without_beliefs_proposals_are_what_they_were(strategy: str) -> None:
+    plain, empty = SearchSpace(PARAMETERS), SearchSpace(PARAMETERS, (), {})
+    assert searched(strategy, plain, 8) == searched(strategy, empty, 8)
