@@ -27,7 +27,7 @@ from pathlib import Path
 from typing import Any
 
 ROOT = Path(__file__).parents[1]
-SCRIPTS = {path.stem: path for path in sorted((ROOT / "tests/compat/scripts").rglob("*.py"))}
+SCRIPTS = {path.stem: path for path in sorted((ROOT / "tests/compat/scripts").glob("*/*.py"))}
 WAYS = ("keras_tuner", "import", "name")
 NEEDS = {"jax_mlp": "jax", "torch_cnn": "torch"}
 """The package that a script imports and that is not always there."""
