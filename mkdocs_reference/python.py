@@ -27,18 +27,21 @@ result = load_study("digits")  # in MLFLOW_TRACKING_URI, or at the address that 
 print(result)
 ```"""
 
+BOOSTING = "[Boosting](../how-to/boosting.md) tells how it is used."
+
 MODULES = {
     "hpo_flows": "",
     "hpo_flows.sklearn": "",
     "hpo_flows.keras": "[Keras](../how-to/keras.md) tells how they are used.",
     "hpo_flows.objectives.metrics": "",
+    **dict.fromkeys(("hpo_flows.xgboost", "hpo_flows.lightgbm", "hpo_flows.catboost"), BOOSTING),
     "hpo_flows.hypergradient": "[Gradients](../how-to/gradient.md) tells how they are used.",
     "hpo_flows.hypergradient.closed_form": "Needs no TensorFlow.",
 }
 PARAMETERS = {"Boolean", "Choice", "Fixed", "Float", "Int", "Ordinal"}
 """Whose fields are keys of the study file."""
 
-INTERNAL = {"check_hypergradient", "finish_best", "for_champion", "use"}
+INTERNAL = {"check_hypergradient", "finish_best", "finish_checkpoint", "for_champion", "use"}
 """What the worker calls."""
 
 Definition = ast.FunctionDef | ast.ClassDef

@@ -1,8 +1,8 @@
 """Makes .venv with the pinned packages: what tuning needs, and with --dev also what tests, linters and documents need.
 
 uv installs them, in about a tenth of pip's time; where uv cannot be had, or fails, pip does. Where there is no NVIDIA
-driver, TensorFlow is its build for processors alone: the same version, at a third of the size. Only the standard
-library is used here, since nothing is installed yet.
+driver, TensorFlow and XGBoost are their builds for processors alone, of the same versions and a third of the size. Only
+the standard library is used here, since nothing is installed yet.
 """
 
 from __future__ import annotations
@@ -49,19 +49,22 @@ def python_in(environment: Path) -> Path:
 
 
 def has_gpu_build() -> bool:
-    """Whether to install the TensorFlow that can use an NVIDIA GPU; elsewhere than on Linux there is only one build."""
+    """Whether to install the builds that can use an NVIDIA GPU; elsewhere than on Linux there is only one."""
     if sys.platform != "linux" or platform.machine() != "x86_64":
         return True
     return Path("/proc/driver/nvidia/version").exists() or shutil.which("nvidia-smi") is not None
 
 
 def without_gpu(pins: str) -> str:
-    """The same pins with TensorFlow's build for processors alone.
+    """The same pins with TensorFlow's and XGBoost's builds for processors alone, and without what the latter needs not.
 
-    >>> without_gpu("keras==3.15.1\\ntensorflow==2.21.0\\ntensorflow-probability==0.25")
+    >>> without_gpu("keras==3.15.1\\nnvidia-nccl-cu12==2.32.3\\ntensorflow==2.21.0\\ntensorflow-probability==0.25")
     'keras==3.15.1\\ntensorflow-cpu==2.21.0\\ntensorflow-probability==0.25'
+    >>> without_gpu("xgboost==3.4.1 ; python_full_version >= '3.12'")
+    "xgboost-cpu==3.4.1 ; python_full_version >= '3.12'"
     """
-    return re.sub(r"^tensorflow==", "tensorflow-cpu==", pins, flags=re.MULTILINE)
+    pins = re.sub(r"^nvidia-nccl-.*\n", "", pins, flags=re.MULTILINE)
+    return re.sub(r"^(tensorflow|xgboost)==", r"\1-cpu==", pins, flags=re.MULTILINE)
 
 
 def without_needless(pins: str) -> str:

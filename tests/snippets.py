@@ -47,7 +47,19 @@ X, y = load_wine(return_X_y=True)
 """
 TREE = WINE + "data = lambda: (X, y)\nbuild = lambda config: DecisionTreeClassifier(**config)\n"
 
+BOOSTING = """
+import numpy as np
+rng = np.random.default_rng(0)
+X, X_valid = rng.normal(size=(100, 3)), rng.normal(size=(50, 3))
+y, y_valid = (X[:, 0] > 0).astype(int), (X_valid[:, 0] > 0).astype(int)
+"""
+
 BEFORE: dict[str, str] = {
+    "docs/how-to/boosting.md: XGBoost": BOOSTING
+    + "import xgboost as xgb\ndata, valid = xgb.DMatrix(X, y), xgb.DMatrix(X_valid, y_valid)",
+    "docs/how-to/boosting.md: LightGBM": BOOSTING
+    + "import lightgbm as lgb\ndata = lgb.Dataset(X, y)\nvalid = data.create_valid(X_valid, y_valid)",
+    "docs/how-to/boosting.md: CatBoost": BOOSTING + "from catboost import CatBoostClassifier",
     "README.md: A study file (2)": """
 loss, accuracy, test = 0.5, 0.8, 0.7
 def build(filters, momentum):
@@ -125,7 +137,12 @@ TRAIN = "assert 0 <= objective(a_trial(config={'units': 4, 'learning_rate': 0.01
 
 DESCRIBE = "from hpo_flows.objectives.datasets import describe\ndescribe(*load())"
 
+BOOSTED = "found = train(a_trial(config={'learning_rate': 0.3}, fidelity=3.0))\nassert 0 < found["
+
 AFTER: dict[str, str] = {
+    "docs/how-to/boosting.md: XGBoost": BOOSTED + "'valid-logloss'] < 0.6",
+    "docs/how-to/boosting.md: LightGBM": BOOSTED + "'valid_0-binary_logloss'] < 0.6",
+    "docs/how-to/boosting.md: CatBoost": BOOSTED + "'validation-Logloss'] < 0.6",
     "docs/how-to/champion.md: In the objective": "assert train(a_trial(config={'max_depth': 3}))['accuracy'] > 0.6",
     "docs/how-to/schedules.md: Data that change (2)": DESCRIBE,
     "README.md: A study file (2)": "assert train(trial)['val_accuracy'] == 0.8",
@@ -158,6 +175,9 @@ assert all(slopes[name] != 0 for name in found)
 """,
 }
 
+NEEDS = {f"docs/how-to/boosting.md: {name}": name.lower() for name in ("XGBoost", "LightGBM", "CatBoost")}
+"""The package of a block that is skipped where it is not installed."""
+
 ENVIRONMENT = {"HOOK": "http://127.0.0.1:9/", "SLACK_WEBHOOK": "http://127.0.0.1:9/", "SENDGRID_API_KEY": "key"}
 
 SLOW = {
@@ -174,6 +194,8 @@ NOT_RUN: dict[str, str] = {
     "docs/explanation/architecture.md: The round": "a drawing",
     "docs/explanation/comparisons.md: The champion": "a formula",
     "docs/explanation/noise.md: What you see": "an output",
-    "docs/how-to/debugging.md: Debugging a trial": "a terminal",
+    "docs/how-to/debugging.md: Debugging a trial (2)": "a terminal",
+    "docs/how-to/prefect.md: Deploy a new champion": "waits for runs; test_docs_prefect.py runs it",
+    "docs/how-to/prefect.md: Deploy a new champion (2)": "test_docs_prefect.py runs it",
 }
 """Blocks that nothing runs, each with the reason."""

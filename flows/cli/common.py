@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import os
 import shlex
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -49,6 +50,24 @@ def load_spec(study: str, overrides: list[str]) -> StudySpec:
     from hpo_core.study.file import load_study
 
     return load_study(Path(study), overrides)
+
+
+def overrides_of(
+    given: Sequence[str] | None,
+    *,
+    trials: str | None = None,
+    parallel: int | None = None,
+    strategy: str | None = None,
+    seed: int | None = None,
+) -> list[str]:
+    """Overrides of a study file, the keys that have an option of their own last."""
+    own = {
+        "stop.trials": trials,
+        "parallel": parallel,
+        "strategy": None if strategy is None else json.dumps(strategy),
+        "seed": seed,
+    }
+    return [*(given or ()), *(f"{key}={value}" for key, value in own.items() if value is not None)]
 
 
 def open_stored(study: str) -> Ledger:

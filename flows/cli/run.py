@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import json
 import logging
 import os
 import shlex
@@ -15,7 +14,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from hpo_core.base.errors import InputError
-from hpo_flows.cli.common import SetOption, StudyArgument, is_file, load_spec, open_stored, search_path
+from hpo_flows.cli.common import SetOption, StudyArgument, is_file, load_spec, open_stored, overrides_of, search_path
 from hpo_flows.objectives.reference import Objective
 from hpo_flows.workers.output import PRINTED
 
@@ -81,13 +80,7 @@ def tune(
 
     if debug and parallel not in (None, 1):
         raise InputError("--parallel", f"{parallel} trials at a time cannot be debugged", "leave out one of the two")
-    overrides = list(set_ or [])
-    if trials is not None:
-        overrides.append(f"stop.trials={trials}")
-    if parallel is not None:
-        overrides.append(f"parallel={parallel}")
-    if strategy is not None:
-        overrides.append(f"strategy={json.dumps(strategy)}")
+    overrides = overrides_of(set_, trials=trials, parallel=parallel, strategy=strategy)
     try:
         with LiveProgress(verbose=verbose and not debug, moving=not debug) as live:
             live.say(f"reading {study} ...")  # before what takes its time to import

@@ -1,22 +1,36 @@
 """The flow of a scheduled deployment: runs a study once, from its file, in the process and folder that Prefect chooses.
 
 A Prefect worker or ``hpo serve`` imports this module in a fresh process. The function opens the study and calls
-:func:`hpo_flows.api.run`, whose flow is the only subflow. The function imports these itself, because ``hpo deploy``
-only needs its signature.
+:func:`hpo_flows.api.run`, whose flow is the only subflow. ``hpo deploy`` only needs the function's signature, of which
+Prefect's UI makes a form.
 """
 
 from __future__ import annotations
 
+import contextlib
+import json
 import os
 import signal
 from pathlib import Path
+from typing import Annotated, Any, Literal
 
 from prefect import flow, get_run_logger, runtime
+from prefect.states import Failed
+from pydantic import Field
 
+from hpo_core.base.errors import InputError, StudyFailed, TrackingRefusal, Unreachable
+from hpo_core.base.extras import missing_extra
+from hpo_core.strategies.make import STRATEGIES
 from hpo_core.study.file import load_study
 from hpo_flows.api import open_ledger, run
+from hpo_flows.cli.common import overrides_of
 from hpo_flows.loop.flow_runs import owned_flow_run
 from hpo_flows.objectives.reference import Objective, search_path
+
+StrategyName: Any = Literal[tuple(["", *STRATEGIES])]  # the form lists them
+
+TOLD_OF = ["finished", "failed"]
+"""What an address in the form is told of."""
 
 
 def run_name() -> str:
@@ -26,30 +40,62 @@ def run_name() -> str:
 
 
 @flow(name="scheduled-study", flow_run_name=run_name, persist_result=False)
-def run_scheduled(study: str, overrides: list[str] | None = None) -> str:
+def run_scheduled(
+    study: str,
+    trials: str = "",
+    parallel: Annotated[int, Field(ge=1)] | None = None,
+    strategy: StrategyName = "",
+    seed: Annotated[int, Field(ge=0, lt=2**32)] | None = None,
+    notify: str = "",
+    tracking: str = "",
+    overrides: list[str] | None = None,
+) -> Any:
     """Run a study until a stop rule holds. Its file and MLflow decide whether it is new, resumed, extended or dated.
 
     Args:
         study: The study file, relative to the folder in which the flow is started.
-        overrides: Texts ``key=value``, as for ``hpo tune --set``.
+        trials: How many trials the study is to have, such as 40; +20 for 20 more. Empty: as in the file.
+        parallel: Trials at a time. None: as in the file.
+        strategy: A strategy with its own defaults. Empty: as in the file.
+        seed: Of the further proposals and trainings. None: as in the file.
+        notify: An address that is told how the study ends, instead of those in the file: https://..., or ${NAME} for
+            an environment variable of the worker, if the address is a secret.
+        tracking: The name of a block "MLflow Tracking" with the tracking server and its credentials. Empty: the
+            worker's environment names the server.
+        overrides: Other keys of the study file, as key=value each, such as stop.minutes=5.
 
     Returns:
-        Why no further trial was started.
-
-    Raises:
-        RuntimeError: No trial returned a value.
+        Why no further trial was started; or a failed state, whose message is the error.
     """
     logger = get_run_logger()
     if hasattr(signal, "pthread_sigmask"):
         signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})  # `hpo serve` has it wait until here
-    with owned_flow_run():
-        spec = load_study(Path(study), overrides or [])
-        objective = Objective(spec.objective, search_path(study))
-        objective.precheck()
-        logger.info("study file %s in %s", study, os.getcwd())
-        ledger = open_ledger(spec, on_message=logger.info, path=objective.path)
-        result = run(ledger, objective)
+    chosen = overrides_of(overrides, trials=trials or None, parallel=parallel, strategy=strategy or None, seed=seed)
+    if notify:
+        chosen.append(f"notify={json.dumps({'on': TOLD_OF, 'url': notify})}")
+    try:
+        with owned_flow_run(), _tracking(tracking):
+            spec = load_study(Path(study), chosen)
+            objective = Objective(spec.objective, search_path(study))
+            objective.precheck()
+            logger.info("study file %s in %s", study, os.getcwd())
+            ledger = open_ledger(spec, on_message=logger.info, path=objective.path)
+            result = run(ledger, objective)
+    except Exception as error:
+        told = missing_extra(error) or error
+        if isinstance(told, InputError | StudyFailed | TrackingRefusal | Unreachable):
+            return Failed(message=str(told))
+        raise
     if result.best is None:
-        raise RuntimeError(f"{ledger.spec.name}: no trial gave a value; {result.reason}")
+        return Failed(message=f"{ledger.spec.name}: no trial gave a value; {result.reason}")
     logger.info("%s: %s; best is trial %d", ledger.spec.name, result.reason, result.best.number)
     return result.reason
+
+
+def _tracking(block: str) -> contextlib.AbstractContextManager[None]:
+    """The tracking server of a block, or the one that the environment names."""
+    if not block:
+        return contextlib.nullcontext()
+    from hpo_flows.prefect import load_tracking
+
+    return load_tracking(block).in_force()

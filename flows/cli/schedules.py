@@ -132,6 +132,7 @@ class Deployed:
         name: The name of the study and of the deployment.
         plan: When it is run.
         overrides: Texts ``key=value``.
+        tracking: The block with the tracking server; None if the environment names it.
     """
 
     study: str
@@ -139,21 +140,42 @@ class Deployed:
     name: str
     plan: Plan
     overrides: Sequence[str] = ()
+    tracking: str | None = None
 
     @property
     def parameters(self) -> dict[str, Any]:
-        return {"study": self.study, "overrides": list(self.overrides)}
+        block = {"tracking": self.tracking} if self.tracking else {}
+        return {"study": self.study, "overrides": list(self.overrides)} | block
+
+    @property
+    def environment(self) -> dict[str, str]:
+        """The environment variables that a run inherits: the MLflow store, unless a block or a secret names it."""
+        uri = "" if self.tracking else os.environ.get("MLFLOW_TRACKING_URI", "")
+        told = {"MLFLOW_TRACKING_URI": uri} if uri and redact(uri) == uri else {}
+        return told | {"PREFECT_FLOWS_HEARTBEAT_FREQUENCY": str(HEARTBEAT_SECONDS)}
+
+    @property
+    def tags(self) -> list[str]:
+        """The tags of the deployment and its flow runs."""
+        from hpo_flows.trials.task import study_tag
+
+        return [TAG, study_tag(self.name)]
 
     @property
     def description(self) -> str:
         return f"Study `{self.name}` ({self.study}), run {self.plan} by hpo-flows."
 
 
-def deploy(deployed: Deployed, work_pool: str) -> str:
+def deploy(deployed: Deployed, work_pool: str, work_queue: str | None = None) -> str:
     """Create or update the deployment of a study; returns its full name.
 
+    Args:
+        deployed: The study.
+        work_pool: Whose workers run it.
+        work_queue: The queue of the pool, which is made if it is absent; by default one for the study alone.
+
     Raises:
-        InputError: There is no such work pool, or no server is named.
+        InputError: There is no such work pool or block, or no server is named.
         Unreachable: Prefect's server does not answer.
     """
     from prefect.client.schemas.actions import DeploymentScheduleCreate
@@ -162,6 +184,7 @@ def deploy(deployed: Deployed, work_pool: str) -> str:
 
     from hpo_flows.cli.scheduled import run_scheduled
     from hpo_flows.loop.flow_runs import crash_dead_flow_runs
+    from hpo_flows.trials.task import plain_name
 
     schedule = DeploymentScheduleCreate(schedule=deployed.plan.schedule())
     with _server() as client:
@@ -173,6 +196,7 @@ def deploy(deployed: Deployed, work_pool: str) -> str:
                 f"Prefect's server has no work pool {work_pool!r}",
                 f"make it (prefect work-pool create {work_pool} --type process), or name another",
             ) from None
+        _check_block(deployed.tracking)
         crash_dead_flow_runs()
         _watch_heartbeats(client)
         limit, options = _one_at_a_time()
@@ -185,11 +209,12 @@ def deploy(deployed: Deployed, work_pool: str) -> str:
             parameters=deployed.parameters,
             parameter_openapi_schema=parameter_schema(run_scheduled).model_dump_for_openapi(),
             work_pool_name=work_pool,
-            job_variables={"env": _environment()},
+            work_queue_name=work_queue or plain_name(deployed.name),
+            job_variables={"env": deployed.environment},
             schedules=[schedule],
             concurrency_limit=limit,
             concurrency_options=options,
-            tags=[TAG],
+            tags=deployed.tags,
         )
     return f"{run_scheduled.name}/{deployed.name}"
 
@@ -212,9 +237,10 @@ def serve(deployed: Deployed) -> None:
         raise InputError("name", problem, "give the study another name, or use hpo deploy")
     schedule = deployed.plan.schedule()
     with _server() as client:
+        _check_block(deployed.tracking)
         crash_dead_flow_runs()
         _watch_heartbeats(client)
-    os.environ |= _environment()
+    os.environ |= deployed.environment
     limit, options = _one_at_a_time()
     _start_runs_deaf()
     try:
@@ -224,7 +250,7 @@ def serve(deployed: Deployed) -> None:
             parameters=deployed.parameters,
             description=deployed.description,
             global_limit=ConcurrencyLimitConfig(limit=limit, collision_strategy=options.collision_strategy),
-            tags=[TAG],
+            tags=deployed.tags,
             entrypoint_type=EntrypointType.MODULE_PATH,
             print_starting_message=False,
         )
@@ -263,12 +289,16 @@ def _one_at_a_time() -> tuple[int, Any]:
     return 1, ConcurrencyOptions(collision_strategy=ConcurrencyLimitStrategy.CANCEL_NEW)
 
 
-def _environment() -> dict[str, str]:
-    """The environment variables that a run inherits: the MLflow store, unless its address contains a password."""
+def _check_block(name: str | None) -> None:
+    """Check that Prefect has the block of a tracking server, if one is named.
 
-    uri = os.environ.get("MLFLOW_TRACKING_URI", "")
-    told = {"MLFLOW_TRACKING_URI": uri} if uri and redact(uri) == uri else {}
-    return told | {"PREFECT_FLOWS_HEARTBEAT_FREQUENCY": str(HEARTBEAT_SECONDS)}
+    Raises:
+        InputError: It has none.
+    """
+    if name:
+        from hpo_flows.prefect import load_tracking
+
+        load_tracking(name)
 
 
 @contextmanager

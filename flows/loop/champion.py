@@ -12,6 +12,7 @@ from hpo_core.history.history import History
 from hpo_core.history.trial import Trial
 from hpo_core.ledger.evaluations import FoldLedger
 from hpo_core.ledger.ledger import Ledger
+from hpo_core.ledger.store import Version
 from hpo_core.ledger.tags import MODEL
 from hpo_core.selection.evaluation import Evaluation
 from hpo_flows.loop.final import FinalStage
@@ -30,12 +31,14 @@ class ChampionStage:
 
     Attributes:
         challenge: The state of the challenge, as last loaded; None while the winner is unknown, or if there is none.
+        crowned: The version that this flow has made the champion.
     """
 
     def __init__(self, ledger: Ledger, folds: FoldLedger, final: FinalStage | None) -> None:
         self._ledger, self._folds, self._spec, self._final = ledger, folds, champion_spec(ledger), final
         self._evaluations: list[Evaluation] = []
         self.challenge: Challenge | None = None
+        self.crowned: Version | None = None
 
     def load(self, history: History) -> bool:
         trial = self._winner(history)
@@ -101,4 +104,6 @@ class ChampionStage:
         first = record_of(registry.versions(model), *key)
         if first is not None and first.number < version.number:
             registry.delete_version(model, version.number)
-        settle(registry, model)
+        champion, _ = settle(registry, model)
+        if champion == version.number:
+            self.crowned = version

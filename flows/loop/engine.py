@@ -19,7 +19,7 @@ from hpo_core.selection.evaluation import Training
 from hpo_flows.loop.prefect_link import Link
 from hpo_flows.loop.stages import FlowSession
 from hpo_flows.trials.evaluate import evaluate
-from hpo_flows.trials.task import should_retry, this_task
+from hpo_flows.trials.task import name_task, should_retry, tag_task, this_task
 from hpo_flows.workers.job import TrialFailed
 
 
@@ -32,11 +32,12 @@ class Work:
         training: What is trained, in a run that this flow has reserved.
 
     Attributes:
+        spec: The study.
         over: Done once no further attempt is due.
     """
 
     def __init__(self, session: FlowSession, name: str, training: Training) -> None:
-        self._session, self.name, self.training = session, name, training
+        self._session, self.name, self.training, self.spec = session, name, training, session.ledger.spec
         self.over: Future[None] = Future()
         self._attempts = 0
 
@@ -51,7 +52,7 @@ class Work:
         try:
             return evaluate(self._session, self.training, self._attempts, tags)
         except TrialFailed as error:
-            again = error.retry and self._attempts <= self._session.ledger.spec.retries
+            again = error.retry and self._attempts <= self.spec.retries
             raise
         finally:
             if not again:
@@ -140,4 +141,8 @@ def run_trial(name: str, training: Training) -> dict[str, float]:
         TrialCancelled: The flow is being stopped; its run says so.
     """
     _, tags = this_task()
-    return _WORK[training.run_id].attempt(tags)
+    work = _WORK[training.run_id]
+    tag_task(work.spec)
+    metrics = work.attempt(tags)
+    name_task(name, work.spec, metrics)
+    return metrics

@@ -9,6 +9,7 @@ from hpo_core.champion.challenge import Challenge
 from hpo_core.history.history import History
 from hpo_core.ledger.evaluations import FoldLedger
 from hpo_core.ledger.ledger import Ledger
+from hpo_core.ledger.store import Version
 from hpo_core.selection.evaluation import Training
 from hpo_core.selection.final_choice import Choice
 from hpo_flows.base.progress import Observer
@@ -74,6 +75,11 @@ class Stages:
     def challenge(self) -> Challenge | None:
         """The state of the challenge, as last loaded; None if the study asks for none, or has no winner yet."""
         return None if self._champion is None else self._champion.challenge
+
+    @property
+    def crowned(self) -> Version | None:
+        """The version that this flow has made the champion; None if it has made none."""
+        return None if self._champion is None else self._champion.crowned
 
 
 @dataclass(kw_only=True)

@@ -14,7 +14,7 @@ from contextvars import copy_context
 from queue import Empty, SimpleQueue
 from typing import Any
 
-from prefect import flow, runtime
+from prefect import flow, runtime, tags
 from prefect.task_runners import ThreadPoolTaskRunner
 from prefect.utilities.urls import url_for
 
@@ -35,14 +35,15 @@ from hpo_flows.base.waiting import waiting_for
 from hpo_flows.loop.engine import Engine, PrefectTasks, Threads
 from hpo_flows.loop.flow_runs import Renewal, crash_dead_flow_runs, owned_flow_run
 from hpo_flows.loop.prefect_link import Link, forget_events, impatient, reached
-from hpo_flows.loop.prefect_view import PrefectView
 from hpo_flows.loop.stage import Step
 from hpo_flows.loop.stages import SESSIONS, FlowSession
+from hpo_flows.loop.view.prefect_view import PrefectView
 from hpo_flows.objectives.context import CHECKPOINT
 from hpo_flows.trials.checkpoints import discard_superfluous
 from hpo_flows.trials.remote.dispatcher import RemoteTrials
 from hpo_flows.trials.remote.runner import Runner
 from hpo_flows.trials.session import CHAMPION_FIELD
+from hpo_flows.trials.task import study_tags, untagged
 from hpo_flows.workers.this_process import ThisProcess
 
 TICK_SECONDS = 1.0
@@ -123,7 +124,7 @@ def run_loop(session: FlowSession) -> str:
         loop = _LOOPS[id] = Loop(session, link)
         try:
             if not link.lost:
-                _run_flow(loop, make_flow(spec.parallel, runner), spec.name, id)
+                _run_flow(loop, make_flow(spec.parallel, runner), spec, id)
             if loop.begun:
                 return loop.outcome()
             if runner is not None:
@@ -137,15 +138,15 @@ def run_loop(session: FlowSession) -> str:
             logging.raiseExceptions = complaining
 
 
-def _run_flow(loop: Loop, made: Any, name: str, id: str) -> None:
+def _run_flow(loop: Loop, made: Any, spec: StudySpec, id: str) -> None:
     """Run the loop inside a flow run. Errors after the loop has ended are Prefect's alone and are dropped.
 
     Raises:
         BaseException: The flow was stopped from outside before the loop ended.
     """
     try:
-        with impatient():
-            made(name, id)
+        with impatient(), tags(*study_tags(spec)):
+            made(spec.name, id)
     except Exception as error:
         if not loop.ended:
             loop.link.give_up(error)
@@ -183,7 +184,7 @@ class Loop:
         self._started = self._asked = time.monotonic()
         self._described: tuple[float, Trial | None] = (self._started, None)
         self._renewal = Renewal(link)
-        self._view = PrefectView(session.ledger, link)
+        self._view = PrefectView(session.ledger, link, session.stages)
         self._engine: Engine = Threads(session) if link.lost else PrefectTasks(session, link)
         self._remote = RemoteTrials(session, session.runner) if session.runner is not None else None
         self._here = session.pool if isinstance(session.pool, ThisProcess) else None
@@ -240,7 +241,7 @@ class Loop:
         if self.link.lost:
             yield
             return
-        with owned_flow_run(self.link):
+        with owned_flow_run(self.link), untagged(self._spec):
             crash_dead_flow_runs(self.link)
             yield
 
@@ -261,8 +262,7 @@ class Loop:
                 if step.stale:
                     continue
                 if step.over and not self._running:
-                    self._view.show(history, self._seconds, last=True)
-                    self._view.tell(f"{self._spec.name} ends: {reason}")
+                    self._view.end(history, self._seconds, reason)
                     return reason
                 self._wait()
         except BaseException:
@@ -346,6 +346,7 @@ class Loop:
 
     def _submit(self, training: Training) -> None:
         self._running[training.run_id] = training
+        self._view.begin(training)
         name = task_name(self._spec, training)
         if self._remote is None:
             future = self._engine.submit(name, training)

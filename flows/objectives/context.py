@@ -77,6 +77,7 @@ class TrialContext:
         self._champion_folder = champion
         self._on_best: list[Callable[[], object]] = []
         self._hypergradients = 0
+        self._write_checkpoint: Callable[[Path], object] | None = None
 
     def __repr__(self) -> str:
         return f"TrialContext(number={self.number}, config={dict(self.config)}, seed={self.seed})"
@@ -99,6 +100,18 @@ class TrialContext:
         folder = self._outbox / CHECKPOINT
         folder.mkdir(parents=True, exist_ok=True)
         return folder
+
+    def leave_checkpoint(self, write: Callable[[Path], object]) -> None:
+        """Register what writes the checkpoint: it is called with its folder when the objective has returned.
+
+        It is not called where no trial can resume from this one: without a fidelity, and outside of the search.
+        """
+        self._write_checkpoint = write
+
+    def finish_checkpoint(self) -> None:
+        """Write the checkpoint as :meth:`leave_checkpoint` was told; called by the worker."""
+        if self._write_checkpoint is not None and self._fidelity is not None and self._phase == "search":
+            self._write_checkpoint(self.checkpoint)
 
     def scratch_instead(self, reason: str) -> None:
         """Declare that this trial was trained from scratch despite a checkpoint. Its run shows the reason."""

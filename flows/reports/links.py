@@ -31,6 +31,15 @@ def run_url(uri: str, experiment: str, run: str) -> str:
     return _page(uri, f"experiments/{experiment}/runs/{run}", _WORKFLOW)
 
 
+def artifact_url(uri: str, experiment: str, run: str, path: str) -> str:
+    """The address of an artifact of a run, without credentials; empty if the tracking URI is not a server's.
+
+    >>> artifact_url("http://host:5000", "1", "ab", "report.html")
+    'http://host:5000/#/experiments/1/runs/ab/artifacts/report.html?workflowType=machine_learning'
+    """
+    return _page(uri, f"experiments/{experiment}/runs/{run}/artifacts/{quote(path)}", _WORKFLOW)
+
+
 def trials_url(
     uri: str, experiment: str, metric: str, ascending: bool, *, study: str = "", charts: bool = False
 ) -> str:

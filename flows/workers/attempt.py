@@ -129,6 +129,7 @@ def train(job: Job, function: Callable[..., Any], attempt: Attempt) -> Done | Fa
     )
     try:
         returned = function(context)
+        context.finish_checkpoint()
     except InputError as error:
         return Failed(str(error), details=traceback.format_exc(), blamed_key=error.field)
     except ImportError as error:

@@ -86,7 +86,8 @@ class SearchSpace:
         for name in self.parameters:
             if problem := bad_parameter(name):
                 raise ValueError(f"space.{name}: a parameter cannot have this name; {problem}")
-        if alike := [name for name, key in self.keys.items() if list(self.keys.values()).count(key) > 1]:
+        if len(set(self.keys.values())) < len(self.keys):
+            alike = [name for name, key in self.keys.items() if list(self.keys.values()).count(key) > 1]
             raise ValueError(f"space: MLflow cannot tell {' and '.join(map(repr, alike))} apart; rename one of them")
         self._check_conditions()
         parsed = []

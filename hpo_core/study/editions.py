@@ -39,8 +39,9 @@ def next_edition(stored: StudySpec, given: StudySpec, defaults: Mapping[str, Sca
 
 
 def in_space(spec: StudySpec, space: Mapping[str, Any], editions: Sequence[Edition]) -> StudySpec:
-    """The specification with another space and its earlier editions; of ``first``, what lies in that space."""
-    changed = spec.model_copy(update={"space": dict(space), "editions": list(editions)})
+    """The specification with another space and its earlier editions; of what is said of parameters, what lies in it."""
+    prior = {name: belief for name, belief in spec.prior.items() if name in space}
+    changed = spec.model_copy(update={"space": dict(space), "editions": list(editions), "prior": prior})
     changed.__dict__.pop("search_space", None)  # what was computed from the other space
     first = [{name: value for name, value in config.items() if name in space} for config in spec.first]
     return changed.model_copy(update={"first": [config for config in first if _lies_in(changed, config)]})

@@ -18,7 +18,7 @@ def tuner(folder: Path, build: Any, trials: int, **settings: Any) -> Any:
     import hpo_flows.keras as kt
 
     return kt.RandomSearch(
-        build, "val_loss", max_trials=trials, directory=folder, project_name="team/first", seed=3, **settings
+        build, "val_loss", max_trials=trials, directory=folder, project_name="team/first", isolation="none", **settings
     )
 
 

@@ -199,3 +199,31 @@ def test_data_that_shuffle_train_here_as_they_are(keras: Any, folder: Path, caps
         )
         assert tuner.oracle.get_best_trials()[0].score > 0  # type: ignore[operator]
         assert len(tuner.get_best_models()) == 1
+
+
+@pytest.mark.slow
+def test_estimators_on_folds(folder: Path) -> None:
+    from sklearn import datasets, ensemble, linear_model, metrics, model_selection
+
+    def build(hp: Any) -> Any:
+        if hp.Choice("kind", ["forest", "ridge"]) == "forest":
+            return ensemble.RandomForestClassifier(n_estimators=hp.Int("trees", 2, 10), random_state=0)
+        return linear_model.RidgeClassifier(alpha=hp.Float("alpha", 1e-3, 1, sampling="log"))
+
+    tuner = kt.SklearnTuner(
+        oracle=kt.oracles.RandomSearchOracle(kt.Objective("score", "max"), max_trials=4),
+        hypermodel=build,
+        scoring=metrics.make_scorer(metrics.accuracy_score),
+        metrics=metrics.f1_score,
+        cv=model_selection.StratifiedKFold(3),
+        directory=folder,
+        project_name="folds",
+        progress=False,
+    )
+    X, y = datasets.load_breast_cancer(return_X_y=True)
+    tuner.search(X, y)
+    best = tuner.oracle.get_best_trials()[0]
+    assert best.score > 0.8 and best.metrics.exists("f1_score")  # type: ignore[operator]
+    (estimator,) = tuner.get_best_models()
+    expected = "RandomForestClassifier" if best.hyperparameters.get("kind") == "forest" else "RidgeClassifier"
+    assert type(estimator).__name__ == expected and estimator.score(X, y) > 0.8

@@ -23,13 +23,14 @@ import typer
 import yaml
 from typer.testing import CliRunner
 
+from hpo_core.base.extras import is_installed
 from hpo_core.strategies.make import strategy_class
 from hpo_core.study.file import study_from
 from hpo_core.study.spec import StudySpec
 from hpo_core.study.yaml import parse_yaml
 from hpo_flows.cli.app import app
 from tests.documents import ROOT, Block, blocks, commands, spans
-from tests.snippets import AFTER, BEFORE, ENVIRONMENT, NOT_RUN, SLOW, a_trial
+from tests.snippets import AFTER, BEFORE, ENVIRONMENT, NEEDS, NOT_RUN, SLOW, a_trial
 
 BLOCKS = list(blocks())
 QUICKSTART = [block for block in BLOCKS if block.key.startswith("docs/tutorial/first-study.md")]
@@ -51,7 +52,7 @@ def test_every_block_is_run_or_excused() -> None:
     known = {"python", "yaml", "console"}
     assert [block.key for block in BLOCKS if block.language not in known and block.key not in NOT_RUN] == []
     keys = {block.key for block in BLOCKS}
-    for table in (BEFORE, AFTER, NOT_RUN, SLOW):
+    for table in (BEFORE, AFTER, NOT_RUN, SLOW, NEEDS):
         assert set(table) <= keys, "tests/snippets.py names a block that is gone"
     assert all(NOT_RUN.values())
 
@@ -60,6 +61,8 @@ def test_every_block_is_run_or_excused() -> None:
 @pytest.mark.usefixtures("prefect_server")
 @by_key([block for block in of("python") if block not in (*QUICKSTART, DELETE)])
 def test_a_python_block_runs(block: Block, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    if (package := NEEDS.get(block.key)) and not is_installed(package):
+        pytest.skip(f"{package} is not installed")
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{tmp_path}/mlflow.db")
     for name, value in ENVIRONMENT.items():

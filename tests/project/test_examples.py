@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from hpo_core.base.extras import is_installed
 from hpo_core.history.history import History
 from hpo_core.selection.evaluation import Fold, Phase
 from hpo_core.study.file import load_study
@@ -23,6 +24,7 @@ from tests.conftest import PATIENCE
 
 ROOT = Path(__file__).parents[2]
 FILES = sorted(path.stem for path in (ROOT / "examples").glob("*.yaml"))
+NEEDS = {"xgboost_cancer": "xgboost", "lightgbm_digits": "lightgbm", "catboost_diabetes": "catboost"}
 SKLEARN = ["cancer_boosting", "diabetes_regression", "wine_tree"]
 
 
@@ -71,6 +73,8 @@ def write_clothes(folder: Path, rows: int) -> None:
 @pytest.mark.slow
 @pytest.mark.parametrize("example", FILES)
 def test_a_study_of_a_few_trials(example: str, tmp_path: Path) -> None:
+    if (package := NEEDS.get(example)) and not is_installed(package):
+        pytest.skip(f"{package} is not installed")
     study = ROOT / "examples" / f"{example}.yaml"
     spec = load_study(study)
     few = {"stop.trials": 3, "parallel": 1, "trial_timeout": PATIENCE}

@@ -14,7 +14,7 @@ from typing import Annotated
 import typer
 
 from hpo_core.base.errors import InputError
-from hpo_core.base.extras import install_command, is_installed
+from hpo_core.base.extras import EXTRAS, install_command, is_installed
 from hpo_core.study.names import study_name
 
 STUDY, OBJECTIVE = "study.yaml", "objective.py"
@@ -33,6 +33,18 @@ class Kind(StrEnum):
     FUNCTION = "function"
     SKLEARN = "sklearn"
     KERAS = "keras"
+    XGBOOST = "xgboost"
+    LIGHTGBM = "lightgbm"
+    CATBOOST = "catboost"
+
+
+LIBRARIES = {
+    Kind.KERAS: ("TensorFlow", "tensorflow"),
+    Kind.XGBOOST: ("XGBoost", "xgboost"),
+    Kind.LIGHTGBM: ("LightGBM", "lightgbm"),
+    Kind.CATBOOST: ("CatBoost", "catboost"),
+}
+"""What the objective of a kind needs that an extra brings: its name, and the package by its import name."""
 
 
 def init(
@@ -50,14 +62,15 @@ def init(
             raise InputError(str(path), "it is there already", "name another folder (hpo init FOLDER), or move it away")
     chosen = kind or _asked()
     folder.mkdir(parents=True, exist_ok=True)
-    text = _template(f"{chosen}.yaml").replace(_NAMED, f"name: {_name(folder)}".ljust(len(_NAMED)), 1)
-    for path, content in ((study, text), (objective, _template(f"{chosen}.py"))):
+    text = _template(chosen, STUDY).replace(_NAMED, f"name: {_name(folder)}".ljust(len(_NAMED)), 1)
+    for path, content in ((study, text), (objective, _template(chosen, OBJECTIVE))):
         with path.open("x", encoding="utf-8") as file:
             file.write(content)
     typer.echo(f"{study}: what to tune, and until when")
     typer.echo(f"{objective}: what to train")
-    if chosen is Kind.KERAS and not is_installed("tensorflow"):
-        typer.echo(f"TensorFlow is not installed: {install_command('keras')}")
+    name, package = LIBRARIES.get(chosen, ("", ""))
+    if package and not is_installed(package):
+        typer.echo(f"{name} is not installed: {install_command(EXTRAS[package])}")
     typer.echo(f"next: hpo validate {shlex.quote(str(study))}")
     typer.echo(f"then: hpo tune {shlex.quote(str(study))}")
 
@@ -73,8 +86,8 @@ def _asked() -> Kind:
         typer.echo(f"{answer!r} is none of these")
 
 
-def _template(name: str) -> str:
-    return files("hpo_flows.cli.starter").joinpath(name).read_text(encoding="utf-8")
+def _template(kind: Kind, name: str) -> str:
+    return files("hpo_flows.cli.starter").joinpath(kind, name).read_text(encoding="utf-8")
 
 
 def _name(folder: Path) -> str:

@@ -19,7 +19,7 @@ from prefect.cache_policies import NO_CACHE
 from hpo_flows.trials.evaluate import evaluate
 from hpo_flows.trials.remote.remote_session import remote_session
 from hpo_flows.trials.remote.request import URI, TrialRequest
-from hpo_flows.trials.task import should_retry, this_task
+from hpo_flows.trials.task import name_task, should_retry, tag_task, this_task
 
 log = logging.getLogger("hpo")
 
@@ -43,8 +43,12 @@ def train_remotely(name: str, request: TrialRequest) -> dict[str, float]:
     attempt, tags = this_task()
     with remote_session(request) as remote:
         training = remote.begin(request)
+        spec = remote.session.ledger.spec
+        tag_task(spec)
         remote.check(training)  # after begin, so that a failed check ends a run that is this process's
-        return evaluate(remote.session, training, attempt, tags)
+        metrics = evaluate(remote.session, training, attempt, tags)
+        name_task(name, spec, metrics)
+        return metrics
 
 
 @flow(name="trial", flow_run_name="{name}", persist_result=False)

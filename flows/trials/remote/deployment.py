@@ -7,7 +7,6 @@ needs.
 from __future__ import annotations
 
 import logging
-import re
 import threading
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
@@ -25,6 +24,7 @@ from hpo_core.base.errors import EngineError, InputError
 from hpo_core.study.spec import StudySpec
 from hpo_core.tracking.credentials import without_credentials
 from hpo_flows.trials.remote.agent import deployed_trial
+from hpo_flows.trials.task import plain_name, study_tags
 
 if TYPE_CHECKING:
     from hpo_flows.objectives.reference import Objective
@@ -147,10 +147,11 @@ class DeploymentRunner:
         runner = self._spec.runner
         return self._client.create_deployment(
             self._client.create_flow(deployed_trial),
-            re.sub(r"[/%&><]", "-", f"trials of {self._spec.name}"),
+            plain_name(f"trials of {self._spec.name}"),
             description=f"The trials of the study {self._spec.name!r}; made and started by its flow.",
             entrypoint=ENTRYPOINT,
             work_pool_name=self._pool,
+            work_queue_name=plain_name(self._spec.name),
             job_variables=runner.job_variables,
             pull_steps=runner.pull or None,
             enforce_parameter_schema=False,
@@ -162,7 +163,9 @@ class DeploymentRunner:
     def submit(self, name: str, request: TrialRequest, retries: int) -> FlowRunFuture:
         assert self._deployment is not None
         given = parameters(name, request, retries)
-        made = self._client.create_flow_run_from_deployment(self._deployment, parameters=given, name=name)
+        made = self._client.create_flow_run_from_deployment(
+            self._deployment, parameters=given, name=name, tags=study_tags(self._spec)
+        )
         future = self._open[made.id] = FlowRunFuture(made.id)
         if self._poller is None:
             self._poller = threading.Thread(target=self._poll, daemon=True)

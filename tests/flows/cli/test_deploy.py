@@ -185,9 +185,72 @@ def test_a_worker_runs_a_study_on_its_schedule(
     wait_for(lambda: trials() >= 3, prefect)
     first = next(run for run in prefect.runs("nightly") if "hpo.owner" in run.labels)
     assert re.fullmatch(r"nightly \d{4}-\d\d-\d\d \d\d:\d\d:\d\d", first.name)
-    assert "hpo" in first.tags and first.parameters["study"] == "study.yaml"
+    assert {"hpo", "study:nightly"} <= set(first.tags) and first.parameters["study"] == "study.yaml"
+    assert first.work_queue_name == "nightly"  # made with the deployment; a worker of the pool serves all queues
     assert worker.poll() is None
     assert [trial.number for trial in find_study(connect(), "nightly").load()][:3] == [0, 1, 2]
+
+
+def test_what_the_form_gives_is_used_or_is_one_line_in_the_state(api: None, tmp_path: Path) -> None:
+    from prefect.client.orchestration import get_client
+
+    from hpo_flows.cli.scheduled import run_scheduled
+    from hpo_flows.prefect import MlflowTracking
+
+    write_study(tmp_path, stop={"trials": 50})
+    own, secret = f"sqlite:///{tmp_path}/own.db", "a-secret-of-its-own"
+    MlflowTracking(uri=own, username="me", password=secret).save("own", overwrite=True)
+    before = os.environ["MLFLOW_TRACKING_URI"]
+    told = {"trials": "2", "strategy": "quasi_random", "seed": 7, "tracking": "own", "overrides": ["parallel=1"]}
+    state = run_scheduled("study.yaml", **told, return_state=True)
+    assert state.is_completed() and os.environ["MLFLOW_TRACKING_URI"] == before
+    ledger = find_study(connect(own), "nightly")
+    spec = ledger.spec
+    assert (len(ledger.load()), spec.strategy.name, spec.seed, spec.parallel) == (2, "quasi_random", 7, 1)
+    for change, problem in (
+        ({"trials": "twenty"}, "stop.trials: 'twenty' is not a whole number; correct it"),
+        ({"tracking": "none"}, "tracking: Prefect has no block mlflow-tracking/none"),
+        ({"notify": "example.com"}, "notify.0.url: 'example.com' is not an address of http or https"),
+    ):
+        state = run_scheduled("study.yaml", **(told | change), return_state=True)
+        assert state.is_failed() and str(state.message).startswith(problem), state.message
+    with get_client(sync_client=True) as client:
+        kept = (
+            client._client.post("/logs/filter", json={}).text + client._client.post("/flow_runs/filter", json={}).text
+        )
+    for text in (kept.encode(), *(path.read_bytes() for path in tmp_path.rglob("*") if path.is_file())):
+        assert secret.encode() not in text
+
+
+@pytest.mark.parametrize(
+    ("given", "problem"),
+    [
+        ({"uri": "https://me:geheim@mlflow.example"}, "the address contains a secret"),
+        ({"uri": "https://mlflow.example", "password": "geheim"}, "username and password belong together"),
+        (
+            {"uri": "https://mlflow.example", "username": "me", "password": "geheim", "token": "geheim"},
+            "one of the two",
+        ),
+        ({"uri": "https://mlflow.example", "pasword": "geheim"}, "pasword"),
+    ],
+)
+def test_credentials_that_cannot_be_used_are_told_without_them(given: dict[str, Any], problem: str) -> None:
+    from hpo_flows.prefect import MlflowTracking
+
+    with pytest.raises(ValueError, match=problem) as told:
+        MlflowTracking(**given)
+    assert "geheim" not in str(told.value)
+
+
+def test_a_token_takes_the_place_of_other_credentials(monkeypatch: pytest.MonkeyPatch) -> None:
+    from hpo_flows.prefect import MlflowTracking
+
+    monkeypatch.setenv("MLFLOW_TRACKING_USERNAME", "of the worker")
+    block = MlflowTracking(uri="https://mlflow.example", token="geheim")
+    assert "geheim" not in f"{block!r} {block}"
+    with block.in_force():
+        assert os.environ["MLFLOW_TRACKING_TOKEN"] == "geheim" and "MLFLOW_TRACKING_USERNAME" not in os.environ
+    assert os.environ["MLFLOW_TRACKING_USERNAME"] == "of the worker" and "MLFLOW_TRACKING_TOKEN" not in os.environ
 
 
 @pytest.mark.slow

@@ -6,13 +6,17 @@ import sys
 import tomllib
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import typer
 from sqlalchemy import make_url
 
+import hpo_flows.catboost
 import hpo_flows.hypergradient
 import hpo_flows.keras
+import hpo_flows.lightgbm
+import hpo_flows.xgboost
 from hpo_core.base.errors import InputError
 from hpo_core.base.extras import EXTRAS, missing_extra
 from hpo_core.tracking.mlflow_store import MlflowStore
@@ -30,9 +34,13 @@ def runner(engine: str) -> Callable[[], object]:
     return lambda: make_runner(make_spec(runner={"type": engine, "address": "head:1"}))
 
 
+NO_TRIAL: Any = None
 PLACES: dict[str, tuple[str, str, Callable[[], object]]] = {
     "keras": ("keras", "keras", lambda: hpo_flows.keras.Tuner),
     "hypergradient": ("tensorflow", "keras", lambda: hpo_flows.hypergradient.reverse),
+    "xgboost": ("xgboost", "xgboost", lambda: hpo_flows.xgboost.callback(NO_TRIAL)),
+    "lightgbm": ("lightgbm", "lightgbm", lambda: hpo_flows.lightgbm.callback(NO_TRIAL)),
+    "catboost": ("catboost", "catboost", lambda: hpo_flows.catboost.callback(NO_TRIAL)),
     "ray": ("ray", "ray", runner("ray")),
     "ray by prefect": ("prefect_ray", "ray", runner("ray")),
     "dask": ("distributed", "dask", runner("dask")),

@@ -429,3 +429,37 @@ def test_a_keras_network_is_tuned() -> None:
     assert result.best is not None
     assert result.best_value > 0.8
     assert 0.8 < result.best.metrics["test_accuracy"] <= 1
+
+
+def test_what_prefect_shows() -> None:
+    from prefect import tags
+    from prefect.client.orchestration import get_client
+
+    how = {"how": {"type": "choice", "choices": ["fine", "raise"]}}
+    with tags("mine"):
+        tune(make_spec("misbehave", name="shown", space=how, parallel=1, strategy="grid", stop={"trials": 2}))
+    with get_client(sync_client=True) as client:
+
+        def found(what: str, **filters: Any) -> list[dict[str, Any]]:
+            answer = client._client.post(f"/{what}/filter", json=filters | {"limit": 50})
+            answer.raise_for_status()
+            return list(answer.json()["events"] if what == "events" else answer.json())
+
+        (run,) = found("flow_runs", flow_runs={"name": {"any_": ["shown"]}}, sort="START_TIME_ASC")
+        own = {"id": {"any_": [run["id"]]}}
+
+        def ended() -> dict[str, Any]:
+            tasks = {task["name"]: task for task in found("task_runs", flow_runs=own)}
+            return tasks if {task["state_type"] for task in tasks.values()} == {"COMPLETED", "FAILED"} else {}
+
+        tasks = wait_until(ended)  # Prefect records them in its own time
+        assert tasks.keys() == {"shown-0000: loss 1", "shown-0001"}
+        for each in (run, *tasks.values()):
+            assert sorted(each["tags"]) == ["mine", "strategy:grid", "study:shown"]
+        artifacts = {each["key"]: each["data"] for each in found("artifacts", flow_runs=own)}
+        assert artifacts.keys() == {"shown-best", "shown-progress"} and artifacts["shown-progress"] == 100
+        told = {"event": {"name": ["hpo.study.finished"]}, "resource": {"id": ["hpo.study.shown"]}}
+        (end,) = wait_until(lambda: found("events", filter=told))
+        assert end["payload"]["value"] == 1
+        related = {each["prefect.resource.id"] for each in end["related"]}
+        assert {f"prefect.flow-run.{run['id']}", "prefect.tag.mine"} <= related

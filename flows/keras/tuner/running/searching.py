@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 from hpo_core.base.errors import InputError
 from hpo_core.history.trial import TrialState
 from hpo_flows.base.paths import home
+from hpo_flows.keras.space.objective import DefaultObjective
 from hpo_flows.keras.training.fit_arguments import REMEDY, FitArguments, at_least_one, write
 from hpo_flows.keras.training.model import overrides_fit
 from hpo_flows.keras.training.results import fatal
@@ -42,7 +43,9 @@ def search(tuner: Any, args: Sequence[Any], kwargs: Mapping[str, Any]) -> StudyR
     from hpo_flows.loop.temporary_server import start_early
 
     verbose = _verbosity(kwargs.get("verbose", "auto")) if tuner.progress else 0
-    if "epochs" in kwargs:
+    if isinstance(tuner.oracle.objective, DefaultObjective) and not list(_own_methods(tuner)):
+        raise InputError("objective", "is missing", "give the metric to optimise, such as 'val_accuracy'")
+    if kwargs.get("epochs") is not None and not overrides(tuner, "run_trial"):
         at_least_one("epochs", kwargs["epochs"])
     _check_callbacks(tuner, kwargs.get("callbacks"))
     tuner.arguments = _arguments(tuner, args, kwargs)
@@ -62,7 +65,8 @@ def search(tuner: Any, args: Sequence[Any], kwargs: Mapping[str, Any]) -> StudyR
 def _run(oracle: Any, place: _Place) -> StudyResult:
     from hpo_flows.api import early_workers, run
 
-    spec = oracle.spec.model_copy(update={"isolation": place.isolation})
+    oracle.settings["isolation"] = place.isolation
+    spec = oracle.spec
     with early_workers(spec, place.objective) as pool:
         ledger = oracle.open(spec)
         guard = FailureGuard(oracle.max_consecutive_failed_trials, ledger.load().next_number, place.observe)
@@ -126,7 +130,9 @@ def _placed(tuner: Any, args: Sequence[Any], kwargs: Mapping[str, Any], verbose:
         InputError: They must train here, and several at a time or processes are asked for.
     """
     with contextlib.ExitStack() as stack:
-        why = "" if tuner.isolation == "none" else _why_here(tuner)
+        why = _why_here(tuner)
+        if tuner.isolation == "none":
+            why = ""
         sent = None
         if tuner.isolation != "none" and not why:
             sent, why = _sent(tuner, kwargs.get("callbacks", ()), stack)

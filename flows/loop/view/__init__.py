@@ -1,0 +1,1 @@
+"""What Prefect shows of a study: the flow run's log, its artifacts, and events on which automations act."""

@@ -1,0 +1,188 @@
+"""Emits events about a study, on which Prefect's automations act; ``docs/how-to/prefect.md`` lists them.
+
+To emit an event is to queue it: a thread of Prefect's own sends it. That queue has no limit, so the events have one
+here: a study whose trials take milliseconds tells of some of them only, and how many it left out. Nothing is emitted
+to the temporary server, which has no automations, nor to a server that is lost.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Iterable
+from typing import Any, Literal
+
+from prefect import runtime
+from prefect.context import FlowRunContext
+from prefect.events import emit_event
+
+from hpo_core.history.history import History
+from hpo_core.history.trial import Trial
+from hpo_core.ledger.ledger import Ledger
+from hpo_core.ledger.tags import Tag
+from hpo_flows.base.progress import Outcome
+from hpo_flows.loop.prefect_link import Link
+from hpo_flows.loop.stages import Stages
+from hpo_flows.reports.links import run_url
+from hpo_flows.reports.news import Ended
+from hpo_flows.reports.text import metric_value
+
+log = logging.getLogger("hpo")
+
+EventName = Literal[
+    "hpo.study.started", "hpo.study.trial.finished", "hpo.study.incumbent", "hpo.study.champion", "hpo.study.finished"
+]
+
+BURST, A_SECOND = 60, 1.0
+"""How many events a flow may emit at once, and how many more become due each second."""
+
+REASON = 500
+"""The most characters of a reason: an event is to stay small."""
+
+
+class Allowance:
+    """Allows ``burst`` things at once, and ``a_second`` more each second.
+
+    >>> allowance = Allowance(2, 1.0, now=10.0)
+    >>> [allowance.take(10.0), allowance.take(10.0), allowance.take(10.5), allowance.take(11.5)]
+    [True, True, False, True]
+    """
+
+    def __init__(self, burst: int, a_second: float, now: float) -> None:
+        self._burst, self._a_second = float(burst), a_second
+        self._left, self._then = float(burst), now
+
+    def take(self, now: float) -> bool:
+        """Whether one more is allowed now."""
+        self._left = min(self._left + (now - self._then) * self._a_second, self._burst)
+        self._then = now
+        if self._left < 1:
+            return False
+        self._left -= 1
+        return True
+
+
+class StudyEvents:
+    """The events of one flow run. Use it in the flow's own thread, where Prefect knows the flow run.
+
+    Several flows may work on a study; each tells of its own trials, and the last one of the end.
+
+    Args:
+        ledger: The study.
+        link: The connection to Prefect's server.
+    """
+
+    def __init__(self, ledger: Ledger, link: Link) -> None:
+        self._ledger, self._spec, self._link = ledger, ledger.spec, link
+        self._allowance = Allowance(BURST, A_SECOND, time.monotonic())
+        self._own = set[str]()  # run ids
+        self._incumbent: Trial | None = None
+        self._omitted = 0
+        self._crowned: int | None = None
+        self._deployment: list[dict[str, str]] | None = None
+
+    def own(self, run_id: str) -> None:
+        """Note that this flow has started a trial."""
+        self._own.add(run_id)
+
+    def started(self, history: History) -> None:
+        """Tell that this flow begins to work on the study."""
+        self._incumbent = history.incumbent
+        self._emit("hpo.study.started", trials=len(history), target=self._spec.stop.trials)
+
+    def look(self, history: History, news: Iterable[Ended], stages: Stages) -> None:
+        """Tell what is new: trials, a new incumbent, a new champion."""
+        for trial, _ in news:
+            if trial.run_id not in self._own:
+                continue
+            if self._allowance.take(time.monotonic()):
+                self._emit("hpo.study.trial.finished", trial, state=trial.state.value, reason=trial.reason[:REASON])
+            else:
+                self._omitted += 1
+        self._tell_incumbent(history)
+        self._tell_champion(stages)
+
+    def _tell_incumbent(self, history: History, *, last: bool = False) -> None:
+        """Tell the incumbent if it is a new one, later if too many events are due: only the newest counts."""
+        best = history.incumbent
+        known = self._incumbent
+        if best is None or (known is not None and best.run_id == known.run_id):
+            return
+        if best.run_id not in self._own or last or self._allowance.take(time.monotonic()):
+            self._incumbent = best
+            if best.run_id in self._own:
+                self._emit("hpo.study.incumbent", best)
+
+    def _tell_champion(self, stages: Stages) -> None:
+        version, model = stages.crowned, self._spec.champion
+        if version is None or model is None or version.number == self._crowned:
+            return
+        self._crowned = version.number
+        trial = None if stages.challenge is None else stages.challenge.trial
+        about = {"model": model.model, "version": version.number, "reason": version.tags.get(Tag.REASON, "")[:REASON]}
+        self._emit("hpo.study.champion", trial, **about, model_uri=f"models:/{model.model}/{version.number}")
+
+    def finished(self, history: History, reason: str, stages: Stages) -> None:
+        """Tell how the study ended, unless another flow still works on it."""
+        self._tell_incumbent(history, last=True)
+        if history.running:
+            return
+        run = self._ledger.study_run
+        outcome = Outcome(self._spec, history, reason, "", run.id, stages.choice, stages.challenge)
+        best = outcome.best
+        facts: dict[str, Any] = {} if best is None else {"value": outcome.best_value}
+        facts |= {"reason": reason[:REASON], "complete": len(history.complete), "failed": len(history.failed)}
+        self._emit("hpo.study.finished", best, **facts, omitted=self._omitted)
+
+    def _emit(self, event: EventName, trial: Trial | None = None, **facts: Any) -> None:
+        if self._link.lost or self._link.server is not None:
+            return
+        try:
+            emit_event(event, self._resource(), None, self._related(trial), self._payload(trial) | facts)
+        except Exception as error:  # Prefect's events are only a view
+            log.debug("Prefect does not take the event %s: %s", event, error)
+
+    def _resource(self) -> dict[str, str]:
+        spec = self._spec
+        return {
+            "prefect.resource.id": f"hpo.study.{spec.name}",
+            "prefect.resource.name": spec.name,
+            "hpo.experiment": spec.experiment,
+            "hpo.metric": spec.metric,
+            "hpo.strategy": spec.strategy.name,
+        }
+
+    def _related(self, trial: Trial | None) -> list[dict[str, str]]:
+        """What the event is about beside the study. Prefect itself adds the flow run, its flow and its tags."""
+        if self._deployment is None:
+            self._deployment = _deployment()
+        run = self._ledger.study_run.id if trial is None else trial.run_id
+        return [{"prefect.resource.id": f"mlflow.run.{run}", "prefect.resource.role": "mlflow-run"}, *self._deployment]
+
+    def _payload(self, trial: Trial | None) -> dict[str, Any]:
+        spec, run, uri = self._spec, self._ledger.study_run, self._ledger.store.uri
+        payload: dict[str, Any] = {
+            "study": spec.name,
+            "metric": spec.metric,
+            "direction": spec.direction,
+            "study_run_id": run.id,
+            "study_url": run_url(uri, run.experiment, run.id),
+        }
+        if trial is not None:
+            payload |= {
+                "trial": trial.number,
+                "value": metric_value(spec, trial),
+                "run_id": trial.run_id,
+                "url": run_url(uri, run.experiment, trial.run_id),
+            }
+        return payload
+
+
+def _deployment() -> list[dict[str, str]]:
+    """The deployment of a scheduled run, whose subflow this flow is. Any other has none, and Prefect need not look."""
+    context = FlowRunContext.get()
+    if context is None or context.flow_run is None or context.flow_run.parent_task_run_id is None:
+        return []
+    if (id := runtime.deployment.id) is None:
+        return []
+    return [{"prefect.resource.id": f"prefect.deployment.{id}", "prefect.resource.role": "deployment"}]

@@ -1,0 +1,57 @@
+"""The programs of docs/how-to/prefect.md, against real servers: a new champion has its deployment run."""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+from prefect.client.orchestration import SyncPrefectClient
+
+from tests.conftest import PATIENCE, MlflowServer, PrefectServer, wait_until
+from tests.studies import ROOT, write_study
+
+DOCS = ROOT / "docs" / "how-to" / "prefect.md"
+
+STUDY: dict[str, Any] = {
+    "name": "shapes study",
+    "experiment": "shapes",
+    "space": {"loss": {"type": "fixed", "value": 5.0}, "noise": {"type": "fixed", "value": 0.1}},
+    "stop": {"trials": 1},
+    "champion": {"model": "shapes", "seeds": 3},
+    "parallel": 1,
+}
+
+
+@pytest.mark.slow
+def test_an_automation_deploys_a_new_champion(mlflow_server: MlflowServer, tmp_path: Path) -> None:
+    serving, automation, _ = re.findall(r"```python\n(.*?)```", DOCS.read_text(), re.DOTALL)
+    (tmp_path / "ship.py").write_text(serving)
+    server = PrefectServer(tmp_path)
+    environment = os.environ | server.environment() | {"PYTHONPATH": str(ROOT), "PYTHONUNBUFFERED": "1"}
+    environment |= {"MLFLOW_TRACKING_URI": mlflow_server.uri}
+    server.start()
+    shipped = tmp_path / "shipped.log"
+    client = SyncPrefectClient(f"{server.uri}/api")
+    with open(shipped, "ab") as log:
+        served = subprocess.Popen([sys.executable, "ship.py"], cwd=tmp_path, env=environment, stdout=log, stderr=log)
+    try:
+        wait_until(lambda: client._client.post("/deployments/filter", json={}).json(), shipped.read_text)
+        subprocess.run([sys.executable, "-c", automation], env=environment, check=True, timeout=PATIENCE)
+        tune = [sys.executable, "-m", "hpo_flows.cli", "tune", str(write_study(tmp_path, "constant", **STUDY))]
+        subprocess.run(tune, cwd=tmp_path, env=environment, check=True, timeout=PATIENCE)
+        wait_until(lambda: "\nmodels:/shapes/1\n" in shipped.read_text(), shipped.read_text)
+
+        filters = {"flow_runs": {"name": {"any_": ["shapes study"]}}}
+        artifacts = client._client.post("/artifacts/filter", json=filters).json()
+        shown = {each["key"].removeprefix("shapes-study-"): each["data"] for each in artifacts}
+        assert sorted(shown) == ["best", "best-trial", "mlflow", "progress", "report"] and len(artifacts) == 5
+        assert shown["best-trial"].startswith(f"[Trial 0: loss 5]({mlflow_server.uri}/#/experiments/")
+    finally:
+        served.terminate()
+        served.wait(PATIENCE)
+        server.stop()
