@@ -400,7 +400,8 @@ class TrialContext:
             shutil.copytree(source, target, ignore=self._endless)
         else:
             shutil.copy2(source, target)
-        self._send(Artifact(str(target), folder))
+        written = Path(folder).as_posix()  # MLflow refuses "plots/", "./plots" and "plots//a"
+        self._send(Artifact(str(target), "" if written == "." else written))
 
     def report_hypergradient(self, gradient: Mapping[str, Any]) -> None:
         """Log the derivative of the study's metric by parameters, for the strategy ``gradient``; the last call counts.
