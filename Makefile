@@ -81,9 +81,12 @@ docs: reference ## Build the documents as a site, in site/
 docs-serve: $(DEV) ## Show the site at http://127.0.0.1:8000 and renew it as one writes
 	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs serve --dev-addr 127.0.0.1:8000
 
+# All but PyTorch and what needs it: 3 GB, for tests that skip without them.
+EXTRAS = $(addprefix --extra ,keras xgboost lightgbm catboost postgres dask ray team)
+
 lock: $(DEV) ## Renew the pins
 	$(LOCK) --extra keras --output-file requirements/run.txt
-	$(LOCK) --all-extras --group dev --constraint requirements/run.txt --output-file requirements/dev.txt
+	$(LOCK) $(EXTRAS) --group dev --constraint requirements/run.txt --output-file requirements/dev.txt
 
 clean: ## Remove .venv and caches; studies stay
 	rm -rf .venv .venv-peers .mypy_cache .pytest_cache .ruff_cache .hypothesis .import_linter_cache

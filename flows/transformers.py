@@ -1,4 +1,4 @@
-"""Connects a training by Hugging Face's Trainer to its trial: reports it, stops it, goes on from the parent's checkpoint.
+"""Connects a training by Hugging Face's Trainer to its trial: reports it, stops it, goes on from its checkpoint.
 
 Transformers is imported in the functions, so that importing this file stays cheap.
 """

@@ -29,6 +29,7 @@ print(result)
 ```"""
 
 BOOSTING = "[Boosting](../how-to/boosting.md) tells how it is used."
+TORCH = "[PyTorch, Lightning, Transformers](../how-to/torch.md) tells how it is used."
 
 MODULES = {
     "hpo_flows": "",
@@ -36,6 +37,7 @@ MODULES = {
     "hpo_flows.keras": "[Keras](../how-to/keras.md) tells how they are used.",
     "hpo_flows.objectives.metrics": "",
     **dict.fromkeys(("hpo_flows.xgboost", "hpo_flows.lightgbm", "hpo_flows.catboost"), BOOSTING),
+    **dict.fromkeys(("hpo_flows.torch", "hpo_flows.lightning", "hpo_flows.transformers"), TORCH),
     "hpo_flows.hypergradient": "[Gradients](../how-to/gradient.md) tells how they are used.",
     "hpo_flows.hypergradient.closed_form": "Needs no TensorFlow.",
 }

@@ -54,7 +54,47 @@ X, X_valid = rng.normal(size=(100, 3)), rng.normal(size=(50, 3))
 y, y_valid = (X[:, 0] > 0).astype(int), (X_valid[:, 0] > 0).astype(int)
 """
 
+TORCH = """
+import warnings, torch
+from torch import nn
+from torch.utils.data import DataLoader, TensorDataset
+warnings.filterwarnings("ignore")
+EPOCHS = 9
+X = torch.randn(64, 3)
+y = (X[:, 0] > 0).long()
+loader = valid_loader = DataLoader(TensorDataset(X, y), 16)
+build = lambda config: nn.Linear(3, 2)
+def evaluate(model):
+    return {"val_loss": nn.functional.cross_entropy(model(X), y).item()}
+def fit(model, loader, optimizer):
+    optimizer.zero_grad()
+    nn.functional.cross_entropy(model(X), y).backward()
+    optimizer.step()
+"""
+LIGHTNING = """
+import lightning as L
+class Network(L.LightningModule):
+    def __init__(self, learning_rate):
+        super().__init__()
+        self.rate, self.layer = learning_rate, nn.Linear(3, 2)
+    def training_step(self, batch):
+        return nn.functional.cross_entropy(self.layer(batch[0]), batch[1])
+    def validation_step(self, batch):
+        self.log("val_loss", nn.functional.cross_entropy(self.layer(batch[0]), batch[1]))
+    def configure_optimizers(self):
+        return torch.optim.SGD(self.parameters(), self.rate)
+"""
+TRANSFORMERS = """
+import transformers
+size = {"vocab_size": 16, "n_positions": 8, "n_embd": 8, "n_layer": 1, "n_head": 2}
+build = lambda: transformers.GPT2LMHeadModel(transformers.GPT2Config(**size, bos_token_id=0, eos_token_id=0))
+data = valid = [{"input_ids": torch.arange(8), "labels": torch.arange(8)}] * 8
+"""
+
 BEFORE: dict[str, str] = {
+    "docs/how-to/torch.md: A loop of your own": TORCH,
+    "docs/how-to/torch.md: Lightning": TORCH + LIGHTNING,
+    "docs/how-to/torch.md: Transformers": TORCH + TRANSFORMERS,
     "docs/how-to/boosting.md: XGBoost": BOOSTING
     + "import xgboost as xgb\ndata, valid = xgb.DMatrix(X, y), xgb.DMatrix(X_valid, y_valid)",
     "docs/how-to/boosting.md: LightGBM": BOOSTING
@@ -154,6 +194,9 @@ DESCRIBE = "from hpo_flows.objectives.datasets import describe\ndescribe(*load()
 BOOSTED = "found = train(a_trial(config={'learning_rate': 0.3}, fidelity=3.0))\nassert 0 < found["
 
 AFTER: dict[str, str] = {
+    "docs/how-to/torch.md: A loop of your own": BOOSTED + "'val_loss'] < 2",
+    "docs/how-to/torch.md: Lightning": BOOSTED + "'val_loss'] < 2",
+    "docs/how-to/torch.md: Transformers": BOOSTED + "'eval_loss'] < 5",
     "docs/how-to/boosting.md: XGBoost": BOOSTED + "'valid-logloss'] < 0.6",
     "docs/how-to/boosting.md: LightGBM": BOOSTED + "'valid_0-binary_logloss'] < 0.6",
     "docs/how-to/boosting.md: CatBoost": BOOSTED + "'validation-Logloss'] < 0.6",
@@ -196,12 +239,17 @@ assert all(slopes[name] != 0 for name in found)
 """,
 }
 
-NEEDS = {f"docs/how-to/boosting.md: {name}": name.lower() for name in ("XGBoost", "LightGBM", "CatBoost")}
+NEEDS = {
+    **{f"docs/how-to/boosting.md: {name}": name.lower() for name in ("XGBoost", "LightGBM", "CatBoost")},
+    **{f"docs/how-to/torch.md: {name}": name.lower() for name in ("Lightning", "Transformers")},
+    "docs/how-to/torch.md: A loop of your own": "torch",
+}
 """The package of a block that is skipped where it is not installed."""
 
 ENVIRONMENT = {"HOOK": "http://127.0.0.1:9/", "SLACK_WEBHOOK": "http://127.0.0.1:9/", "SENDGRID_API_KEY": "key"}
 
 SLOW = {
+    "docs/how-to/torch.md: A loop of your own", "docs/how-to/torch.md: Lightning", "docs/how-to/torch.md: Transformers",
     "README.md: A Keras script", "docs/tutorial/keras.md: Write it", "docs/how-to/keras.md: A study file (2)",
     "docs/how-to/keras.md: The final choice by cross-validation",
     "docs/how-to/keras.md: Where a script's trials train", "docs/how-to/gradient.md: Keras models",

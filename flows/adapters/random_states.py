@@ -1,4 +1,4 @@
-"""Saves and restores the random states of a PyTorch training, as tensors and plain numbers that are read without pickle.
+"""Saves and restores the random states of a PyTorch training, as tensors and numbers that are read without pickle.
 
 PyTorch is imported in the functions, so that importing this file stays cheap.
 """

@@ -93,5 +93,7 @@ class EpochReporter(Reporter):
         """
         if self._last + 1 < self._first:
             raise InputError(
-                argument, "the training does not go on from the parent's checkpoint", f"give {argument}=callback.{argument}"
+                argument,
+                "the training does not go on from the parent's checkpoint",
+                f"give {argument}=callback.{argument}",
             )

@@ -24,7 +24,14 @@ from tests.conftest import PATIENCE
 
 ROOT = Path(__file__).parents[2]
 FILES = sorted(path.stem for path in (ROOT / "examples").glob("*.yaml"))
-NEEDS = {"xgboost_cancer": "xgboost", "lightgbm_digits": "lightgbm", "catboost_diabetes": "catboost"}
+NEEDS = {
+    "xgboost_cancer": "xgboost",
+    "lightgbm_digits": "lightgbm",
+    "catboost_diabetes": "catboost",
+    "torch_digits": "torch",
+    "lightning_digits": "lightning",
+    "transformers_numbers": "transformers",
+}
 SKLEARN = ["cancer_boosting", "diabetes_regression", "wine_tree"]
 
 

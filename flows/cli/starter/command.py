@@ -36,6 +36,9 @@ class Kind(StrEnum):
     XGBOOST = "xgboost"
     LIGHTGBM = "lightgbm"
     CATBOOST = "catboost"
+    PYTORCH = "pytorch"
+    LIGHTNING = "lightning"
+    TRANSFORMERS = "transformers"
 
 
 LIBRARIES = {
@@ -43,6 +46,9 @@ LIBRARIES = {
     Kind.XGBOOST: ("XGBoost", "xgboost"),
     Kind.LIGHTGBM: ("LightGBM", "lightgbm"),
     Kind.CATBOOST: ("CatBoost", "catboost"),
+    Kind.PYTORCH: ("PyTorch", "torch"),
+    Kind.LIGHTNING: ("Lightning", "lightning"),
+    Kind.TRANSFORMERS: ("Transformers", "transformers"),
 }
 """What the objective of a kind needs that an extra brings: its name, and the package by its import name."""
 

@@ -95,7 +95,8 @@ def lightning(trial: TrialContext, **more: Any) -> dict[str, float]:
             return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
 
     warnings.filterwarnings("ignore", "The '.*_dataloader' does not have many workers")
-    warnings.filterwarnings("ignore", ".*LeafSpec. is deprecated")  # Lightning's own use of PyTorch
+    warnings.filterwarnings("ignore", ".*LeafSpec.* is deprecated")  # Lightning's own use of PyTorch
+    warnings.filterwarnings("ignore", "You defined a `validation_step` but have no `val_dataloader`")
     L.seed_everything(trial.seed, verbose=False)
     train, valid = data()
     quiet = {"logger": False, "enable_checkpointing": False, "enable_progress_bar": False}

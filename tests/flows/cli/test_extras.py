@@ -16,6 +16,9 @@ import hpo_flows.catboost
 import hpo_flows.hypergradient
 import hpo_flows.keras
 import hpo_flows.lightgbm
+import hpo_flows.lightning
+import hpo_flows.torch
+import hpo_flows.transformers
 import hpo_flows.xgboost
 from hpo_core.base.errors import InputError
 from hpo_core.base.extras import EXTRAS, missing_extra
@@ -41,6 +44,9 @@ PLACES: dict[str, tuple[str, str, Callable[[], object]]] = {
     "xgboost": ("xgboost", "xgboost", lambda: hpo_flows.xgboost.callback(NO_TRIAL)),
     "lightgbm": ("lightgbm", "lightgbm", lambda: hpo_flows.lightgbm.callback(NO_TRIAL)),
     "catboost": ("catboost", "catboost", lambda: hpo_flows.catboost.callback(NO_TRIAL)),
+    "torch": ("torch", "torch", lambda: hpo_flows.torch.epochs(NO_TRIAL)),
+    "lightning": ("lightning", "lightning", lambda: hpo_flows.lightning.callback(NO_TRIAL)),
+    "transformers": ("transformers", "transformers", lambda: hpo_flows.transformers.callback(NO_TRIAL)),
     "ray": ("ray", "ray", runner("ray")),
     "ray by prefect": ("prefect_ray", "ray", runner("ray")),
     "dask": ("distributed", "dask", runner("dask")),
