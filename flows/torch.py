@@ -93,7 +93,7 @@ class _Training:
         for epoch in range(first, total):
             yield epoch
             last = epoch + 1
-            if self._trial.stopped:
+            if not self._trial.goes_on:
                 break
         if self._trial.fidelity is not None and self._exact:
             # Now, since the objective may draw from the generators and change the model until it returns.

@@ -16,7 +16,8 @@ def random_states() -> dict[str, Any]:
     import torch
 
     name, keys, *position = np.random.get_state()
-    states = {"python": random.getstate(), "numpy": (name, keys.tolist(), *position), "torch": torch.get_rng_state()}
+    numpy = (name, np.asarray(keys).tolist(), *position)
+    states: dict[str, Any] = {"python": random.getstate(), "numpy": numpy, "torch": torch.get_rng_state()}
     if torch.cuda.is_available():
         states["cuda"] = torch.cuda.get_rng_state_all()
     if torch.backends.mps.is_available():

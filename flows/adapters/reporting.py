@@ -70,7 +70,7 @@ class EpochReporter(Reporter):
     def _ends_after(self, step: int) -> bool:
         """Whether a step is the training's last one."""
         if not self._reaches_fidelity(step):
-            self._ended = self._trial.stopped
+            self._ended = not self._trial.goes_on
         return self._ended
 
     def _check_length(self, argument: str, length: float | None) -> None:

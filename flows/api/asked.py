@@ -81,6 +81,10 @@ class AskedTrial(TrialContext):
         """
         return self._attempt.stopped
 
+    @property
+    def goes_on(self) -> bool:
+        return super().goes_on and not self.stopped
+
     def report(self, step: int, metrics: Mapping[str, float]) -> bool:
         return super().report(step, metrics) and not self.stopped
 

@@ -386,9 +386,9 @@ class TrialContext(Artifacts):
         return self._go_on
 
     @property
-    def stopped(self) -> bool:
-        """Whether :meth:`report`, or the loop over :meth:`folds`, has told to stop."""
-        return not self._go_on
+    def goes_on(self) -> bool:
+        """Whether to continue; False once :meth:`report` has returned it, or the loop over :meth:`folds` was ended."""
+        return self._go_on
 
     def _due(self, step: int) -> int | None:
         """The milestone to judge at a step, if any. Each is judged once, even if the steps jump over it."""
