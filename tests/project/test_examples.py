@@ -29,6 +29,7 @@ NEEDS = {
     "lightgbm_digits": "lightgbm",
     "catboost_diabetes": "catboost",
     "torch_digits": "torch",
+    "torch_ranks": "torch",
     "lightning_digits": "lightning",
     "transformers_numbers": "transformers",
 }

@@ -32,7 +32,7 @@ def network() -> Any:
     return nn.Sequential(nn.Linear(6, 16), nn.BatchNorm1d(16), nn.ReLU(), nn.Dropout(0.3), nn.Linear(16, 2))
 
 
-def torch_loop(trial: TrialContext, **more: Any) -> dict[str, float]:
+def torch_loop(trial: TrialContext) -> dict[str, float]:
     import torch
     from torch.nn.functional import cross_entropy
     from torch.utils.data import DataLoader
@@ -46,7 +46,7 @@ def torch_loop(trial: TrialContext, **more: Any) -> dict[str, float]:
     loader = DataLoader(train, 16, shuffle=True, generator=generator)
 
     metrics: dict[str, float] = {}
-    for epoch in trial.epochs(5, model=model, optimizer=optimizer, scheduler=scheduler, loader=loader, **more):
+    for epoch in trial.epochs(5, model=model, optimizer=optimizer, scheduler=scheduler, loader=loader):
         model.train()
         for X, y in loader:
             optimizer.zero_grad()
@@ -65,7 +65,7 @@ def torch_loop(trial: TrialContext, **more: Any) -> dict[str, float]:
     return metrics
 
 
-def lightning(trial: TrialContext, **more: Any) -> dict[str, float]:
+def lightning(trial: TrialContext, forgets: bool = False, **more: Any) -> dict[str, float]:
     import lightning as L
     import torch
     from torch.nn.functional import cross_entropy
@@ -103,14 +103,15 @@ def lightning(trial: TrialContext, **more: Any) -> dict[str, float]:
     quiet |= {"enable_model_summary": False, "accelerator": "cpu", "default_root_dir": trial.scratch} | more
 
     watch = hpo_flows.lightning.callback(trial)
-    epochs = EPOCHS if trial.fidelity is not None else 5
-    trainer = L.Trainer(max_epochs=epochs, callbacks=[watch, *quiet.pop("callbacks", [])], **quiet)
+    quiet = {"max_epochs": EPOCHS if trial.fidelity is not None else 5} | quiet
+    trainer = L.Trainer(callbacks=[watch, *quiet.pop("callbacks", [])], **quiet)
     loaders = DataLoader(train, 16, shuffle=True), DataLoader(valid, 16) if trial.config["evaluate"] else None
-    trainer.fit(Model(0.1 * trial.config["rate"]), *loaders, ckpt_path=watch.ckpt_path)  # type: ignore[operator]
+    checkpoint = watch.ckpt_path
+    trainer.fit(Model(0.1 * trial.config["rate"]), *loaders, ckpt_path=None if forgets else checkpoint)  # type: ignore[operator]
     return watch.metrics
 
 
-def transformers(trial: TrialContext, **more: Any) -> dict[str, float]:
+def transformers(trial: TrialContext, forgets: bool = False, **more: Any) -> dict[str, float]:
     import transformers as hf
 
     train, valid = ([{"input_ids": row, "labels": row} for row in _words(each)] for each in data())
@@ -131,7 +132,8 @@ def transformers(trial: TrialContext, **more: Any) -> dict[str, float]:
     } | more
     args = hf.TrainingArguments(str(trial.scratch / "trainer"), **arguments)
     trainer = hf.Trainer(model, args, train_dataset=train, eval_dataset=valid, callbacks=[watch])
-    trainer.train(resume_from_checkpoint=watch.resume_from_checkpoint)
+    checkpoint = watch.resume_from_checkpoint
+    trainer.train(resume_from_checkpoint=None if forgets else checkpoint)
     return watch.metrics
 
 

@@ -1,0 +1,250 @@
+"""What PyTorch, Lightning and Transformers promise beyond the contract: what leaves nothing, and what is told."""
+
+from __future__ import annotations
+
+import os
+import pickle
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from hpo_core.base.errors import InputError
+from hpo_core.base.extras import is_installed
+from hpo_flows.objectives.context import TrialContext
+from hpo_flows.objectives.messages import Failed
+from tests.flows.adapters import networks
+from tests.flows.adapters.contract import NETWORKS, Trained, Training
+from tests.flows.adapters.contract import training as training
+from tests.snippets import a_trial
+
+HERE = "tests.flows.adapters.test_networks"
+
+
+def needs(package: str) -> Any:
+    skip = pytest.mark.skipif(not is_installed(package), reason=f"{package} is not installed")
+    return lambda test: pytest.mark.slow(skip(test))
+
+
+def left(trained: Trained) -> list[Path]:
+    return [path for path in trained.checkpoint.rglob("*")] if trained.checkpoint.exists() else []
+
+
+def why(trained: Trained) -> str:
+    assert isinstance(trained.outcome, Failed) and trained.outcome.blamed_key, trained.outcome
+    return trained.outcome.reason
+
+
+# -- PyTorch ------------------------------------------------------------------------------------------------------
+
+
+def leaves(trial: TrialContext) -> float:
+    """As one who stops by patience."""
+    for epoch in trial.epochs(model=networks.network()):
+        trial.report(epoch, {"loss": 1.0})
+        if epoch == 1:
+            break
+    return 1.0
+
+
+def keeps_workers(trial: TrialContext) -> float:
+    from torch.utils.data import DataLoader
+
+    loader = DataLoader(networks.data()[0], num_workers=1, persistent_workers=True)
+    for epoch in trial.epochs(model=networks.network(), loader=loader):
+        trial.report(epoch, {"loss": 1.0})
+    return 1.0
+
+
+def draws(trial: TrialContext) -> float:
+    """Whatever can draw, and a scheduler with a memory."""
+    import random
+
+    import numpy as np
+    import torch
+
+    torch.manual_seed(trial.seed)
+    model, generator = networks.network(), torch.Generator().manual_seed(trial.seed)
+    optimizer = torch.optim.SGD(model.parameters(), 1.0)
+    plateau = torch.optim.lr_scheduler.ReduceLROnPlateau(optimizer, patience=1)
+    value = 0.0
+    parts = {"optimizer": optimizer, "plateau": plateau, "generator": generator, "nothing": None}
+    for epoch in trial.epochs(model=model, **parts):
+        drawn = random.random() + np.random.random() + torch.rand(1).item() + torch.rand(1, generator=generator).item()
+        value = drawn + optimizer.param_groups[0]["lr"]
+        plateau.step(1.0)
+        trial.report(epoch, {"loss": value})
+    return value
+
+
+@needs("torch")
+def test_a_loop_that_is_left_leaves_nothing(training: Training) -> None:
+    trained = training(f"{HERE}:leaves", "loss", fidelity=9)
+    assert list(trained.curve) == [0, 1] and not left(trained)
+
+
+@needs("torch")
+def test_workers_that_stay_leave_nothing(training: Training) -> None:
+    assert not left(training(f"{HERE}:keeps_workers", "loss", fidelity=1))
+
+
+@needs("torch")
+def test_everything_that_draws_goes_on(training: Training) -> None:
+    whole = training(f"{HERE}:draws", "loss", fidelity=9)
+    part = training(f"{HERE}:draws", "loss", fidelity=4)
+    rest = training(f"{HERE}:draws", "loss", fidelity=9, resume=part.checkpoint)
+    assert part.curve | rest.curve == whole.curve and list(rest.curve) == [4, 5, 6, 7, 8]
+
+
+@needs("torch")
+def test_a_checkpoint_of_other_parts_changes_nothing(training: Training) -> None:
+    scratch = training(f"{NETWORKS}:torch_loop", "val_loss", fidelity=3)
+    other = training(f"{HERE}:draws", "loss", fidelity=2)
+    trained = training(f"{NETWORKS}:torch_loop", "val_loss", fidelity=3, resume=other.checkpoint)
+    assert "this training ['loader', 'model'" in trained.use.scratch_instead and trained.curve == scratch.curve
+
+
+class Evil:
+    def __reduce__(self) -> tuple[Any, ...]:
+        return os.mkdir, ("evil",)
+
+
+@needs("torch")
+def test_what_is_pickled_in_a_checkpoint_is_not_run(
+    training: Training, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import torch
+
+    monkeypatch.chdir(tmp_path)
+    torch.save({"parts": Evil()}, tmp_path / "training.pt", pickle_module=pickle)
+    trained = training(f"{HERE}:draws", "loss", fidelity=2, resume=tmp_path)
+    assert "checkpoint" in trained.use.scratch_instead and not (tmp_path / "evil").exists()
+
+
+@needs("torch")
+def test_mistakes_in_the_parts_are_told(tmp_path: Path) -> None:
+    trial = a_trial(tmp_path)
+    with pytest.raises(InputError, match="model: a function has no state_dict and is no DataLoader"):
+        trial.epochs(3, model=leaves)
+    with pytest.raises(InputError, match="epochs: the study has no fidelity to set them"):
+        trial.epochs(model=networks.network())
+    assert list(trial.epochs(3, model=networks.network())) == [0, 1, 2]
+
+
+# -- Lightning ----------------------------------------------------------------------------------------------------
+
+
+def lightning_forgets(trial: TrialContext) -> dict[str, float]:
+    return networks.lightning(trial, forgets=True)
+
+
+def lightning_short(trial: TrialContext) -> dict[str, float]:
+    return networks.lightning(trial, max_epochs=2)
+
+
+def lightning_long(trial: TrialContext) -> dict[str, float]:
+    return networks.lightning(trial, min_epochs=5)
+
+
+def lightning_logs(trial: TrialContext) -> dict[str, float]:
+    from lightning.pytorch.loggers import MLFlowLogger
+
+    return networks.lightning(trial, logger=MLFlowLogger(tracking_uri=f"sqlite:///{trial.scratch}/mlflow.db"))
+
+
+def lightning_early(trial: TrialContext) -> dict[str, float]:
+    from lightning.pytorch.callbacks import EarlyStopping
+
+    return networks.lightning(trial, callbacks=[EarlyStopping("val_loss", min_delta=100.0, patience=2)])
+
+
+@needs("lightning")
+@pytest.mark.parametrize(
+    ("kind", "told"),
+    [
+        ("short", "max_epochs: it is 2, and the trial's fidelity is 4; give the study's fidelity.max"),
+        ("long", "min_epochs: with it a training goes on that the study has ended; leave it out"),
+        ("logs", "logger: an MLFlowLogger writes to a second run for the same training; give Trainer(logger=False)"),
+    ],
+)
+@pytest.mark.filterwarnings("ignore")  # MLflow's
+def test_mistakes_with_lightning_are_told(kind: str, told: str, training: Training) -> None:
+    assert told in why(training(f"{HERE}:lightning_{kind}", "val_loss", fidelity=4))
+
+
+@needs("lightning")
+def test_a_checkpoint_that_lightning_is_not_given_is_told(training: Training) -> None:
+    part = training(f"{NETWORKS}:lightning", "val_loss", fidelity=1)
+    failed = training(f"{HERE}:lightning_forgets", "val_loss", fidelity=3, resume=part.checkpoint)
+    assert why(failed).endswith("give ckpt_path=callback.ckpt_path")
+
+
+@needs("lightning")
+def test_lightnings_own_early_stopping_leaves_nothing(training: Training) -> None:
+    trained = training(f"{HERE}:lightning_early", "val_loss", fidelity=9)
+    assert list(trained.curve) == [0, 1, 2] and not left(trained)
+
+
+# -- Transformers -------------------------------------------------------------------------------------------------
+
+
+def transformers_steps(trial: TrialContext) -> dict[str, float]:
+    return networks.transformers(trial, max_steps=12, eval_strategy="steps", eval_steps=3)
+
+
+def transformers_forgets(trial: TrialContext) -> dict[str, float]:
+    return networks.transformers(trial, forgets=True)
+
+
+def transformers_short(trial: TrialContext) -> dict[str, float]:
+    return networks.transformers(trial, num_train_epochs=2)
+
+
+def transformers_mixes(trial: TrialContext) -> dict[str, float]:
+    return networks.transformers(trial, eval_strategy="steps", eval_steps=3)
+
+
+def transformers_logs(trial: TrialContext) -> dict[str, float]:
+    return networks.transformers(trial, report_to="all")
+
+
+@needs("transformers")
+def test_a_fidelity_of_steps_goes_on_in_the_middle_of_an_epoch(training: Training) -> None:
+    whole = training(f"{HERE}:transformers_steps", "eval_loss", fidelity=12)
+    assert list(whole.curve) == [2, 5, 8, 11]
+    part = training(f"{HERE}:transformers_steps", "eval_loss", fidelity=4)
+    assert list(part.curve) == [2, 3], "it is evaluated at the end, whatever eval_steps is"
+    rest = training(f"{HERE}:transformers_steps", "eval_loss", fidelity=12, resume=part.checkpoint)
+    assert list(rest.curve) == [5, 8, 11]
+    assert rest.losses("eval_loss") == pytest.approx({k: whole.losses("eval_loss")[k] for k in (5, 8, 11)}, rel=1e-6)
+
+
+@needs("transformers")
+@pytest.mark.parametrize(
+    ("kind", "told"),
+    [
+        ("short", "num_train_epochs: it is 2, and the trial's fidelity is 4; give the study's fidelity.max"),
+        ("mixes", "eval_strategy: it evaluates after steps, and the training's length is in epochs; give"),
+    ],
+)
+def test_mistakes_with_transformers_are_told(kind: str, told: str, training: Training) -> None:
+    assert told in why(training(f"{HERE}:transformers_{kind}", "eval_loss", fidelity=4))
+
+
+@needs("transformers")
+def test_a_checkpoint_that_transformers_is_not_given_is_told(training: Training) -> None:
+    part = training(f"{NETWORKS}:transformers", "eval_loss", fidelity=1)
+    assert not list(part.checkpoint.glob("training_args.bin")), "it is a pickle"
+    failed = training(f"{HERE}:transformers_forgets", "eval_loss", fidelity=2, resume=part.checkpoint)
+    assert why(failed).endswith("give resume_from_checkpoint=callback.resume_from_checkpoint")
+
+
+@needs("transformers")
+def test_transformers_makes_no_second_run(training: Training, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    import mlflow
+
+    monkeypatch.setenv("DISABLE_MLFLOW_INTEGRATION", "FALSE")  # so that it is put back
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{tmp_path}/mlflow.db")
+    monkeypatch.chdir(tmp_path)
+    training(f"{HERE}:transformers_logs", "eval_loss", fidelity=1)
+    assert mlflow.search_runs(search_all_experiments=True).empty
