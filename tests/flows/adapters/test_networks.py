@@ -248,3 +248,21 @@ def test_transformers_makes_no_second_run(training: Training, tmp_path: Path, mo
     monkeypatch.chdir(tmp_path)
     training(f"{HERE}:transformers_logs", "eval_loss", fidelity=1)
     assert mlflow.search_runs(search_all_experiments=True).empty
+
+
+# -- two ranks ----------------------------------------------------------------------------------------------------
+
+
+@needs("torch")
+def test_two_ranks_go_on_and_end_together(training: Training, monkeypatch: pytest.MonkeyPatch) -> None:
+    import multiprocessing
+
+    monkeypatch.setenv("GLOO_SOCKET_IFNAME", "lo")  # so that it is put back
+    given: dict[str, Any] = {"objective": "examples.torch_ranks:train", "metric": "val_loss", "units": 16}
+    given["learning_rate"] = 0.01
+    whole = training(**given, fidelity=4)
+    part = training(**given, fidelity=9, stop_after=2)
+    assert list(part.curve) == [0, 1] and not multiprocessing.active_children()
+    rest = training(**given, fidelity=4, resume=part.checkpoint)
+    losses = part.losses("val_loss") | rest.losses("val_loss")
+    assert list(rest.curve) == [2, 3] and losses == pytest.approx(whole.losses("val_loss"), rel=1e-6)
