@@ -63,7 +63,8 @@ def draws(trial: TrialContext) -> float:
     import numpy as np
     import torch
 
-    torch.manual_seed(trial.seed)
+    for seed in (random.seed, np.random.seed, torch.manual_seed):
+        seed(trial.seed)
     model, generator = networks.network(), torch.Generator().manual_seed(trial.seed)
     optimizer = torch.optim.SGD(model.parameters(), 1.0)
     plateau = torch.optim.lr_scheduler.ReduceLROnPlateau(optimizer, patience=1)
