@@ -15,6 +15,7 @@ from typing import Any
 
 from hpo_core.base.errors import InputError
 from hpo_core.base.extras import require
+from hpo_flows.adapters.random_states import random_states, restore_random_states
 from hpo_flows.adapters.reporting import EpochReporter
 from hpo_flows.objectives.context import TrialContext
 
@@ -59,6 +60,7 @@ class TransformersCallback(EpochReporter):
     evaluates = 'eval_dataset to Trainer, and eval_strategy="epoch"'
 
     _counts_steps = False
+    _before_evaluation: dict[str, Any] | None = None
 
     @cached_property
     def resume_from_checkpoint(self) -> str | None:
@@ -91,7 +93,10 @@ class TransformersCallback(EpochReporter):
 
     def on_step_end(self, args: Any, state: Any, control: Any, **given: Any) -> None:
         if self._counts_steps and self._reaches_fidelity(state.global_step - 1):
-            control.should_evaluate = args.eval_strategy != "no"
+            if args.eval_strategy != "no" and not control.should_evaluate:
+                # A training that does not pause here does not evaluate here, and evaluating draws.
+                self._before_evaluation = random_states()
+                control.should_evaluate = True
             self._end(args, control)
 
     def on_epoch_end(self, args: Any, state: Any, control: Any, **given: Any) -> None:
@@ -100,6 +105,9 @@ class TransformersCallback(EpochReporter):
 
     def on_evaluate(self, args: Any, state: Any, control: Any, metrics: dict[str, Any], **given: Any) -> None:
         step = (state.global_step if self._counts_steps else round(state.epoch)) - 1
+        if self._before_evaluation is not None:
+            restore_random_states(self._before_evaluation)
+            self._before_evaluation = None
         if step < 0 or step == self._last:  # before the training, or by the user after it
             return
         told = {name: value for name, value in metrics.items() if name != "epoch" and not name.endswith(SPEED)}

@@ -118,5 +118,5 @@ def test_on_a_terminal_it_asks_until_it_knows(tmp_path: Path) -> None:
 
 def test_every_template_has_its_kind() -> None:
     folder = Path(command.__file__).parent
-    templates = {path.stem for path in folder.iterdir() if path.suffix in (".py", ".yaml")} - {"__init__", "command"}
+    templates = {path.parent.name for path in folder.glob("*/study.yaml")}
     assert templates == set(Kind)
