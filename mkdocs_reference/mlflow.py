@@ -24,6 +24,7 @@ Every run has what `mlflow.start_run` would have written, for the columns of MLf
 
 STUDY = {
     Tag.ROLE: "`study`",
+    Tag.INSTRUCTION: "with time and random part behind it: what [people told it](../how-to/running-study.md)",
     Tag.TARGET: "why a study with `trials: +20` goes on to its total",
     Tag.NOTIFIED: "which of its ends was reported, and when",
     Tag.SERIES: "the name of its file's studies, if they [follow the data](../how-to/schedules.md#data-that-change)",

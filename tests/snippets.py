@@ -102,6 +102,11 @@ space = {"x": {"type": "float", "low": 0, "high": 1}}
 given = {"objective": "digits:train", "metric": "loss", "direction": "minimize", "space": space, "stop": {"trials": 1}}
 open_study(connect(), study_from({"name": "digits"} | given))
 """,
+    "docs/how-to/running-study.md: From Python": """
+from hpo_flows import open_study
+space = {"learning_rate": {"type": "float", "low": 1e-4, "high": 1, "log": True}}
+open_study(name="digits", space=space, metric="loss", trials=3)
+""",
     "docs/how-to/models.md: scikit-learn": WINE,
     "docs/how-to/models.md: Keep the model of the best trials (2)": "experiment_id = '0'",
     "docs/how-to/models.md: MLflow's own calls and autologging": """

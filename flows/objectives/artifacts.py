@@ -49,7 +49,8 @@ class Artifacts:
             shutil.copytree(source, target, ignore=self._endless)
         else:
             shutil.copy2(source, target)
-        self._send(Artifact(str(target), folder))
+        written = Path(folder).as_posix()  # MLflow refuses "plots/", "./plots" and "plots//a"
+        self._send(Artifact(str(target), "" if written == "." else written))
 
     def log_text(self, text: str, artifact_file: str) -> None:
         """Keep a text as an artifact, like ``mlflow.log_text``.

@@ -54,7 +54,7 @@ def prepare(session: Session, training: Training, folder: Path) -> Prepared:
         spec.metric,
         training.config,
         training.number,
-        _seed(session, training),
+        seed_of(session, training),
         training.fidelity,
         folder,
         resume,
@@ -82,7 +82,7 @@ def _may_be_stopped(spec: StudySpec, training: Training) -> bool:
     return training.phase == "search" and training.trial.repeat_of is None
 
 
-def _seed(session: Session, training: Training) -> int:
+def seed_of(session: Session, training: Training) -> int:
     """The seed of a run. A promoted trial keeps the seed of its first ancestor; each later evaluation has its own."""
     seed, kind = session.ledger.spec.seed, training.kind
     if training.phase == "search":

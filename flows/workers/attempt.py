@@ -123,26 +123,7 @@ def logging_to_run(job: Job, attempt: Attempt) -> Iterator[None]:
 
 def train(job: Job, function: Callable[..., Any], attempt: Attempt) -> Done | Failed:
     """Call the objective with the trial, and check what it returns."""
-    scratch, outbox = job.folder / "scratch", job.folder / "outbox"
-    scratch.mkdir(parents=True, exist_ok=True)
-    context = TrialContext(
-        config=job.config,
-        number=job.number,
-        seed=job.seed,
-        fidelity=job.fidelity,
-        scratch=scratch,
-        outbox=outbox,
-        send=attempt.send,
-        resume_from=job.resume_from,
-        milestones=job.milestones,
-        answer=attempt.answer,
-        callbacks=job.callbacks,
-        phase=job.phase,
-        fold=job.fold,
-        champion=job.champion,
-        reshuffle=job.reshuffle,
-        repeats=job.repeats,
-    )
+    context = TrialContext(**job.given(attempt.send, attempt.answer))
     try:
         returned = function(context)
         context.finish_checkpoint()
@@ -168,6 +149,6 @@ def train(job: Job, function: Callable[..., Any], attempt: Attempt) -> Done | Fa
             context.check_hypergradient(metrics)
     except ValueError as error:
         return Failed(str(error), blamed_key="metric" if isinstance(error, MissingMetric) else "")
-    if job.sign * metrics[job.metric] < job.to_beat:
+    if job.beats(metrics):
         context.finish_best()
     return Done(metrics)

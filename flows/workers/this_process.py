@@ -107,7 +107,12 @@ class ThisProcess:
         attempt = _Attempt(inbox.put, self)
         self._printed = Printed()
 
+        def ended_early() -> bool:
+            return self.cancelled.is_set() or (cancelled is not None and cancelled.is_set())
+
         def receive() -> Message | None:
+            if ended_early():
+                attempt.end()  # it ends at its next message
             try:
                 return inbox.get(timeout=WATCH_SECONDS)
             except Empty:
@@ -121,7 +126,7 @@ class ThisProcess:
             ended = supervise(receive, reply, on_message, on_tick)
         finally:
             attempt.end()
-        if self.cancelled.is_set():  # even if there is a result: the objective may have caught the interruption
+        if ended_early():  # even if there is a result: the objective may have caught the interruption
             raise TrialCancelled
         return result_of(ended)
 
@@ -178,7 +183,7 @@ class ThisProcess:
         except (BdbQuit, KeyboardInterrupt):
             # Whoever leaves the debugger wants to be back at the shell, not in the next trial, and so does who presses
             # Ctrl-C while a debugger, or the objective itself, handles signals.
-            if not self.cancelled.is_set():
+            if not (attempt.over or self.cancelled.is_set()):
                 self._quit(signal.SIGINT)
             raise
         finally:

@@ -94,7 +94,7 @@ class Ledger(LedgerReader):
             Tag.STUDY: spec.name,
             Tag.NUMBER: str(number),
             Tag.OWNER: self.owner,
-            Tag.LEASE: ownership.new_lease(),
+            Tag.LEASE: ownership.new_lease(self.lease_seconds),
             **{f"{Tag.PREFIX}{key}": str(value) for key, value in notes.items() if key in SEARCHED},
             **fold(told),
         }

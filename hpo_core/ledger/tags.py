@@ -30,6 +30,7 @@ class Tag:
     CLAIMS = "hpo.claims"
     TARGET = "hpo.target"
     STOP = "hpo.stop"
+    INSTRUCTION = "hpo.instruction"
     REPORT = "hpo.report"
     NOTIFIED = "hpo.notified"
     SNAPSHOT = "hpo.snapshot"
@@ -166,8 +167,8 @@ SEARCHED = {"strategy", "bracket", "rung", "repeat_of"}
 
 TRIAL_TAGS = {
     Tag.ROLE, Tag.SCHEMA, Tag.STUDY, Tag.NUMBER, Tag.FIDELITY, Tag.REACHED, Tag.PARENT, Tag.SEED,
-    Tag.HISTORY, Tag.LEASE, Tag.OWNER, Tag.REASON, Tag.TASK_RUN, Tag.TASK_RUN_URL, Tag.RESULT, Tag.FOLDS_WANTED,
-    Tag.LOGGED_MODEL,
+    Tag.HISTORY, Tag.LEASE, Tag.OWNER, Tag.REASON, Tag.STOP, Tag.TASK_RUN, Tag.TASK_RUN_URL, Tag.RESULT,
+    Tag.FOLDS_WANTED, Tag.LOGGED_MODEL,
 }  # fmt: skip
 
 

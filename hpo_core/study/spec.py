@@ -5,12 +5,14 @@ The specification is stored with the study in MLflow; on resume the given one is
 
 from __future__ import annotations
 
+import contextlib
 import json
 import math
 import re
-from collections.abc import Container
+from collections.abc import Container, Mapping
 from dataclasses import replace
 from functools import cached_property, partial
+from types import MappingProxyType
 from typing import Annotated, Any, Literal
 
 import numpy as np
@@ -18,7 +20,6 @@ from pydantic import (
     BaseModel,
     BeforeValidator,
     Field,
-    ValidationInfo,
     field_serializer,
     field_validator,
     model_validator,
@@ -34,12 +35,13 @@ from hpo_core.history.trial import PURPOSE, REPEAT_OF, Proposal, Trial, fidelity
 from hpo_core.selection.early_stopping import Extrapolation, StopRule
 from hpo_core.selection.folds import as_whole
 from hpo_core.selection.repeats import Repeats
-from hpo_core.space.configuration import Scalar
+from hpo_core.space.configuration import Config, Scalar
 from hpo_core.space.parameters import Parameter
 from hpo_core.space.search_space import SearchSpace
 from hpo_core.strategies.make import expected, strategy_class
 from hpo_core.study.callbacks import checked_callback
 from hpo_core.study.failing import failed_alike
+from hpo_core.study.instructions import ENQUEUED
 from hpo_core.study.isolation import check_isolation
 from hpo_core.study.names import BAD_NAME, MAX_NAME_LENGTH, NAME
 from hpo_core.study.sections import (
@@ -65,6 +67,15 @@ from hpo_core.study.sections import (
     check_strategy,
 )
 
+MOST_PARALLEL = 1000
+
+NO_QUEUE: Mapping[str, Config] = MappingProxyType({})
+
+NEED_OBJECTIVE = (
+    "retries", "trial_timeout", "memory_limit", "callbacks", "final", "champion", "notify", "runner", "resources",
+)  # fmt: skip
+"""The keys for what a flow does when it trains. Whoever asks for trials trains them without a flow."""
+
 
 class StudySpec(Section):
     """A study file, validated.
@@ -81,7 +92,10 @@ class StudySpec(Section):
         description="The study's name; resuming means running under the same name.", max_length=MAX_NAME_LENGTH
     )
     experiment: str = Field("", description="MLflow experiment; the study's name where absent.", max_length=500)
-    objective: str = Field(description="module:function, importable from the working folder or the file's.")
+    objective: str = Field(
+        "",
+        description="module:function, importable from the working folder or the file's; asked trials need none.",
+    )
     metric: str = Field(description="What the objective returns and MLflow shows.", min_length=1, max_length=250)
     direction: Literal["minimize", "maximize"] = Field(description="Whether less or more of the metric is better.")
     limits: dict[str, str] = Field({}, description="What other metrics must keep to, such as latency_ms: <= 20.")
@@ -101,7 +115,7 @@ class StudySpec(Section):
     )
     stop: StopRules
     data: str = Field("", description="module:function that returns the data; once they change, a dated study begins.")
-    parallel: int = Field(1, ge=1, le=1000, description="Trials at a time.")
+    parallel: int = Field(1, ge=1, le=MOST_PARALLEL, description="Trials at a time.")
     isolation: Literal["process", "none"] = Field(
         "process", description="Where a trial trains: in a process of its own, or in the study's (none), one at a time."
     )
@@ -167,8 +181,8 @@ class StudySpec(Section):
 
     @field_validator("objective", "data")
     @classmethod
-    def _reference(cls, value: str, info: ValidationInfo) -> str:
-        if info.field_name == "data" and not value:
+    def _reference(cls, value: str) -> str:
+        if not value:
             return value
         module, _, function = value.partition(":")
         if not all(part.isidentifier() for part in (*module.split("."), *function.split("."))):
@@ -186,6 +200,7 @@ class StudySpec(Section):
             except ValueError as error:
                 raise ValueError(f"first.{i}: {error}") from None
         self._check_fidelity()
+        self._check_objective()
         check_isolation(self)
         if self.runner.elsewhere and self.resources.gpus == "auto":
             raise ValueError("resources.gpus: auto divides the GPUs of this machine, and others train; give a number")
@@ -200,6 +215,21 @@ class StudySpec(Section):
         except ValueError as error:
             raise ValueError(f"strategy.{error}") from None
         return self
+
+    def _check_objective(self) -> None:
+        """Check that nothing is asked for that only a flow does with an objective.
+
+        Raises:
+            ValueError: It is; the message begins with the key.
+        """
+        if self.objective:
+            return
+        for key in NEED_OBJECTIVE:
+            if getattr(self, key) != type(self).model_fields[key].get_default(call_default_factory=True):
+                raise ValueError(
+                    f"{key}: hpo tune does this with an objective, and the study has none; remove it, or add "
+                    "objective: module:function"
+                )
 
     def _check_fidelity(self) -> None:
         """Check what the fidelity, the strategy, the stop rules and the rule of early stopping want of each other.
@@ -332,37 +362,42 @@ class StudySpec(Section):
             total, why = last, f"goes on to {last} trials: its last run did not get there ({started} are started)"
         else:
             total, why = started + more, f"goes on to {started + more} trials: {more} more than it has"
-        return self._with_total(total), why
+        return self.with_total(total), why
 
-    def _with_total(self, trials: int | None) -> StudySpec:
+    def with_total(self, trials: int | None) -> StudySpec:
+        """The specification with another total number of trials."""
         return self.model_copy(update={"stop": self.stop.model_copy(update={"trials": trials, "more": False})})
 
     @property
     def as_new_study(self) -> StudySpec:
         """The specification as a new study stores it: +20 trials are its first 20."""
-        return self._with_total(self.stop.trials)
+        return self.with_total(self.stop.trials)
 
     @np.errstate(all="warn", under="ignore")  # numpy's own default: what an objective's module sets is its own affair
-    def propose(self, history: History, n: int) -> list[Proposal]:
-        """Up to ``n`` proposals: lost trials again, the rest of ``first``, then the strategy's. Pure, as those are.
+    def propose(self, history: History, n: int, queue: Mapping[str, Config] = NO_QUEUE) -> list[Proposal]:
+        """Up to ``n`` proposals: what was enqueued, lost trials again, the rest of ``first``, then the strategy's.
+
+        Pure, as strategies are. What was enqueued or is in ``first`` and was tried before is not proposed again.
 
         A strategy does not see a lost trial that is run again, for nothing was wrong with it: it sees the other one.
 
         In a study with a fidelity, a strategy that knows nothing of it trains to the end. What ``first`` names begins
-        at the lowest level where the strategy promotes, as everything does.
+        at the lowest level where the strategy promotes, as everything does. So does what was enqueued.
+
+        Args:
+            history: The study so far.
+            n: How many to propose at most.
+            queue: The configurations that people want to be tried next, by id.
         """
-        lowest, full = None if self.scale is None else self.scale.levels[0], self.full
-        proposals = self._again(history)[:n]
-        taken = set(history.identities)
+        full, taken = self.full, set(history.identities)
+        proposals: list[Proposal] = []
+        for id, config in queue.items():
+            with contextlib.suppress(ValueError):  # it was checked when it was enqueued; a tag is open to every hand
+                proposals += self._given(config, {"strategy": ENQUEUED, ENQUEUED: id}, taken)
+        proposals += self._again(history)
         for config in self.first:
-            proposal = Proposal(
-                self.search_space.validated(config),
-                lowest if strategy_class(self.strategy.name).chooses_fidelity else full,
-                notes={"strategy": "first"},
-            )
-            if proposal.identity not in taken and len(proposals) < n:
-                proposals.append(proposal)
-                taken.add(proposal.identity)
+            proposals += self._given(config, {"strategy": "first"}, taken)
+        proposals = proposals[:n]
         if len(proposals) < n and self.repeating is not None:
             probe = self.repeating.probe(history, full, self.stop.trials)
             proposals += [] if probe is None else [probe]
@@ -371,6 +406,20 @@ class StudySpec(Section):
             strategy = self.strategy.make(self.stop.trials, self.scale)
             proposals += strategy.propose(self.search_space, seen, n - len(proposals), seed=self.seed)
         return [each if each.fidelity is not None else replace(each, fidelity=full) for each in proposals]
+
+    def _given(self, config: Config, notes: Mapping[str, Scalar], taken: set[str]) -> list[Proposal]:
+        """The proposal of a configuration that people gave, unless it is taken, which it is from now on.
+
+        Raises:
+            ValueError: The space has no such configuration.
+        """
+        lowest = None if self.scale is None else self.scale.levels[0]
+        fidelity = lowest if strategy_class(self.strategy.name).chooses_fidelity else self.full
+        proposal = Proposal(self.search_space.validated(config), fidelity, notes=notes)
+        if proposal.identity in taken:
+            return []
+        taken.add(proposal.identity)
+        return [proposal]
 
     def _again(self, history: History) -> list[Proposal]:
         """The lost trials that are due once more, as proposals."""

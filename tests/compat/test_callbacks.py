@@ -81,7 +81,7 @@ def test_a_copy_for_each_execution(keras: Any, tmp_path: Path) -> None:
 
 @pytest.mark.filterwarnings("ignore:Early stopping conditioned on metric:UserWarning")
 def test_a_callback_may_monitor_what_is_not_there_as_in_keras(keras: Any, tmp_path: Path) -> None:
-    stop = keras.callbacks.EarlyStopping("val_lost")
+    stop = keras.callbacks.EarlyStopping("val_lost", mode="min")
     objective = KerasObjective(hyper_model(build_model), DATA, 1, Objective("val_loss", "min"), callbacks=[stop])
     assert objective(Alone(tmp_path, {"units": 4}).context)["val_loss"] > 0
 

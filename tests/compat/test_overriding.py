@@ -18,6 +18,7 @@ from hpo_flows.keras.space.objective import Objective
 from hpo_flows.keras.training.fit_arguments import FitArguments
 from hpo_flows.keras.training.model import declare_all
 from hpo_flows.keras.training.objective import KerasObjective
+from hpo_flows.keras.tuner.running import overriding
 from hpo_flows.keras.tuner.running.overriding import overridden
 from hpo_flows.keras.tuner.trial import Trial
 from tests.flows.keras.test_keras import FIT, X, Y, build_model
@@ -283,3 +284,37 @@ def test_a_history_of_ones_own_has_its_best_epoch(keras: Any, tmp_path: Path) ->
     found = KerasObjective(Quiet(), data, None, Objective("val_loss", "min"))(Alone(tmp_path, {"units": 4}).context)
     assert found["best_epoch"] in (0.0, 1.0, 2.0) and found["val_loss"] > 0
     assert hyper_model(Quiet()).fit.__name__ == "fit" and HyperParameters().values == {}
+
+
+# -- run_trial is run for what it declares --------------------------------------------------------------------------
+
+
+def test_a_loop_of_ones_own_is_left_once_it_trains(tmp_path: Path) -> None:
+    epochs = []
+
+    class Loop(kt.Tuner):
+        def run_trial(self, trial: Trial, *args: Any, **kwargs: Any) -> Any:
+            rate = trial.hyperparameters.Float("rate", 0.1, 1.0)
+            for epoch in range(3):
+                epochs.append(epoch)
+                self.on_epoch_end(trial, None, epoch, logs={"loss": rate})
+            return rate
+
+    tuner = Loop(kt.oracles.RandomSearchOracle("loss", max_trials=1), directory=tmp_path)
+    assert list(tuner.exploration.space.parameters) == ["rate"]
+    assert set(epochs) == {0}
+
+
+def test_a_run_that_is_left_out_is_no_failed_build(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(overriding, "EXPLORING_SECONDS", 0.0)
+
+    class Slow(kt.RandomSearch):
+        def run_trial(self, trial: Trial, *args: Any, **kwargs: Any) -> Any:
+            return trial.hyperparameters.Float("rate", 0.1, 1.0)
+
+    tuner = Slow(objective=kt.Objective("loss", "min"), directory=tmp_path)
+    assert list(tuner.exploration.space.parameters) == ["rate"]
+    assert "run_trial was run 1 times" in caplog.text
+    assert "raised" not in caplog.text

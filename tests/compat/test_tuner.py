@@ -186,6 +186,7 @@ def test_too_large_models_and_several_objectives(keras: Any, folder: Path, isola
 
 
 @pytest.mark.slow
+@pytest.mark.filterwarnings("ignore:.shuffle=True. was passed, but will be ignored:UserWarning")  # Keras' own
 def test_data_that_shuffle_train_here_as_they_are(keras: Any, folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     tf = pytest.importorskip("tensorflow")
     data = tf.data.Dataset.from_tensor_slices((X, Y)).shuffle(96).batch(16).repeat()

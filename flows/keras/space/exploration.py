@@ -63,6 +63,10 @@ REFUTATIONS = 6
 When = dict[str, list[Scalar]]
 
 
+class NotRun(Exception):
+    """Raised in place of a call that is left out: nothing is known of these values, and nothing is wrong with them."""
+
+
 @dataclass(frozen=True)
 class Build:
     """One call: the values of all parameters it asked for.
@@ -212,6 +216,8 @@ class _Explorer:
             self._function(hp)
         except (InputError, FatalError):
             raise
+        except NotRun:
+            return False
         except Exception as error:  # a user's function may raise anything
             self._errors.append(error)
             if len(self._errors) >= MAX_FAILED and len(self._errors) == self._calls:

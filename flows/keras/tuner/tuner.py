@@ -150,15 +150,19 @@ class Tuner(BaseTuner):
 
     def on_epoch_begin(self, trial: Trial, model: Any, epoch: int, logs: Any = None) -> None:
         """Called before each epoch."""
+        _no_more_is_declared(trial)
 
     def on_epoch_end(self, trial: Trial, model: Any, epoch: int, logs: Any = None) -> None:
         """Called after each epoch."""
+        _no_more_is_declared(trial)
 
     def on_batch_begin(self, trial: Trial, model: Any, batch: int, logs: Any = None) -> None:
         """Called before each batch."""
+        _no_more_is_declared(trial)
 
     def on_batch_end(self, trial: Trial, model: Any, batch: int, logs: Any = None) -> None:
         """Called after each batch."""
+        _no_more_is_declared(trial)
 
     # -- models -----------------------------------------------------------------------------------------------------
 
@@ -201,3 +205,9 @@ class Tuner(BaseTuner):
             path.write_bytes(weights)
             network.load_weights(path)
         return network
+
+
+def _no_more_is_declared(trial: Trial) -> None:
+    """End a ``run_trial`` that is run for what it declares alone: a loop of the user's own has begun to train."""
+    if trial.exploring:
+        raise WouldTrain

@@ -218,6 +218,15 @@ def test_artifacts_stay_with_the_run(trial: TrialContext, sent: list[Any], tmp_p
     assert sent == []
 
 
+@pytest.mark.parametrize(("given", "kept"), [("plots/", "plots"), ("./deep//er/", "deep/er"), ("./", ""), ("", "")])
+def test_a_folder_of_artifacts_may_be_written_in_any_way(
+    trial: TrialContext, sent: list[Any], tmp_path: Path, given: str, kept: str
+) -> None:
+    (tmp_path / "a.txt").write_text("one")
+    trial.log_artifact(tmp_path / "a.txt", given)
+    assert [message.folder for message in sent] == [kept]  # MLflow would refuse it as given
+
+
 def test_an_artifact_that_is_not_there(trial: TrialContext, sent: list[Any], tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError):
         trial.log_artifact(tmp_path / "none")

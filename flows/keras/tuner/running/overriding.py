@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from hpo_core.base.errors import InputError
 from hpo_flows.keras.errors import FailedTrialError, FatalError, FatalTypeError
-from hpo_flows.keras.space.exploration import Exploration
+from hpo_flows.keras.space.exploration import Exploration, NotRun
 from hpo_flows.keras.space.hyperparameters import HyperParameters
 from hpo_flows.keras.training.model import nothing_trains
 from hpo_flows.keras.training.results import as_metrics, ends_search, means
@@ -181,7 +181,7 @@ class _Dry:
 
         if self._seconds > EXPLORING_SECONDS:
             self._skipped += 1
-            raise FailedTrialError("run_trial takes too long to be run for its parameters alone")
+            raise NotRun
         trial = Trial(hp, "exploring")
         trial.exploring = True
         began, arguments = time.monotonic(), self._tuner.arguments
