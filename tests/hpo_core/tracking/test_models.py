@@ -15,6 +15,10 @@ from hpo_core.tracking.connection import connect
 from hpo_core.tracking.models import check_kind, flavors, load_model, requirement_of, save_model
 
 
+pytestmark = pytest.mark.filterwarnings("ignore")
+"""TensorFlow and MLflow warn of themselves; users see it in a worker's output."""
+
+
 @pytest.mark.parametrize("module", ["tensorflow", "sklearn", "numpy"])
 def test_a_requirement_names_what_is_installed(module: str) -> None:
     """TensorFlow, for one, is installed as tensorflow or as tensorflow-cpu."""
@@ -23,7 +27,6 @@ def test_a_requirement_names_what_is_installed(module: str) -> None:
     assert version(name) == release
 
 
-@pytest.mark.filterwarnings("ignore")  # TensorFlow and MLflow warn of themselves; users see it in a worker's output
 def test_a_keras_model_is_saved_with_whatever_tensorflow_there_is(tmp_path: Path) -> None:
     keras = pytest.importorskip("keras")
     model = keras.Sequential([keras.Input((2,)), keras.layers.Dense(1)])
