@@ -27,7 +27,8 @@ from hpo_core.ledger.ledger import Ledger
 from hpo_core.ledger.store import RUNNING
 from hpo_core.ledger.tags import Tag
 from hpo_core.selection.evaluation import Training
-from hpo_core.study.spec import MOST_PARALLEL, StudySpec
+from hpo_core.study.definition import MOST_PARALLEL
+from hpo_core.study.spec import StudySpec
 from hpo_core.tracking.connection import connect
 from hpo_flows.base.progress import Progress
 from hpo_flows.base.stopping import Stopped, noted

@@ -21,7 +21,7 @@ from hpo_flows.loop import tune
 from hpo_flows.objectives.reference import Objective
 from hpo_flows.results import StudyResult
 from tests.conftest import wait_until
-from tests.studies import ROOT, gated, let_pass, make_spec, start, wait_for_complete, write_study
+from tests.studies import ROOT, gated, let_pass, make_spec, start, write_study
 from tests.studies import _somewhere_else as _somewhere_else
 
 pytestmark = pytest.mark.usefixtures("prefect_server")
@@ -124,11 +124,11 @@ def test_a_machine_that_cannot_train_more_says_so(
 @pytest.mark.slow
 def test_two_flows_take_up_each_configuration_once(tmp_path: Path) -> None:
     path = write_study(tmp_path, "slow", stop={"trials": 24}, strategy="random")
-    flows = [start(path, "--set", "repeats=off") for _ in range(2)]
-    wait_for_complete(1)
+    open_ledger(make_spec("slow", stop={"trials": 24}, strategy="random", repeats="off"))
     wanted = [round(0.01 + 0.05 * i, 3) for i in range(8)]
-    for x in wanted:
+    for x in wanted:  # before the flows begin, since a quick study could be over before it heard of them
         instructing.enqueue(told(), {"x": x})
+    flows = [start(path, "--set", "repeats=off") for _ in range(2)]
     for flow in flows:
         out, _ = flow.communicate()
         assert flow.returncode == 0, out

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import json
 import sys
 from importlib.metadata import version
 from pathlib import Path
@@ -14,6 +15,9 @@ from hpo_core.ledger.store import Dataset, Metric
 from hpo_core.tracking.connection import connect
 from hpo_core.tracking.models import check_kind, flavors, load_model, requirement_of, save_model
 
+pytestmark = pytest.mark.filterwarnings("ignore")
+"""TensorFlow and MLflow warn of themselves; users see it in a worker's output."""
+
 
 @pytest.mark.parametrize("module", ["tensorflow", "sklearn", "numpy"])
 def test_a_requirement_names_what_is_installed(module: str) -> None:
@@ -23,7 +27,6 @@ def test_a_requirement_names_what_is_installed(module: str) -> None:
     assert version(name) == release
 
 
-@pytest.mark.filterwarnings("ignore")  # TensorFlow and MLflow warn of themselves; users see it in a worker's output
 def test_a_keras_model_is_saved_with_whatever_tensorflow_there_is(tmp_path: Path) -> None:
     keras = pytest.importorskip("keras")
     model = keras.Sequential([keras.Input((2,)), keras.layers.Dense(1)])
@@ -126,6 +129,7 @@ def test_the_best_model_becomes_a_logged_model(tmp_path: Path) -> None:
     for each in (run, study):
         assert [output.model_id for output in client.get_run(each).outputs.model_outputs] == [id]
     version = store.register("served", run, "model", {}, "", id)
-    assert client.get_model_version("served", "1").model_id == id and version.run == run
+    linked = json.loads(client.get_logged_model(id).tags["mlflow.modelVersions"])
+    assert linked == [{"name": "served", "version": 1}] and version.run == run
     fetched = store.fetch_version("served", 1, tmp_path)
     assert fetched is not None and load_model(fetched).predict([[0.25]]) == pytest.approx([0.25])
