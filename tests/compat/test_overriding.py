@@ -115,7 +115,8 @@ def test_a_black_box(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
         shift = hp.get("shift") if hp.get("kind") == "shifted" else 0.0
         assert trial.score == pytest.approx((hp.get("x") - shift) ** 2)  # type: ignore[operator]
         if hp.get("kind") == "reported":
-            assert (trial.best_step, trial.metrics.get_last_value("at")) == (1, 1.0)
+            assert (trial.best_step, trial.metrics.get_last_value("at")) == (1, 2.0)
+            assert [each.step for each in trial.metrics.get_history("at")] == [0, 1, 2]
     ended = [call for call in called if call.startswith("end ")]
     assert sorted(call.split()[2] for call in ended) == sorted(
         "INVALID" if trial.status == "FAILED" else "COMPLETED" for trial in trials.values()
