@@ -16,10 +16,15 @@ champion is a run nested below its trial. Our tags begin with `hpo.`; the projec
 here. Claims on trial numbers are params of one further run for each study, in the experiment `hpo-claims`
 ([decision 1](../decisions/0001-claims.md)).
 
+Every run has what `mlflow.start_run` would have written, for the columns of MLflow's UI: `mlflow.runName`,
+`mlflow.user`, `mlflow.source.name` (the objective), `mlflow.source.type`, and, in a git repository,
+`mlflow.source.git.commit`, `mlflow.source.git.branch` and `mlflow.source.git.dirty` (whether files have changed since).
+
 ![A study and its trials in MLflow](../images/mlflow-study.png)"""
 
 STUDY = {
     Tag.ROLE: "`study`",
+    Tag.INSTRUCTION: "with time and random part behind it: what [people told it](../how-to/running-study.md)",
     Tag.TARGET: "why a study with `trials: +20` goes on to its total",
     Tag.NOTIFIED: "which of its ends was reported, and when",
     Tag.SERIES: "the name of its file's studies, if they [follow the data](../how-to/schedules.md#data-that-change)",
@@ -29,6 +34,7 @@ STUDY = {
     Tag.DATA_WHY: "why it is current",
     Tag.WARM_START_REPORT: "which past runs [fitted](../how-to/warm-start.md), and why others did not",
     Tag.FLOW_RUN_URL: "its flow run in Prefect's UI",
+    Tag.LOGGED_MODEL: "the id of the model that it ended with, on the page *Models*; also of that one's run",
     Tag.WINNER: "the number of the [winner](../how-to/final-choice.md)",
     Tag.WINNER_RUN: "its run",
     Tag.WINNER_RULE: "by which rule",
@@ -59,7 +65,10 @@ TRIAL = {
     "hpo.warning": "an offered input that the objective did not use: the fidelity, or the rows",
     Tag.BLAMED_KEY: "the key to correct, where an error is the study's fault",
     Tag.METRICS_REFUSED: "metrics whose names MLflow cannot keep",
+    Tag.PARAMS_REFUSED: "params that the objective logged by MLflow itself, and that are others in the configuration",
     Tag.ARTIFACTS_LOST: "artifacts that could not be stored",
+    Tag.NOT_KEPT: "why its model, or what else was for the best trial, is missing",
+    Tag.MODEL: "`kept` if it has the artifact `model`",
     Tag.TASK_RUN_URL: "its task run in Prefect's UI",
     "hpo.strategy": "what proposed it",
     "hpo.bracket": "its bracket, with several fidelities",
@@ -72,7 +81,8 @@ path; in other names, what it refuses becomes `_`, and six digits follow: `lr (l
 Windows takes no `:`.)
 
 The description has its value and the reason for its proposal. Metrics: the study's at a milestone of `early_stop`
-(`hpo.rung.N`), and in a fold of [`trial.folds`](../how-to/folds.md) (`hpo.fold.N`). Artifacts: `output.txt` (what it
+(`hpo.rung.N`), in a fold of [`trial.folds`](../how-to/folds.md) (`hpo.fold.N`), and what it uses
+(`system/...`, with `resources: {log: true}`). Artifacts: `output.txt` (what it
 printed), `failure.txt` and `on_best.txt` (tracebacks), `model`, `hpo/checkpoint.zip`."""
 
 VERSION = {

@@ -17,8 +17,9 @@ ROOT = Path(__file__).parents[1]
 INTRODUCTION = """# Python
 
 What may be imported, and from where; other modules may change without notice. `run_study` returns a `StudyResult`,
-and `load_study` gives the same for a study that ran elsewhere. Both show themselves as a card in a notebook, and as
-six lines where they are printed:
+and `load_study` gives the same for a study that ran elsewhere. `open_study` gives an `AskedStudy`, for [loops of your
+own](../how-to/ask-and-tell.md). Results show themselves as a card in a notebook, and as six
+lines where they are printed:
 
 ```python
 from hpo_flows import load_study
@@ -41,8 +42,8 @@ MODULES = {
 PARAMETERS = {"Boolean", "Choice", "Fixed", "Float", "Int", "Ordinal"}
 """Whose fields are keys of the study file."""
 
-INTERNAL = {"check_hypergradient", "finish_best", "finish_checkpoint", "for_champion", "use"}
-"""What the worker calls."""
+INTERNAL = {"check_hypergradient", "finish_best", "finish_checkpoint", "for_champion", "reserve", "use"}
+"""What the worker and the command line call."""
 
 Definition = ast.FunctionDef | ast.ClassDef
 

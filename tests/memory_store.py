@@ -208,7 +208,13 @@ class MemoryStore:
         self.after("versions")
         return found
 
-    def register(self, model: str, run: str, path: str, tags: Mapping[str, str], description: str) -> Version:
+    def publish(self, run: str, study_run: str, name: str, tags: Mapping[str, str]) -> str | None:
+        self._begin("publish")
+        return f"m-{run}"
+
+    def register(
+        self, model: str, run: str, path: str, tags: Mapping[str, str], description: str, logged: str | None = None
+    ) -> Version:
         self._begin("register")
         log = self.version_log.setdefault(model, [])
         log.append(Version(max((each.number for each in log), default=0) + 1, run, dict(tags)))

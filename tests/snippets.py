@@ -102,7 +102,21 @@ space = {"x": {"type": "float", "low": 0, "high": 1}}
 given = {"objective": "digits:train", "metric": "loss", "direction": "minimize", "space": space, "stop": {"trials": 1}}
 open_study(connect(), study_from({"name": "digits"} | given))
 """,
+    "docs/how-to/running-study.md: From Python": """
+from hpo_flows import open_study
+space = {"learning_rate": {"type": "float", "low": 1e-4, "high": 1, "log": True}}
+open_study(name="digits", space=space, metric="loss", trials=3)
+""",
     "docs/how-to/models.md: scikit-learn": WINE,
+    "docs/how-to/models.md: Keep the model of the best trials (2)": "experiment_id = '0'",
+    "docs/how-to/models.md: MLflow's own calls and autologging": """
+from sklearn.datasets import load_wine
+from sklearn.linear_model import LogisticRegression
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import StandardScaler
+X, y = load_wine(return_X_y=True)
+X_test, y_test = X, y
+""",
     "docs/how-to/models.md: Keep the model of the best trials": WINE
     + """
 from hpo_flows.objectives.metrics import log_pictures
@@ -162,6 +176,13 @@ assert train(a_trial(config={'max_depth': 3}, answer=lambda: True))['accuracy'] 
     "docs/how-to/limits.md: Keep to limits on results (2)": "assert train(a_trial())['size_mb'] == 3.0",
     "docs/how-to/models.md: scikit-learn": "assert train(a_trial(config={'max_depth': 3}))['accuracy'] > 0.6",
     "docs/how-to/models.md: Keep the model of the best trials": "trial.finish_best()",
+    "docs/how-to/models.md: MLflow's own calls and autologging": """
+try:
+    assert train(a_trial(config={"C": 1.0})) > 0.9
+finally:
+    mlflow.autolog(disable=True)
+    mlflow.end_run()
+""",
     "docs/how-to/multi-fidelity.md: The objective": "assert train(a_trial(fidelity=3.0)) == 0.5",
     "docs/how-to/gradient.md: Gradients (2)": "assert train(a_trial(config={'l2': 0.5})) == 0.5",
     "docs/how-to/gradient.md: Keras models": "assert train(a_trial(config=values))['val_loss'] > 0",
@@ -186,6 +207,8 @@ SLOW = {
     "docs/how-to/keras.md: Where a script's trials train", "docs/how-to/gradient.md: Keras models",
     "docs/how-to/gradient.md: Keras models (2)", "docs/how-to/gradient.md: Thousands of hyperparameters",
     "docs/how-to/models.md: Keep the model of the best trials", "docs/reference/coming-from.md: Optuna",
+    "docs/how-to/models.md: Keep the model of the best trials (2)",
+    "docs/how-to/models.md: MLflow's own calls and autologging",
 }  # fmt: skip
 """Blocks that import TensorFlow, write a model, or run a study as others do already."""
 

@@ -78,12 +78,15 @@ class Progress:
     """What an observer of a study receives: the study as last loaded, and the seconds since this run of it started.
 
     The final choice is None while the search goes on. ``running`` are this run's trainings, the longest running first.
+    ``spec`` is the study as it is now, if anything may have changed it.
     """
 
     history: History
     seconds: float
     choice: Choice | None = None
     running: Sequence[Running] = ()
+    spec: StudySpec | None = None
+    paused: bool = False
 
 
 Observer = Callable[[Progress], None]

@@ -14,11 +14,11 @@ import typer
 from hpo_core.base.errors import InputError, StudyFailed, TrackingRefusal, Unreachable
 from hpo_core.base.extras import missing_extra
 from hpo_flows.base import stopping
-from hpo_flows.cli import deployment, look, manage, run, studies
+from hpo_flows.cli import asking, deployment, instruct, look, manage, run, studies
 from hpo_flows.cli.common import optional_value
 from hpo_flows.cli.starter import command as starter
 
-_NAMES = {"explain_trial": "explain", "list_studies": "list", "write_study_report": "report"}
+_NAMES = {"explain_trial": "explain", "list_studies": "list", "set_settings": "set", "write_study_report": "report"}
 """The commands whose functions have a longer name."""
 
 app = typer.Typer(
@@ -57,7 +57,13 @@ for _command in (
     look.write_study_report,
     studies.export,
     look.ui,
+    instruct.enqueue,
+    instruct.set_settings,
+    instruct.pause,
+    instruct.resume,
     manage.stop,
+    asking.ask,
+    asking.tell,
     studies.delete,
     manage.promote,
     manage.rollback,

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from typer.core import TyperCommand
 
-from hpo_core.study.names import study_name
+from hpo_core.study.names import is_file, study_name
 from hpo_core.tracking.connection import connect_to_read
 from hpo_core.tracking.credentials import redact
 from hpo_flows.objectives.reference import search_path as folders_of
@@ -35,15 +35,6 @@ JsonOption = Annotated[bool, typer.Option("--json", help="Print one JSON object 
 SetOption = Annotated[
     list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Override a key: stop.minutes=5")
 ]
-
-
-def is_file(study: str) -> bool:
-    if Path(study).suffix in (".yaml", ".yml") or study.startswith(("/", "./", "../")):
-        return True
-    try:
-        return Path(study).is_file()
-    except OSError:  # too long for a file name
-        return False
 
 
 def load_spec(study: str, overrides: list[str]) -> StudySpec:

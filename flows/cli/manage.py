@@ -6,15 +6,28 @@ from typing import Annotated
 
 import typer
 
-from hpo_core.study.names import model_name, study_name
+from hpo_core.base.errors import InputError
+from hpo_core.study.names import is_file, model_name, study_name
 from hpo_core.tracking.connection import connect
 from hpo_flows.base.paths import home
-from hpo_flows.cli.common import JsonOption, StudyArgument, is_file, load_spec, open_stored, print_json, search_path
+from hpo_flows.cli.common import JsonOption, StudyArgument, load_spec, open_stored, print_json, search_path
 
 
-def stop(study: StudyArgument) -> None:
-    """End a study in order: running trials finish, nothing new starts."""
+def stop(
+    study: StudyArgument,
+    trial: Annotated[int | None, typer.Option(metavar="N", help="End this trial alone, at once.", min=0)] = None,
+    reason: Annotated[str, typer.Option(help="Why the trial is to end; its run shows it.")] = "",
+) -> None:
+    """End a study in order: running trials finish, nothing new starts. With --trial, end that trial alone."""
     ledger = open_stored(study)
+    if trial is not None:
+        from hpo_flows.api.instructing import stop_trial
+
+        stop_trial(ledger, trial, reason)
+        typer.echo(f"{ledger.spec.name}: trial {trial} ends within seconds, as failed; another one takes its slot")
+        return
+    if reason:
+        raise InputError("--reason", "it is that of a trial's end", "give --trial, too")
     running = len(ledger.load().running)
     ledger.study.request_stop()
     typer.echo(f"{ledger.spec.name}: no further trial starts; {running} running ones finish")

@@ -14,7 +14,8 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from hpo_core.base.errors import InputError
-from hpo_flows.cli.common import SetOption, StudyArgument, is_file, load_spec, open_stored, overrides_of, search_path
+from hpo_core.study.names import is_file
+from hpo_flows.cli.common import SetOption, StudyArgument, load_spec, open_stored, overrides_of, search_path
 from hpo_flows.objectives.reference import Objective
 from hpo_flows.workers.output import PRINTED
 
@@ -25,11 +26,12 @@ if TYPE_CHECKING:
 
 
 def validate(study: StudyArgument, set_: SetOption = None) -> None:
-    """Check a study file and that its objective can be imported; nothing is run."""
+    """Check a study file and that its objective, if any, can be imported; nothing is run."""
 
     spec = load_spec(study, list(set_ or []))
-    with _without_chatter():
-        Objective(spec.objective, search_path(study), needs_hypergradient=spec.needs_hypergradient).load()
+    if spec.objective:
+        with _without_chatter():
+            Objective(spec.objective, search_path(study), needs_hypergradient=spec.needs_hypergradient).load()
     size = spec.search_space.size
     configurations = "infinitely many" if size == float("inf") else f"up to {size:,.0f}"
     typer.echo(
@@ -37,7 +39,10 @@ def validate(study: StudyArgument, set_: SetOption = None) -> None:
         f"({configurations} configurations), strategy {spec.strategy.name!r}"
     )
     given = "".join(f" --set {shlex.quote(each)}" for each in set_ or [])
-    typer.echo(f"start it: hpo tune {shlex.quote(study)}{given}")
+    if spec.objective:
+        typer.echo(f"start it: hpo tune {shlex.quote(study)}{given}")
+    else:
+        typer.echo(f"it has no objective: ask for its trials with hpo ask {shlex.quote(study)}")
 
 
 @contextlib.contextmanager

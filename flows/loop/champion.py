@@ -6,6 +6,7 @@ import logging
 
 from hpo_core.base.errors import TrackingRefusal
 from hpo_core.champion.challenge import Challenge, challenge_of, record_of, verdict, version_tags, wanted
+from hpo_core.champion.publication import publish_model
 from hpo_core.champion.record import champion_spec, name_verdict
 from hpo_core.champion.registry import settle
 from hpo_core.history.history import History
@@ -99,7 +100,7 @@ class ChampionStage:
             )
         decision, reason = verdict(challenge, spec)
         tags = version_tags(challenge, spec, ledger.study_run.id)
-        version = registry.register(model, run, MODEL, tags, f"{decision}: {reason}")
+        version = registry.register(model, run, MODEL, tags, f"{decision}: {reason}", publish_model(ledger, [run]))
         key = (ledger.study_run.id, challenge.trial.number, challenge.seeds)
         first = record_of(registry.versions(model), *key)
         if first is not None and first.number < version.number:

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from hpo_core.history.history import History
 from hpo_core.ledger.ledger import Ledger
 from hpo_core.selection.evaluation import Training
+from hpo_core.study.spec import StudySpec
 from hpo_flows.loop.search import SearchStage
 from hpo_flows.loop.stage import Step, collect, reserve_trial
 from hpo_flows.reports.description import study_description
@@ -27,8 +28,12 @@ class ConfirmStage:
     """
 
     def __init__(self, ledger: Ledger, search: SearchStage) -> None:
-        self._ledger, self._spec, self._search = ledger, ledger.spec, search
+        self._ledger, self._search = ledger, search
         self.left = 0
+
+    @property
+    def _spec(self) -> StudySpec:
+        return self._ledger.spec  # which changes while the study runs: hpo set
 
     def load(self, history: History) -> bool:
         self.left = 0 if self._late else self._spec.confirmations_left(history, self._search.exhausted)

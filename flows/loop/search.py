@@ -11,6 +11,7 @@ from hpo_core.history.history import History
 from hpo_core.history.trial import Trial
 from hpo_core.ledger.ledger import Ledger
 from hpo_core.selection.evaluation import Training
+from hpo_core.study.spec import StudySpec
 from hpo_flows.loop.stage import Step, collect, reserve_trial
 from hpo_flows.trials.session import FAILURE
 
@@ -31,11 +32,15 @@ class SearchStage:
     """
 
     def __init__(self, ledger: Ledger) -> None:
-        self._ledger, self._spec = ledger, ledger.spec
+        self._ledger = ledger
         self.reason = ""
         self.exhausted = self.halted = False
         self._began: float | None = None
         self._earlier: frozenset[int] = frozenset()  # the trials that failed before this run of the study
+
+    @property
+    def _spec(self) -> StudySpec:
+        return self._ledger.spec  # which changes while the study runs: hpo set
 
     def halt(self) -> None:
         """Reserve no further trial, because this flow is being stopped. A signal handler may call it."""
@@ -64,7 +69,8 @@ class SearchStage:
                     raise self._failed(alike, history)
                 return  # the running ones were started at the same time and may still succeed
             left = self._spec.search_left(history)
-            proposals = self._spec.propose(history, int(min(free, left)))
+            queue = self._ledger.study.instructions.queue
+            proposals = self._spec.propose(history, int(min(free, left)), queue)
             if not proposals:
                 self.exhausted = not history.running
                 self.reason = "the strategy has nothing more to propose" if self.exhausted else ""

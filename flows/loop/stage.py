@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -47,6 +47,28 @@ class Stage(Protocol):
             free: The number of free slots; the stage reserves nothing if there is none.
         """
         ...
+
+
+def advance(
+    stages: Iterable[Stage], history: History, free: int, begin: Callable[[Sequence[Training]], object]
+) -> Step:
+    """Let the stages start trainings in the free slots; each begins once those before it are over.
+
+    Args:
+        stages: The stages, in order.
+        history: The study as just loaded.
+        free: The number of free slots.
+        begin: Called with what a stage has reserved, which is now to be trained.
+    """
+    step = Step(over=True)
+    for stage in stages:
+        step = stage.advance(history, free)
+        if step.started:
+            begin(step.started)
+            free -= len(step.started)
+        if step.stale or not step.over:
+            break
+    return step
 
 
 def collect(reservations: Iterable[Training | None]) -> Step:

@@ -44,6 +44,11 @@ class Stages:
     def __iter__(self) -> Iterator[Stage]:
         return (stage for stage in (self.search, self._confirm, self._final, self._champion) if stage is not None)
 
+    @property
+    def of_trials(self) -> Iterator[Stage]:
+        """The stages whose trainings are trials, which anyone may train who asks for one."""
+        return (stage for stage in (self.search, self._confirm) if stage is not None)
+
     def load(self, history: History) -> bool:
         """Load the state of all stages from MLflow; returns whether nothing is left to do in any."""
         return all([stage.load(history) for stage in self])

@@ -9,7 +9,7 @@ import contextlib
 import logging
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextvars import copy_context
 from queue import Empty, SimpleQueue
 from typing import Any
@@ -27,6 +27,7 @@ from hpo_core.ledger.ledger import Ledger
 from hpo_core.ledger.store import RUNNING
 from hpo_core.ledger.tags import Tag
 from hpo_core.selection.evaluation import Training
+from hpo_core.study.definition import MOST_PARALLEL
 from hpo_core.study.spec import StudySpec
 from hpo_core.tracking.connection import connect
 from hpo_flows.base.progress import Progress
@@ -35,22 +36,24 @@ from hpo_flows.base.waiting import waiting_for
 from hpo_flows.loop.engine import Engine, PrefectTasks, Threads
 from hpo_flows.loop.flow_runs import Renewal, crash_dead_flow_runs, owned_flow_run
 from hpo_flows.loop.prefect_link import Link, forget_events, impatient, reached
-from hpo_flows.loop.stage import Step
+from hpo_flows.loop.stage import Step, advance
 from hpo_flows.loop.stages import SESSIONS, FlowSession
 from hpo_flows.loop.view.prefect_view import PrefectView
 from hpo_flows.objectives.context import CHECKPOINT
-from hpo_flows.trials.checkpoints import discard_superfluous
 from hpo_flows.trials.remote.dispatcher import RemoteTrials
 from hpo_flows.trials.remote.runner import Runner
 from hpo_flows.trials.session import CHAMPION_FIELD
 from hpo_flows.trials.task import study_tags, untagged
+from hpo_flows.workers.resources import check, devices
 from hpo_flows.workers.this_process import ThisProcess
+
+log = logging.getLogger("hpo")
 
 TICK_SECONDS = 1.0
 """How long the loop waits for a trial to end before it checks the clock again."""
 
-STOP_SECONDS = 5.0
-"""How often the loop checks for ``hpo stop``; by time, so that quick trials do not cost a request each."""
+HEAR_SECONDS = 5.0
+"""How often the loop reads what people have told the study; by time, so that quick trials cost no request each."""
 
 DESCRIBE_SECONDS = 60.0
 """The minimum time between two updates of the study's description with a new incumbent."""
@@ -174,14 +177,13 @@ class Loop:
         self.link, self.begun, self.ended = link, False, False
         self._reason = ""
         self._error: BaseException | None = None
-        self._session, self._ledger, self._spec = session, session.ledger, session.ledger.spec
+        self._session, self._ledger = session, session.ledger
         self._stages = session.stages
         self._running: dict[str, Training] = {}  # by run id
         self._events: SimpleQueue[Event] = SimpleQueue()
         self._signal: int | None = None
-        self._stopping = False
         self._interruptible = False
-        self._started = self._asked = time.monotonic()
+        self._started = self._heard = time.monotonic()
         self._described: tuple[float, Trial | None] = (self._started, None)
         self._renewal = Renewal(link)
         self._view = PrefectView(session.ledger, link, session.stages)
@@ -255,7 +257,8 @@ class Loop:
                     raise Stopped(self._signal)
                 history = self._load()
                 self._observe(history)
-                if self._stop_requested():
+                self._hear()
+                if self._ledger.study.stop_requested:
                     step, reason = Step(over=True), "hpo stop was called"
                 else:
                     step, reason = self._advance(history), self._stages.search.reason
@@ -295,40 +298,37 @@ class Loop:
             self._ledger.study.log({Tag.FLOW_RUN_URL: url})
 
     def _load(self) -> History:
-        history = self._ledger.load()
-        if self._ledger.reap():
-            history = self._ledger.load()
+        history = self._session.load()
         for training in self._remote.ended() if self._remote is not None else ():
             del self._running[training.run_id]
             self._session.board.end(training)
-        self._session.rungs.show(history)
-        discard_superfluous(self._ledger, history)
         when, incumbent = self._described
         if history.incumbent != incumbent and time.monotonic() - when > DESCRIBE_SECONDS:
             self._stages.describe(history)
             self._described = time.monotonic(), history.incumbent
-        self._ledger.save_snapshot(news=1_000)
         return history
 
     def _advance(self, history: History) -> Step:
-        """Let the stages start trainings in the free slots; each begins once those before it are over."""
-        step = Step(over=True)
-        for stage in self._stages:
-            step = stage.advance(history, self._spec.parallel - len(self._running))
-            if step.started:
-                reserved = [each.trial for each in step.started if each.evaluation is None]
-                self._session.rungs.show(history.with_trials(reserved))
-            for training in step.started:
+        """Let the stages start trainings in the free slots."""
+
+        def begin(started: Sequence[Training]) -> None:
+            reserved = [each.trial for each in started if each.evaluation is None]
+            self._session.rungs.show(history.with_trials(reserved))
+            for training in started:
                 self._submit(training)
-            if step.stale or not step.over:
-                break
+
+        free = 0 if self._paused else self._spec.parallel - len(self._running)
+        step = advance(self._stages, history, free, begin)
         self._observe(history)
         return step
 
     def _observe(self, history: History) -> None:
         """Show the state of the study, and do what is due by the clock."""
         self._view.show(history, self._seconds)
-        self._session.observe(Progress(history, self._seconds, self._stages.choice, self._session.board.shown()))
+        running = self._session.board.shown()
+        self._session.observe(
+            Progress(history, self._seconds, self._stages.choice, running, spec=self._spec, paused=self._paused)
+        )
         self._session.publisher.tick(history, self._stages.choice, self._stages.challenge)
         self.link.look()
         self._renewal.tick()
@@ -337,12 +337,36 @@ class Loop:
     def _seconds(self) -> float:
         return time.monotonic() - self._started
 
-    def _stop_requested(self) -> bool:
-        """Whether ``hpo stop`` was called; asks MLflow every few seconds."""
-        if not self._stopping and time.monotonic() - self._asked > STOP_SECONDS:
-            self._asked = time.monotonic()
-            self._stopping = self._ledger.study.stop_requested()
-        return self._stopping
+    @property
+    def _spec(self) -> StudySpec:
+        return self._ledger.spec  # which changes while the study runs: hpo set
+
+    @property
+    def _paused(self) -> bool:
+        return self._ledger.study.instructions.paused
+
+    def _hear(self) -> None:
+        """Do what people have told the study; asks MLflow every few seconds."""
+        if time.monotonic() - self._heard <= HEAR_SECONDS:
+            return
+        self._heard, before = time.monotonic(), self._spec.parallel
+        for told in self._ledger.hear():
+            log.warning("%s: %s", self._spec.name, told)
+            if told.kind == "stop":
+                for training in self._running.values():
+                    if training.number == told.value and training.evaluation is None:
+                        self._session.stop(training, told.reason)
+        if self._spec.parallel > before and self._remote is None:
+            self._check_resources(before)
+
+    def _check_resources(self, before: int) -> None:
+        """Keep the number of trials at a time if this machine cannot train more."""
+        resources = self._spec.resources
+        try:
+            check(resources, self._spec.parallel, devices() if resources.gpus else [])
+        except InputError as error:
+            log.warning("%s: this flow stays at parallel=%d: %s", self._spec.name, before, error)
+            self._ledger.spec = self._spec.model_copy(update={"parallel": before})
 
     def _submit(self, training: Training) -> None:
         self._running[training.run_id] = training
@@ -358,13 +382,14 @@ class Loop:
 
     def _wait(self) -> None:
         """Wait until one of this flow's trials ends, or it is time to load what other flows did."""
-        deadline = time.monotonic() + RELOAD_SECONDS
+        idle = self._paused and not self._running
+        deadline = time.monotonic() + (HEAR_SECONDS if idle else RELOAD_SECONDS)
         while time.monotonic() < deadline:
             try:
                 event = self._events.get(timeout=TICK_SECONDS)
             except Empty:
                 self._observe(self._ledger.history())
-                if not self._running:
+                if not self._running and not idle:
                     return
             else:
                 self._take(event)
@@ -388,6 +413,7 @@ class Loop:
             try:
                 while not over.wait(TICK_SECONDS):
                     self._observe(self._ledger.history())
+                    self._hear()
             except Exception as error:
                 errors.append(error)
                 cancelled.set()  # the trial ends at its next report
@@ -432,6 +458,9 @@ def task_name(spec: StudySpec, training: Training) -> str:
 
 
 def make_flow(parallel: int, runner: Runner | None = None) -> Any:
-    """The flow with the engine's task runner, or with one thread per parallel trial, which waits for a worker."""
-    tasks: Any = ThreadPoolTaskRunner(max_workers=parallel) if runner is None else runner.task_runner(parallel)
+    """The flow with the engine's task runner, or with one thread per parallel trial, which waits for a worker.
+
+    There may be more threads than trials at first: ``hpo set`` can ask for more while the flow runs.
+    """
+    tasks: Any = ThreadPoolTaskRunner(max_workers=MOST_PARALLEL) if runner is None else runner.task_runner(parallel)
     return tune.with_options(task_runner=tasks)

@@ -5,8 +5,7 @@ numpy, models and splits are imported in the methods that need them, so that an 
 
 from __future__ import annotations
 
-import os
-import shutil
+import contextlib
 import traceback
 from collections.abc import Callable, Mapping, Sequence, Sized
 from functools import cached_property, partial
@@ -15,25 +14,27 @@ from typing import TYPE_CHECKING, Any
 
 from hpo_core.base.errors import InputError
 from hpo_core.history.trial import HYPERGRADIENT, HYPERGRADIENT_NORM
+from hpo_core.ledger.tags import MODEL, ON_BEST
 from hpo_core.selection.evaluation import Fold, Phase
 from hpo_core.selection.milestones import Milestones
 from hpo_core.space.configuration import Scalar
-from hpo_core.tracking.models import load_model, save_model
+from hpo_core.tracking.models import check_kind, load_model, save_model
+from hpo_flows.objectives.artifacts import Artifacts
 from hpo_flows.objectives.datasets import describe
 from hpo_flows.objectives.folds import CrossValidation
-from hpo_flows.objectives.messages import Artifact, DatasetUsed, FoldScore, FromObjective, Report, Use
-from hpo_flows.objectives.result import as_step
+from hpo_flows.objectives.messages import DatasetUsed, FoldScore, FromObjective, NotKept, Report, Use
+from hpo_flows.objectives.result import MissingMetric, as_metrics, as_step
 from hpo_flows.objectives.splits import folds, split
 
 if TYPE_CHECKING:
     from hpo_flows.objectives.splits import Rows
-from hpo_core.ledger.tags import MODEL, ON_BEST
-from hpo_flows.objectives.result import MissingMetric, as_metrics
 
 CHECKPOINT = "checkpoint"
 
+THE_MODEL = "the model is not kept"
 
-class TrialContext:
+
+class TrialContext(Artifacts):
     """Handed to the objective as its only argument.
 
     Attributes:
@@ -65,17 +66,17 @@ class TrialContext:
         reshuffle: bool = False,
         repeats: bool = False,
     ) -> None:
+        super().__init__(outbox, send)
         self.config, self.number, self.seed, self.scratch = config, number, seed, scratch
         self.callbacks = callbacks
         self._fidelity, self._resume_from = fidelity, resume_from
-        self._outbox, self._send, self._sent = outbox, send, 0
         self._milestones, self._answer, self._judged, self._go_on = milestones, answer, -1, True
         self._read: set[str] = set()
         self._scratch_reason = ""
         self._phase, self._fold, self._reshuffle, self._repeats = phase, fold, reshuffle, repeats
         self._validation: CrossValidation | None = None
         self._champion_folder = champion
-        self._on_best: list[Callable[[], object]] = []
+        self._on_best: list[tuple[str, Callable[[], object]]] = []
         self._hypergradients = 0
         self._write_checkpoint: Callable[[Path], object] | None = None
 
@@ -297,24 +298,31 @@ class TrialContext:
         """Register an action for when the objective has returned and its trial is the best so far: log pictures, say.
 
         In a study with a final choice only the winner counts as the best, in phase ``test``; in phase ``seed`` every
-        re-training does. An action that raises leaves its traceback in the run and does not fail the trial. Its time
-        counts towards ``trial_timeout``.
+        re-training does. An action that raises does not fail the trial: a warning and the tag ``hpo.not_kept`` say why,
+        and the artifact ``on_best.txt`` has the traceback. Its time counts towards ``trial_timeout``.
         """
-        self._on_best.append(action)
+        self._on_best.append(("an action of trial.on_best raised", action))
 
     def log_model(self, model: Any, example: Any) -> None:
         """Keep a trained model as the artifact ``model``, if its trial is the best so far (:meth:`on_best`).
 
-        It has a signature and an input example, so ``mlflow models serve`` can serve it as it is.
+        It has a signature, an input example and its requirements, so ``mlflow models serve`` can serve it as it is. Of
+        several calls, the last one counts. A model that cannot be kept is told like an action that raises.
 
         Args:
-            model: A Keras model or a scikit-learn estimator.
+            model: A model of scikit-learn, Keras, XGBoost, LightGBM, CatBoost, PyTorch or Lightning; a pipeline of
+                transformers; or a ``PythonModel`` of MLflow.
             example: A few rows of input; the signature is derived from them and from the model's output for them.
         """
-        self.on_best(lambda: self._save_model(model, example))
+        self._on_best = [known for known in self._on_best if known[0] != THE_MODEL]
+        try:
+            check_kind(model)
+        except TypeError as error:  # known before it is known whether the trial is the best
+            self._send(NotKept(THE_MODEL, f"TypeError: {error}"))
+        else:
+            self._on_best.append((THE_MODEL, lambda: self._save_model(model, example)))
 
     def _save_model(self, model: Any, example: Any) -> None:
-
         path = self.scratch / "hpo-model"
         save_model(model, path, example)
         self.log_artifact(path, MODEL)
@@ -334,12 +342,17 @@ class TrialContext:
 
     def finish_best(self) -> None:
         """Run the actions of :meth:`on_best`; called by the worker. A trial that was stopped early runs none."""
-        for action in self._on_best if self._go_on else []:
+        tracebacks = []
+        for what, action in self._on_best if self._go_on else []:
             try:
                 action()
-            except Exception:
+            except (Exception, SystemExit) as error:
+                tracebacks.append(traceback.format_exc())
+                self._send(NotKept(what, f"{type(error).__name__}: {error}"))
+        if tracebacks:
+            with contextlib.suppress(OSError):  # a full disk, say; the reasons are told in any case
                 note = self.scratch / ON_BEST
-                note.write_text(traceback.format_exc(), encoding="utf-8")
+                note.write_text("\n".join(tracebacks), encoding="utf-8")
                 self.log_artifact(note)
 
     def report(self, step: int, metrics: Mapping[str, float]) -> bool:
@@ -376,32 +389,6 @@ class TrialContext:
             return None
         self._judged = milestone
         return milestone
-
-    def log_artifact(self, path: str | Path, folder: str = "") -> None:
-        """Store a file, or a folder with its content, as an artifact of the trial's run.
-
-        It is copied at once, so it may be changed or removed afterwards.
-
-        Args:
-            path: The file or folder.
-            folder: The target folder below the run's artifacts.
-
-        Raises:
-            FileNotFoundError: There is nothing at ``path``.
-            ValueError: ``folder`` leads out of the run's artifacts.
-        """
-        source = Path(os.path.abspath(path))  # resolves "..", which has no name to store it under
-        if Path(folder).is_absolute() or ".." in Path(folder).parts or not {"\\", "\0"}.isdisjoint(folder):
-            raise ValueError(f"the folder {folder!r} leads out of the run's artifacts")
-        self._sent += 1
-        target = self._outbox / str(self._sent) / source.name
-        target.parent.mkdir(parents=True)
-        if source.is_dir():
-            shutil.copytree(source, target, ignore=self._endless)
-        else:
-            shutil.copy2(source, target)
-        written = Path(folder).as_posix()  # MLflow refuses "plots/", "./plots" and "plots//a"
-        self._send(Artifact(str(target), "" if written == "." else written))
 
     def report_hypergradient(self, gradient: Mapping[str, Any]) -> None:
         """Log the derivative of the study's metric by parameters, for the strategy ``gradient``; the last call counts.
@@ -443,9 +430,3 @@ class TrialContext:
                 "the strategy goes by hypergradients, and the objective gave none; call trial.report_hypergradient, or "
                 "choose another strategy"
             )
-
-    def _endless(self, folder: str, names: list[str]) -> list[str]:
-        """What a copy of a folder must skip to end at all: links to an enclosing folder, and the target itself."""
-        here = Path(folder).resolve()
-        paths = {name: (here / name).resolve() for name in names}
-        return [name for name, path in paths.items() if here.is_relative_to(path) or path == self._outbox.resolve()]

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from hpo_core.ledger.store import Dataset
     from hpo_core.selection.evaluation import Fold
+    from hpo_core.tracking.trial_run import Logged
     from hpo_flows.objectives.reference import Objective
 
 
@@ -79,10 +80,30 @@ class FoldScore:
 
 @dataclass(frozen=True)
 class Artifact:
-    """A file in the attempt's folder, to be stored in the run below ``folder``."""
+    """A file in the attempt's folder, to be stored in the run below ``folder``.
+
+    Args:
+        path: The file.
+        folder: The folder.
+        kind: ``table`` for what MLflow's UI shows as one; empty for any other file.
+    """
 
     path: str
     folder: str
+    kind: str = ""
+
+
+@dataclass(frozen=True)
+class NotKept:
+    """Something that was to be kept of the best trial is missing.
+
+    Args:
+        what: What happened.
+        reason: Why.
+    """
+
+    what: str
+    reason: str
 
 
 @dataclass(frozen=True)
@@ -103,6 +124,17 @@ class Use:
 
     read: tuple[str, ...] = ()
     scratch_instead: str = ""
+
+
+@dataclass(frozen=True)
+class LoggedByMlflow:
+    """What the objective has logged to its run by MLflow itself; sent once, when it has ended.
+
+    Args:
+        logged: A :class:`hpo_core.tracking.trial_run.Logged`.
+    """
+
+    logged: Logged
 
 
 # -- from the worker's loop to the flow -----------------------------------------------------------------------------
@@ -155,5 +187,5 @@ class Ended:
 
 
 ToWorker = Preload | Train | Answer
-FromObjective = Report | FoldScore | Artifact | DatasetUsed | Use
+FromObjective = Report | FoldScore | Artifact | NotKept | DatasetUsed | LoggedByMlflow | Use
 Message = ToWorker | FromObjective | Ended

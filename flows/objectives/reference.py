@@ -98,6 +98,7 @@ class Objective:
         """
         if self.pickled is not None or self.here is not None:
             return
+        self._check_named()
         self._extend_path()
         module = self.reference.partition(":")[0]
         try:
@@ -106,6 +107,11 @@ class Objective:
             return
         if found is None:
             raise self._absent(f"No module named {module!r}")
+
+    def _check_named(self) -> None:
+        if not self.reference:
+            remedy = "name one (objective: module:function), or ask for its trials and train them yourself (hpo ask)"
+            raise InputError("objective", "the study has none", remedy)
 
     def _extend_path(self) -> None:
         for folder in reversed(self.path):
@@ -160,6 +166,7 @@ class Objective:
                     f"{self.reference!r} cannot be rebuilt in a worker process ({type(error).__name__}: {error})",
                     "put it into a module that can be imported from there" if missing is None else missing.remedy,
                 ) from error
+        self._check_named()
         module_name, _, path = self.reference.partition(":")
         try:
             found: Any = importlib.import_module(module_name)

@@ -33,6 +33,10 @@ class MissingMetric(ValueError):
     """The objective returned metrics, but not the study's: a mistake in the study file rather than in the trial."""
 
 
+class NotFinite(ValueError):
+    """The study's metric is not finite: the training went astray."""
+
+
 def as_result(value: Any, metric: str) -> dict[str, float]:
     """Convert what an objective returned to metrics, among which the study's is finite.
 
@@ -52,7 +56,7 @@ def as_result(value: Any, metric: str) -> dict[str, float]:
             f"the objective returned no {metric!r} but {sorted(metrics)}; return it, or correct metric: in the study"
         )
     if not abs(metrics[metric]) < MAX_VALUE:
-        raise ValueError(f"the objective returned {metric} = {metrics[metric]}")
+        raise NotFinite(f"the objective returned {metric} = {metrics[metric]}")
     return metrics
 
 

@@ -20,9 +20,9 @@ from hpo_flows.reports.text import (
 def study_description(spec: StudySpec, history: History, choice: Choice | None = None) -> str:
     """The study's description in MLflow, as Markdown."""
     best, complete = history.incumbent, len(history.complete)
+    of = f" of `{spec.objective}`" if spec.objective else ""
     lines = [
-        f"**{as_markdown(spec.name)}**: {spec.direction} `{spec.metric}` of `{spec.objective}` "
-        f"by `{spec.strategy.name}`.",
+        f"**{as_markdown(spec.name)}**: {spec.direction} `{spec.metric}`{of} by `{spec.strategy.name}`.",
         "",
         f"{complete} trial{'s' * (complete != 1)} complete, {failed_line(spec, history)}, "
         f"{len(history.running)} running.",

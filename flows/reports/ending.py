@@ -93,10 +93,12 @@ def write_best(spec: StudySpec, best: Trial, choice: Choice | None) -> str:
 
 def kept_model(ledger: Ledger, history: History, best: Trial, choice: Choice | None) -> Model | None:
     """The model of the best configuration; None if there is none. See :func:`model_runs` for which."""
+    from hpo_core.tracking.models import FLAVORS  # needed by those that have a model
+
     for run in model_runs(history, best, choice):
         if (about := ledger.store.download(run, f"{MODEL}/MLmodel")) is not None:
             flavors = set(re.findall(r"^  (\w+):$", about.decode("utf-8", "replace"), re.MULTILINE))
-            flavor = next((each for each in ("keras", "sklearn") if each in flavors), "pyfunc")
+            flavor = next((each for each in FLAVORS.values() if each in flavors), "pyfunc")
             return Model(f"runs:/{run}/{MODEL}", flavor)
     return None
 

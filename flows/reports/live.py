@@ -142,6 +142,7 @@ class LiveProgress:
         self._screen.line(text, style)
 
     def __call__(self, progress: Progress) -> None:
+        self._spec = progress.spec or self._spec
         assert self._spec is not None
         first, now = self._progress is None, time.monotonic()
         news = self._news.look(progress.history)
@@ -215,6 +216,7 @@ class LiveProgress:
         spec, history = self._spec, seen.history
         running = {(each.number, each.kind) for each in seen.running} | {(each.number, "") for each in history.running}
         parts = [f"{spec.name}: {count_line(spec, history)}", f"{len(running)} running"]
+        parts += ["paused: hpo resume goes on"] if seen.paused else []
         parts += [failed_line(spec, history)] if history.failed else []
         if spec.stop.full_trainings is not None and spec.scale is not None:
             parts.append(f"{spec.spent(history):.3g} of {spec.stop.full_trainings:g} full trainings")

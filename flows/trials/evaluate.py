@@ -18,6 +18,7 @@ from hpo_flows.trials.checkpoints import packed, worth_keeping
 from hpo_flows.trials.prepare import Prepared, prepare
 from hpo_flows.trials.recorder import TrialLog
 from hpo_flows.trials.session import BLAMED_KEY, CHAMPION_FIELD, FAILURE, Session
+from hpo_flows.trials.usage import Usage
 from hpo_flows.workers.channel import shown
 from hpo_flows.workers.job import TrialCancelled, TrialFailed
 from hpo_flows.workers.output import last_lines
@@ -38,26 +39,30 @@ def evaluate(session: Session, training: Training, attempt: int, tags: Mapping[s
     """
     folder = session.folder / "trials" / f"{training.number:04d}-{training.run_id[:8]}-{attempt}"
     record = TrialLog(session, training, tags, folder)
-    with session.board.showing(training), _ended_in_any_case(session, training, record, folder):
+    with session.board.showing(training), ended_in_any_case(session, training, record, folder):
         prepared = None
         try:
             prepared = prepare(session, training, folder)
             metrics = _train(session, training, prepared, record)
         except TrialCancelled:
+            if (why := session.stops.get(training.run_id)) is not None:
+                stopped = TrialFailed(why, retry=False)
+                record_failure(session, training, prepared, record, stopped)
+                raise stopped from None
             record.finish(FAILED, reason=INTERRUPTED, lost="interrupted")
             raise
         except TrialFailed as error:
             if error.retry and attempt <= session.ledger.spec.retries:
                 record.keep_for_next(attempt, error.reason)
                 raise  # the caller makes another attempt in the same run
-            _record_failure(session, training, record, error, resumed=_resumed(prepared))
+            record_failure(session, training, prepared, record, error)
             raise
-        _record_result(session, training, prepared, record, metrics)
+        record_result(session, training, prepared, record, metrics)
         return metrics
 
 
 @contextmanager
-def _ended_in_any_case(session: Session, training: Training, record: TrialLog, folder: Path) -> Iterator[None]:
+def ended_in_any_case(session: Session, training: Training, record: TrialLog, folder: Path) -> Iterator[None]:
     """End the run also after an error that is not the objective's, and remove the attempt's folder."""
     try:
         yield
@@ -102,13 +107,20 @@ def _train(session: Session, training: Training, prepared: Prepared, record: Tri
     """
     spec = session.ledger.spec
     with session.pool.worker() as worker:
+        usage = Usage(worker.pid, worker.variables) if spec.resources.log else None
+
+        def tick() -> None:
+            if usage is not None and (measured := usage.due()):
+                record.note_usage(measured, usage.measured - 1)
+            record.tick()
+
         try:
             metrics = worker.run(
                 prepared.job,
                 timeout=spec.trial_timeout,
                 memory_limit=spec.memory_cap,
                 on_message=record.receive,
-                on_tick=record.tick,
+                on_tick=tick,
                 cancelled=session.stopped(training.run_id),
             )
         finally:
@@ -119,7 +131,7 @@ def _train(session: Session, training: Training, prepared: Prepared, record: Tri
     return metrics
 
 
-def _record_result(
+def record_result(
     session: Session, training: Training, prepared: Prepared, record: TrialLog, metrics: Mapping[str, float]
 ) -> None:
     """End the run of a training that returned a value, with its checkpoint if a later trial may continue it."""
@@ -130,8 +142,8 @@ def _record_result(
     record.finish(FINISHED, metrics, **_use_tags(session, training, prepared, record))
 
 
-def _record_failure(
-    session: Session, training: Training, record: TrialLog, error: TrialFailed, *, resumed: bool
+def record_failure(
+    session: Session, training: Training, prepared: Prepared | None, record: TrialLog, error: TrialFailed
 ) -> None:
     """End the run of a training that failed. If the study is to blame, note the error, which ends the flow."""
     if error.details:
@@ -139,7 +151,8 @@ def _record_failure(
     # Skipped if the output is already shown live, or if the study is to blame: that is reported as one error.
     if record.printed and not error.blamed_key and not session.pool.shows_output:
         log.warning("the last that trial %d printed:\n%s", training.number, last_lines(record.printed))
-    reason = f"{error.reason} (going on from trial {training.parent})" if resumed else error.reason
+    resumed = f" (going on from trial {training.parent})" if _resumed(prepared) else ""
+    reason = f"{error.reason}{resumed}"
     if not error.blamed_key:
         record.finish(FAILED, None, reason)
     elif training.phase in ("seed", "champion"):  # as interrupted, so it is evaluated again once the error is fixed

@@ -10,6 +10,7 @@ from hpo_core.base.seeding import fold_seed, repeat_seed, trial_seed
 from hpo_core.history.trial import fidelity_key
 from hpo_core.selection.evaluation import ChampionVersion, EvaluationKind, Fold, Retraining, Training
 from hpo_core.study.spec import StudySpec
+from hpo_core.tracking.trial_run import TrialRun
 from hpo_flows.trials.checkpoints import inherited
 from hpo_flows.trials.session import Session
 from hpo_flows.workers.job import Job, TrialFailed
@@ -53,7 +54,7 @@ def prepare(session: Session, training: Training, folder: Path) -> Prepared:
         spec.metric,
         training.config,
         training.number,
-        _seed(session, training),
+        seed_of(session, training),
         training.fidelity,
         folder,
         resume,
@@ -66,6 +67,12 @@ def prepare(session: Session, training: Training, folder: Path) -> Prepared:
         to_beat=_to_beat(session, training),
         reshuffle=spec.reshuffles,
         repeats=training.trial.repeat_of is not None,
+        run=TrialRun(
+            session.ledger.store.uri,
+            training.run_id,
+            session.ledger.study_run.experiment,
+            spec.search_space.to_params(training.config),
+        ),
     )
     return Prepared(job, obstacle)
 
@@ -75,7 +82,7 @@ def _may_be_stopped(spec: StudySpec, training: Training) -> bool:
     return training.phase == "search" and training.trial.repeat_of is None
 
 
-def _seed(session: Session, training: Training) -> int:
+def seed_of(session: Session, training: Training) -> int:
     """The seed of a run. A promoted trial keeps the seed of its first ancestor; each later evaluation has its own."""
     seed, kind = session.ledger.spec.seed, training.kind
     if training.phase == "search":

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import logging
 import math
 import shutil
 import time
 from collections.abc import Mapping, Sequence
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
 from hpo_core.base.errors import TrackingError, TrackingRefusal
 from hpo_core.base.storable import bad_metric, plain
@@ -21,15 +22,17 @@ from hpo_core.ledger.tags import (
     FOLD_VALUE,
     INTERNAL,
     MODEL,
+    MODEL_KEPT,
     NOTE,
-    ON_BEST,
     RUNG,
     SNAPSHOT_FOLDER,
+    TABLES,
     Tag,
     refused_tag,
 )
 from hpo_core.selection.evaluation import Training
-from hpo_flows.objectives.messages import Artifact, DatasetUsed, FoldScore, FromObjective, Use
+from hpo_core.tracking.trial_run import Logged
+from hpo_flows.objectives.messages import Artifact, DatasetUsed, FoldScore, FromObjective, LoggedByMlflow, NotKept, Use
 from hpo_flows.objectives.messages import Report as Reported
 from hpo_flows.reports.text import number, one_line
 from hpo_flows.trials.judge import Judge
@@ -67,6 +70,7 @@ class TrialLog:
         self._metrics: list[Metric] = []
         self._tags = dict(tags)
         self._last_step = 0
+        self._logged_steps: dict[str, int] = {}  # the highest step of what the objective logged by MLflow itself
         self._latest: dict[str, tuple[int, float]] = {}  # by metric: its last step and value in this attempt
         self._refused: dict[str, str] = {}
         self._judge = Judge(ledger.spec, training.trial, session.rungs, session.warn)
@@ -74,6 +78,8 @@ class TrialLog:
         self._checkpoint: Path | None = None  # the archive to keep for trials that resume from this one
         self._artifacts: list[tuple[Path, str]] = []
         self._datasets: list[Dataset] = []
+        self._not_kept: list[str] = []
+        self._tables: list[dict[str, str]] = []
         self._session = session
         self.printed = ""  # by this attempt
         self._trace = session.traces.setdefault(training.run_id, Trace())
@@ -87,10 +93,15 @@ class TrialLog:
     def receive(self, message: FromObjective) -> bool:
         """Handle a message from the objective; returns whether the trial may continue."""
         match message:
-            case Artifact(path, folder):
+            case Artifact(path, folder, kind):
                 self._artifacts.append((Path(path), folder))
-                if Path(path).name == ON_BEST:
-                    self._warn_of_best(Path(path))
+                if kind == "table":
+                    self._tables.append({"path": str(PurePosixPath(folder, Path(path).name)), "type": kind})
+                    self._tags[TABLES] = json.dumps(self._tables)
+            case NotKept(what, reason):
+                self._note_not_kept(what, reason)
+            case LoggedByMlflow(logged):
+                self._note_logged(logged)
             case DatasetUsed(dataset):
                 self._datasets.append(dataset)
             case Use():
@@ -101,11 +112,31 @@ class TrialLog:
                 return self._take_fold(message)
         return True
 
-    def _warn_of_best(self, note: Path) -> None:
-        """Tell that the model of a trial, or whatever else was to be kept of the best, is missing; once per reason."""
-        with contextlib.suppress(OSError):
-            reason = one_line(note.read_text(encoding="utf-8").strip().splitlines()[-1])
-            self._session.warn(f"nothing is kept of the best trial: {reason} ({ON_BEST} in the trial's run has more)")
+    def _note_not_kept(self, what: str, reason: str) -> None:
+        """Tell in the run, and once per reason on the screen, that something of the best trial is missing."""
+        missing = f"{what}: {one_line(reason)}"
+        self._not_kept.append(missing)
+        self._tags[Tag.NOT_KEPT] = plain("; ".join(self._not_kept))[:1000]
+        self._session.warn(f"of the best trial, {missing} (the tag {Tag.NOT_KEPT} of its run)")
+
+    def _note_logged(self, logged: Logged) -> None:
+        """Have the result outdo what the objective logged by MLflow, which shows the value at the highest step."""
+        for key, step in logged.steps.items():
+            self._logged_steps[key] = max(step, self._logged_steps.get(key, 0))
+        self._trace.time = max(self._trace.time, logged.time)
+        for key in logged.clashes:
+            self._session.warn(
+                f"the objective logs the param {plain(key)!r} by MLflow with another value than the configuration's, "
+                f"which stays (the tag {Tag.PARAMS_REFUSED} of its run)"
+            )
+        if logged.clashes:
+            clashes = "; ".join(f"{key}={value}" for key, value in sorted(logged.clashes.items()))
+            self._tags[Tag.PARAMS_REFUSED] = plain(clashes)[:1000]
+
+    def note_usage(self, usage: Mapping[str, float], step: int) -> None:
+        """Queue what the trial uses now; it is written with whatever is due next."""
+        for key, value in usage.items():
+            self._add(key, value, self._trace.tick(), step, ours=True)
 
     def _note_step(self, step: int, metrics: Mapping[str, float]) -> int:
         """Queue the metrics of a step; returns its time."""
@@ -217,7 +248,7 @@ class TrialLog:
         """
         now, last = self._trace.tick(), max([self._last_step, *self._stale.values()])
         for key, value in (metrics or {}).items():
-            self._add(key, value, now, last)
+            self._add(key, value, now, max(last, self._logged_steps.get(key, 0)))
         for key, step in self._stale.items():  # overwrite values of earlier attempts that MLflow still shows as latest
             own = self._latest.get(key, (-1, math.nan))
             if own[0] < step:
@@ -287,6 +318,8 @@ class TrialLog:
         for i, (path, folder) in enumerate(self._artifacts):
             try:
                 store.upload(self._training.run_id, path, folder)
+                if folder == MODEL:
+                    self._tags[Tag.MODEL] = MODEL_KEPT
             except Exception as error:  # each artifact store has exceptions of its own
                 log.warning("the artifact store refuses %s of trial %d: %s", path.name, self._training.number, error)
                 where = self._set_aside([left for left, _ in self._artifacts[i:]])
@@ -350,8 +383,8 @@ class TrialLog:
         phase = self._training.phase
         if phase == "seed" and all(folder != MODEL for _, folder in self._artifacts):
             why = "the objective logged no model; call trial.log_model(model, example)"
-            if any(path.name == ON_BEST for path, _ in self._artifacts):
-                why = f"trial.log_model raised; correct what {ON_BEST} in the run says"
+            if self._not_kept:
+                why = "; ".join(self._not_kept)
             raise TrialFailed(why, retry=False, blamed_key=CHAMPION_FIELD)
         if phase == "champion" and "champion" not in (self.use or Use()).read:
             why = "the objective did not read trial.champion; if that is not None, score it and do not train"

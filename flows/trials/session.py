@@ -6,12 +6,15 @@ import logging
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from hpo_core.history.history import History
 from hpo_core.ledger.ledger import Ledger
 from hpo_core.ledger.spool import Spool
 from hpo_core.ledger.store import Dataset
 from hpo_core.ledger.tags import Tag
+from hpo_core.selection.evaluation import Training
 from hpo_flows.base.board import Board
 from hpo_flows.objectives.reference import Objective
+from hpo_flows.trials.checkpoints import discard_superfluous
 from hpo_flows.trials.judge import Rungs
 from hpo_flows.trials.trace import Trace
 from hpo_flows.workers.job import Flag
@@ -45,6 +48,7 @@ class Session:
         datasets: The datasets already logged to the study's run.
         traces: What the attempts at the running trials have left in MLflow, by run id.
         board: What the running trials have reported last, for display.
+        stops: Why single trials are to end, by run id.
     """
 
     ledger: Ledger
@@ -57,6 +61,21 @@ class Session:
     datasets: list[Dataset] = field(default_factory=list)
     traces: dict[str, Trace] = field(default_factory=dict)
     board: Board = field(default_factory=Board)
+    stops: dict[str, str] = field(default_factory=dict)
+
+    def stop(self, training: Training, reason: str = "") -> None:
+        """End a trial, because somebody wants it to end; see :func:`stop_reason`."""
+        self.stops[training.run_id] = stop_reason(training.number, reason)
+
+    def load(self) -> History:
+        """Load the study, end the trials whose owner is dead, and drop the checkpoints that nothing goes on from."""
+        history = self.ledger.load()
+        if self.ledger.reap():
+            history = self.ledger.load()
+        self.rungs.show(history)
+        discard_superfluous(self.ledger, history)
+        self.ledger.save_snapshot(news=1_000)
+        return history
 
     def fail(self, error: Exception) -> None:
         """Note an error that must end the whole flow; the loop raises it. The first of several counts."""
@@ -79,7 +98,22 @@ class Session:
 
     def stopped(self, run_id: str) -> Flag:
         """The flag that is set once the trial in this run is to be killed."""
-        return self.pool.cancelled
+        return StopFlag(self, run_id)
+
+
+class StopFlag:
+    """Set once a trial is to end, alone or with the whole flow."""
+
+    def __init__(self, session: Session, run_id: str) -> None:
+        self._session, self._run_id = session, run_id
+
+    def is_set(self) -> bool:
+        return self._session.pool.cancelled.is_set() or self._run_id in self._session.stops
+
+
+def stop_reason(number: int, reason: str = "") -> str:
+    """Why a trial failed that somebody ended with ``hpo stop --trial``."""
+    return f"stopped by hpo stop --trial {number}" + (f": {reason}" if reason else "")
 
 
 BLAMED_KEY = Tag.BLAMED_KEY.removeprefix(Tag.PREFIX)

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from queue import SimpleQueue
 from typing import Any
 
 from hpo_core.base.errors import InputError
 from hpo_core.base.extras import missing_extra
+from hpo_core.tracking.trial_run import Logged, joined
 from hpo_flows.objectives.context import TrialContext
 from hpo_flows.objectives.messages import (
     Answer,
@@ -19,7 +21,9 @@ from hpo_flows.objectives.messages import (
     Failed,
     FoldScore,
     FromObjective,
+    LoggedByMlflow,
     Message,
+    NotKept,
     Report,
     Use,
 )
@@ -56,7 +60,7 @@ def supervise(
                 return message
             case Report(milestone=int()) | FoldScore(asks=True):
                 reply(Answer(on_message(message) is not False))
-            case Report() | FoldScore() | Artifact() | DatasetUsed() | Use():
+            case Report() | FoldScore() | Artifact() | NotKept() | DatasetUsed() | LoggedByMlflow() | Use():
                 on_message(message)
         on_tick()
 
@@ -105,28 +109,21 @@ class Attempt:
         self.answers.put(False)
 
 
+@contextlib.contextmanager
+def logging_to_run(job: Job, attempt: Attempt) -> Iterator[None]:
+    """Let what the objective logs by MLflow itself go into the trial's run, and tell the flow what that was."""
+    if job.run is None:
+        yield
+        return
+    with joined(job.run) as logged:
+        yield
+    if logged != Logged():
+        attempt.send(LoggedByMlflow(logged))
+
+
 def train(job: Job, function: Callable[..., Any], attempt: Attempt) -> Done | Failed:
     """Call the objective with the trial, and check what it returns."""
-    scratch, outbox = job.folder / "scratch", job.folder / "outbox"
-    scratch.mkdir(parents=True, exist_ok=True)
-    context = TrialContext(
-        config=job.config,
-        number=job.number,
-        seed=job.seed,
-        fidelity=job.fidelity,
-        scratch=scratch,
-        outbox=outbox,
-        send=attempt.send,
-        resume_from=job.resume_from,
-        milestones=job.milestones,
-        answer=attempt.answer,
-        callbacks=job.callbacks,
-        phase=job.phase,
-        fold=job.fold,
-        champion=job.champion,
-        reshuffle=job.reshuffle,
-        repeats=job.repeats,
-    )
+    context = TrialContext(**job.given(attempt.send, attempt.answer))
     try:
         returned = function(context)
         context.finish_checkpoint()
@@ -152,6 +149,6 @@ def train(job: Job, function: Callable[..., Any], attempt: Attempt) -> Done | Fa
             context.check_hypergradient(metrics)
     except ValueError as error:
         return Failed(str(error), blamed_key="metric" if isinstance(error, MissingMetric) else "")
-    if job.sign * metrics[job.metric] < job.to_beat:
+    if job.beats(metrics):
         context.finish_best()
     return Done(metrics)

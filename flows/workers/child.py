@@ -28,7 +28,7 @@ from hpo_flows.objectives.messages import (
     Unloadable,
 )
 from hpo_flows.objectives.reference import Objective
-from hpo_flows.workers.attempt import OUT_OF_GPU_MEMORY, Attempt, train
+from hpo_flows.workers.attempt import OUT_OF_GPU_MEMORY, Attempt, logging_to_run, train
 from hpo_flows.workers.channel import Channel, Unreadable, shown
 from hpo_flows.workers.gpu import SHARE, bound_memory
 from hpo_flows.workers.job import Job
@@ -120,14 +120,15 @@ class _Child:
 
     def _train(self, job: Job, attempt: Attempt) -> tuple[Done | Failed, str]:
         """Train, then restore the state of the process."""
-        put_back = remember()
-        try:
-            seed_all(job.seed)
-            outcome = train(job, self._function, attempt)
-        finally:
-            if os.getpid() != self._pid:
-                os._exit(0)  # a fork by the objective that returned from it; only the original reports the trial
-            left = put_back()
+        with logging_to_run(job, attempt):
+            put_back = remember()
+            try:
+                seed_all(job.seed)
+                outcome = train(job, self._function, attempt)
+            finally:
+                if os.getpid() != self._pid:
+                    os._exit(0)  # a fork by the objective that returned from it; only the original reports the trial
+                left = put_back()
         if isinstance(outcome, Failed) and outcome.reason.startswith(OUT_OF_GPU_MEMORY):
             left = left or OUT_OF_GPU_MEMORY  # so that the process is replaced: frameworks keep what they have taken
         return outcome, left

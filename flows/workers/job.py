@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
@@ -11,6 +11,8 @@ from typing import Any, Protocol
 from hpo_core.selection.evaluation import Fold, Phase
 from hpo_core.selection.milestones import Milestones
 from hpo_core.space.configuration import Scalar
+from hpo_core.tracking.trial_run import TrialRun
+from hpo_flows.objectives.messages import FromObjective
 from hpo_flows.objectives.reference import Objective
 
 
@@ -32,6 +34,7 @@ class Job:
         to_beat: The trial is the best so far if its loss is lower than this.
         reshuffle: Whether the search's split is the trial's own.
         repeats: Whether the trial trains the configuration of an earlier one again.
+        run: The trial's run, for what the objective logs to MLflow itself; None if it cannot.
     """
 
     objective: Objective
@@ -51,6 +54,24 @@ class Job:
     to_beat: float = -math.inf
     reshuffle: bool = False
     repeats: bool = False
+    run: TrialRun | None = None
+
+    def given(self, send: Callable[[FromObjective], None], answer: Callable[[], bool]) -> dict[str, Any]:
+        """The arguments of the :class:`hpo_flows.objectives.context.TrialContext` that the objective gets.
+
+        Args:
+            send: Takes what the objective reports.
+            answer: Called after a report that asks whether to continue; waits for the answer.
+        """
+        scratch = self.folder / "scratch"
+        scratch.mkdir(parents=True, exist_ok=True)
+        names = ["config", "number", "seed", "fidelity", "resume_from", "milestones", "callbacks", "phase", "fold"]
+        given = {name: getattr(self, name) for name in [*names, "champion", "reshuffle", "repeats"]}
+        return given | {"scratch": scratch, "outbox": self.folder / "outbox", "send": send, "answer": answer}
+
+    def beats(self, metrics: Mapping[str, float]) -> bool:
+        """Whether a trial with these metrics is the best so far."""
+        return self.sign * metrics[self.metric] < self.to_beat
 
 
 class TrialFailed(Exception):

@@ -17,17 +17,18 @@ import sys
 import threading
 import traceback
 from bdb import BdbQuit
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextvars import copy_context
 from functools import partial
 from queue import Empty, SimpleQueue
+from types import MappingProxyType
 from typing import Any
 
 from hpo_flows.base.gpus import SHARING
 from hpo_flows.base.stopping import Stopped
 from hpo_flows.objectives.messages import Answer, Ended, Failed, FromObjective, Message
 from hpo_flows.objectives.reference import Objective
-from hpo_flows.workers.attempt import Attempt, result_of, supervise, train
+from hpo_flows.workers.attempt import Attempt, logging_to_run, result_of, supervise, train
 from hpo_flows.workers.channel import shown
 from hpo_flows.workers.job import Flag, Job, TrialCancelled
 from hpo_flows.workers.output import Printed
@@ -42,13 +43,16 @@ class ThisProcess:
         objective: What its trials train.
     """
 
+    variables: Mapping[str, str] = MappingProxyType({})
+    """Its environment variables beyond this process's own."""
+
     shows_output = True
     """What a trial prints is printed; it is kept as well."""
 
     def __init__(self, objective: Objective) -> None:
         self._objective = objective
         self._function: Callable[..., Any] | None = None
-        self._context, self._pid, self._thread = copy_context(), os.getpid(), threading.get_ident()
+        self._context, self.pid, self._thread = copy_context(), os.getpid(), threading.get_ident()
         self._printed = Printed()
         self._inside = False  # whether the objective runs now, so that a signal may raise
         self._lend: Callable[[Callable[[], None]], object] = _nobody_lends
@@ -103,7 +107,12 @@ class ThisProcess:
         attempt = _Attempt(inbox.put, self)
         self._printed = Printed()
 
+        def ended_early() -> bool:
+            return self.cancelled.is_set() or (cancelled is not None and cancelled.is_set())
+
         def receive() -> Message | None:
+            if ended_early():
+                attempt.end()  # it ends at its next message
             try:
                 return inbox.get(timeout=WATCH_SECONDS)
             except Empty:
@@ -117,7 +126,7 @@ class ThisProcess:
             ended = supervise(receive, reply, on_message, on_tick)
         finally:
             attempt.end()
-        if self.cancelled.is_set():  # even if there is a result: the objective may have caught the interruption
+        if ended_early():  # even if there is a result: the objective may have caught the interruption
             raise TrialCancelled
         return result_of(ended)
 
@@ -157,9 +166,10 @@ class ThisProcess:
             sys.stdout, sys.stderr = _Tee(sys.stdout, self._printed), _Tee(sys.stderr, self._printed)
             seed_all(job.seed)
             context = self._context.copy()
-            return train(job, lambda trial: context.run(self._call, attempt, trial), attempt)
+            with logging_to_run(job, attempt):
+                return train(job, lambda trial: context.run(self._call, attempt, trial), attempt)
         finally:
-            if os.getpid() != self._pid:
+            if os.getpid() != self.pid:
                 os._exit(0)  # a fork by the objective that returned from it; only the original reports the trial
             flush()
             put_back()
@@ -173,7 +183,7 @@ class ThisProcess:
         except (BdbQuit, KeyboardInterrupt):
             # Whoever leaves the debugger wants to be back at the shell, not in the next trial, and so does who presses
             # Ctrl-C while a debugger, or the objective itself, handles signals.
-            if not self.cancelled.is_set():
+            if not (attempt.over or self.cancelled.is_set()):
                 self._quit(signal.SIGINT)
             raise
         finally:

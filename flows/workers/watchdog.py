@@ -8,7 +8,7 @@ from __future__ import annotations
 import contextlib
 import threading
 import time
-from typing import Protocol, Self
+from typing import Any, Protocol, Self
 
 from hpo_flows.workers.job import Flag, TrialCancelled, TrialFailed
 
@@ -100,14 +100,22 @@ class Watchdog:
         return None
 
 
+def tree(pid: int) -> list[Any]:
+    """A process and its descendants, as psutil knows them; none if it is gone."""
+    import psutil
+
+    with contextlib.suppress(psutil.NoSuchProcess):
+        process = psutil.Process(pid)
+        return [process, *process.children(recursive=True)]
+    return []
+
+
 def resident_bytes(pid: int) -> int:
     """The resident memory of a process and its descendants; 0 if it is gone."""
     import psutil
 
     total = 0
-    with contextlib.suppress(psutil.NoSuchProcess):
-        process = psutil.Process(pid)
-        for member in [process, *process.children(recursive=True)]:
-            with contextlib.suppress(psutil.NoSuchProcess):
-                total += member.memory_info().rss
+    for process in tree(pid):
+        with contextlib.suppress(psutil.NoSuchProcess):
+            total += process.memory_info().rss
     return total

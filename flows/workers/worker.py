@@ -61,7 +61,7 @@ class Worker:
     """
 
     def __init__(self, path: list[str], slot: int, variables: Mapping[str, str]) -> None:
-        self.slot = slot
+        self.slot, self.variables = slot, variables
         ours, theirs = Pipe()
         token = secrets.token_hex(16)
         environment = os.environ | {"PYTHONPATH": os.pathsep.join(path), "PYTHONUNBUFFERED": "1"} | dict(variables)

@@ -23,6 +23,7 @@ from __future__ import annotations
 import time
 
 from hpo_core.base.errors import InputError
+from hpo_core.champion.publication import publish_model
 from hpo_core.champion.record import champion_spec, registered_by
 from hpo_core.champion.succession import (
     PROMOTED,
@@ -132,7 +133,8 @@ def promote(ledger: Ledger, *, force: bool = False, reason: str = "") -> str:
         raise InputError("--reason", "is missing, and a promotion by hand is kept with it", "give --reason TEXT")
     kept = {key: value for key, value in last.tags.items() if key not in (Tag.BECAME_CHAMPION, Tag.ROLLED_BACK)}
     tags = kept | promotion(champion, versions) | {Tag.FORCED: reason[:1000]}
-    version = registry.register(model, last.run, MODEL, tags, f"promoted by hand: {reason}")
+    logged = publish_model(ledger, [last.run])
+    version = registry.register(model, last.run, MODEL, tags, f"promoted by hand: {reason}", logged)
     if settle(registry, model)[0] != version.number:
         raise InputError("STUDY", f"another version of {model!r} was promoted at this moment", "look at it, and repeat")
     noted = {Tag.CHAMPION_DECISION: PROMOTED, Tag.CHAMPION_VERSION: str(version.number), Tag.FORCED: reason[:1000]}

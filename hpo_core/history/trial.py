@@ -172,6 +172,8 @@ class Trial:
             return f"trial {self.repeat_of} again, {why}"
         if strategy == "first":
             return "given by the study file (first)"
+        if strategy == "enqueued":
+            return "given by hand (hpo enqueue)"
         picked = f"{strategy}, which picked {notes['picked']}" if "picked" in notes else strategy
         if "why" in notes:
             return f"{picked}: {notes['why']}"
@@ -182,7 +184,7 @@ class Trial:
     @property
     def proposed(self) -> str:
         """The origin as a sentence, without its full stop."""
-        given = self.repeat_of is not None or self.notes.get("strategy") in ("retry", "first")
+        given = self.repeat_of is not None or self.notes.get("strategy") in ("retry", "first", "enqueued")
         return f"{self.origin[0].upper()}{self.origin[1:]}" if given else f"Proposed by {self.origin}"
 
     @cached_property

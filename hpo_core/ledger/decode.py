@@ -16,11 +16,23 @@ from hpo_core.history.trial import Trial, TrialState, hypergradient_of
 from hpo_core.ledger import ownership
 from hpo_core.ledger.known_runs import number_of
 from hpo_core.ledger.store import FAILED, FINISHED, RUNNING, Run
-from hpo_core.ledger.tags import FOLD_VALUE, INTERNAL, RUNG, SCHEMA, TRIAL_TAGS, Tag, join_tag, parse_count, unfold
+from hpo_core.ledger.study_run import instructions_of
+from hpo_core.ledger.tags import (
+    FOLD_VALUE,
+    HIDDEN,
+    RUNG,
+    SCHEMA,
+    TRIAL_TAGS,
+    Tag,
+    join_tag,
+    parse_count,
+    unfold,
+)
 from hpo_core.selection.evaluation import ChampionVersion, Evaluation, EvaluationKind, Fold, Retraining
 from hpo_core.space.configuration import Scalar, config_from_json
 from hpo_core.study.editions import completed
 from hpo_core.study.file import study_from
+from hpo_core.study.resume import with_changes
 from hpo_core.study.spec import StudySpec
 
 
@@ -91,7 +103,7 @@ def trial_of(run: Run, spec: StudySpec) -> Trial:
         stopped_early=stopped_early,
         requested_fidelity=requested,
         # NaN is not a value: it voids a metric that an earlier attempt of the same trial reported.
-        metrics={key: v for key, v in run.metrics.items() if not (key.startswith(INTERNAL) or math.isnan(v))},
+        metrics={key: v for key, v in run.metrics.items() if not (key.startswith(HIDDEN) or math.isnan(v))},
         hypergradient=hypergradient_of(run.metrics, spec.sign),
         rungs=_rungs_of(run, spec),
         excess=excesses(spec.limiting, run.metrics) if state is TrialState.COMPLETE else {},
@@ -133,18 +145,23 @@ def _config_of(run: Run, spec: StudySpec) -> dict[str, Scalar]:
 
 
 def stored_spec(run: Run) -> StudySpec:
-    """Read the specification stored in a study's run. Studies of versions without repeats are to have none.
+    """Read the specification stored in a study's run, with the settings that were changed since.
+
+    Studies of versions without repeats are to have none.
 
     Raises:
         InputError: It is damaged.
     """
     try:
         stored = json.loads(join_tag(Tag.SPEC, run.tags))
-        return study_from({"repeats": "off", **stored} if isinstance(stored, dict) else stored)
+        spec = study_from({"repeats": "off", **stored} if isinstance(stored, dict) else stored)
     except (ValueError, RecursionError) as error:
         raise InputError(
             f"study run {run.id}", f"its stored specification cannot be used ({error})", "delete the run in MLflow"
         ) from None
+    for each in instructions_of(run).unsettled:
+        spec = with_changes(spec, each.value)
+    return spec
 
 
 def kind_tags(kind: EvaluationKind | None) -> dict[str, str]:

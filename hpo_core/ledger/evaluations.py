@@ -10,6 +10,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Iterator
 
+from hpo_core.base.source import source_tags
 from hpo_core.history.trial import Trial
 from hpo_core.ledger.decode import evaluation_of, kind_tags
 from hpo_core.ledger.ledger import Ledger
@@ -97,7 +98,7 @@ class FoldLedger:
         ledger, spec, kind = self._ledger, self._ledger.spec, wanted.kind
         tags = {
             "mlflow.parentRunId": trial.run_id,
-            "mlflow.source.name": spec.objective,
+            **source_tags(spec.objective),
             Tag.ROLE: phase_of(kind),
             Tag.SCHEMA: SCHEMA,
             Tag.STUDY: spec.name,

@@ -22,6 +22,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 from hpo_core.base.errors import InputError, TrackingError, TrackingRefusal
+from hpo_core.base.source import source_tags
 from hpo_core.base.storable import plain
 from hpo_core.history.history import History
 from hpo_core.history.trial import Proposal, Trial, TrialState
@@ -87,13 +88,13 @@ class Ledger(LedgerReader):
         }
         tags = {
             "mlflow.parentRunId": self.study_run.id,
-            "mlflow.source.name": spec.objective,
+            **source_tags(spec.objective),
             NOTE: trial_note(proposed, self.study_run),
             Tag.ROLE: "trial",
             Tag.STUDY: spec.name,
             Tag.NUMBER: str(number),
             Tag.OWNER: self.owner,
-            Tag.LEASE: ownership.new_lease(),
+            Tag.LEASE: ownership.new_lease(self.lease_seconds),
             **{f"{Tag.PREFIX}{key}": str(value) for key, value in notes.items() if key in SEARCHED},
             **fold(told),
         }

@@ -24,9 +24,13 @@ def now_ms() -> int:
     return int(time.time() * 1000)
 
 
-def new_lease() -> str:
+def new_lease(seconds: float | None = None) -> str:
     """The value of the tag ``hpo.lease`` for a lease that starts now: its expiry, in milliseconds since 1970."""
-    return str(now_ms() + int(LEASE_SECONDS * 1000))
+    return str(now_ms() + int((LEASE_SECONDS if seconds is None else seconds) * 1000))
+
+
+ASKER = "asked"
+"""The owner of a trial that a command asked for, which has ended: only the lease tells whether anybody trains it."""
 
 
 @dataclass(frozen=True)

@@ -25,6 +25,8 @@ from hpo_core.ledger.tags import (
     SNAPSHOT_FOLDER,
     Tag,
 )
+from hpo_core.study.instructions import Instruction
+from hpo_core.study.resume import with_changes
 from hpo_core.study.spec import StudySpec
 
 log = logging.getLogger("hpo")
@@ -51,6 +53,7 @@ class LedgerReader:
         if not self.claims_run:
             raise InputError(f"study run {study_run.id}", "its tag hpo.claims is missing", "delete the run in MLflow")
         self.owner = str(Owner.of_this_process())
+        self.lease_seconds: float | None = None  # of the trials that this flow reserves; None: as usual
         self.prior: tuple[Source, ...] = ()  # what was imported; see hpo_core/lineage/warm_start.py
         self.skipped: dict[str, str] = {}  # run id -> why it is not a trial
         self._runs = KnownRuns()
@@ -71,6 +74,21 @@ class LedgerReader:
     def study_run(self) -> Run:
         """The study's run, as this process last saw or wrote it."""
         return self.study.run
+
+    def hear(self, patience: float | None = None) -> list[Instruction]:
+        """Read what people have told the study since the last call; changed settings hold from now on. One request.
+
+        Args:
+            patience: Seconds to keep retrying an unresponsive store; None for the store's default.
+
+        Raises:
+            InputError: The study was deleted in MLflow.
+        """
+        told = self.study.refresh(patience)
+        for each in told:
+            if each.kind == "set":
+                self.spec = with_changes(self.spec, each.value)
+        return told
 
     def load(self) -> History:
         """Load the current study. Finished runs are read once; later loads fetch only what started since.

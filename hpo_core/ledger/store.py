@@ -102,8 +102,25 @@ class Registry(Protocol):
         """All versions of a model, lowest number first; empty if the model does not exist."""
         ...
 
-    def register(self, model: str, run: str, path: str, tags: Mapping[str, str], description: str) -> Version:
-        """Register one of a run's artifacts as a new version; creates the model if needed."""
+    def register(
+        self, model: str, run: str, path: str, tags: Mapping[str, str], description: str, logged: str | None = None
+    ) -> Version:
+        """Register one of a run's artifacts as a new version; creates the model if needed.
+
+        Args:
+            model: The registered model.
+            run, path: The run, and the artifact.
+            tags, description: Of the version.
+            logged: The logged model that was made of the artifact; the version is then one of that.
+        """
+        ...
+
+    def publish(self, run: str, study_run: str, name: str, tags: Mapping[str, str]) -> str | None:
+        """Copy a run's model into a new logged model of MLflow, shown under both runs. Some ten requests.
+
+        Returns:
+            Its id; None if the run has no model.
+        """
         ...
 
     def set_champion(self, model: str, number: int) -> None:

@@ -1,15 +1,17 @@
-"""Writes what concerns a study as a whole into its own run, and reads whether a stop was requested."""
+"""Writes what concerns a study as a whole into its own run, and reads what people have told it there."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
+from typing import Any
 
 from hpo_core.base.errors import InputError, TrackingRefusal
 from hpo_core.ledger import ownership
 from hpo_core.ledger.store import Metric, Run, Store
 from hpo_core.ledger.tags import TAG_LENGTH, Tag
 from hpo_core.selection.final_choice import Choice
+from hpo_core.study.instructions import Instruction, Instructions, Kind, new_id
 from hpo_core.study.spec import StudySpec
 
 
@@ -24,6 +26,7 @@ class StudyRun:
 
     def __init__(self, store: Store, run: Run, name: str) -> None:
         self.store, self.run, self.name = store, run, name
+        self._stop = run.tags.get(Tag.STOP)
 
     def log(self, tags: Mapping[str, str], metrics: Sequence[Metric] = ()) -> None:
         """Write tags and metrics of the study; one request."""
@@ -43,15 +46,41 @@ class StudyRun:
         """Ask every flow working on the study to start no further trial."""
         self.log({Tag.STOP: str(ownership.now_ms())})
 
-    def check_there(self) -> Run:
+    @property
+    def instructions(self) -> Instructions:
+        """What people have told the study, as last read."""
+        return instructions_of(self.run)
+
+    def instruct(self, kind: Kind, value: Any = None, reason: str = "") -> Instruction:
+        """Tell every flow that works on the study, or is going to; one request."""
+        told = Instruction(new_id(ownership.now_ms()), kind, value, reason)
+        self.log(instruction_tags([told]))
+        return told
+
+    def refresh(self, patience: float | None = None) -> list[Instruction]:
+        """Read the study's run again; returns what people have told it since. One request.
+
+        Args:
+            patience: Seconds to keep retrying an unresponsive store; None for the store's default.
+
+        Raises:
+            InputError: The study was deleted in MLflow.
+        """
+        known, self.run = self.instructions, self.check_there(patience)
+        return self.instructions.beyond(known)
+
+    def check_there(self, patience: float | None = None) -> Run:
         """Read the study's run again; one request.
+
+        Args:
+            patience: As for :meth:`refresh`.
 
         Raises:
             InputError: It was deleted in MLflow.
         """
         id, experiment, field = self.run.id, self.run.experiment, f"study {self.name!r}"
         try:
-            run = self.store.get(id)
+            run = (self.store if patience is None else self.store.with_patience(patience)).get(id)
         except TrackingRefusal as error:
             raise InputError(field, f"its run {id} is gone from MLflow ({error})", "go on under another name") from None
         if run.deleted:
@@ -63,14 +92,22 @@ class StudyRun:
             )
         return run
 
+    @property
     def stop_requested(self) -> bool:
-        """Whether a stop was requested since this ledger was opened; one request.
+        """Whether a stop was requested since this ledger was opened, as last read."""
+        return self.run.tags.get(Tag.STOP) != self._stop
 
-        Raises:
-            InputError: The study was deleted in MLflow.
-        """
-        run = self.check_there()
-        return run.tags.get(Tag.STOP) != self.run.tags.get(Tag.STOP)
+
+def instructions_of(run: Run) -> Instructions:
+    """What people have told a study, from its run."""
+    start = f"{Tag.INSTRUCTION}."
+    texts = {key.removeprefix(start): text for key, text in run.tags.items() if key.startswith(start)}
+    return Instructions.of(texts)
+
+
+def instruction_tags(told: Iterable[Instruction]) -> dict[str, str]:
+    """The tags of instructions, each under a key of its own."""
+    return {f"{Tag.INSTRUCTION}.{each.id}": each.text for each in told}
 
 
 def name_winner(study: StudyRun, spec: StudySpec, choice: Choice) -> None:

@@ -30,6 +30,7 @@ class Tag:
     CLAIMS = "hpo.claims"
     TARGET = "hpo.target"
     STOP = "hpo.stop"
+    INSTRUCTION = "hpo.instruction"
     REPORT = "hpo.report"
     NOTIFIED = "hpo.notified"
     SNAPSHOT = "hpo.snapshot"
@@ -70,7 +71,11 @@ class Tag:
     CHECKPOINT = "hpo.checkpoint"
     FOLDS_WANTED = "hpo.folds_wanted"
     METRICS_REFUSED = "hpo.metrics_refused"
+    PARAMS_REFUSED = "hpo.params_refused"
     ARTIFACTS_LOST = "hpo.artifacts_lost"
+    NOT_KEPT = "hpo.not_kept"
+    MODEL = "hpo.model"
+    LOGGED_MODEL = "hpo.logged_model"
 
     # an evaluation outside the search
     FOLD = "hpo.fold"
@@ -145,15 +150,25 @@ FOLD_VALUE = "hpo.fold."
 INTERNAL = (RUNG, FOLD_VALUE)
 """Prefixes of the metrics that no objective logs under such a name; they are not shown among a trial's metrics."""
 
+SYSTEM = "system/"
+"""Prefix of the metrics of what a trial uses, by which MLflow's UI tells them from others."""
+
+HIDDEN = (*INTERNAL, SYSTEM)
+"""Prefixes of the metrics that are not among a trial's own."""
+
 NOTE = "mlflow.note.content"
 """The tag that MLflow shows as a run's description."""
+
+TABLES = "mlflow.loggedArtifacts"
+"""The tag that tells MLflow's UI which artifacts of a run are tables."""
 
 SEARCHED = {"strategy", "bracket", "rung", "repeat_of"}
 """The notes of a proposal that are tags of their own."""
 
 TRIAL_TAGS = {
     Tag.ROLE, Tag.SCHEMA, Tag.STUDY, Tag.NUMBER, Tag.FIDELITY, Tag.REACHED, Tag.PARENT, Tag.SEED,
-    Tag.HISTORY, Tag.LEASE, Tag.OWNER, Tag.REASON, Tag.TASK_RUN, Tag.TASK_RUN_URL, Tag.RESULT, Tag.FOLDS_WANTED,
+    Tag.HISTORY, Tag.LEASE, Tag.OWNER, Tag.REASON, Tag.STOP, Tag.TASK_RUN, Tag.TASK_RUN_URL, Tag.RESULT,
+    Tag.FOLDS_WANTED, Tag.LOGGED_MODEL,
 }  # fmt: skip
 
 
@@ -225,3 +240,6 @@ def parse_count(text: str, digits: int) -> int | None:
 
 
 MODEL, ON_BEST = "model", "on_best.txt"
+
+MODEL_KEPT = "kept"
+"""The tag ``hpo.model`` of a run that has the artifact :data:`MODEL`."""

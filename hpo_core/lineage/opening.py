@@ -6,13 +6,16 @@ import contextlib
 import logging
 import time
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from difflib import get_close_matches
 from typing import Any
 
 from hpo_core.base.errors import InputError, StudyUnknown, TrackingRefusal
+from hpo_core.base.source import source_tags
 from hpo_core.ledger.decode import stored_spec
 from hpo_core.ledger.ledger import Ledger
 from hpo_core.ledger.store import FINISHED, Run, Store
+from hpo_core.ledger.study_run import instruction_tags, instructions_of
 from hpo_core.ledger.tags import CLAIMS, SCHEMA, WITHDRAWN, Tag, join_tag, split_tag
 from hpo_core.space.configuration import Scalar
 from hpo_core.study.editions import has_grown, in_space, next_edition
@@ -92,18 +95,21 @@ def open_study(
     if defaults is not None and has_grown(stored, spec):
         spec = _grown(Ledger(store, stored, run), spec, defaults, on_message)
         stored = in_space(stored, spec.space, spec.editions)
-    if "repeats" not in spec.model_fields_set:  # what has begun without repeats goes on without
-        spec = spec.model_copy(update={"repeats": stored.repeats})
+    # What has begun without repeats goes on without, and who asks for trials does not take the objective away.
+    kept = {"repeats", "objective"} - spec.model_fields_set
+    spec = spec.model_copy(update={key: getattr(stored, key) for key in kept})
     if spec.stop.more:
         history = Ledger(store, stored, run).load()
         # A run that came to its end has said so; a killed one leaves the study RUNNING.
         spec, why = spec.with_total_trials(stored, spec.started(history), run.status == FINISHED)
         on_message(f"{spec.name}: {why}")
         changes[Tag.TARGET] = why
-    if join_tag(Tag.SPEC, run.tags) != spec.to_json():
+    unsettled = instructions_of(run).unsettled
+    if unsettled or join_tag(Tag.SPEC, run.tags) != spec.to_json():
         for line in compare(stored, spec):
             on_message(f"taken over: {spec.name}: {line}")
         changes |= split_tag(Tag.SPEC, spec.to_json())
+        changes |= instruction_tags(replace(each, settled=True) for each in unsettled)
     if changes:
         store.log(run.id, [], {}, changes)
     return Ledger(store, spec, run)
@@ -208,7 +214,7 @@ def _create_study(store: Store, experiment: str, spec: StudySpec, extra: Mapping
         Tag.SCHEMA: SCHEMA,
         Tag.STUDY: spec.name,
         Tag.CLAIMS: claims.id,
-        "mlflow.source.name": spec.objective,
+        **source_tags(spec.objective),
         **split_tag(Tag.SPEC, in_space(spec.as_new_study, spec.space, []).to_json()),
         **extra,
     }

@@ -29,6 +29,7 @@ from hpo_core.space.configuration import Config, Scalar, scalar_key
 from hpo_core.space.cube import Cube
 from hpo_core.space.search_space import SearchSpace
 from hpo_core.study.editions import in_force
+from hpo_core.study.instructions import ENQUEUED
 from hpo_core.study.sections import StrategySpec
 from hpo_core.study.spec import StudySpec
 
@@ -149,7 +150,7 @@ def explain(ledger: Ledger, number: int) -> Explanation:
         incumbent=None if known.incumbent is None else _beside(ledger.spec.search_space, [known.incumbent], trial)[0],
         nearest=tuple(_beside(ledger.spec.search_space, known.merged.complete, trial)[:NEAREST]),
     )
-    return found if seen is None else _replayed(found, seen, ledger.spec, run)
+    return found if seen is None else _replayed(found, seen, ledger.spec, run, ledger.study.instructions.queue)
 
 
 def rebuild(
@@ -213,12 +214,15 @@ def _by_time(earlier: Sequence[Trial], trial: Trial) -> History:
     )
 
 
-def _replayed(found: Explanation, seen: History, spec: StudySpec, run: Run) -> Explanation:
-    """The explanation with what the strategy proposes from the history, asked again."""
+def _replayed(found: Explanation, seen: History, spec: StudySpec, run: Run, queue: Mapping[str, Config]) -> Explanation:
+    """The explanation with what the strategy proposes from the history, asked again.
+
+    What was enqueued is no input of any other proposal, so only the trial's own entry of the queue is given.
+    """
     trial, caveats = found.trial, []
     name = str(trial.notes.get("strategy", spec.strategy.name))
     changes: dict[str, Any] = {}
-    if name not in (spec.strategy.name, "first", "retry", "repeat"):
+    if name not in (spec.strategy.name, "first", ENQUEUED, "retry", "repeat"):
         caveats.append(f"the study's strategy is now {spec.strategy.name!r}: {name!r} is asked with its own defaults")
         changes["strategy"] = StrategySpec(name=name)
     if (budget := trial.notes.get("budget")) is not None and str(budget) != str(spec.stop.trials):
@@ -230,7 +234,8 @@ def _replayed(found: Explanation, seen: History, spec: StudySpec, run: Run) -> E
         changes["seed"] = int(seed)
     try:
         asked = spec.model_copy(update=changes)
-        proposals = asked.propose(seen, 1) if not trial.confirms else _confirmations(asked, seen, trial)
+        queue = {id: config for id, config in queue.items() if id == trial.notes.get(ENQUEUED)}
+        proposals = asked.propose(seen, 1, queue) if not trial.confirms else _confirmations(asked, seen, trial)
     except ValueError as error:
         return replace(found, caveats=(*caveats, f"the strategy cannot be asked: {error}"))
     replayed = proposals[0] if proposals else None

@@ -44,33 +44,38 @@ def load_study(path: Path, overrides: Sequence[str] = ()) -> StudySpec:
     return study_from(data)
 
 
-def override_spec(spec: StudySpec, overrides: Sequence[str]) -> StudySpec:
+def override_spec(spec: StudySpec, overrides: Sequence[str], option: str = "--set") -> StudySpec:
     """A stored study with keys overridden, as :func:`load_study` does for a file.
+
+    Args:
+        spec: The study.
+        overrides: ``key=value`` each.
+        option: What the user knows them by, for error messages.
 
     Raises:
         InputError: An override is not ``key=value``, or says something that cannot be used.
     """
     data = spec.model_dump(mode="json")
     for override in overrides:
-        _override(data, override)
+        _override(data, override, option)
     return study_from(data)
 
 
-def _override(data: dict[str, Any], override: str) -> None:
+def _override(data: dict[str, Any], override: str, option: str = "--set") -> None:
     path, separator, text = override.partition("=")
     if not separator or not path:
-        raise InputError("--set", f"{override!r} is not key=value", "write it as --set stop.minutes=5")
+        raise InputError(option, f"{override!r} is not key=value", "write it as stop.minutes=5")
     try:
         value = text.strip() if path == "stop.trials" and MORE.fullmatch(text.strip()) else parse_yaml(text)
     except YAMLError as error:
-        raise InputError("--set", f"the value in {override!r} is not YAML ({error})", "quote it") from None
+        raise InputError(option, f"the value in {override!r} is not YAML ({error})", "quote it") from None
     *parents, last = path.split(".")
     for parent in parents:
         if parent == "strategy" and isinstance(data.get(parent), str):
             data[parent] = {"name": data[parent]}
         child = data.setdefault(parent, {})
         if not isinstance(child, dict):
-            raise InputError("--set", f"{override!r}: {parent!r} has no keys of its own", "name the whole path")
+            raise InputError(option, f"{override!r}: {parent!r} has no keys of its own", "name the whole path")
         data = child
     data[last] = value
 

@@ -23,7 +23,7 @@ def needing_processes(spec: Any) -> Iterator[tuple[str, str, str]]:
             yield key, f"{value} cannot be enforced, since {alone}", "remove it"
     if spec.runner.elsewhere:
         yield "runner.type", f"{spec.runner.type!r} trains on other machines, and {alone}", "remove the runner"
-    for key in Resources.model_fields:
+    for key in (name for name in Resources.model_fields if name != "log"):  # what is used can be measured here, too
         if (value := getattr(spec.resources, key)) is not None:
             yield f"resources.{key}", f"{value} cannot be assigned, since {alone}", "remove it"
 
@@ -43,5 +43,6 @@ def for_debugging(spec: S) -> tuple[S, list[str]]:
     """The study with its trials in this process, and the keys that do not apply there."""
     left_out = [key for key, _, _ in needing_processes(spec)]
     alone = {"parallel": 1, "trial_timeout": None, "memory_limit": None}
-    there = {"runner": RunnerSpec(), "resources": Resources()}
+    asked: Any = spec  # a study's; the type is below this module
+    there = {"runner": RunnerSpec(), "resources": Resources(log=asked.resources.log)}
     return spec.model_copy(update={"isolation": "none"} | alone | there), left_out

@@ -1,8 +1,9 @@
-"""Decides which names studies and registered models may have."""
+"""Decides which names studies and registered models may have, and what is a name and what a study file."""
 
 from __future__ import annotations
 
 import re
+from pathlib import Path
 
 from hpo_core.base.errors import InputError
 from hpo_core.base.storable import distinct
@@ -19,6 +20,20 @@ BAD_MODEL = "a registered model's name has no slashes, colons, quotes or control
 GOOD_MODEL = "write it as digits-classifier, say"
 
 _MODEL = re.compile(r"(?!\.+$)[^\x00-\x1f'\"`\\%/:]+")
+
+
+def is_file(study: str) -> bool:
+    """Whether a text names a study file; otherwise it is the name of a study.
+
+    >>> is_file("study.yaml"), is_file("digits")
+    (True, False)
+    """
+    if Path(study).suffix in (".yaml", ".yml") or study.startswith(("/", "./", "../")):
+        return True
+    try:
+        return Path(study).is_file()
+    except OSError:  # too long for a file name
+        return False
 
 
 def study_name(name: str) -> str:

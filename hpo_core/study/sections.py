@@ -323,6 +323,7 @@ class Resources(Section):
     memory: Annotated[int | None, BeforeValidator(as_bytes)] = Field(
         None, ge=1, description="Memory of a trial; also its memory_limit where that is not given."
     )
+    log: bool = Field(False, description="Log processor, memory and GPUs of each trial as MLflow's system metrics.")
 
 
 class WarmStart(Section):

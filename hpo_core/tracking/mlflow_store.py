@@ -6,6 +6,7 @@ MLflow's active run is thread-local and its fluent API guesses, so only ``Mlflow
 from __future__ import annotations
 
 import copy
+import functools
 import json
 import logging
 import math
@@ -45,9 +46,11 @@ from mlflow.store.artifact.artifact_repository_registry import get_artifact_repo
 from hpo_core.base.errors import InputError, TrackingError, TrackingRefusal
 from hpo_core.base.extras import missing_extra
 from hpo_core.ledger.store import CHAMPION, FAILED, FINISHED, KILLED, Dataset, Metric, Run, Version
+from hpo_core.ledger.tags import MODEL
 from hpo_core.tracking.credentials import redact, scrub
 from hpo_core.tracking.histories import histories
 from hpo_core.tracking.searches import OLDEST_FIRST, PAGE, Searches, quotable
+from hpo_core.tracking.trial_run import own_request
 
 T = TypeVar("T")
 
@@ -153,7 +156,8 @@ class MlflowStore(Searches):
         began, pause = time.monotonic(), 0.05
         while True:
             try:
-                return request()
+                with own_request():
+                    return request()
             except Exception as error:
                 if (missing := missing_extra(error)) is not None:  # the driver of a database, the client of S3
                     raise missing from None
@@ -349,20 +353,36 @@ class MlflowStore(Searches):
             if not token:
                 return sorted({each.number: each for each in found}.values(), key=lambda each: each.number)
 
-    def register(self, model: str, run: str, path: str, tags: Mapping[str, str], description: str) -> Version:
+    def register(
+        self, model: str, run: str, path: str, tags: Mapping[str, str], description: str, logged: str | None = None
+    ) -> Version:
         try:
             self._call(lambda: self._client.create_registered_model(model))
         except TrackingRefusal as error:
             if error.code != "RESOURCE_ALREADY_EXISTS":
                 raise
-        source = f"{self._call(lambda: self._client.get_run(run)).info.artifact_uri}/{path}"
-        return _version(
+        if logged is not None:
+            source = self._call(lambda: self._client.get_logged_model(logged)).artifact_location
+        else:
+            source = f"{self._call(lambda: self._client.get_run(run)).info.artifact_uri}/{path}"
+        version = _version(
             self._call(
                 lambda: self._client.create_model_version(
-                    model, source, run, dict(tags), description=description, await_creation_for=0
+                    model, source, run, dict(tags), description=description, await_creation_for=0, model_id=logged
                 )
             )
         )
+        if logged is not None:
+            from hpo_core.tracking.models.logged import link_version
+
+            self._call(lambda: link_version(self._client, logged, model, version.number))
+        return version
+
+    def publish(self, run: str, study_run: str, name: str, tags: Mapping[str, str]) -> str | None:
+        from hpo_core.tracking.models.logged import publish  # loads what only models need
+
+        fetch = functools.partial(self.fetch, run, MODEL)
+        return self._call(lambda: publish(self._client, run, study_run, name, tags, fetch))
 
     def set_champion(self, model: str, number: int) -> None:
         self._call(lambda: self._client.set_registered_model_alias(model, CHAMPION, str(number)))

@@ -75,7 +75,8 @@ def header(past: Past, place: Place | None, written: str) -> str:
     """The name of the study, whether it goes on, and what it does."""
     spec, (word, why) = past.spec, status(past)
     link = run_link(place, place.run, "Open in MLflow") if place is not None else ""
-    words = f"{spec.direction} <b>{escape(spec.metric)}</b> of {escape(spec.objective)} by {escape(spec.strategy.name)}"
+    of = f" of {escape(spec.objective)}" if spec.objective else ""
+    words = f"{spec.direction} <b>{escape(spec.metric)}</b>{of} by {escape(spec.strategy.name)}"
     return (
         f'<header><div class="title"><h1>{escape(spec.name)}</h1><span class="pill {word}">{word}</span>{link}</div>'
         f"<p>{words}</p><p>{escape(why)}. Written {escape(written)}.</p></header>"

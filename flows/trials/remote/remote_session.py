@@ -84,16 +84,22 @@ class FreshRungs(Rungs):
 
 
 class StopCheck:
-    """A flag that is set once the trial's flow was stopped: the flow has then ended the run as interrupted."""
+    """A flag that is set once the trial is to end. Its run then says so.
 
-    def __init__(self, store: Store, run: str) -> None:
-        self._store, self._run = store.with_patience(0.0), run
+    If its flow was stopped, that has ended the run as interrupted; if the trial alone was, the run has a tag.
+    """
+
+    def __init__(self, session: Session, run: str) -> None:
+        self._store, self._session, self._run = session.ledger.store.with_patience(0.0), session, run
         self._due, self._set = time.monotonic() + WATCH_SECONDS, False
 
     def is_set(self) -> bool:
         if not self._set and time.monotonic() > self._due:
             with contextlib.suppress(TrackingError, TrackingRefusal):
-                self._set = _interrupted(self._store.get(self._run))
+                run = self._store.get(self._run)
+                if (why := run.tags.get(Tag.STOP)) is not None:
+                    self._session.stops[self._run] = why
+                self._set = why is not None or _interrupted(run)
             self._due = time.monotonic() + WATCH_SECONDS
         return self._set
 
@@ -106,7 +112,7 @@ class InterruptibleSession(Session):
     """A session whose trials can be stopped one by one."""
 
     def stopped(self, run_id: str) -> Flag:
-        return StopCheck(self.ledger.store, run_id)
+        return StopCheck(self, run_id)
 
 
 class RemoteSession:

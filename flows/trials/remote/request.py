@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from hashlib import blake2b
@@ -37,5 +38,6 @@ class TrialRequest:
 
 
 def spec_digest(spec: StudySpec) -> str:
-    """A digest that differs between two versions of a study's specification."""
-    return blake2b(spec.to_json().encode(), digest_size=8).hexdigest()
+    """A digest that differs between two versions of a study's specification, as far as who trains needs it."""
+    told = {key: value for key, value in spec.stored().items() if key not in ("parallel", "stop")}
+    return blake2b(json.dumps(told).encode(), digest_size=8).hexdigest()

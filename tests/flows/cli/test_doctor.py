@@ -461,12 +461,12 @@ def test_the_command_needs_no_study_and_survives_a_store_that_is_down(hpo: Calla
 def test_tune_says_once_what_it_skips(
     ledger: Ledger, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    from hpo_flows import api
+    from hpo_flows.api import running
 
     ledger.store.create_run(ledger.study_run.experiment, "by hand", {"mlflow.parentRunId": ledger.study_run.id})
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(api, "_run_flow", lambda *arguments: "nothing is run here")
-    api.run(ledger, Objective(ledger.spec.objective))
+    monkeypatch.setattr(running, "_run_flow", lambda *arguments: "nothing is run here")
+    running.run(ledger, Objective(ledger.spec.objective))
     assert [record.getMessage() for record in caplog.records if record.name == "hpo"] == [
         f"{ledger.spec.name}: 1 run is not a trial and is skipped: 1 x it has no trial number"
     ]

@@ -224,11 +224,27 @@ def test_a_trial_that_began_with_those_that_failed_alike_is_waited_for(monkeypat
 
 
 @pytest.mark.slow
-def test_an_objective_that_uses_mlflow_itself_disturbs_nothing() -> None:
+@pytest.mark.parametrize("isolation", ["process", "none"])
+def test_what_an_objective_logs_by_mlflow_itself_is_in_its_trials_run(isolation: str) -> None:
+    """Autologging and runs of the objective's own: one run a trial, ended by the flow, with its result."""
+    import mlflow
+    from mlflow import MlflowClient
+
     hows = ["own run", "autolog"]
     space = {"how": {"type": "choice", "choices": hows}}
-    result = tune(make_spec("misbehave", space=space, first=[{"how": how} for how in hows], parallel=1))
+    more = {"isolation": isolation, "resources": {"log": True}}
+    result = tune(make_spec("misbehave", space=space, first=[{"how": how} for how in hows], parallel=1, **more))
+    mlflow.autolog(disable=True, silent=True)  # which one of them may have turned on here
     assert [trial.loss for trial in result.history] == [1.0, 1.0]
+    client = MlflowClient(result.tracking_uri)
+    runs = {run.info.run_id: run for run in client.search_runs([result.experiment_id])}
+    own, logged = (runs.pop(trial.run_id) for trial in result.history)
+    assert list(runs) == [result.run_id]
+    for each in (own, logged):
+        assert each.info.status == "FINISHED" and each.data.metrics["loss"] == 1.0
+        assert each.data.tags["mlflow.source.type"] == "LOCAL" and each.data.tags["mlflow.user"]
+    assert own.data.tags["mlflow.runName"] == f"{result.spec.name}-0000"
+    assert logged.data.metrics["training_score"] == 1.0 and logged.data.params["fit_intercept"] == "True"
 
 
 def test_slots_refill_as_trials_end(tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 import sys
 from collections import UserDict
@@ -9,7 +10,7 @@ from collections.abc import Mapping
 from decimal import Decimal
 from enum import StrEnum
 from fractions import Fraction
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 import numpy as np
@@ -229,6 +230,46 @@ def test_a_folder_of_artifacts_may_be_written_in_any_way(
 def test_an_artifact_that_is_not_there(trial: TrialContext, sent: list[Any], tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError):
         trial.log_artifact(tmp_path / "none")
+    assert sent == []
+
+
+def test_texts_tables_and_figures_are_files_that_are_uploaded_once(trial: TrialContext, sent: list[Any]) -> None:
+    """As MLflow writes them, however often they are logged."""
+    import matplotlib.figure
+    import pandas
+    import plotly.graph_objects as go
+
+    for text in ("one", "two"):
+        trial.log_text(text, "deep/er/a.txt")
+    trial.log_dict({"a": [1, 2.5], "b": np.float64(1)}, "a.json")
+    trial.log_dict({"a": [1, 2]}, "a.yaml")
+    trial.log_table({"x": [1, 2], "y": ["a", "b"]}, "t.json")
+    trial.log_table({"x": 3, "y": "c"}, "t.json")
+    trial.log_table(pandas.DataFrame({"x": [4], "y": ["d"]}), "t.json")
+    trial.log_figure(matplotlib.figure.Figure(), "a.png")
+    trial.log_figure(go.Figure(), "a.html")
+    found = {str(PurePosixPath(each.folder, Path(each.path).name)): each for each in sent}
+    assert list(found) == ["deep/er/a.txt", "a.json", "a.yaml", "t.json", "a.png", "a.html"] and len(sent) == 6
+    text = {name: Path(each.path).read_bytes() for name, each in found.items()}
+    assert text["deep/er/a.txt"] == b"two" and json.loads(text["a.json"]) == {"a": [1, 2.5], "b": 1.0}
+    assert text["a.yaml"].split() == [b"a:", b"-", b"1", b"-", b"2"]
+    assert json.loads(text["t.json"]) == {"columns": ["x", "y"], "data": [[1, "a"], [2, "b"], [3, "c"], [4, "d"]]}
+    assert text["a.png"].startswith(b"\x89PNG") and b"<html>" in text["a.html"]
+    assert [each.kind for each in sent if each.kind] == ["table"]
+
+
+@pytest.mark.parametrize("name", ["..", "../a.txt", "/etc/a.txt", "", "a/", "."])
+def test_what_is_written_stays_with_the_run(trial: TrialContext, sent: list[Any], name: str) -> None:
+    with pytest.raises(ValueError, match=r"leads out of|names no file"):
+        trial.log_text("text", name)
+    assert sent == []
+
+
+def test_what_is_no_table_or_figure_is_named(trial: TrialContext, sent: list[Any]) -> None:
+    with pytest.raises(ValueError, match=r"'t.csv' ends with neither .json nor .parquet"):
+        trial.log_table({"x": [1]}, "t.csv")
+    with pytest.raises(TypeError, match="'int' is a figure of neither"):
+        trial.log_figure(3, "a.png")
     assert sent == []
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -142,20 +143,44 @@ def test_the_studys_fidelity_sets_the_estimators_parameter(tmp_path: Path) -> No
 
 
 def test_what_is_for_the_best_waits_and_may_fail(tmp_path: Path) -> None:
+    """Each failure is told, and none hides another: of a trial that is complete, none fails it."""
     sent: list[Any] = []
     trial = context(tmp_path, sent)
     done: list[int] = []
     trial.on_best(lambda: 1 / 0)
+    trial.on_best(lambda: sys.exit(3))
     trial.on_best(lambda: done.append(1))
     assert not done and not sent
     trial.finish_best()
     assert done == [1]
-    assert "ZeroDivisionError" in Path(sent[0].path).read_text()
+    assert [message.reason for message in sent[:2]] == ["ZeroDivisionError: division by zero", "SystemExit: 3"]
+    text = Path(sent[2].path).read_text()
+    assert "ZeroDivisionError" in text and "SystemExit" in text
 
 
-def test_a_model_of_another_kind_leaves_a_note(tmp_path: Path) -> None:
+def test_a_model_that_cannot_be_kept_is_told_whether_or_not_its_trial_is_the_best(tmp_path: Path) -> None:
+    sent: list[Any] = []
+    context(tmp_path, sent).log_model(object(), [1])
+    [told] = sent
+    assert told.what == "the model is not kept" and "'object' is no model of" in told.reason
+
+
+def test_a_full_disk_loses_the_details_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     sent: list[Any] = []
     trial = context(tmp_path, sent)
-    trial.log_model(object(), [1])
+    trial.on_best(lambda: 1 / 0)
+    monkeypatch.setattr(Path, "write_text", lambda *args, **kwargs: (_ for _ in ()).throw(OSError("No space left")))
     trial.finish_best()
-    assert "'object' is neither a Keras model nor a scikit-learn estimator" in Path(sent[0].path).read_text()
+    assert [message.reason for message in sent] == ["ZeroDivisionError: division by zero"]
+
+
+def test_the_last_model_counts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    sent: list[Any] = []
+    trial = context(tmp_path, sent)
+    saved: list[int] = []
+    monkeypatch.setattr("hpo_flows.objectives.context.save_model", lambda model, path, example: saved.append(example))
+    monkeypatch.setattr(trial, "log_artifact", lambda path, folder: None)
+    for example in (1, 2):
+        trial.log_model(Ridge(), example)
+    trial.finish_best()
+    assert saved == [2] and not sent

@@ -20,11 +20,12 @@ from hpo_core.history.trial import Trial, TrialState
 from hpo_core.ledger.ledger import Ledger
 from hpo_core.ledger.spool import Spool
 from hpo_core.ledger.store import FAILED, FINISHED, RUNNING, Metric
-from hpo_core.ledger.tags import ON_BEST
+from hpo_core.ledger.tags import Tag
 from hpo_core.lineage.opening import find_study, open_study
 from hpo_core.selection.evaluation import Fold, Training
 from hpo_core.study.file import study_from
-from hpo_flows.objectives.messages import Artifact, FoldScore, Report
+from hpo_core.tracking.trial_run import Logged
+from hpo_flows.objectives.messages import FoldScore, LoggedByMlflow, NotKept, Report
 from hpo_flows.objectives.reference import Objective
 from hpo_flows.trials import evaluate as evaluate_module
 from hpo_flows.trials import recorder
@@ -50,6 +51,7 @@ class PlayedPool:
 
     def run(self, job: Job, *, on_message: Any, on_tick: Any, **limits: Any) -> dict[str, float]:
         self.job, self.tick = job, on_tick
+        self.send = on_message
         self.message = lambda step, metrics, **more: on_message(Report(step, metrics, **more))
         self.fold = lambda index, of, **metrics: on_message(FoldScore(Fold(index, of), metrics, asks=index + 1 < of))
         return dict(self.script(self))
@@ -436,12 +438,37 @@ def test_a_metric_is_never_nan_in_a_history() -> None:
 
 
 def test_a_model_that_could_not_be_kept_is_told(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """In the run, each time; on the screen, once per reason."""
     ledger = opened(MemoryStore())
-    note = tmp_path / ON_BEST
-    note.write_text("Traceback (most recent call last):\nValueError: the example has no rows\n")
-    session = session_of(ledger, tmp_path, lambda supervisor: {})
-    record = recorder.TrialLog(session, Training(reserved(ledger)), {}, tmp_path)
+
+    def script(supervisor: Supervisor) -> Mapping[str, float]:
+        supervisor.send(NotKept("the model is not kept", "ValueError: the example\nhas no rows"))
+        return {"loss": 0.5}
+
+    session = session_of(ledger, tmp_path, script)
     with caplog.at_level(logging.WARNING, "hpo"):
         for _ in range(2):
-            record.receive(Artifact(str(note), ""))
-    assert caplog.text.count("ValueError: the example has no rows (on_best.txt in the trial's run has more)") == 1
+            trial = reserved(ledger)
+            evaluate(session, Training(trial), 1, {})
+            assert ledger.store.get(trial.run_id).tags[Tag.NOT_KEPT].startswith("the model is not kept: ValueError")
+            ledger.release(trial)
+    assert caplog.text.count("ValueError: the example") == 1
+
+
+@pytest.mark.parametrize("step", [0, 500])
+def test_the_result_outdoes_what_the_objective_logs_by_mlflow_itself(tmp_path: Path, step: int) -> None:
+    """Under the metric's own name, at whatever step, and by a clock that is ahead."""
+    store = MemoryStore()
+    ledger = opened(store)
+    ahead = recorder.Trace().tick() + 3_600_000
+
+    def script(supervisor: Supervisor) -> Mapping[str, float]:
+        store.log(supervisor.job.run.id, [Metric("loss", 9.0, ahead, step)], {}, {})
+        supervisor.send(LoggedByMlflow(Logged({"loss": step}, ahead, {"x": "other"})))
+        return {"loss": 0.5}
+
+    trial = reserved(ledger)
+    evaluate(session_of(ledger, tmp_path, script), Training(trial), 1, {})
+    ledger.release(trial)
+    assert now(ledger).loss == 0.5
+    assert store.get(trial.run_id).tags[Tag.PARAMS_REFUSED] == "x=other"

@@ -304,7 +304,7 @@ def test_a_trial_that_was_reaped_frees_its_slot_though_its_future_is_open(monkey
 def test_a_flow_that_is_stopped_ends_its_trials_and_their_workers_see_it(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(remote_session, "WATCH_SECONDS", 0.0)
     waiting, trial = away("stopped", engine := Engine())
-    stop = remote_session.StopCheck(connect(), trial.run_id)
+    stop = remote_session.StopCheck(RemoteSession(engine.orders[0]).session, trial.run_id)
     assert not stop.is_set()
     waiting.interrupt()
     assert tags_of(trial)["hpo.lost"] == "interrupted" and engine.recalled == [False]

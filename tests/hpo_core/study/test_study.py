@@ -79,7 +79,6 @@ BAD: list[tuple[str, Any, str, str, str]] = [
     ("space/kind/low", 0, "space.kind.low", "no such key", "choose one of choices, when"),
     ("space/b", {"type": "boolean", "choices": [True]}, "space.b.choices", "no such key", "choose one of when"),
     ("name", ..., "name", "is missing", "add it"),
-    ("objective", ..., "objective", "is missing", "add it"),
     ("metric", ..., "metric", "is missing", "add it"),
     ("direction", ..., "direction", "is missing", "add it"),
     ("space", ..., "space", "is missing", "add it"),

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from hpo_flows.api.asking import AskedStudy
-
 from hpo_core.base.errors import InputError
+from hpo_flows.api.asking import AskedStudy
 from hpo_flows.keras.tuner.trial import Trial, TrialStatus
 
 IDLE_SECONDS = 1.0

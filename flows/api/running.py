@@ -15,11 +15,13 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 from hpo_core.base.errors import InputError, StudyFailed, TrackingError, TrackingRefusal
+from hpo_core.champion.publication import publish_model
 from hpo_core.ledger.spool import Spool
 from hpo_core.ledger.store import FAILED, FINISHED, KILLED
 from hpo_core.lineage.opening import open_study
 from hpo_core.lineage.series import open_current
 from hpo_core.lineage.warm_start import warm_start
+from hpo_core.selection.final_choice import best_trial
 from hpo_core.study.file import study_from
 from hpo_core.study.spec import StudySpec
 from hpo_core.tracking.connection import connect
@@ -30,6 +32,7 @@ from hpo_flows.base.waiting import waiting_for
 from hpo_flows.loop.stages import Stages
 from hpo_flows.loop.temporary_server import start_early
 from hpo_flows.objectives.reference import Objective
+from hpo_flows.reports.ending import model_runs
 from hpo_flows.reports.html.publish import Publisher
 from hpo_flows.reports.notify import Notifier, both, failures_told, notifier_of, tell_end
 from hpo_flows.reports.text import skipped_line
@@ -39,6 +42,7 @@ from hpo_flows.workers.data import declared
 from hpo_flows.workers.resources import check, devices, variables
 
 if TYPE_CHECKING:
+    from hpo_core.history.history import History
     from hpo_core.ledger.ledger import Ledger
     from hpo_core.space.configuration import Scalar
     from hpo_flows.base.progress import Observer
@@ -81,19 +85,8 @@ def run_study(
         TrackingError: MLflow does not answer.
     """
     function = Objective.of(objective, isolation=settings.get("isolation", "process"))
-    rules = dict(stop or {}) | ({} if trials is None else {"trials": trials})
-    parameters = {key: value.model_dump() if hasattr(value, "model_dump") else value for key, value in space.items()}
-    spec = study_from(
-        {
-            "name": name,
-            "objective": function.reference,
-            "space": parameters,
-            "metric": metric,
-            "direction": direction,
-            "stop": rules,
-        }
-        | settings
-    )
+    given = {"name": name, "objective": function.reference, "metric": metric, "direction": direction}
+    spec = spec_of(space, trials, stop, given | settings)
     from hpo_flows.reports.live import LiveProgress
 
     with second_signal_ends():
@@ -105,6 +98,23 @@ def run_study(
             if live is not None:
                 live.begin(ledger.spec)
             return run(ledger, function, live, pool)
+
+
+def spec_of(
+    space: Mapping[str, Any], trials: int | str | None, stop: Mapping[str, Any] | None, others: Mapping[str, Any]
+) -> StudySpec:
+    """The study of keyword arguments.
+
+    Args:
+        space, trials, stop: As for :func:`run_study`.
+        others: The other keys of a study file.
+
+    Raises:
+        InputError: Something in it cannot be used.
+    """
+    rules = dict(stop or {}) | ({} if trials is None else {"trials": trials})
+    parameters = {key: value.model_dump() if hasattr(value, "model_dump") else value for key, value in space.items()}
+    return study_from({"space": parameters, "stop": rules, **others})
 
 
 @contextlib.contextmanager
@@ -194,8 +204,7 @@ def run(ledger: Ledger, objective: Objective, observe: Observer | None = None, p
 def _run(ledger: Ledger, objective: Objective, observe: Observer, pool: Pool | None) -> StudyResult:
 
     spec = ledger.spec
-    if delivered := Spool(home() / "spool" / ledger.study_run.id).deliver(ledger):
-        log.warning("%d results of %s had waited on disk and are now in MLflow", delivered, spec.name)
+    deliver(ledger)
     publisher = Publisher(ledger)
     objective = _complete(objective, spec)
     history = ledger.load()
@@ -207,12 +216,25 @@ def _run(ledger: Ledger, objective: Objective, observe: Observer, pool: Pool | N
         reason = _run_flow(ledger, objective, stages, publisher, observe, pool)
         history = ledger.load()
         stages.load(history)
+    conclude(ledger, stages, publisher, history)
+    return result_of(ledger, history, reason, stages)
+
+
+def deliver(ledger: Ledger) -> None:
+    """Send to MLflow what has waited on this machine's disk for it."""
+    if delivered := Spool(home() / "spool" / ledger.study_run.id).deliver(ledger):
+        log.warning("%d results of %s had waited on disk and are now in MLflow", delivered, ledger.spec.name)
+
+
+def conclude(ledger: Ledger, stages: Stages, publisher: Publisher, history: History) -> None:
+    """Write what the study came to into its run, from its stages as last loaded."""
     stages.record(history)
     if not history.running:  # otherwise another flow still works on it
         ledger.study.set_status(FINISHED)
+        if (best := best_trial(history, stages.choice)) is not None:
+            publish_model(ledger, model_runs(history, best, stages.choice))
     publisher.finish(history, stages.choice, stages.challenge)
     ledger.save_snapshot(news=100)
-    return result_of(ledger, history, reason, stages)
 
 
 def _run_flow(

@@ -1,0 +1,118 @@
+"""A say in a study that runs: a configuration to try next, changed settings, the end of one trial, a pause.
+
+All of it goes through MLflow, so it may be said on any machine, also while no flow works on the study. Every flow that
+does takes it up within seconds.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from hpo_core.base.errors import InputError
+from hpo_core.history.history import History
+from hpo_core.history.trial import Trial, TrialState
+from hpo_core.ledger.ledger import Ledger, Report
+from hpo_core.ledger.ownership import ASKER
+from hpo_core.ledger.store import FAILED
+from hpo_core.ledger.study_run import instructions_of
+from hpo_core.ledger.tags import TAG_LENGTH, Tag
+from hpo_core.space.configuration import Config, identity
+from hpo_core.study.instructions import Instruction
+from hpo_core.study.resume import check_changes
+from hpo_flows.trials.session import stop_reason
+
+
+def enqueue(ledger: Ledger, config: Mapping[str, Any]) -> Config:
+    """Have a configuration tried next.
+
+    Args:
+        ledger: The study.
+        config: Values by parameter. Those that are left out are the best trial's.
+
+    Returns:
+        The whole configuration.
+
+    Raises:
+        InputError: The space has no such configuration, or it was tried or enqueued before.
+    """
+    history, space = ledger.load(), ledger.spec.search_space
+    best = history.incumbent
+    base = {} if best is None else {name: value for name, value in best.config.items() if _fits(ledger, name, config)}
+    try:
+        whole = space.validated({**base, **config})
+    except ValueError as error:
+        remedy = "correct it" if best is not None else "give a value for each, since there is no best trial yet"
+        raise InputError("CONFIG", f"{dict(config)}: {error}", remedy) from None
+    for trial in history:
+        if trial.identity == identity(whole):
+            raise InputError("CONFIG", f"trial {trial.number} has this configuration", "give another one")
+    queue = instructions_of(ledger.study.check_there()).queue
+    if any(identity(each) == identity(whole) for each in queue.values()):
+        raise InputError("CONFIG", "it is enqueued already", "give another one")
+    if len(Instruction("", "enqueue", whole).text) > TAG_LENGTH:
+        raise InputError(
+            "CONFIG", "it is longer than what MLflow keeps in a tag", "put it into first: of the study file"
+        )
+    ledger.study.instruct("enqueue", whole)
+    return whole
+
+
+def _fits(ledger: Ledger, name: str, config: Mapping[str, Any]) -> bool:
+    """Whether a parameter of the best trial is still active with other values of those that it depends on."""
+    when = ledger.spec.search_space.parameters[name].when
+    return all(parent not in config or config[parent] in values for parent, values in when.items())
+
+
+def change(ledger: Ledger, changes: list[str]) -> list[str]:
+    """Change settings of a study that runs.
+
+    Args:
+        ledger: The study.
+        changes: ``key=value`` each: ``parallel=4``, ``trials=+20``, ``stop.minutes=60``.
+
+    Returns:
+        The changes, with the keys of a study file.
+
+    Raises:
+        InputError: One is not ``key=value``, may not change while the study runs, or cannot be used.
+    """
+    spec, full = ledger.spec, [f"stop.{each}" if each.startswith("trials=") else each for each in changes]
+    check_changes(spec, full)
+    if spec.stop.trials is None:  # there is no total that a difference could be added to
+        started = spec.started(ledger.load())
+        full = [
+            f"stop.trials={started + int(each.partition('=')[2])}" if each.startswith("stop.trials=+") else each
+            for each in full
+        ]
+    ledger.study.instruct("set", full)
+    return full
+
+
+def stop_trial(ledger: Ledger, number: int, reason: str = "") -> Trial:
+    """End one running trial. It counts as failed, says why, and its configuration is not tried again.
+
+    Raises:
+        InputError: It does not run.
+    """
+    trial = trial_of_number(ledger.load(), number)
+    if trial.state is not TrialState.RUNNING:
+        raise InputError("--trial", f"trial {number} does not run: it is {trial.state.value}", "see hpo status")
+    why = stop_reason(number, " ".join(reason.split())[:500])
+    ledger.store.log(trial.run_id, [], {}, {Tag.STOP: why})  # whoever trains it on another machine looks there
+    if trial.owner == ASKER:
+        ledger.write(Report(trial.run_id, tags={Tag.REASON: why}, status=FAILED))
+    else:
+        ledger.study.instruct("stop", number, reason)
+    return trial
+
+
+def trial_of_number(history: History, number: int) -> Trial:
+    """The trial of a number.
+
+    Raises:
+        InputError: There is none.
+    """
+    if (trial := next((trial for trial in history if trial.number == number), None)) is None:
+        raise InputError("TRIAL", f"the study has no trial {number}", "see hpo status for how many it has")
+    return trial

@@ -1,0 +1,127 @@
+"""Trials for programs in any language: ``hpo ask`` and ``hpo tell`` reserve and end a trial, a process each.
+
+Between the two there is no process that could renew the trial's lease. So whoever asks says for how long, and after
+that the trial counts as lost. A result that comes later still counts.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Mapping
+from typing import Any
+
+from hpo_core.base.errors import InputError
+from hpo_core.history.trial import Trial, TrialState
+from hpo_core.ledger.ledger import Report
+from hpo_core.ledger.ownership import ASKER
+from hpo_core.ledger.store import FAILED, FINISHED
+from hpo_core.selection.evaluation import Training
+from hpo_flows.api.asked import metrics_told
+from hpo_flows.api.asking import AskedStudy
+from hpo_flows.api.instructing import trial_of_number
+from hpo_flows.base.paths import home
+from hpo_flows.objectives.messages import Use
+from hpo_flows.objectives.result import NotFinite
+from hpo_flows.trials.prepare import seed_of
+from hpo_flows.trials.recorder import TrialLog
+
+UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86_400}
+
+
+def seconds_of(text: str) -> float:
+    """A duration such as ``30m`` in seconds.
+
+    Raises:
+        InputError: It is none.
+
+    >>> seconds_of("1.5h")
+    5400.0
+    """
+    found = re.fullmatch(r"(\d{1,6}(?:\.\d{1,3})?)([smhd])", text)
+    if found is None or not float(found[1]):
+        raise InputError("--for", f"{text!r} is not a duration", "write it as 90s, 30m, 8h or 2d")
+    return float(found[1]) * UNITS[found[2]]
+
+
+def ask_for(study: AskedStudy, seconds: float) -> dict[str, Any]:
+    """Reserve the next trial of a study for so long.
+
+    Returns:
+        The trial as plain data; without a number if there is none, and ``over`` says whether that is for good.
+    """
+    training = study.reserve(owner=ASKER, lease_seconds=seconds)
+    if training is None:
+        return {"number": None, "over": study.over, "reason": study.reason or "wait: others are running"}
+    trial, spec, ledger = training.trial, study.spec, study.ledger
+    ledger.write(Report(trial.run_id, params=spec.search_space.to_params(trial.config)))
+    return {
+        "number": trial.number,
+        "config": dict(trial.config),
+        "seed": seed_of(study.session, training),
+        "fidelity": trial.fidelity,
+        "parent": trial.parent,
+        "id": trial.run_id,
+        "over": False,
+    }
+
+
+def tell_for(study: AskedStudy, number: int, result: str, error: str, id: str = "") -> str:
+    """End a trial that was asked for; returns what it came to, in words.
+
+    Args:
+        study: The study.
+        number: The trial's number.
+        result: The metric as a number, or metrics as a JSON object; empty if there is an error.
+        error: Why there is no result; empty if there is one.
+        id: The trial's id, to be sure that it is the same one; empty if that is not known.
+
+    Raises:
+        InputError: There is no such trial, it is not out, or the result cannot be used.
+    """
+    spec = study.spec
+    trial = trial_of_number(study.session.load(), number)
+    if id and id != trial.run_id:
+        raise InputError("--id", f"{id!r} is not the id of trial {number}", "give the id that hpo ask printed")
+    record = TrialLog(study.session, Training(trial), {}, home() / "trials" / trial.run_id)
+    metrics = None
+    if not error:
+        try:
+            metrics = metrics_told(spec, record, number, _read(result))
+        except NotFinite as astray:
+            error = str(astray)
+    if (said := _said(trial, spec.metric)) and metrics is not None and metrics.items() <= trial.metrics.items():
+        return said  # told once more, by a program that does not know whether the first time was heard
+    if said:
+        raise InputError("TRIAL", f"trial {number} has ended: {said}", "tell each trial once")
+    if trial.owner != ASKER:
+        problem = f"trial {number} was not asked for by hpo ask: {trial.owner} trains it"
+        raise InputError("TRIAL", problem, "end it with hpo stop --trial, if need be")
+    record.receive(Use(("fidelity", "phase")))
+    if metrics is None:
+        record.finish(FAILED, None, error)
+        return f"failed: {error}"
+    record.finish(FINISHED, metrics)
+    return f"{spec.metric} {metrics[spec.metric]:g}"
+
+
+def _said(trial: Trial, metric: str) -> str:
+    """How a trial has ended, in words; empty if a result may still be told."""
+    if trial.state is TrialState.COMPLETE:
+        return f"{metric} {trial.metrics[metric]:g}"
+    return trial.reason if trial.state is TrialState.FAILED and not trial.notes.get("lost") else ""
+
+
+def _read(text: str) -> float | Mapping[str, Any]:
+    """A number, or a JSON object of metrics.
+
+    Raises:
+        InputError: It is neither.
+    """
+    try:
+        found = json.loads(text)
+    except (ValueError, RecursionError):
+        found = None
+    if isinstance(found, bool) or not isinstance(found, int | float | dict):
+        raise InputError("RESULT", f"{text!r:.80} is neither a number nor a JSON object of metrics", "tell 0.93, say")
+    return found

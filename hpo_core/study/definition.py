@@ -1,0 +1,336 @@
+"""Defines what a study file may say: the keys, their checks, and what follows from them.
+
+The definition is stored with the study in MLflow; on resume the given one is held against the stored one.
+"""
+
+from __future__ import annotations
+
+import json
+from functools import cached_property
+from typing import Annotated, Any, Literal, Self
+
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    Field,
+    field_serializer,
+    field_validator,
+    model_validator,
+)
+
+from hpo_core.base import cards
+from hpo_core.base.errors import InputError
+from hpo_core.base.storable import bad_metric
+from hpo_core.history.fidelity import Fidelity
+from hpo_core.history.limits import Limit
+from hpo_core.selection.early_stopping import Extrapolation, StopRule
+from hpo_core.selection.repeats import Repeats
+from hpo_core.space.parameters import Parameter
+from hpo_core.space.search_space import SearchSpace
+from hpo_core.strategies.make import strategy_class
+from hpo_core.study.callbacks import checked_callback
+from hpo_core.study.isolation import check_isolation
+from hpo_core.study.names import BAD_NAME, MAX_NAME_LENGTH, NAME
+from hpo_core.study.sections import (
+    BeliefSpec,
+    ChampionSpec,
+    EarlyStopSpec,
+    Edition,
+    FidelitySpec,
+    FinalSpec,
+    NotifySpec,
+    RepeatsSpec,
+    Resources,
+    RunnerSpec,
+    Section,
+    StopRules,
+    StrategySpec,
+    WarmStart,
+    as_bytes,
+    as_entries,
+    check_past,
+    check_repeats,
+    check_rule,
+    check_strategy,
+)
+
+MOST_PARALLEL = 1000
+
+NEED_OBJECTIVE = (
+    "retries", "trial_timeout", "memory_limit", "callbacks", "final", "champion", "notify", "runner", "resources",
+)  # fmt: skip
+"""The keys for what a flow does when it trains. Whoever asks for trials trains them without a flow."""
+
+
+class StudyDefinition(Section):
+    """The keys of a study file, validated; :class:`hpo_core.study.spec.StudySpec` says what they make a study do."""
+
+    name: str = Field(
+        description="The study's name; resuming means running under the same name.", max_length=MAX_NAME_LENGTH
+    )
+    experiment: str = Field("", description="MLflow experiment; the study's name where absent.", max_length=500)
+    objective: str = Field(
+        "",
+        description="module:function, importable from the working folder or the file's; asked trials need none.",
+    )
+    metric: str = Field(description="What the objective returns and MLflow shows.", min_length=1, max_length=250)
+    direction: Literal["minimize", "maximize"] = Field(description="Whether less or more of the metric is better.")
+    limits: dict[str, str] = Field({}, description="What other metrics must keep to, such as latency_ms: <= 20.")
+    space: dict[str, Parameter] = Field(min_length=1, description="What is tuned: the parameters by name.")
+    prior: dict[str, BeliefSpec] = Field(
+        {}, description="What you believe of good values, by parameter: {around: 1e-3, confidence: medium}."
+    )
+    constraints: list[str] = Field(
+        [], description="Expressions that hold for every configuration, such as min_units <= max_units."
+    )
+    strategy: Annotated[StrategySpec, BeforeValidator(check_strategy)] = Field(
+        StrategySpec(name="auto"), description="What chooses the configurations."
+    )
+    fidelity: FidelitySpec | None = Field(None, description="What trainings can be cut short in.")
+    early_stop: Annotated[EarlyStopSpec | None, BeforeValidator(check_rule)] = Field(
+        None, description="The rule that stops running trials."
+    )
+    stop: StopRules
+    data: str = Field("", description="module:function that returns the data; once they change, a dated study begins.")
+    parallel: int = Field(1, ge=1, le=MOST_PARALLEL, description="Trials at a time.")
+    isolation: Literal["process", "none"] = Field(
+        "process", description="Where a trial trains: in a process of its own, or in the study's (none), one at a time."
+    )
+    retries: int = Field(0, ge=0, le=100, description="Further attempts at a trial that raised or whose process died.")
+    rerun_lost: int = Field(
+        2, ge=0, le=100, description="How often a trial is run again that died with its flow or its machine; 0: never."
+    )
+    trial_timeout: float | None = Field(None, gt=0, description="Seconds after which a trial is ended as failed.")
+    memory_limit: Annotated[int | None, BeforeValidator(as_bytes)] = Field(
+        None, ge=1, description="Memory that a trial's process may hold, such as 2GiB; beyond it the trial is failed."
+    )
+    seed: int = Field(0, ge=0, lt=2**32, description="Of every proposal, and of the seeds that trials get.")
+    first: list[dict[str, Any]] = Field([], description="Configurations to try before the strategy's own.")
+    warm_start: list[Annotated[WarmStart, BeforeValidator(check_past)]] = Field(
+        [], description="Past runs to learn from, fixed when the study is created."
+    )
+    callbacks: list[Annotated[dict[str, dict[str, Any]], BeforeValidator(checked_callback)]] = Field(
+        [], description="Keras callbacks, each {name: settings}; the objective gets them as trial.callbacks."
+    )
+    repeats: Annotated[RepeatsSpec | None, BeforeValidator(check_repeats)] = Field(
+        RepeatsSpec(), description="auto, off, or how much of a noisy study trains its best configurations again."
+    )
+    final: FinalSpec | None = Field(None, description="How the winner is chosen; the incumbent where absent.")
+    champion: ChampionSpec | None = Field(None, description="The registered model that the winner is held against.")
+    notify: Annotated[list[NotifySpec], BeforeValidator(as_entries)] = Field([], description="Who is told of what.")
+    runner: RunnerSpec = Field(RunnerSpec(), description="Where trials are trained.")
+    resources: Resources = Field(Resources(), description="What one trial at a time may use.")
+    editions: list[Edition] = Field([], description="Earlier spaces of a study that has grown; the study keeps them.")
+
+    @field_validator("name", "experiment")
+    @classmethod
+    def _plain_name(cls, value: str) -> str:
+        if value and (not NAME.fullmatch(value) or value.strip() != value):
+            raise ValueError(BAD_NAME)
+        return value
+
+    @field_validator("name")
+    @classmethod
+    def _some_name(cls, value: str) -> str:
+        if not value:
+            raise ValueError("the name is empty")
+        return value
+
+    @field_serializer("repeats")
+    def _as_written(self, value: RepeatsSpec | None) -> Any:
+        return "off" if value is None else value
+
+    @field_validator("metric")
+    @classmethod
+    def _loggable(cls, value: str) -> str:
+        if problem := bad_metric(value):
+            raise ValueError(f"{value!r} is not a metric that MLflow can keep; {problem}")
+        return value
+
+    @field_validator("limits")
+    @classmethod
+    def _readable(cls, value: dict[str, str]) -> dict[str, str]:
+        for metric, text in value.items():
+            if problem := bad_metric(metric):
+                raise ValueError(f"{metric!r} is not a metric that MLflow can keep; {problem}")
+            Limit.parse(metric, text)
+        return value
+
+    @field_validator("objective", "data")
+    @classmethod
+    def _reference(cls, value: str) -> str:
+        if not value:
+            return value
+        module, _, function = value.partition(":")
+        if not all(part.isidentifier() for part in (*module.split("."), *function.split("."))):
+            raise ValueError("write it as module:function, such as examples.digits_cnn:train")
+        return value
+
+    @model_validator(mode="after")
+    def _whole(self) -> Self:
+        if not self.experiment:
+            object.__setattr__(self, "experiment", self.name)
+        space = self.search_space
+        for i, config in enumerate(self.first):
+            try:
+                space.validated(config)
+            except ValueError as error:
+                raise ValueError(f"first.{i}: {error}") from None
+        self._check_fidelity()
+        self._check_objective()
+        check_isolation(self)
+        if self.runner.elsewhere and self.resources.gpus == "auto":
+            raise ValueError("resources.gpus: auto divides the GPUs of this machine, and others train; give a number")
+        if self.final is not None:
+            self.final.check(space)
+        if self.repeats not in (None, RepeatsSpec()) and (why := self._why_never_repeated):
+            raise ValueError(f"repeats: {why}; remove one of the two")
+        try:
+            self.strategy.make(fidelity=self.scale).check(space)
+        except InputError:
+            raise
+        except ValueError as error:
+            raise ValueError(f"strategy.{error}") from None
+        return self
+
+    def _check_objective(self) -> None:
+        """Check that nothing is asked for that only a flow does with an objective.
+
+        Raises:
+            ValueError: It is; the message begins with the key.
+        """
+        if self.objective:
+            return
+        for key in NEED_OBJECTIVE:
+            if getattr(self, key) != type(self).model_fields[key].get_default(call_default_factory=True):
+                raise ValueError(
+                    f"{key}: hpo tune does this with an objective, and the study has none; remove it, or add "
+                    "objective: module:function"
+                )
+
+    def _check_fidelity(self) -> None:
+        """Check what the fidelity, the strategy, the stop rules and the rule of early stopping want of each other.
+
+        Raises:
+            ValueError: One wants what is not there; the message begins with the key.
+        """
+        if self.fidelity is not None:
+            try:
+                self.fidelity.make()
+            except ValueError as error:
+                raise ValueError(f"fidelity.{error}") from None
+        else:
+            example = "add fidelity: {name: epochs, min: 1, max: 27, eta: 3}, say"
+            if strategy_class(self.strategy.name).chooses_fidelity:
+                raise ValueError(
+                    f"fidelity: it is missing, and the strategy {self.strategy.name!r} needs it; {example}"
+                )
+            if self.stop.full_trainings is not None:
+                raise ValueError(f"stop.full_trainings: without a fidelity no training is counted; {example}")
+        if self.early_stop is None:
+            return
+        rule = self.early_stop.make()
+        if self.fidelity is not None and not self.fidelity.make().whole:
+            raise ValueError(
+                "early_stop: it counts steps, but the study's fidelity is not counted in whole steps; leave it out, or "
+                "give fidelity.min and fidelity.max as whole numbers"
+            )
+        if isinstance(rule, Extrapolation) and rule.steps is None and self.fidelity is None:
+            raise ValueError("early_stop.steps: it is missing; say how many steps a full training has")
+
+    @property
+    def scale(self) -> Fidelity | None:
+        """The fidelity as strategies take it."""
+        return None if self.fidelity is None else self.fidelity.make()
+
+    @cached_property
+    def stop_rule(self) -> StopRule | None:
+        """The rule that stops running trials."""
+        return None if self.early_stop is None else self.early_stop.make()
+
+    @property
+    def promotes(self) -> bool:
+        """Whether trials may go on from others, so that checkpoints are worth keeping."""
+        return strategy_class(self.strategy.name).promotes
+
+    @cached_property
+    def repeating(self) -> Repeats | None:
+        """How configurations are trained again; None if none is, or if the final choice does it."""
+        return None if self.repeats is None or self._why_never_repeated else self.repeats.make()
+
+    @property
+    def _why_never_repeated(self) -> str:
+        """Why no configuration of this study can be trained again; empty if it can."""
+        strategy = strategy_class(self.strategy.name)
+        if self.final is not None:
+            return "final already trains the best configurations again"
+        if strategy.promotes and not strategy.chooses_fidelity:
+            return f"trials of {self.strategy.name!r} go on from each other, so none can be trained again by itself"
+        return ""
+
+    @property
+    def reshuffles(self) -> bool:
+        """Whether each trial has a split of its own, so that no configuration is fitted to the luck of one split."""
+        return self.repeats is not None
+
+    @property
+    def full(self) -> float | None:
+        """The fidelity of a full training; None if the study has none."""
+        return None if self.scale is None else self.scale.levels[-1]
+
+    @property
+    def needs_hypergradient(self) -> bool:
+        """Whether the strategy goes nowhere unless trials log hypergradients."""
+        return strategy_class(self.strategy.name).needs_hypergradient
+
+    @cached_property
+    def limiting(self) -> tuple[Limit, ...]:
+        """The limits on results."""
+        return tuple(Limit.parse(metric, text) for metric, text in self.limits.items())
+
+    @cached_property
+    def search_space(self) -> SearchSpace:
+        beliefs = {name: belief.make() for name, belief in self.prior.items()}
+        return SearchSpace(self.space, tuple(self.constraints), beliefs)
+
+    @property
+    def sign(self) -> int:
+        """+1 if the metric is minimised, -1 if it is maximised."""
+        return 1 if self.direction == "minimize" else -1
+
+    def loss(self, value: float) -> float:
+        """The metric's value as something to be minimised."""
+        return self.sign * value
+
+    @property
+    def memory_cap(self) -> int | None:
+        """Bytes beyond which a trial's process is ended."""
+        return self.memory_limit if self.memory_limit is not None else self.resources.memory
+
+    def to_json(self) -> str:
+        """What is stored in MLflow: all but addresses of receivers that may be secrets."""
+        return json.dumps(self.stored())
+
+    def stored(self) -> dict[str, Any]:
+        """As plain data, as far as it is stored in MLflow."""
+        data = self.model_dump(mode="json")
+        data["notify"] = [entry.model_dump(mode="json") for entry in self.notify if entry.stored]
+        return data
+
+    def _repr_html_(self) -> str:
+        """A card for notebooks."""
+        told: dict[str, object] = {"objective": self.objective, "strategy": self.strategy.name}
+        told |= {"constraints": ", ".join(self.constraints)} if self.constraints else {}
+        told |= {"limits": ", ".join(map(str, self.limiting))} if self.limits else {}
+        for name in ("stop", "fidelity", "early_stop", "final", "champion"):
+            if (section := getattr(self, name)) is not None:
+                told[name] = _set(section) or "as by default"
+        space = [(name, parameter.type, _set(parameter)) for name, parameter in self.space.items()]
+        title = f"{self.name}: {self.direction} {self.metric}"
+        return cards.card(title, cards.facts(told), cards.table(["parameter", "type", "values"], space))
+
+
+def _set(section: BaseModel) -> str:
+    """What was set in a section, apart from its type, as text."""
+    values = section.model_dump(mode="json", exclude={"type"}, exclude_defaults=True)
+    return ", ".join(f"{name}: {value}" for name, value in values.items())

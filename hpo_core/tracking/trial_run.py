@@ -1,0 +1,303 @@
+"""Lets what an objective logs by MLflow itself go into its trial's run: ``mlflow.autolog``, ``mlflow.log_metric``, ...
+
+While a trial is :func:`joined`, ``mlflow.start_run`` resumes the trial's run, as it does for ``MLFLOW_RUN_ID`` in an
+MLflow project, and starts nested runs below it. The objective may log to that run, but the flow alone ends it, names it
+and gives it the params of its configuration. So MLflow's store of this process lets no end, name or differing param
+through, whoever asks for it: the fluent API, autologging, its threads, or MLflow's hook at the process's exit.
+
+MLflow is changed as it is imported. A trial that does not import it pays nothing.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import importlib.abc
+import importlib.util
+import inspect
+import os
+import sys
+import threading
+import traceback
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from hpo_core.tracking.credentials import without_credentials
+
+FLUENT = "mlflow.tracking.fluent"
+
+
+@dataclass(frozen=True)
+class TrialRun:
+    """A trial's run, as its objective may log to it.
+
+    Args:
+        uri: The tracking URI.
+        id: The run.
+        experiment: The id of its experiment.
+        params: The params of the trial's configuration.
+    """
+
+    uri: str = field(repr=False)
+    id: str
+    experiment: str
+    params: Mapping[str, str]
+
+    @property
+    def variables(self) -> dict[str, str]:
+        """The environment variables that MLflow reads, also in processes that the objective starts."""
+        return {
+            "MLFLOW_TRACKING_URI": self.uri,
+            "MLFLOW_RUN_ID": self.id,
+            "MLFLOW_EXPERIMENT_ID": self.experiment,
+        }
+
+
+@dataclass
+class Logged:
+    """What an objective has logged to its trial's run by MLflow itself.
+
+    Attributes:
+        steps: The highest step of each metric.
+        time: The latest time of any value, in milliseconds since 1970.
+        clashes: The params with another value than the configuration's, which were left out.
+    """
+
+    steps: dict[str, int] = field(default_factory=dict)
+    time: int = 0
+    clashes: dict[str, str] = field(default_factory=dict)
+
+
+@dataclass
+class _Joined:
+    run: TrialRun
+    logged: Logged
+    queued: list[Any] = field(default_factory=list)  # the stores that still write on their own
+
+    def note(self, metrics: Sequence[Any]) -> None:
+        for metric in metrics:
+            self.logged.steps[metric.key] = max(self.logged.steps.get(metric.key, 0), metric.step or 0)
+            self.logged.time = max(self.logged.time, metric.timestamp or 0)
+
+    def allows(self, param: Any) -> bool:
+        """Whether a param may be written; one that clashes is noted."""
+        if self.run.params.get(param.key, str(param.value)) == str(param.value):
+            return True
+        self.logged.clashes[param.key] = str(param.value)
+        return False
+
+
+_JOINED: dict[int, _Joined] = {}
+"""The trials that train in this process, by their thread."""
+
+_OURS = threading.local()
+
+
+@contextlib.contextmanager
+def joined(run: TrialRun) -> Iterator[Logged]:
+    """Let what this thread, and those it starts, log by MLflow go into a trial's run, as long as the context lasts."""
+    before = {name: os.environ.get(name) for name in (*run.variables, "MLFLOW_EXPERIMENT_NAME")}
+    os.environ.pop("MLFLOW_EXPERIMENT_NAME", None)  # MLflow takes it before the id
+    os.environ.update(run.variables)
+    _change_mlflow()
+    thread, trial = threading.get_ident(), _Joined(run, Logged())
+    _JOINED[thread] = trial
+    try:
+        with _set_aside():
+            yield trial.logged
+    finally:
+        for store in trial.queued:
+            try:
+                store.flush_async_logging()
+            except Exception:  # of the store; what the trial printed shows it
+                traceback.print_exc()
+        del _JOINED[thread]
+        for name, value in before.items():
+            os.environ.pop(name, None) if value is None else os.environ.update({name: value})
+
+
+@contextlib.contextmanager
+def _set_aside() -> Iterator[None]:
+    """Set aside the runs that are active already, of a script that trains in its own process; end those left open."""
+    before = [] if (fluent := sys.modules.get(FLUENT)) is None else fluent._active_run_stack.get()[:]
+    if fluent is not None:
+        fluent._active_run_stack.get().clear()
+    try:
+        yield
+    finally:
+        if (fluent := sys.modules.get(FLUENT)) is not None:
+            while fluent.active_run() is not None:
+                try:
+                    fluent.end_run()
+                except Exception:  # of a server of the objective's own
+                    traceback.print_exc()
+            fluent._active_run_stack.get().extend(before)
+
+
+@contextlib.contextmanager
+def own_request() -> Iterator[None]:
+    """Mark the requests of this thread as the flow's own, which may end a trial's run."""
+    before, _OURS.active = getattr(_OURS, "active", False), True
+    try:
+        yield
+    finally:
+        _OURS.active = before
+
+
+def _here() -> _Joined | None:
+    """The trial of this thread; of a thread that the objective started, the only one there is."""
+    only = next(iter(_JOINED.values())) if len(_JOINED) == 1 else None
+    return _JOINED.get(threading.get_ident(), only)
+
+
+def _trial_of(run: str) -> _Joined | None:
+    """The trial whose run it is, unless the flow itself asks."""
+    if getattr(_OURS, "active", False):
+        return None
+    return next((trial for trial in list(_JOINED.values()) if trial.run.id == run), None)
+
+
+# -- MLflow as it is imported -------------------------------------------------------------------------------------
+
+
+class _AfterImport(importlib.abc.MetaPathFinder):
+    """Changes MLflow's fluent API once it is imported, before anybody has taken a function from it."""
+
+    def find_spec(self, name: str, path: Any, target: Any = None) -> Any:
+        if name != FLUENT:
+            return None
+        sys.meta_path.remove(self)
+        spec = importlib.util.find_spec(name)
+        if spec is not None and spec.loader is not None:
+            execute = spec.loader.exec_module
+
+            def exec_module(module: Any) -> None:
+                execute(module)
+                _change(module)
+
+            spec.loader.exec_module = exec_module  # type: ignore[method-assign]
+        return spec
+
+
+def _change_mlflow() -> None:
+    if (fluent := sys.modules.get(FLUENT)) is not None:
+        _change(fluent)
+    elif not any(isinstance(finder, _AfterImport) for finder in sys.meta_path):
+        sys.meta_path.insert(0, _AfterImport())
+
+
+def _change(fluent: Any) -> None:
+    """Change ``start_run``, here and where it was taken from, and MLflow's stores. Once is enough."""
+    from mlflow.tracking._tracking_service.utils import _tracking_store_registry as registry
+
+    start = fluent.start_run
+    if hasattr(start, "hpo_original"):
+        return
+
+    @functools.wraps(start)
+    def start_run(*args: Any, **kwargs: Any) -> Any:
+        trial = _here()
+        asked = inspect.signature(start).bind(*args, **kwargs).arguments
+        if trial is None:
+            return start(**asked)
+        if not _same_store(fluent.mlflow.get_tracking_uri(), trial.run.uri):
+            return _start_other(trial.run, start, asked)
+        return _start_in(trial.run, fluent, start, asked)
+
+    end = fluent.end_run
+
+    @functools.wraps(end)
+    def end_run(*args: Any, **kwargs: Any) -> None:
+        try:
+            end(*args, **kwargs)
+        finally:
+            if (trial := _here()) is not None:  # MLflow removes it, whichever run has ended
+                os.environ["MLFLOW_RUN_ID"] = trial.run.id
+
+    start_run.hpo_original = start  # type: ignore[attr-defined]
+    for module in (fluent, sys.modules.get("mlflow")):
+        for name, old, new in (("start_run", start, start_run), ("end_run", end, end_run)):
+            if getattr(module, name, None) is old:
+                setattr(module, name, new)
+    get_store = registry.get_store
+    registry.get_store = lambda *args, **kwargs: _guarded(get_store(*args, **kwargs))
+
+
+def _start_in(run: TrialRun, fluent: Any, start: Callable[..., Any], asked: dict[str, Any]) -> Any:
+    """Start what an objective asks for: the trial's run again, a run below it, or one that it names itself."""
+    stack = fluent._active_run_stack.get()
+    if not asked.get("run_id") and not asked.get("parent_run_id"):
+        if not asked.get("nested"):
+            asked = {key: value for key, value in asked.items() if key != "run_name"} | {"run_id": run.id}
+        else:
+            asked.setdefault("experiment_id", run.experiment)
+            if not stack:
+                asked["parent_run_id"] = run.id
+    if asked.get("run_id") != run.id:
+        return _start_other(run, start, asked)
+    # MLflow refuses a run that is active already, and one that is not in the experiment of set_experiment.
+    outer, experiment = stack[:], fluent._active_experiment_id
+    stack.clear()
+    fluent._active_experiment_id = None
+    try:
+        return start(**asked)
+    finally:
+        stack[:0] = outer
+        fluent._active_experiment_id = experiment
+
+
+def _start_other(run: TrialRun, start: Callable[..., Any], asked: dict[str, Any]) -> Any:
+    """Start another run than the trial's, which MLflow would resume whatever else it is asked for."""
+    os.environ.pop("MLFLOW_RUN_ID", None)
+    try:
+        return start(**asked)
+    finally:
+        os.environ["MLFLOW_RUN_ID"] = run.id
+
+
+def _same_store(one: str, other: str) -> bool:
+    """Whether two URIs lead to the same store."""
+    return _plain(one) == _plain(other)
+
+
+def _plain(uri: str) -> str:
+    if uri.startswith("sqlite:///"):  # from "sqlite:" on, MLflow's own default is relative
+        return str(Path(uri.removeprefix("sqlite:///")).absolute())
+    return without_credentials(uri).rstrip("/")
+
+
+def _guarded(store: Any) -> Any:
+    """Let a store of MLflow write to a trial's run only what the objective may."""
+    if hasattr(store, "hpo_guarded"):
+        return store
+    update, log_batch, log_async = store.update_run_info, store.log_batch, store.log_batch_async
+    log_param, log_metric = store.log_param, store.log_metric
+
+    def update_run_info(run_id: str, *args: Any, **kwargs: Any) -> Any:
+        if _trial_of(run_id) is None:
+            return update(run_id, *args, **kwargs)
+        return store.get_run(run_id).info  # the flow ends and names it
+
+    def batch(write: Callable[..., Any], run_id: str, metrics: Any = (), params: Any = (), tags: Any = ()) -> Any:
+        if (trial := _trial_of(run_id)) is not None:
+            trial.note(metrics)
+            params = [param for param in params if trial.allows(param)]
+            if write == log_async and store not in trial.queued:
+                trial.queued.append(store)
+        return write(run_id=run_id, metrics=list(metrics), params=list(params), tags=list(tags))
+
+    def one_param(run_id: str, param: Any) -> Any:
+        trial = _trial_of(run_id)
+        return log_param(run_id, param) if trial is None or trial.allows(param) else None
+
+    def one_metric(run_id: str, metric: Any) -> Any:
+        if (trial := _trial_of(run_id)) is not None:
+            trial.note([metric])
+        return log_metric(run_id, metric)
+
+    store.hpo_guarded = True
+    store.update_run_info, store.log_param, store.log_metric = update_run_info, one_param, one_metric
+    store.log_batch, store.log_batch_async = functools.partial(batch, log_batch), functools.partial(batch, log_async)
+    return store

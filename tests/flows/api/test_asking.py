@@ -1,0 +1,401 @@
+"""Ask and tell over a real MLflow: one loop, several threads and processes, trials that fail, end early or are lost."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import threading
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from hpo_core.base.errors import InputError, StudyFailed, TrackingError
+from hpo_core.history.trial import TrialState
+from hpo_core.ledger import ownership
+from hpo_core.ledger.tags import Tag
+from hpo_core.lineage.opening import find_study
+from hpo_core.tracking.connection import connect
+from hpo_core.tracking.mlflow_store import MlflowStore
+from hpo_flows import AskedStudy, Float, open_study
+from hpo_flows.api import asked, asking
+from hpo_flows.cli import app as cli
+from hpo_flows.trials import recorder
+from tests.conftest import wait_until
+from tests.studies import ROOT, make_spec, start, wait_for_complete, write_study
+from tests.studies import _somewhere_else as _somewhere_else
+
+KEYS: dict[str, Any] = {"name": "study", "space": {"x": Float(low=0, high=1)}, "metric": "loss", "trials": 4}
+
+WORKER = """
+import sys
+from hpo_flows import open_study
+
+with open_study(sys.argv[1]) as study:
+    while not study.over:
+        trial = study.ask(wait=1)
+        if trial is not None:
+            with trial:
+                trial.tell(trial.config["x"] ** 2)
+assert "prefect" not in sys.modules
+"""
+
+
+def ask_all(study: AskedStudy) -> None:
+    while (trial := study.ask()) is not None:
+        trial.tell((float(trial.config["x"]) - 0.3) ** 2)  # type: ignore[arg-type]
+
+
+def test_a_loop_of_ones_own() -> None:
+    study = open_study(**KEYS, repeats="off")
+    assert study.best is None and not study.over
+    ask_all(study)
+    assert study.over and study.reason == "all 4 trials are done"
+    result = study.result()
+    assert [trial.state for trial in result.history] == [TrialState.COMPLETE] * 4
+    assert study.best == result.best and result.best is not None
+    runs = connect().search([result.experiment_id], {Tag.ROLE: "trial"})
+    assert [float(run.params["x"]) for run in runs] == [trial.config["x"] for trial in result.history]
+    assert connect().get(result.run_id).status == "FINISHED"
+    again = open_study("study")
+    assert again.ask() is None and again.over
+    more = open_study(**KEYS | {"trials": "+2"})
+    ask_all(more)
+    assert len(more.result().history) == 6
+
+
+def test_what_was_proposed_is_what_a_flow_would_have_got() -> None:
+    study = open_study(**KEYS, seed=3, repeats="off")
+    ask_all(study)
+    spec = make_spec(stop={"trials": 4}, seed=3, repeats="off")
+    history = study.result().history
+    for number in range(4):
+        explained = study.result().explain(number)
+        assert explained.seen is not None and explained.same
+        assert spec.propose(explained.seen, 1)[0].config == history.trials[number].config
+
+
+@pytest.mark.parametrize("how", ["spec", "dict", "path", "str"])
+def test_a_study_is_given_in_any_form(how: str, tmp_path: Path) -> None:
+    spec = make_spec()
+    path = tmp_path / "study.yaml"
+    path.write_text(yaml.safe_dump(spec.model_dump(mode="json", exclude_none=True)))
+    given: Any = {"spec": spec, "dict": spec.model_dump(exclude_none=True), "path": path, "str": str(path)}[how]
+    trial = open_study(given).ask()
+    assert trial is not None and set(trial.config) == {"x"}
+    trial.tell(0.5)
+
+
+def test_whoever_asks_does_not_take_the_objective_away() -> None:
+    open_study(make_spec(stop={"trials": 4}))
+    open_study(**KEYS)
+    assert find_study(connect(), "study").spec.objective == "tests.objectives:quick"
+
+
+@pytest.mark.parametrize(
+    ("change", "says"),
+    [
+        ({"retries": 2}, r"retries: hpo tune does this with an objective, and the study has none; remove it"),
+        ({"final": {"top": 2}}, r"final: .*remove it, or add objective"),
+        ({"space": {}}, "space: "),
+        ({"study": "study"}, "space: it is given beside a whole study"),
+    ],
+)
+def test_bad_input_is_told(change: dict[str, Any], says: str) -> None:
+    with pytest.raises(InputError, match=says):
+        open_study(**KEYS | change)
+
+
+def test_trials_that_fail(caplog: pytest.LogCaptureFixture) -> None:
+    study = open_study(**KEYS, repeats="off", stop={"same_error": False})
+    with pytest.raises(ZeroDivisionError), study.ask():  # type: ignore[union-attr]
+        _ = 1 / 0
+    with study.ask():  # type: ignore[union-attr]
+        pass
+    third = study.ask()
+    assert third is not None
+    study.tell(third, error="the robot fell over")
+    study.tell(study.ask(), float("nan"))  # type: ignore[arg-type]
+    history = study.result().history
+    assert [trial.reason for trial in history.failed] == [
+        "ZeroDivisionError: division by zero",
+        asked.UNTOLD,
+        "the robot fell over",
+        "the result is loss = nan",
+    ]
+    assert asked.UNTOLD in caplog.text
+    assert b"ZeroDivisionError" in (connect().download(history.trials[0].run_id, "failure.txt") or b"")
+
+
+def test_failing_alike_ends_the_study() -> None:
+    study = open_study(**KEYS)
+    for _ in range(3):
+        study.tell(study.ask(), error="no such device")  # type: ignore[arg-type]
+    with pytest.raises(StudyFailed, match="no such device"):
+        study.ask()
+
+
+def test_what_cannot_be_told_leaves_the_trial_as_it_is() -> None:
+    study = open_study(**KEYS)
+    trial = study.ask()
+    assert trial is not None
+    for wrong, says in [
+        ("0.5", "told was '0.5'; return the loss as a number"),
+        ({"los": 1.0}, "told was no 'loss' but"),
+        (None, "neither a result nor an error"),
+    ]:
+        with pytest.raises(InputError, match=says):
+            study.tell(trial, wrong)
+    with pytest.raises(InputError, match="7 is not a trial that this process asked for; out are"):
+        study.tell(7, 1.0)
+    study.tell(0, {"loss": 0.5, "size": 3})
+    with pytest.raises(InputError, match="it was told before"):
+        trial.tell(0.4)
+    (told,) = study.result().history.complete
+    assert (told.loss, told.metrics["size"]) == (0.5, 3.0)
+
+
+def test_early_stopping() -> None:
+    rule = {"rule": "median", "first": 1, "trials": 1, "every": 1}
+    study = open_study(**KEYS, repeats="off", early_stop=rule)
+    went_on: list[int] = []
+    while (trial := study.ask()) is not None:
+        step = 0
+        while trial.report(step, {"loss": float(trial.number)}) and step < 5:
+            step += 1
+        went_on.append(step)
+        trial.tell(float(trial.number))
+    assert went_on[0] == 5 and max(went_on[1:]) < 5
+    assert "stopped by median" in study.result().history.trials[3].reason
+
+
+def test_hyperband_waits_for_what_is_out_and_goes_on_from_checkpoints() -> None:
+    study = open_study(
+        **KEYS | {"trials": 40},
+        strategy="hyperband",
+        fidelity={"name": "epochs", "min": 1, "max": 9, "eta": 3},
+    )
+    resumed = 0
+    while (trial := study.ask()) is not None:
+        with trial:
+            if trial.resume_from is not None:
+                resumed += 1
+                assert (trial.resume_from / "weights").read_text() == str(trial.config["x"])
+            (trial.checkpoint / "weights").write_text(str(trial.config["x"]))
+            trial.tell(float(trial.config["x"]) / float(trial.fidelity or 1))  # type: ignore[arg-type]
+    history = study.result().history
+    promoted = [trial for trial in history if trial.parent is not None]
+    assert promoted and resumed == len(promoted)
+    assert all(str(trial.notes["continued"]).startswith("yes") for trial in promoted)
+
+
+def test_nothing_to_be_had_for_now_is_not_the_end() -> None:
+    study = open_study(**KEYS | {"space": {"x": {"type": "choice", "choices": [1]}}}, repeats="off")
+    trial = study.ask()
+    assert trial is not None and study.ask() is None and not study.over
+    trial.tell(1.0)
+    assert study.ask() is None and study.over and "nothing more to propose" in study.reason
+
+
+def test_what_people_say_reaches_whoever_asks(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(asking, "HEAR_SECONDS", 0.0)
+    study, other = open_study(**KEYS, repeats="off"), open_study("study")
+    assert other.enqueue({"x": 0.125}) == {"x": 0.125}
+    with pytest.raises(InputError, match="it is enqueued already"):
+        other.enqueue({"x": 0.125})
+    first = study.ask()
+    assert first is not None and first.config == {"x": 0.125}
+    with pytest.raises(InputError, match="trial 0 has this configuration"):
+        other.enqueue({"x": 0.125})
+    other.stop(0, "too slow")
+    wait_until(lambda: first.stopped)
+    assert not first.report(0, {"loss": 1.0})
+    first.tell(0.5)
+    assert study.result().history.trials[0].reason == "stopped by hpo stop --trial 0: too slow"
+    other.pause()
+    assert study.ask(wait=0) is None and not study.over
+    other.resume()
+    other.set("trials=2")
+    study.tell(study.ask(), 1.0)  # type: ignore[arg-type]
+    assert study.ask() is None and study.reason == "all 2 trials are done"
+    assert "study: hpo set stop.trials=2" in caplog.text
+    assert study.result().explain(0).same
+    with pytest.raises(InputError, match="'seed=3': this cannot change while the study runs"):
+        other.set("seed=3")
+
+
+HPO_WORDS = {
+    "ask study --for 3x": "--for: '3x' is not a duration",
+    "tell study 0": "neither a result nor --error is given",
+    "tell study 0 0.5 --error x": "both a result and --error are given",
+    "tell study 0 good": "'good' is neither a number nor a JSON object",
+    "tell study 0 true": "'true' is neither a number nor a JSON object",
+    "tell study 9 0.5": "the study has no trial 9",
+    "tell study 0 0.5 --id other": "'other' is not the id of trial 0",
+    "tell study 1 0.5": "trial 1 was not asked for by hpo ask",
+    "enqueue study {x: 2}": "'x': ",
+    "enqueue study {y: 2}": "'y' is not a parameter",
+    "enqueue study 3": "'3' has no values by parameter",
+    "set study parallel": "'parallel' is not key=value",
+    "set study parallel=0": "parallel: ",
+    "stop study --trial 9": "the study has no trial 9",
+    "stop study --reason slow": "--reason: ",
+    "resume study": "'study' is not paused",
+    "ask nothing": "there is no study 'nothing'",
+}
+
+
+def hpo(line: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> tuple[int, str, str]:
+    words = line.split(" ", 2)
+    monkeypatch.setattr("sys.argv", ["hpo", *(words if words[0] == "enqueue" else line.split())])
+    with pytest.raises(SystemExit) as ended:
+        cli.main()
+    return int(ended.value.code or 0), *capsys.readouterr()
+
+
+@pytest.mark.slow
+def test_bad_input_on_the_command_line_is_one_line(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    study = open_study(**KEYS)
+    assert hpo("ask study", capsys, monkeypatch)[0] == 0
+    assert study.ask() is not None
+    for line, words in HPO_WORDS.items():
+        code, out, err = hpo(line, capsys, monkeypatch)
+        assert (code, out) == (2, "") and words in err and err.startswith("error: "), (line, err)
+
+
+def test_ask_and_tell_from_the_command_line(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    study = open_study(**KEYS | {"trials": 6}, repeats="off")
+
+    def say(line: str) -> str:
+        code, out, err = hpo(line, capsys, monkeypatch)
+        assert code == 0, err
+        return out
+
+    def ask(*arguments: str) -> dict[str, Any]:
+        return json.loads(say(" ".join(("ask study", *arguments))))  # type: ignore[no-any-return]
+
+    asked_first = ask("--for 2h")
+    ours = study.ask()
+    assert ours is not None and asked_first["number"] == 0 and ours.number == 1
+    lease = int(connect().get(asked_first["id"]).tags[Tag.LEASE])
+    assert lease > ownership.now_ms() + 5_400_000
+    assert say("tell study 0 0.5") == "trial 0: loss 0.5\n" == say("tell study 0 0.5")  # said again, it is the same
+    assert hpo("tell study 0 0.6", capsys, monkeypatch)[2] == (
+        "error: TRIAL: trial 0 has ended: loss 0.5; tell each trial once\n"
+    )
+    ours.tell(0.75)
+    assert ask()["number"] == 2 and ask()["number"] == 3 and ask("--for 0.001s")["number"] == 4
+    assert say('tell study 2 {"loss":0.25,"size":3}') == "trial 2: loss 0.25\n"
+    assert say("tell study 3 --error broken") == "trial 3: failed: broken\n"
+    assert ask()["number"] == 5  # the one whose time is over, again
+    assert say("tell study 4 0.125").startswith("trial 4: loss")  # late, and still a result
+    say("stop study --trial 5")
+    last = ask()
+    history = study.result().history
+    assert {trial.number: trial.loss for trial in history.complete} == {0: 0.5, 1: 0.75, 2: 0.25, 4: 0.125}
+    assert history.trials[5].reason == "stopped by hpo stop --trial 5"
+    assert last["number"] is None or last["over"] is False
+
+
+def test_leases_are_renewed_while_a_trial_is_out(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(recorder, "RENEW_SECONDS", 0.0)
+    monkeypatch.setattr(recorder, "FIRST_WRITE_SECONDS", 0.0)
+    study = open_study(**KEYS)
+    trial = study.ask()
+    assert trial is not None
+    run = study.result().history.running[0].run_id
+    first = int(connect().get(run).tags[Tag.LEASE])
+    wait_until(lambda: int(connect().get(run).tags[Tag.LEASE]) > first)
+    trial.report(0, {"loss": 2.0})
+    trial.tell(1.0)
+    wait_until(lambda: study._renewer is None)
+
+
+def test_interrupted_and_lost_trials_are_taken_up_by_others(monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(KeyboardInterrupt), open_study(**KEYS, repeats="off") as study, study.ask():  # type: ignore[union-attr]
+        raise KeyboardInterrupt
+    script = "import os; from hpo_flows import open_study; open_study('study').ask(); os._exit(9)"
+    subprocess.run([sys.executable, "-c", script], env=environment_without_prefect(), check=False)
+    ask_all(study := open_study("study"))
+    history = study.result().history
+    assert [trial.notes.get("lost") for trial in history.failed] == ["interrupted", "died"]
+    assert len(history.complete) == 4
+    assert len({trial.config["x"] for trial in history}) == 4
+
+
+def environment_without_prefect() -> dict[str, str]:
+    return os.environ | {"PYTHONPATH": str(ROOT)}
+
+
+def test_a_result_waits_on_disk_while_mlflow_is_away() -> None:
+    study = open_study(**KEYS)
+    trial = study.ask()
+    assert trial is not None
+
+    def away(*arguments: Any) -> None:
+        raise TrackingError("MLflow does not answer")
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(MlflowStore, "log", away)
+        with pytest.raises(TrackingError):
+            trial.tell(0.25)
+    assert trial.told
+    assert study.ask() is not None
+    assert [each.loss for each in study.result().history.complete] == [0.25]
+
+
+@pytest.mark.parametrize("kind", ["threads", pytest.param("processes", marks=pytest.mark.slow)])
+def test_many_askers_on_one_study(kind: str, tmp_path: Path) -> None:
+    """Nothing double, nothing lost."""
+    study = open_study(**KEYS | {"trials": 24}, repeats="off")
+    if kind == "threads":
+        threads = [threading.Thread(target=ask_all_in_turn, args=[study]) for _ in range(4)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+    else:
+        script = tmp_path / "worker.py"
+        script.write_text(WORKER)
+        command = [sys.executable, str(script), "study"]
+        workers = [subprocess.Popen(command, env=environment_without_prefect()) for _ in range(3)]
+        assert [worker.wait() for worker in workers] == [0, 0, 0]
+    check_nothing_double(24)
+
+
+def ask_all_in_turn(study: AskedStudy) -> None:
+    while not study.over:
+        if (trial := study.ask(wait=1)) is not None:
+            trial.tell(0.5 + float(trial.config["x"]))  # type: ignore[arg-type]
+
+
+def check_nothing_double(count: int) -> None:
+    history = find_study(connect(), "study").load()
+    assert [trial.number for trial in history] == list(range(count))
+    assert all(trial.state is TrialState.COMPLETE for trial in history)
+    assert len(history.identities) == count
+    assert len({trial.run_id for trial in history}) == count
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("prefect_server")
+def test_a_flow_and_an_asker_share_a_study(tmp_path: Path) -> None:
+    path = write_study(tmp_path, "slow", stop={"trials": 11})  # too few to make repeats
+    flow = start(path)
+    wait_for_complete(1)
+    ask_all(open_study("study"))
+    out, _ = flow.communicate()
+    assert flow.returncode == 0, out
+    check_nothing_double(11)
+    owners = {trial.owner for trial in find_study(connect(), "study").load()}
+    assert owners == {str(ownership.Owner.of_this_process())} | {owner for owner in owners if f"/{flow.pid}/" in owner}
+    assert len(owners) == 2
