@@ -143,7 +143,7 @@ class Bayesian(Strategy):
         process = process.believing(embed(pending[valid]))
         feasibility = fitted.feasibility.believing(embed(pending[valid]))
 
-        belief, weight = cube.space.belief, belief_weight(history)
+        belief, weight = cube.space.belief, belief_weight(cube.space, history)
 
         def score(rows: Array) -> Array:
             F = embed(rows)

@@ -80,7 +80,7 @@ class DensityRatio:
         else:
             scores = promising.log_density(rows) - ordinary.log_density(rows)
         if belief:
-            scores += belief_weight(history) * belief.log_density(rows)
+            scores += belief_weight(cube.space, history) * belief.log_density(rows)
         for i in np.argsort(-scores, kind="stable"):
             yield Proposal(cube.config(rows[i]), notes={"acquisition": float(scores[i])})
 

@@ -58,7 +58,9 @@ def uniform_from(dimensions: int, seed: int, number: int) -> Iterator[Array]:
 
 
 FADING = 10.0
-"""A belief weighs ``FADING / n`` in a model's acquisition once ``n`` trials were made (Hvarfner et al. 2022, eq. 6)."""
+"""A belief weighs ``FADING / n`` in a model's acquisition once ``n`` trials were made (Hvarfner et al. 2022, eq. 6). It is
+divided by the number of parameters that it is about: a belief about ten, all of them wrong, would otherwise outweigh any
+improvement for the first fifty trials."""
 
 
 def believed(space: SearchSpace, points: Iterator[Array], seed: int, number: int) -> Iterator[Array]:
@@ -74,9 +76,9 @@ def believed(space: SearchSpace, points: Iterator[Array], seed: int, number: int
         yield space.belief.warped(np.full((1, len(point)), 0.5) if middle else point[None])[0]
 
 
-def belief_weight(history: History) -> float:
+def belief_weight(space: SearchSpace, history: History) -> float:
     """How much the user's beliefs weigh in the acquisition."""
-    return FADING / max(len(history.complete), 1)
+    return FADING / max(len(history.complete), 1) / max(len(space.beliefs), 1)
 
 
 def first_new(
