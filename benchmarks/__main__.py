@@ -1,6 +1,7 @@
 """The benchmarks of minutes, one after the other: those modules that have a ``main`` without arguments.
 
-``benchmarks/regret.py`` takes hours and what it is told; `make regret` runs it.
+``benchmarks/regret.py`` takes hours and what it is told; `make regret` runs it. ``benchmarks/keras_scripts.py`` takes
+half an hour, and its exit code says whether all scripts run.
 """
 
 from __future__ import annotations

@@ -9,7 +9,7 @@ stands beside. The first of each is not counted, since it imports TensorFlow.
 
     python -m benchmarks.keras_overhead --script [--repeats 5]
 
-A whole script instead, as users of KerasTuner have it (:mod:`benchmarks.keras_script`): with KerasTuner, with trials in
+A whole script instead, as users of KerasTuner have it (:mod:`benchmarks.keras_ten_trials`): with KerasTuner, with trials in
 worker processes, and with trials in the script's own process, in turns, each in a fresh process. Processor time is that
 of all processes that it started, servers included.
 """
@@ -27,7 +27,7 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
-from benchmarks import keras_script
+from benchmarks import keras_ten_trials
 from benchmarks.keras_digits import bare, build_model, digits
 from hpo_core import Boolean, Fixed, Int
 from hpo_flows.api import run_study
@@ -58,7 +58,7 @@ def _measured(way: str) -> tuple[float, float]:
 
     with tempfile.TemporaryDirectory() as folder:
         before, began = spent(), time.perf_counter()
-        command = [sys.executable, "-m", keras_script.__name__, way, folder]
+        command = [sys.executable, "-m", keras_ten_trials.__name__, way, folder]
         subprocess.run(command, check=True, capture_output=True)
         return spent() - before, time.perf_counter() - began
 

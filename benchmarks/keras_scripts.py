@@ -134,12 +134,14 @@ def _row(script: str, outcomes: Mapping[str, Outcome]) -> str:
     return "| " + " | ".join(cells) + " |"
 
 
-def main() -> None:
+def main() -> int:
+    """Print the table; returns how many runs were of another kind than KerasTuner's."""
     parser = argparse.ArgumentParser()
     parser.add_argument("scripts", nargs="*", metavar="NAME", default=list(SCRIPTS))
     parser.add_argument("--ways", nargs="*", choices=WAYS, default=list(WAYS))
     parser.add_argument("--jsonl", help="append every outcome to this file")
     given = parser.parse_args()
+    wrong = 0
     print("| script | keras_tuner | import changed | python -m hpo_flows.keras |\n| --- | --- | --- | --- |")
     for script in given.scripts:
         if package := lacking(script):
@@ -155,9 +157,13 @@ def main() -> None:
         print(_row(script, outcomes), flush=True)
         for way in given.ways:
             if way != "keras_tuner" and "keras_tuner" in outcomes:
-                for difference in differences(outcomes["keras_tuner"], outcomes[way]):
+                found = differences(outcomes["keras_tuner"], outcomes[way])
+                wrong += bool(found)
+                for difference in found:
                     print(f"    {way}: {difference}", file=sys.stderr, flush=True)
+
+    return wrong
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

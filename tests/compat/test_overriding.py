@@ -115,7 +115,8 @@ def test_a_black_box(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
         shift = hp.get("shift") if hp.get("kind") == "shifted" else 0.0
         assert trial.score == pytest.approx((hp.get("x") - shift) ** 2)  # type: ignore[operator]
         if hp.get("kind") == "reported":
-            assert (trial.best_step, trial.metrics.get_last_value("at")) == (1, 1.0)
+            assert (trial.best_step, trial.metrics.get_last_value("at")) == (1, 2.0)
+            assert [each.step for each in trial.metrics.get_history("at")] == [0, 1, 2]
     ended = [call for call in called if call.startswith("end ")]
     assert sorted(call.split()[2] for call in ended) == sorted(
         "INVALID" if trial.status == "FAILED" else "COMPLETED" for trial in trials.values()
@@ -318,3 +319,33 @@ def test_a_run_that_is_left_out_is_no_failed_build(
     assert list(tuner.exploration.space.parameters) == ["rate"]
     assert "run_trial was run 1 times" in caplog.text
     assert "raised" not in caplog.text
+
+
+def test_a_fit_of_ones_own_is_left_once_it_trains_a_part_of_the_model(keras: Any) -> None:
+    import tensorflow
+
+    calls = []
+
+    class TwoNetworks(kt.HyperModel):
+        def build(self, hp: Any) -> Any:
+            model = keras.Sequential([keras.Input((2,)), keras.layers.Dense(hp.Int("units", 1, 2))])
+            model.part = keras.Sequential([keras.Input((2,)), keras.layers.Dense(1)])
+            return model
+
+        def fit(self, hp: Any, model: Any, x: Any, callbacks: Any = None) -> Any:
+            rate = hp.Float("rate", 0.1, 1.0)
+
+            @tensorflow.function
+            def step() -> Any:
+                calls.append("begun")
+                with tensorflow.GradientTape() as tape:
+                    loss = rate * tensorflow.reduce_sum(model.part(x))
+                calls.append("trained")
+                return tape.gradient(loss, model.part.trainable_weights)
+
+            step()
+
+    model = TwoNetworks()
+    build = lambda hp: declare_all(model, hp, model.build(hp), (X[:, :2],), {"callbacks": []})  # noqa: E731
+    assert list(explore(build).space.parameters) == ["units", "rate"]
+    assert set(calls) == {"begun"}

@@ -55,13 +55,16 @@ class HyperParameters:
         return list(self._declared.values())
 
     def get(self, name: str) -> Scalar:
-        """The value of an active hyperparameter.
+        """The value of an active hyperparameter. Like a declaration it counts as asked for.
 
         Raises:
             ValueError: It is declared, but not active.
             KeyError: It is not declared.
         """
         name = self._qualified(name)
+        for each in self.space:
+            if each.name == name and self.is_active(each):
+                return self._value(each)
         if name in self.values:
             return self.values[name]
         if any(name == declared for declared, _ in self._declared):

@@ -8,7 +8,7 @@ from __future__ import annotations
 import logging
 import sys
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext, suppress
 from dataclasses import dataclass, field
 from typing import Any
 from unittest.mock import patch
@@ -160,10 +160,8 @@ def declare_all(model: Any, hp: HyperParameters, network: Any, args: tuple[Any, 
     """Run a user's ``fit`` up to the training, so that it declares its parameters (a batch size, say)."""
     if not overrides_fit(model):
         return
-    try:
+    with nothing_trains(), suppress(WouldTrain):  # a loop of their own may use parts of the network
         model.fit(hp, _Untrained(network), *args, **kwargs)
-    except WouldTrain:
-        pass
 
 
 @contextmanager

@@ -23,6 +23,7 @@ from hpo_flows.keras.space.objective import Objective
 from hpo_flows.keras.space.stored import declared_in
 from hpo_flows.keras.training.fit_arguments import at_least_one
 from hpo_flows.keras.training.results import with_objective
+from hpo_flows.keras.tuner.metrics import MetricsTracker
 from hpo_flows.keras.tuner.trial import Trial, TrialStatus, number_of
 
 if TYPE_CHECKING:
@@ -90,6 +91,7 @@ class Oracle:
         self._explored: Exploration | None = None
         self._reading: Ledger | None = None
         self._live: dict[str, Trial] = {}
+        self._reported: dict[str, MetricsTracker] = {}  # by trials that ran here, with all steps
         self.loop: OwnLoop | None = None
         self._set_project_dir(None, None)
 
@@ -197,6 +199,7 @@ class Oracle:
 
         with contextlib.suppress(StudyUnknown):
             find_study(connect(self.uri), self.project_name, self.experiment).discard()
+        self._reported.clear()
         self._reading = None
 
     def read(self) -> Ledger | None:
@@ -234,7 +237,9 @@ class Oracle:
             spec = ledger.spec
         declared = declared_in(spec.search_space) if self._explored is None else self._explored.declared
         hp = HyperParameters({**recorded.config, **self._told(recorded, history)}, declared)
-        return Trial.recorded(recorded, id, hp, spec)
+        made = Trial.recorded(recorded, id, hp, spec)
+        made.metrics = self._reported.get(id, made.metrics)
+        return made
 
     def _told(self, recorded: Recorded, history: History) -> dict[str, Any]:
         """What a trial's hyperparameters have besides its configuration."""
@@ -305,8 +310,9 @@ class Oracle:
         return trial
 
     def ended(self, trial: Trial) -> None:
-        """Forget a trial that no longer runs here; from now on it is read from MLflow."""
+        """Take a trial that no longer runs here from MLflow from now on, but for the steps of its metrics."""
         self._live.pop(trial.trial_id, None)
+        self._reported[trial.trial_id] = trial.metrics
         trial.context = None
         trial.answers.clear()  # Keras' histories hold the models
 

@@ -58,9 +58,10 @@ def uniform_from(dimensions: int, seed: int, number: int) -> Iterator[Array]:
 
 
 FADING = 10.0
-"""A belief weighs ``FADING / n`` in a model's acquisition once ``n`` trials were made (Hvarfner et al. 2022, eq. 6). It is
-divided by the number of parameters that it is about: a belief about ten, all of them wrong, would otherwise outweigh any
-improvement for the first fifty trials."""
+"""A belief weighs ``FADING / n`` in a model's acquisition once ``n`` trials were made (Hvarfner et al. 2022, eq. 6).
+
+It is divided by the number of parameters that it is about: a belief about ten, all of them wrong, would otherwise
+outweigh any improvement for the first fifty trials."""
 
 
 def believed(space: SearchSpace, points: Iterator[Array], seed: int, number: int) -> Iterator[Array]:

@@ -250,6 +250,24 @@ def test_what_is_not_active_is_none() -> None:
     assert "net/head/bias" in hp
 
 
+def test_a_function_may_get_what_was_declared_beforehand(caplog: pytest.LogCaptureFixture) -> None:
+    given = HyperParameters()
+    given.Choice("kind", ["plain", "deep"])
+    given.Int("width", 1, 9)
+
+    def build(hp: HyperParameters) -> None:
+        if hp.get("kind") == "deep":
+            hp.Int("layers", 1, hp["width"] and 3)
+
+    found = explore(build, preset=given.space)
+    assert found.failures == () and not caplog.text
+    assert {name: each.when for name, each in found.space.parameters.items()} == {
+        "kind": {},
+        "width": {},
+        "layers": {"kind": ["deep"]},
+    }
+
+
 @pytest.mark.parametrize(
     ("declare", "message"),
     [

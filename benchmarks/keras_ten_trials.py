@@ -1,6 +1,6 @@
 """A script as users of KerasTuner write it, for `keras_overhead`: ten trials of five epochs, each in one of three ways.
 
-python -m benchmarks.keras_script kerastuner|process|none FOLDER
+python -m benchmarks.keras_ten_trials kerastuner|process|none FOLDER
 """
 
 from __future__ import annotations
