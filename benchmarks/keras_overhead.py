@@ -9,9 +9,9 @@ stands beside. The first of each is not counted, since it imports TensorFlow.
 
     python -m benchmarks.keras_overhead --script [--repeats 5]
 
-A whole script instead, as users of KerasTuner have it (:mod:`benchmarks.keras_ten_trials`): with KerasTuner, with trials
-in worker processes, and with trials in the script's own process, in turns, each in a fresh process. Processor time is that
-of all processes that it started, servers included.
+A whole script instead, as users of KerasTuner have it (:mod:`benchmarks.keras_ten_trials`): with KerasTuner, with
+trials in worker processes, and with trials in the script's own process, in turns, each in a fresh process. Processor
+time is that of all processes that it started, servers included.
 """
 
 from __future__ import annotations
