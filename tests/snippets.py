@@ -125,8 +125,13 @@ augment = lambda image, label: (image + tf.random.normal([4]), label)
 """,
     "docs/how-to/keras.md: A run_trial of your own": "import hpo_flows.keras as kt",
     "docs/how-to/keras.md: A run_trial of your own (2)": """
+import keras
 import hpo_flows.keras as kt
-hp, build_model, train = kt.HyperParameters(), lambda hp: None, lambda hp: hp.get("x")
+def build_model(hp):
+    model = keras.Sequential([keras.Input((1,)), keras.layers.Dense(1)])
+    model.compile("sgd", "mse")
+    return model
+hp, train = kt.HyperParameters(), lambda hp: hp.get("x")
 hp.Float("x", 0.0, 1.0)
 """,
     "docs/how-to/final-choice.md: In the objective": TREE,
@@ -255,6 +260,7 @@ SLOW = {
     "docs/how-to/keras.md: Where a script's trials train", "docs/how-to/gradient.md: Keras models",
     "docs/how-to/gradient.md: Keras models (2)", "docs/how-to/gradient.md: Thousands of hyperparameters",
     "docs/how-to/models.md: Keep the model of the best trials", "docs/reference/coming-from.md: Optuna",
+    "docs/how-to/keras.md: A run_trial of your own (2)",
     "docs/how-to/models.md: Keep the model of the best trials (2)",
     "docs/how-to/models.md: MLflow's own calls and autologging",
 }  # fmt: skip

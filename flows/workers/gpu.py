@@ -18,6 +18,8 @@ from importlib.machinery import ModuleSpec
 from types import ModuleType
 from typing import Any
 
+from hpo_flows.workers.channel import shown
+
 SHARE = "HPO_GPU_SHARE"
 """The variable with a worker's share of its GPU's memory, between 0 and 1."""
 
@@ -40,9 +42,9 @@ def out_of_memory(error: BaseException) -> bool:
     while current is not None and current not in chain:  # Keras and Lightning raise others from it
         chain.append(current)
         current = current.__cause__ or current.__context__
+    texts = [shown(each) for each in chain]
     return any(
-        any(phrase in str(each) for phrase in PHRASES) or ("OOM when allocating" in str(each) and "GPU" in str(each))
-        for each in chain
+        any(phrase in text for phrase in PHRASES) or ("OOM when allocating" in text and "GPU" in text) for text in texts
     )
 
 

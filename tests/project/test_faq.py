@@ -40,6 +40,7 @@ KEPT: dict[str, list[str]] = {
     "How do I try a configuration of my own?": [
         "test_faq.py::test_a_study_of_one_slot_repeats_and_takes_a_configuration"
     ],
+    "My training cannot be a function.": ["test_asking.py::test_a_study_is_asked_and_told_until_it_is_over"],
     "Does it run in a notebook?": [
         "test_objective.py::test_an_objective_of_a_notebook_has_no_file_and_needs_none",
         "test_docs.py::test_a_python_block_runs",
@@ -102,6 +103,7 @@ KEPT: dict[str, list[str]] = {
         "test_flow.py::test_an_objective_that_uses_mlflow_itself_disturbs_nothing",
         "test_context.py::test_once_told_to_stop_a_trial_is_told_so_for_good",
     ],
+    "Where is my model?": ["test_models.py::test_the_best_model_becomes_a_logged_model"],
     "My objective leaks memory, hangs, crashes.": [
         "test_faults.py::test_a_leaking_trial_is_ended_at_its_memory_limit",
         "test_flow.py::test_a_hanging_objective_is_ended_at_its_time_limit",

@@ -123,9 +123,9 @@ def test_what_a_package_promises_is_there_and_nothing_else(package: ModuleType) 
 def test_every_tag_has_its_name_in_the_schema() -> None:
     """Tags are written and read in twenty files: a name that is spelled out in one of them is a second schema."""
     tags = "hpo_core/ledger/tags.py"
-    # What is refused to users, the names of loggers, and an example of a stored run.
+    # What is refused to users, the names of loggers and of Prefect's events, and an example of a stored run.
     others = {"hpo_core/base/storable.py", "hpo_core/ledger/snapshot.py"}
-    others |= {"flows/workers/output.py", "flows/base/waiting.py"}
+    others |= {"flows/workers/output.py", "flows/base/waiting.py", "flows/loop/view/events.py"}
     spelled = re.compile(r'"hpo\.[a-z_.]+"')
     files = [path for package in ("hpo_core", "flows", "mlflow_server") for path in (ROOT / package).rglob("*.py")]
     found = {str(path.relative_to(ROOT)) for path in files if spelled.search(path.read_text(encoding="utf-8"))}

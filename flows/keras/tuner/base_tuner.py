@@ -95,7 +95,7 @@ class BaseTuner:
         self.isolation, self.progress = isolation, progress
         self.result: StudyResult | None = None
         self.arguments = FitArguments((), {})
-        self._overwrite = overwrite
+        self.oracle.overwrite = overwrite
         oracle.settings |= {"parallel": parallel} | settings
         oracle.max_builds = max_builds
         oracle.explore = self._explore
@@ -183,9 +183,6 @@ class BaseTuner:
         """
         from hpo_flows.keras.tuner.running.searching import search
 
-        if self._overwrite:
-            self._overwrite = False  # only once, so that a second search does not delete the first one's trials
-            self.oracle.discard()
         self.on_search_begin()
         self.result = search(self, fit_args, fit_kwargs)
         self.on_search_end()

@@ -90,6 +90,7 @@ class Oracle:
         self.explore: Explore = lambda explorer: explorer(lambda hp: None)
         self._explored: Exploration | None = None
         self._reading: Ledger | None = None
+        self.overwrite = False
         self._live: dict[str, Trial] = {}
         self._reported: dict[str, MetricsTracker] = {}  # by trials that ran here, with all steps
         self.loop: OwnLoop | None = None
@@ -188,13 +189,17 @@ class Oracle:
         """
         from hpo_flows.api import open_ledger
 
+        self._begin_anew()
         try:
             return open_ledger(spec, self.uri, defaults=self.exploration.defaults)
         except StudyConflict as conflict:
             raise StudyConflict(conflict.study, conflict.differences, ANEW) from None
 
-    def discard(self) -> None:
-        """Delete the study, if there is one."""
+    def _begin_anew(self) -> None:
+        """Delete the study, if there is one and a tuner is to overwrite it."""
+        if not self.overwrite:
+            return
+        self.overwrite = False  # only once, so that a second search does not delete the first one's trials
         from hpo_core.lineage.opening import find_study
 
         with contextlib.suppress(StudyUnknown):
@@ -206,6 +211,7 @@ class Oracle:
         """The study in MLflow as it is now; None if there is none."""
         from hpo_core.lineage.opening import find_study
 
+        self._begin_anew()
         if self._reading is None:
             with contextlib.suppress(StudyUnknown):
                 self._reading = find_study(connect(self.uri), self.project_name, self.experiment)

@@ -58,6 +58,10 @@ def self_contained(model: Any) -> Iterator[set[str]]:
                 module = sys.modules[name]
                 cloudpickle.register_pickle_by_value(module)
                 stack.callback(cloudpickle.unregister_pickle_by_value, module)
+                # What has imported it may be of a package that only this process needs, and would be pickled with it.
+                for name in ("__loader__", "__spec__"):
+                    stack.callback(setattr, module, name, getattr(module, name, None))
+                    setattr(module, name, None)
         yield {top for name in found - known if (top := name.partition(".")[0]) in _packages() and not _is_users(top)}
 
 

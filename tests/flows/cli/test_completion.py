@@ -44,7 +44,7 @@ def in_bash(script: str, home: Path) -> subprocess.CompletedProcess[str]:
         ("hpo de", {"delete", "deploy"}),
         ("hpo --ver", {"--version"}),
         ("hpo status study --w", {"--watch"}),
-        ("hpo tune study.yaml --", {"--trials", "--parallel", "--strategy", "--set", "--verbose", "--help"}),
+        ("hpo tune study.yaml --", {"--trials", "--parallel", "--strategy", "--set", "--verbose", "--debug", "--help"}),
         ("hpo init --kind s", {"sklearn"}),
         ("hpo export study --format ''", {"csv", "json", "parquet"}),
         ("hpo absent", {""}),

@@ -76,7 +76,7 @@ def test_a_healthy_study_has_no_problem_and_nothing_is_left_behind(ledger: Ledge
         findings = list(examine(lambda: ledger.store, spec, ledger.spec.name, (str(ROOT),), tmp_path))
         assert {finding.level for finding in findings} == {Level.OK}, findings
         assert {finding.check for finding in findings} == {
-            "packages", "prefect", "limits", "objective", "tracking store", "clock", "study", "artifact store",
+            "packages", "GPUs", "prefect", "limits", "objective", "tracking store", "clock", "study", "artifact store",
             "schema", "claims", "flows", "stale trials", "stale folds", "other runs", "spool",
         }  # fmt: skip
     assert runs_of(ledger.store, ledger.study_run.experiment) == before
@@ -309,7 +309,7 @@ def test_stale_trials_are_told_and_then_reaped(ledger: Ledger, monkeypatch: pyte
     slow = open_study(ledger.store, ledger.spec)
     slow.owner = "another/1/2"
     with monkeypatch.context() as patch:
-        patch.setattr(ownership, "new_lease", lambda: "1")
+        patch.setattr(ownership, "new_lease", lambda *_: "1")
         reserve(slow)
     alive = reserve(open_study(ledger.store, ledger.spec))
 
@@ -337,7 +337,7 @@ def test_repair_says_what_became_of_the_other_cases(ledger: Ledger, monkeypatch:
     damaged = ledger.store.create_run(experiment, "damaged", tags | {"hpo.number": "1", "hpo.config": "{"})
     late = open_study(ledger.store, ledger.spec)
     with monkeypatch.context() as patch:
-        patch.setattr(ownership, "new_lease", lambda: "1")
+        patch.setattr(ownership, "new_lease", lambda *_: "1")
         trial = reserve(late)
     ledger.load()
     finish(late, trial, 0.9)  # between load and reap
