@@ -75,7 +75,7 @@ class AskedTrial(TrialContext):
 
     @property
     def stopped(self) -> str:
-        """Why training is to stop, if somebody called ``hpo stop STUDY --trial N`` or the trial's run is gone; else empty.
+        """Why training is to stop, after ``hpo stop STUDY --trial N`` or if the trial's run is gone; else empty.
 
         :meth:`report` then returns False. Whatever is told ends the trial as failed, with this reason.
         """

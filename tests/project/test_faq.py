@@ -40,7 +40,7 @@ KEPT: dict[str, list[str]] = {
     "How do I try a configuration of my own?": [
         "test_faq.py::test_a_study_of_one_slot_repeats_and_takes_a_configuration"
     ],
-    "My training cannot be a function.": ["test_asking.py::test_a_study_is_asked_and_told_until_it_is_over"],
+    "My training cannot be a function.": ["test_asking.py::test_a_loop_of_ones_own"],
     "Does it run in a notebook?": [
         "test_objective.py::test_an_objective_of_a_notebook_has_no_file_and_needs_none",
         "test_docs.py::test_a_python_block_runs",

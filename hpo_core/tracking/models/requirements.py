@@ -59,9 +59,9 @@ def self_contained(model: Any) -> Iterator[set[str]]:
                 cloudpickle.register_pickle_by_value(module)
                 stack.callback(cloudpickle.unregister_pickle_by_value, module)
                 # What has imported it may be of a package that only this process needs, and would be pickled with it.
-                for name in ("__loader__", "__spec__"):
-                    stack.callback(setattr, module, name, getattr(module, name, None))
-                    setattr(module, name, None)
+                for origin in ("__loader__", "__spec__"):
+                    stack.callback(setattr, module, origin, getattr(module, origin, None))
+                    setattr(module, origin, None)
         yield {top for name in found - known if (top := name.partition(".")[0]) in _packages() and not _is_users(top)}
 
 
