@@ -100,7 +100,7 @@ KEPT: dict[str, list[str]] = {
     ],
     "Why does it take seconds to start?": ["test_engine.py::test_no_server_is_started_early_where_one_may_be_named"],
     "May my objective log to MLflow itself?": [
-        "test_flow.py::test_an_objective_that_uses_mlflow_itself_disturbs_nothing",
+        "test_flow.py::test_what_an_objective_logs_by_mlflow_itself_is_in_its_trials_run",
         "test_context.py::test_once_told_to_stop_a_trial_is_told_so_for_good",
     ],
     "Where is my model?": ["test_models.py::test_the_best_model_becomes_a_logged_model"],
