@@ -11,7 +11,11 @@ from hpo_core.base.errors import StudyConflict
 from hpo_core.lineage.replay import explain
 from hpo_flows.keras.errors import FailedTrialError
 
-pytestmark = pytest.mark.slow
+pytestmark = [
+    pytest.mark.slow,
+    # Keras 3.15 over numpy 2 warns of its own conversions.
+    pytest.mark.filterwarnings("ignore:__array__ implementation doesn't accept a copy:DeprecationWarning"),
+]
 
 
 def tuner(folder: Path, build: Any, trials: int, **settings: Any) -> Any:

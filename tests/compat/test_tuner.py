@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -142,20 +143,22 @@ def test_a_search_as_keras_tuner_prints_it(keras: Any, folder: Path, capsys: pyt
 
 @pytest.mark.slow
 def test_what_a_build_raises(keras: Any, folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    def build(hp: Any) -> Any:
-        if hp.Choice("kind", ["good", "failed", "fatal"]) == "failed":
-            raise kt.errors.FailedTrialError("it would be too slow")
-        if hp.get("kind") == "fatal":
-            raise kt.errors.FatalValueError("the disk is full")
+    def build(hp: Any, error: Exception) -> Any:
+        if hp.Choice("kind", ["good", "bad"]) == "bad":
+            raise error
         return build_model(hp)
 
-    tuner = kt.GridSearch(
-        build, "val_loss", directory=folder, project_name="raises", max_retries_per_trial=2, isolation="none",
-        first=[{"kind": "failed"}, {"kind": "fatal"}],
-    )  # fmt: skip
+    def tuner(error: Exception) -> Any:
+        return kt.GridSearch(
+            partial(build, error=error), "val_loss", max_trials=2, directory=folder, max_retries_per_trial=2,
+            project_name="raises", isolation="none", first=[{"kind": "bad", "units": 4, "rate": 0.01}],
+        )  # fmt: skip
+
     with pytest.raises(kt.errors.FatalValueError, match="the disk is full"):
-        tuner.search(X, Y, verbose=0, **VALIDATION)
-    failed = tuner.oracle.get_trial("0")
+        tuner(kt.errors.FatalValueError("the disk is full")).search(X, Y, verbose=0, **VALIDATION)
+    failing = tuner(kt.errors.FailedTrialError("it would be too slow"))
+    failing.search(X, Y, verbose=0, **VALIDATION)
+    failed = failing.oracle.get_trial("0")
     assert failed.status == "FAILED" and "it would be too slow" in str(failed.message)
 
 

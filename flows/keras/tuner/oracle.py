@@ -190,6 +190,7 @@ class Oracle:
         from hpo_flows.api import open_ledger
 
         self._begin_anew()
+        self._reading = None  # what it has read may be of a smaller space, in which new trials make no sense
         try:
             return open_ledger(spec, self.uri, defaults=self.exploration.defaults)
         except StudyConflict as conflict:

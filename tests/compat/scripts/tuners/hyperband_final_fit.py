@@ -57,7 +57,7 @@ print(
         {
             "trials": len(tuner.oracle.trials),
             "score": tuner.oracle.get_best_trials(1)[0].score,
-            "keys": sorted(best_hps.values),
+            "keys": sorted(set(best_hps.values) - {"tuner/trial_id"}),  # only a promoted trial has it
             "epochs_known": best_hps.get("tuner/epochs") in range(1, 4),
             "test_score": result[1],
             "shape": list(np.shape(hypermodel.predict(img_test, verbose=0))),
