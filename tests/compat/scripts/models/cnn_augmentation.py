@@ -26,7 +26,7 @@ def build_model(hp):
         if hp.Choice("pooling", ["max", "avg"]) == "max":
             x = layers.MaxPooling2D(padding="same")(x)
         else:
-            x = layers.AveragePooling2D(padding="same")(x)
+            x = layers.AveragePooling2D(2, padding="same")(x)
     x = layers.Flatten()(x)
     x = layers.Dropout(hp.Float("dropout", 0.0, 0.5, step=0.1))(x)
     outputs = layers.Dense(10, activation="softmax")(x)
