@@ -8,12 +8,14 @@ from __future__ import annotations
 import shutil
 from collections.abc import Iterator, Mapping
 from copy import deepcopy
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from hpo_core.base.errors import InputError
 from hpo_core.base.extras import require
 from hpo_flows.adapters.random_states import keeps_workers, own_generators, random_states, restore_random_states
-from hpo_flows.objectives.context import TrialContext
+
+if TYPE_CHECKING:  # the context imports this file, at the first call of its epochs
+    from hpo_flows.objectives.context import TrialContext
 
 STATE = "training.pt"
 

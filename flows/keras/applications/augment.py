@@ -22,8 +22,8 @@ class HyperImageAugment(ImageModel):
         rotate: Of a half turn.
         translate_x, translate_y: Of the width, and of the height.
         contrast: Of the contrast.
-        augment_layers: How many of the transforms each image undergoes, picked at random: at most so many, or between
-            two numbers. 0 for all of them, one after another.
+        augment_layers: How many transforms each image undergoes, picked at random: a maximum, or a minimum and a
+            maximum. 0 for all of them, one after another.
         **settings: Those of every hypermodel.
 
     Raises:

@@ -202,7 +202,7 @@ class BaseTuner:
         Args:
             trial: What runs; ``trial.hyperparameters`` has its values, and may be asked for new ones.
             *args: Those of :meth:`search`.
-            **kwargs: Likewise.
+            **kwargs: Those of :meth:`search`.
 
         Returns:
             The objective as a number, the metrics as a dict, Keras' history, or a list of these, whose mean counts.

@@ -54,7 +54,7 @@ class DensityRatio:
         count = min(math.ceil(self.gamma * int(np.isfinite(losses).sum())), self.most)
         kept = [trial for trial, ok in zip((*good, *others), valid, strict=True) if ok]
         limits = sorted({name for trial in kept for name in trial.excess})
-        if limits:  # as far down as there are so many good trials that also keep the limits
+        if limits:  # the good trials reach as far down as it takes for that number of them to keep the limits
             feasible = np.array([kept[i].loss is not None and kept[i].feasible for i in order])
             count = int(np.searchsorted(np.cumsum(feasible), min(count, int(feasible.sum())))) + 1
         best, rest = order[:count], order[count:]
