@@ -35,6 +35,9 @@ class Strategy(ABC):
     needs_hypergradient: ClassVar[bool] = False
     """Whether it gets nowhere unless trials log hypergradients."""
 
+    several: ClassVar[bool] = True
+    """Whether it can search for the best in several objectives at once, by ``Trial.losses``."""
+
     nested: ClassVar[Mapping[str, str | None]] = {}
     """The settings that are strategies themselves, each with the name of its default; None for no strategy."""
 

@@ -56,6 +56,7 @@ class Gradient(Strategy):
 
     name: ClassVar[str] = "gradient"
     needs_hypergradient: ClassVar[bool] = True
+    several: ClassVar[bool] = False
     promotes: ClassVar[bool] = True
     nested: ClassVar[Mapping[str, str | None]] = {"outer": None}
     optimizer: Literal["adam", "sgd"] = "adam"
