@@ -38,7 +38,7 @@ class Contender(Protocol):
     def tell(self, losses: Sequence[Loss], excesses: Sequence[Mapping[str, float]] = ()) -> None:
         """The losses of what was asked for last, in its order. With limits, their excesses."""
 
-    def history(self, trials: Sequence[tuple[Config, float | None]]) -> None:
+    def history(self, trials: Sequence[tuple[Config, Loss]]) -> None:
         """Trials that it did not propose."""
 
     def seconds(self) -> float:
@@ -85,10 +85,12 @@ class Ours:
         for i, excess in enumerate(excesses, first):
             self.done[i] = replace(self.done[i], excess=excess)
 
-    def history(self, trials: Sequence[tuple[Config, float | None]]) -> None:
+    def history(self, trials: Sequence[tuple[Config, Loss]]) -> None:
         for config, loss in trials:
             state = TrialState.FAILED if loss is None else TrialState.COMPLETE
-            self.done.append(Trial(len(self.done), config, state, loss))
+            several = tuple(loss) if isinstance(loss, Sequence) else ()
+            first = several[0] if isinstance(loss, Sequence) else loss
+            self.done.append(Trial(len(self.done), config, state, first, losses=several))
 
     def seconds(self) -> float:
         return self.spent
@@ -145,7 +147,7 @@ class Theirs:
             self.process.send({"limits": [list(excess.values()) for excess in excesses]})
         self.process.send({"tell": list(losses)})
 
-    def history(self, trials: Sequence[tuple[Config, float | None]]) -> None:
+    def history(self, trials: Sequence[tuple[Config, Loss]]) -> None:
         self.process.send({"history": list(trials)})
 
     def seconds(self) -> float:
