@@ -70,17 +70,19 @@ def front_of(trials: Iterable[Trial]) -> tuple[Trial, ...]:
     return tuple(trial for trial, ok in zip(best, on, strict=True) if ok)
 
 
-def compromise(front: Sequence[Trial]) -> Trial | None:
+def compromise(front: Sequence[Trial], weights: Sequence[float] = ()) -> Trial | None:
     """The point of a front that is nearest to the ideal one, which is the best in each objective.
 
-    Distances are shares of the front's extent in each objective. The first one in a tie; None of an empty front.
+    Distances are shares of the front's extent in each objective, times its weight, if there are weights. The first one
+    in a tie; None of an empty front.
     """
     if not front:
         return None
     losses = outcomes(front)
     extent = np.ptp(losses, axis=0)
     shares = (losses - losses.min(axis=0)) / np.where(extent > 0, extent, 1.0)
-    return front[int(np.argmin((shares**2).sum(axis=1).round(9)))]
+    weighed = shares * (np.array(weights) / max(weights) if weights else 1.0)
+    return front[int(np.argmin((weighed**2).sum(axis=1).round(9)))]
 
 
 def reference_of(complete: Sequence[Trial]) -> tuple[float, ...]:
