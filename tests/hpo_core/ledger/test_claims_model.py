@@ -50,6 +50,10 @@ SPECS = {
     )
     for name in ("grid", "random")
 }
+SPECS["front"] = study_from(
+    {key: value for key, value in SPECS["random"].stored().items() if key not in ("metric", "direction")}
+    | {"metrics": {"loss": "minimize", "cost": "minimize"}}
+)
 
 
 class GreedyByLoss:
@@ -60,7 +64,7 @@ class GreedyByLoss:
     @staticmethod
     def pick(history: History) -> int | None:
         tried = {trial.config["x"] for trial in history}
-        best = history.incumbent.config["x"] if history.incumbent else 4
+        best = history.front[-1].config["x"] if history.front else 4
         free = [x for x in range(1, 9) if x not in tried]
         return min(free, key=lambda x: (abs(x - int(best or 0)), x)) if free else None  # type: ignore[call-overload]
 
@@ -101,7 +105,7 @@ class Claims(InterleavedFlows):
         if greenlet.getcurrent() is not self.main:
             self.main.switch()
 
-    @initialize(strategy=st.sampled_from(["grid", "random", "greedy"]))
+    @initialize(strategy=st.sampled_from(["grid", "random", "greedy", "front"]))
     def choose(self, strategy: str) -> None:
         self.strategy = strategy
         self.spec: StudySpec = SPECS["random" if strategy == "greedy" else strategy]
@@ -116,7 +120,7 @@ class Claims(InterleavedFlows):
             if self.spec.stop_reason(history, 0) is not None:
                 return
             proposals = self.spec.propose(history, 1)
-            if self.strategy == "greedy" and "retry_of" not in proposals[0].notes:
+            if self.strategy in ("greedy", "front") and "retry_of" not in proposals[0].notes:
                 x = GreedyByLoss.pick(history)
                 if x is None:
                     return
@@ -128,7 +132,7 @@ class Claims(InterleavedFlows):
             loss = float((int(trial.config["x"]) * 5) % 8)  # type: ignore[arg-type]
             self._give_way("training")
             params = self.spec.search_space.to_params(trial.config)
-            metrics = [Metric("loss", loss, self._tick())]
+            metrics = [Metric("loss", loss, self._tick()), Metric("cost", 7.0 - loss, self._tick())]
             ledger.write(Report(trial.run_id, metrics, params, {Tag.RESULT: "loss"}, FINISHED))
             ledger.release(trial)
             self.finished[trial.run_id] = loss
@@ -142,6 +146,8 @@ class Claims(InterleavedFlows):
         assert [trial.number for trial in history] == list(range(len(history)))
         assert not history.running
         kept = {trial.run_id for trial in history.complete}
+        if self.strategy == "front":  # each loss is the other's price, so nothing dominates
+            assert len(history.front) == len(history.complete)
         assert self.finished.keys() <= kept, "a finished trial was lost"
         # A trial thought dead may have had its result after all, when another one already stood for it.
         assert self.spec.started(history) >= TRIALS

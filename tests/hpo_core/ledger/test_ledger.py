@@ -70,7 +70,9 @@ def reserve(ledger: Ledger) -> Trial:
 
 def finish(ledger: Ledger, trial: Trial, score: float, status: str = FINISHED) -> None:
     params = ledger.spec.search_space.to_params(trial.config)
-    metrics = [Metric("score", score, ownership.now_ms(), 0)]
+    values = {objective.metric: score / 10**i for i, objective in enumerate(ledger.spec.objectives)}
+    values |= {metric: score for metric in ledger.spec.limits}
+    metrics = [Metric(key, value, ownership.now_ms(), 0) for key, value in values.items()]
     ledger.write(Report(trial.run_id, metrics, params, {Tag.RESULT: "score"}, status))
     ledger.release(trial)
 
@@ -81,6 +83,20 @@ def test_a_trial_is_in_the_history_before_it_is_trained(store: Store) -> None:
     trial = reserve(one)
     (seen,) = other.load().trials
     assert (seen.number, seen.config, seen.state) == (0, trial.config, TrialState.RUNNING)
+
+
+def test_a_result_in_several_metrics_is_read_as_losses(store: Store) -> None:
+    spec = make_spec(metric="", direction="", metrics={"score": "maximize", "ms": "minimize"})
+    ledger = open_study(store, spec)
+    first, second, third = (reserve(ledger) for _ in range(3))
+    finish(ledger, first, 0.5)
+    for trial, values in ((second, {"score": 0.9}), (third, {"score": 0.9, "ms": math.inf})):
+        metrics = [Metric(key, value, ownership.now_ms()) for key, value in values.items()]
+        ledger.write(Report(trial.run_id, metrics, {}, {Tag.RESULT: "score"}, FINISHED))
+        ledger.release(trial)
+    found, *failed = open_study(store, spec).load()
+    assert (found.state, found.loss, found.losses) == (TrialState.COMPLETE, -0.5, (-0.5, 0.05))
+    assert {trial.reason for trial in failed} == {"finished without a finite ms"}
 
 
 def test_a_result_is_read_as_a_loss(store: Store) -> None:

@@ -44,9 +44,22 @@ def parallel(ledger: Ledger, trials: int, at_once: int, seed: int) -> None:
         finish(ledger, trial, score(trial))
 
 
-@pytest.mark.parametrize("strategy", ["bayesian", "tpe", "auto", "random"])
-def test_every_trial_of_a_parallel_study_can_be_replayed(strategy: str, seed: int) -> None:
-    ledger = open_study(MemoryStore(), make_spec(strategy=strategy, first=[{"rate": 0.5, "layers": None}]))
+SEVERAL = {"metric": "", "direction": "", "metrics": {"score": "maximize", "ms": "minimize"}}
+
+
+@pytest.mark.parametrize(
+    ("strategy", "goal"),
+    [
+        *((name, {}) for name in ("bayesian", "tpe", "auto", "random")),
+        ("bayesian", {"limits": {"gap": ">= 0.5"}}),
+        ("bayesian", SEVERAL),
+        ("tpe", SEVERAL),
+    ],
+    ids=str,
+)
+def test_every_trial_of_a_parallel_study_can_be_replayed(strategy: str, goal: dict[str, Any], seed: int) -> None:
+    spec = make_spec(strategy=strategy, first=[{"rate": 0.5, "layers": None}], **goal)
+    ledger = open_study(MemoryStore(), spec)
     parallel(ledger, 16, 4, seed)
     for number in range(16):
         found = explain(open_study(ledger.store, ledger.spec), number)

@@ -344,6 +344,28 @@ def test_limits(strategy: str, space: str, seed: int, feasible: int) -> None:
     assert answer(again) == answer(proposals)
 
 
+@every_space
+@pytest.mark.parametrize("strategy", [name for name in STRATEGIES if name != "gradient"])
+@pytest.mark.parametrize("objectives", [2, 3])
+def test_several_objectives(strategy: str, space: str, objectives: int, seed: int) -> None:
+    """Whatever the losses, a strategy proposes, the same from any copy of the history; running trials are pending."""
+    rows = iter([(0.5, 1e300, 0.5), (0.5, -1e300, 0.5), (0.0, 1.0, 2.0), (1.0, 0.0, 5e-324)] * LENGTH)
+    trials = [
+        replace(trial, loss=losses[0], losses=losses, excess={"a": 0.1 - i % 3})
+        if trial.state is TrialState.COMPLETE and (losses := next(rows)[:objectives])
+        else trial
+        for i, trial in enumerate(history_of(space, seed))
+    ]
+    history = History(trials)
+    proposals = make_strategy(strategy).propose(SPACES[space], history, 2, seed=seed)
+    assert proposals
+    check_valid(SPACES[space], history, proposals, 2)
+    again = make_strategy(strategy).propose(SPACES[space], History(reversed(trials)), 2, seed=seed)
+    assert answer(again) == answer(proposals)
+    ones = history.with_pending(make_strategy(strategy).propose(SPACES[space], history, 1, seed=seed))
+    assert answer(make_strategy(strategy).propose(SPACES[space], ones, 1, seed=seed)) == answer(proposals[1:])
+
+
 @every_strategy
 @every_space
 def test_extreme_losses(strategy: str, space: str, seed: int) -> None:
