@@ -7,7 +7,6 @@ doi:10.1109/4235.996017). What breaks the study's limits comes after all that ke
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterable, Sequence
 
 import numpy as np

@@ -35,9 +35,6 @@ class Strategy(ABC):
     needs_hypergradient: ClassVar[bool] = False
     """Whether it gets nowhere unless trials log hypergradients."""
 
-    several: ClassVar[bool] = True
-    """Whether it can search for the best in several objectives at once, by ``Trial.losses``."""
-
     nested: ClassVar[Mapping[str, str | None]] = {}
     """The settings that are strategies themselves, each with the name of its default; None for no strategy."""
 
@@ -60,6 +57,13 @@ class Strategy(ABC):
 
         Raises:
             ValueError: It cannot; the message begins with the setting to change.
+        """
+
+    def check_several(self) -> None:  # noqa: B027  (most strategies can)
+        """Refuse several objectives if it cannot search for the best in all, by ``Trial.losses``.
+
+        Raises:
+            ValueError: It cannot, with its settings; the message begins with the setting to change.
         """
 
     def promotable(self, history: History) -> frozenset[int]:

@@ -204,7 +204,10 @@ class StudyDefinition(Section):
         if self.repeats not in (None, RepeatsSpec()) and (why := self._why_never_repeated):
             raise ValueError(f"repeats: {why}; remove one of the two")
         try:
-            self.strategy.make(fidelity=self.scale).check(space)
+            strategy = self.strategy.make(fidelity=self.scale)
+            strategy.check(space)
+            if self.metrics:
+                strategy.check_several()
         except InputError:
             raise
         except ValueError as error:

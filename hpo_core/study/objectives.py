@@ -6,8 +6,6 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
-from hpo_core.strategies.make import strategy_class
-
 if TYPE_CHECKING:
     from hpo_core.study.definition import StudyDefinition
 
@@ -66,7 +64,8 @@ def with_first(data: Any) -> Any:
     if len(metrics) > MOST:
         raise ValueError(f"metrics: it names {len(metrics)}; keep two or three, and set limits on the others")
     first = next(iter(metrics))
-    direction = metrics[first] if metrics[first] in ("minimize", "maximize") else "minimize"  # the error is metrics' own
+    known = metrics[first] in ("minimize", "maximize")  # else the error is that of metrics alone
+    direction = metrics[first] if known else "minimize"
     return {**data, "metric": first, "direction": direction}
 
 
@@ -84,12 +83,10 @@ def check_objectives(study: StudyDefinition) -> None:
     for key, why in ONE_NUMBER.items():
         if getattr(study, key):
             raise ValueError(f"{key}: the study has several metrics, and {why}")
-    if not strategy_class(study.strategy.name).several:
-        raise ValueError(
-            f"strategy.name: {study.strategy.name!r} follows one metric, and the study has several; choose auto, say"
-        )
     if target is not None and not isinstance(target, Mapping):
         raise ValueError(f"stop.target: the study has several metrics; write {{{study.metric}: {target:g}, ...}}")
     for name in target or ():
         if name not in study.metrics:
-            raise ValueError(f"stop.target.{name}: the study has no such metric; name one of {', '.join(study.metrics)}")
+            raise ValueError(
+                f"stop.target.{name}: the study has no such metric; name one of {', '.join(study.metrics)}"
+            )

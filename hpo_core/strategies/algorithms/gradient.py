@@ -56,7 +56,6 @@ class Gradient(Strategy):
 
     name: ClassVar[str] = "gradient"
     needs_hypergradient: ClassVar[bool] = True
-    several: ClassVar[bool] = False
     promotes: ClassVar[bool] = True
     nested: ClassVar[Mapping[str, str | None]] = {"outer": None}
     optimizer: Literal["adam", "sgd"] = "adam"
@@ -79,6 +78,9 @@ class Gradient(Strategy):
                 "name: 'gradient' needs a parameter of type float without a step, and the space has none; "
                 "choose another strategy, such as tpe"
             )
+
+    def check_several(self) -> None:
+        raise ValueError("name: 'gradient' follows the slope of one metric, and the study has several; choose auto, say")
 
     def propose(self, space: SearchSpace, history: History, n: int, *, seed: int) -> list[Proposal]:
         proposals: list[Proposal] = []
