@@ -217,5 +217,12 @@ def result_of(ledger: Ledger, history: History, reason: str, stages: Stages) -> 
     """The result of a study, from its trials and stages as last loaded."""
     run = ledger.study_run
     return StudyResult(
-        ledger.spec, history, reason, ledger.store.uri, run.id, stages.choice, stages.challenge, run.experiment
+        ledger.spec,
+        history,
+        reason,
+        ledger.store.uri,
+        run.id,
+        stages.choice,
+        stages.challenge,
+        experiment_id=run.experiment,
     )
