@@ -240,7 +240,8 @@ def space_card(past: Past) -> str:
     if past.spec.metrics:
         caption = "Bars: where the trials lie in a range. Marks: the Pareto front, the tallest its compromise."
     body, many = f'<div class="rows">{"".join(rows)}</div>', len(rows) > MOST_ROWS
-    return card("Search space", body, caption if past.best else "", span=12 if many else 6)
+    alone = len(past.views) % 2 == 0  # beside the importance by each metric
+    return card("Search space", body, caption if past.best else "", span=12 if many or alone else 6)
 
 
 def _range(parameter: Any) -> str:

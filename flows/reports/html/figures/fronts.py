@@ -58,8 +58,9 @@ def _caption(past: Past, x: Past, y: Past, alone: bool) -> str:
     cut = "".join(view.cut.partition(":")[0] + ": drawn there." for view in (x, y) if view.cut)
     if not alone:
         return f"Better is {ways}. A point that seems dominated here is better in the third metric.{cut}"
-    points = "It is one trial" if len(past.history.front) == 1 else f"It has {len(past.history.front)} trials"
-    return f"{points} that no other one is better than in both metrics. Better is {ways}.{cut}"
+    count = len(past.history.front)
+    points = "its one trial" if count == 1 else f"one of its {count} trials"
+    return f"No trial beats {points} in one metric without losing in the other. Better is {ways}.{cut}"
 
 
 def _dots(x: Past, y: Past, trials: Sequence[Trial], marker: dict[str, Any], name: str) -> dict[str, Any]:
