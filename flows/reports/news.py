@@ -86,12 +86,13 @@ def trial_line(spec: StudySpec, ended: Ended, room: int | None = None) -> str:
         head += f"failed: {one_line(trial.reason)}"
     else:
         took = seconds_of(trial)
-        head += outcome_text(spec, trial)
+        mark = f"  * {_mark(spec, trial)}" if ended.is_best else ""
+        head += outcome_text(spec, trial) + (mark if spec.metrics else "")
         head += "" if trial.fidelity is None else f" at {fidelity_name(spec)} {trial.fidelity:g}"
         head += "" if took is None else f" in {duration(took)}"
         head += f", {one_line(trial.reason)}" if trial.reason else ""
         head += f", breaks {broken}" if (broken := broken_limits(spec, trial)) else ""
-        head += f"  * {_mark(spec, trial)}" if ended.is_best else ""
+        head += mark if not spec.metrics else ""
     if trial.repeat_of is not None:
         return f"{head}  ({trial.origin})"
     left = None if room is None else max(room - len(head) - 2, MIN_ROOM)
@@ -100,7 +101,7 @@ def trial_line(spec: StudySpec, ended: Ended, room: int | None = None) -> str:
 
 def _mark(spec: StudySpec, trial: Trial) -> str:
     """What the best trial so far is called."""
-    return "closest" if not trial.feasible else "on the front" if spec.metrics else "best"
+    return "closest" if not trial.feasible else "front" if spec.metrics else "best"
 
 
 def settings_text(config: Config, than: Trial | None, room: int | None) -> str:

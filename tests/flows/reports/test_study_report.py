@@ -25,7 +25,7 @@ from hpo_flows.cli.app import app
 from hpo_flows.objectives.reference import Objective
 from hpo_flows.reports.html.cards import failures_card, importance_card, space_card
 from hpo_flows.reports.html.curves import Curves
-from hpo_flows.reports.html.figures import DRAWN
+from hpo_flows.reports.html.figures import plots, plots_by_metric
 from hpo_flows.reports.html.figures.durations import lanes
 from hpo_flows.reports.html.figures.importance import Importance, importance
 from hpo_flows.reports.html.figures.learning import learning_curves
@@ -141,7 +141,8 @@ def only(plots: list[Plot]) -> Plot:
 def test_every_plot_is_drawn_where_the_history_has_it(written: Path) -> None:
     assert {plot["name"] for plot in plots_in(written / "report.html")} == ALL
     plain = Past(spec_of(), drawn_history(spec_of(), fidelities=(None,)), None)
-    assert {plot.name for draw in DRAWN for plot in draw(plain)} == ALL - {
+    drawn = [plots(plain), *(each for _, each in plots_by_metric(plain))]
+    assert {plot.name for each in drawn for found in each.values() for plot in found} == ALL - {
         "rungs",
         "fidelity",
         "pair-0",
@@ -193,7 +194,7 @@ def test_losses_near_the_largest_float_are_drawn(tmp_path: Path) -> None:
         for number, loss in enumerate(losses)
     )
     path = write_report(spec, history, tmp_path)
-    assert [trial["v"] for trial in data_in(path)["trials"][:2]] == [-LARGEST, LARGEST]
+    assert [trial["v"] for trial in data_in(path)["trials"][:2]] == [[-LARGEST], [LARGEST]]
     figures = plots_in(path)
     assert {plot["name"] for plot in figures} >= ALL - {"pair-0", "pair-1", "pair-2", "metric-0"}
     drawn = [v for figure in figures for trace in figure["data"] for v in trace.get("y") or [] if isinstance(v, float)]
