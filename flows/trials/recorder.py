@@ -121,6 +121,7 @@ class TrialLog:
 
     def _note_logged(self, logged: Logged) -> None:
         """Have the result outdo what the objective logged by MLflow, which shows the value at the highest step."""
+        self._ledger.share(self._training.run_id)
         for key, step in logged.steps.items():
             self._logged_steps[key] = max(step, self._logged_steps.get(key, 0))
         self._trace.time = max(self._trace.time, logged.time)
