@@ -89,10 +89,10 @@ class Session:
         """Forget the error, because it concerns one trial alone."""
         self.fatal = None
 
-    def warn(self, message: str) -> None:
-        """Show a warning, once."""
-        if message not in self.warned:
-            self.warned.add(message)
+    def warn(self, message: str, about: str = "") -> None:
+        """Show a warning once, or once about something that each trial would put in other words."""
+        if (about or message) not in self.warned:
+            self.warned.add(about or message)
             log.warning("%s: %s", self.ledger.spec.name, message)
 
     @property

@@ -80,15 +80,26 @@ def broken(folder: Path) -> Iterator[str]:
 
 @pytest.mark.parametrize("how", ["forbidden", "broken"])
 def test_a_server_that_refuses_artifacts_costs_no_value(
-    how: str, mlflow_server: MlflowServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+    how: str, mlflow_server: MlflowServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("HPO_REPORT", "on")
+    told: list[str] = []
+    handler = logging.Handler(logging.WARNING)  # Prefect removes those of the root, so that caplog hears nothing
+    monkeypatch.setattr(handler, "emit", lambda record: told.append(record.getMessage()))
+    monkeypatch.setattr(logging.getLogger("hpo"), "handlers", [handler])
     with forbidding(mlflow_server) if how == "forbidden" else broken(tmp_path) as uri:
         monkeypatch.setenv("MLFLOW_TRACKING_URI", uri)
-        with caplog.at_level(logging.WARNING, logger="hpo"):
-            result = tune(make_spec("keeps_everything", name=f"refused-{how}", stop={"trials": 3}, parallel=1))
+        result = tune(make_spec("keeps_everything", name=f"refused-{how}", stop={"trials": 3}, parallel=1))
         runs = [MlflowClient(uri).get_run(trial.run_id) for trial in result.history]
-    print(caplog.text)
-    assert [trial.state for trial in result.history] == [TrialState.COMPLETE] * 3
-    for run in runs:
-        print(run.data.tags)
+    for trial, run in zip(result.history, runs, strict=True):
+        assert trial.state is TrialState.COMPLETE and run.data.metrics["loss"] == trial.loss
+        kept, reason = run.data.tags[Tag.ARTIFACTS_LOST].removeprefix("kept in ").split(": ", 1)
+        assert "notes.txt" in reason and ("403" in reason) == (how == "forbidden")
+        names = {path.name for path in Path(kept).iterdir()}
+        assert names >= {"notes.txt", "facts.json", "table.json", "line.png"}
+        if "model" in names:
+            assert run.data.tags[Tag.NOT_KEPT].startswith("the model: the artifact store refuses it")
+        assert Tag.MODEL not in run.data.tags
+    assert any(Tag.NOT_KEPT in run.data.tags for run in runs)
+    assert [f"{Tag.ARTIFACTS_LOST} of each run" in line for line in told].count(True) == 1, told
+    assert [line.startswith(f"the report of refused-{how} could not be written") for line in told].count(True) == 1, told
