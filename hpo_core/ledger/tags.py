@@ -32,6 +32,7 @@ class Tag:
     STOP = "hpo.stop"
     INSTRUCTION = "hpo.instruction"
     REPORT = "hpo.report"
+    REFERENCE = "hpo.reference"
     NOTIFIED = "hpo.notified"
     SNAPSHOT = "hpo.snapshot"
     FLOW_RUN_URL = "hpo.flow_run_url"

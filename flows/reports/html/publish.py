@@ -6,6 +6,7 @@ report is written.
 
 from __future__ import annotations
 
+import json
 import logging
 import os
 import tempfile
@@ -15,6 +16,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from hpo_core.champion.challenge import Challenge
+from hpo_core.history.front import REFERENCE_TRIALS
 from hpo_core.history.history import History
 from hpo_core.history.trial import TrialState
 from hpo_core.ledger.ledger import Ledger
@@ -34,7 +36,7 @@ PAUSES = 20
 
 METRICS_A_REQUEST = 1_000
 
-BEST_SO_FAR = "best_so_far"
+BEST_SO_FAR, HYPERVOLUME = "best_so_far", "hypervolume"
 
 WRITTEN = Tag.REPORT
 """The tag with the state that the report shows, so that a finished study does not get the same report again."""
@@ -82,17 +84,44 @@ def place_of(ledger: Ledger) -> Place:
 def best_so_far(spec: StudySpec, history: History) -> list[Metric]:
     """The incumbent's value after each complete trial: the step is the trial's number, the time its end.
 
-    It ends at the first trial that still runs, and leaves repeats out, so that no point has to be revised.
+    It ends at the first trial that still runs, and leaves repeats out, so that no point has to be revised. With several
+    metrics there is none.
     """
+    if spec.metrics:
+        return []
     from hpo_flows.reports.html.figures.past import incumbents
 
-    open_from = min((trial.number for trial in history.running), default=history.next_number)
-    settled = History(trial for trial in history if trial.number < open_from and trial.repeat_of is None)
+    settled = _settled(history)
     pairs = zip(settled.complete, incumbents(settled), strict=True)
     return [
         Metric(BEST_SO_FAR, spec.sign * (best.loss or 0.0), trial.end or trial.start, trial.number)
         for trial, best in pairs
     ]
+
+
+def hypervolumes(spec: StudySpec, history: History) -> list[Metric]:
+    """The hypervolume after each trial of the highest fidelity, as :func:`best_so_far`; none with one metric.
+
+    It begins once its reference is known for good. A trial that is trained further than all before it begins it anew.
+    """
+    settled = _settled(history)
+    if not spec.metrics or len(settled.complete) < REFERENCE_TRIALS:
+        return []
+    pairs = settled.hypervolumes()
+    return [Metric(HYPERVOLUME, value, trial.end or trial.start, trial.number) for trial, value in pairs]
+
+
+def reference_tag(spec: StudySpec, history: History) -> dict[str, str]:
+    """The tag with the corner from which the hypervolume counts; none with one metric."""
+    values = zip(spec.objectives, _settled(history).reference)  # noqa: B905  (one metric has no reference)
+    told = {each.metric: each.sign * loss for each, loss in values}
+    return {Tag.REFERENCE: json.dumps(told)} if told else {}
+
+
+def _settled(history: History) -> History:
+    """The trials before the first one that still runs, without repeats."""
+    open_from = min((trial.number for trial in history.running), default=history.next_number)
+    return History(trial for trial in history if trial.number < open_from and trial.repeat_of is None)
 
 
 class Publisher:
@@ -107,7 +136,7 @@ class Publisher:
         self._due = time.monotonic() + EVERY_SECONDS
         self._digest = ledger.study_run.tags.get(WRITTEN, "")
         self._curves = CurveReader(self._store, ledger.spec)
-        self._sent = 0  # points of best_so_far
+        self._sent = -1  # the step of the last point of the study's curve
         self._warned = False
         self._thread: threading.Thread | None = None
 
@@ -147,10 +176,12 @@ class Publisher:
 
     def _publish(self, history: History, choice: Choice | None, challenge: Challenge | None) -> None:
         run, spec = self._ledger.study_run.id, self._ledger.spec
-        points = best_so_far(spec, history)
-        while batch := points[self._sent : self._sent + METRICS_A_REQUEST]:
-            self._store.log(run, batch, {}, {})
-            self._sent += len(batch)
+        points = hypervolumes(spec, history) or best_so_far(spec, history)
+        points = [point for point in points if point.step > self._sent]
+        for i in range(0, len(points), METRICS_A_REQUEST):
+            batch = points[i : i + METRICS_A_REQUEST]
+            self._store.log(run, batch, {}, reference_tag(spec, history))
+            self._sent = batch[-1].step
         with tempfile.TemporaryDirectory() as folder:
             place, curves = place_of(self._ledger), self._curves.read(history)
             self._store.upload(run, write_report(spec, history, Path(folder), place, curves, choice, challenge), "")
