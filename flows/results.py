@@ -20,7 +20,7 @@ from hpo_core.tracking.connection import connect
 from hpo_core.tracking.credentials import redact
 from hpo_flows.base.progress import Outcome
 from hpo_flows.reports.ending import model_runs
-from hpo_flows.reports.export import METRICS, PARAMS, rows
+from hpo_flows.reports.export import FRONT, METRICS, PARAMS, rows
 from hpo_flows.reports.links import run_url
 from hpo_flows.reports.text import failed_line, metric_values, number, one_line, outcome_text, ranked, show, spread
 
@@ -79,8 +79,8 @@ class StudyResult(Outcome):
         table = rows(self.spec, self.history)
         params = [f"{PARAMS}{name}" for name in self.spec.space]
         own = [f"{METRICS}{each.metric}" for each in self.spec.objectives]
-        names = ["number", "state", "value", "fidelity", *params, *own]
-        names += ["start", "end", "seconds", "reason", "run_id"]
+        first = FRONT if self.spec.metrics else "value"
+        names = ["number", "state", first, "fidelity", *params, *own, "start", "end", "seconds", "reason", "run_id"]
         frame = pandas.DataFrame(table, columns=list(table[0]) if table else names)
         moments = {name: pandas.to_datetime(frame[name], utc=True) for name in ("start", "end")}
         numbers = [name for name in frame if name in ("value", "fidelity", "seconds") or name.startswith(METRICS)]
@@ -217,5 +217,12 @@ def result_of(ledger: Ledger, history: History, reason: str, stages: Stages) -> 
     """The result of a study, from its trials and stages as last loaded."""
     run = ledger.study_run
     return StudyResult(
-        ledger.spec, history, reason, ledger.store.uri, run.id, stages.choice, stages.challenge, run.experiment
+        ledger.spec,
+        history,
+        reason,
+        ledger.store.uri,
+        run.id,
+        stages.choice,
+        stages.challenge,
+        experiment_id=run.experiment,
     )

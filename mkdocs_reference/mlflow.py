@@ -28,6 +28,7 @@ STUDY = {
     Tag.TARGET: "why a study with `trials: +20` goes on to its total",
     Tag.NOTIFIED: "which of its ends was reported, and when",
     Tag.REFERENCE: "with several metrics: the values from which `hypervolume` counts",
+    Tag.FRONT: "with several metrics: the numbers of the trials on the Pareto front, the first 500 of them",
     Tag.SERIES: "the name of its file's studies, if they [follow the data](../how-to/schedules.md#data-that-change)",
     Tag.GENERATION: "its place among them; the highest is current",
     Tag.FOLLOWS: "the id of the study before",

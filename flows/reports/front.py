@@ -8,7 +8,7 @@ import json
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from hpo_flows.reports.text import metric_values, number
+from hpo_flows.reports.text import metric_value, metric_values, number
 
 if TYPE_CHECKING:
     from hpo_core.history.history import History
@@ -49,15 +49,26 @@ def front_data(spec: StudySpec, history: History) -> list[dict[str, Any]]:
     ]
 
 
+def goal_facts(spec: StudySpec) -> dict[str, Any]:
+    """What a study optimises, as plain data; with several metrics, ``metric`` and ``direction`` are None."""
+    if not spec.metrics:
+        return {"metric": spec.metric, "direction": spec.direction}
+    return {"metric": None, "direction": None, "metrics": dict(spec.metrics)}
+
+
 def front_facts(spec: StudySpec, history: History) -> dict[str, Any]:
-    """What messages about a study with several metrics have in place of one value; nothing with one metric."""
+    """What stands in place of one best value with several metrics, as plain data; nothing with one."""
     if not spec.metrics:
         return {}
-    return {
-        "metrics": dict(spec.metrics),
-        "front": [{"trial": t.number, "values": metric_values(spec, t)} for t in history.front],
-        "hypervolume": history.hypervolume,
-    }
+    points = [{"trial": trial.number, "values": metric_values(spec, trial)} for trial in history.front]
+    return {"front": points, "hypervolume": history.hypervolume}
+
+
+def best_facts(spec: StudySpec, history: History) -> dict[str, Any]:
+    """The best trial or the front, as plain data."""
+    best = history.incumbent
+    found = {"best": metric_value(spec, best), "best_trial": None if best is None else best.number}
+    return found | goal_facts(spec) | front_facts(spec, history)
 
 
 def front_rows(spec: StudySpec, history: History) -> tuple[list[str], list[list[Any]]]:

@@ -100,7 +100,7 @@ def trial_line(spec: StudySpec, ended: Ended, room: int | None = None) -> str:
 
 def _mark(spec: StudySpec, trial: Trial) -> str:
     """What the best trial so far is called."""
-    return "closest" if not trial.feasible else "on the front" if spec.metrics else "best"
+    return "closest" if not trial.feasible else "front" if spec.metrics else "best"
 
 
 def settings_text(config: Config, than: Trial | None, room: int | None) -> str:

@@ -24,6 +24,7 @@ from hpo_core.ledger.store import Metric
 from hpo_core.ledger.tags import Tag
 from hpo_core.selection.final_choice import Choice
 from hpo_core.study.spec import StudySpec
+from hpo_flows.reports.front import front_csv, front_json
 from hpo_flows.reports.html.curves import CurveReader, Curves
 from hpo_flows.reports.html.place import Place
 
@@ -35,6 +36,12 @@ PAUSES = 20
 """After a report, the pause is at least this many times its duration, so that reports take a twentieth of the time."""
 
 METRICS_A_REQUEST = 1_000
+
+TABLE = "pareto.json"
+"""The artifact with the Pareto front."""
+
+MOST_NUMBERS = 500
+"""So many trials of a front a tag can hold."""
 
 BEST_SO_FAR, HYPERVOLUME = "best_so_far", "hypervolume"
 
@@ -111,6 +118,25 @@ def hypervolumes(spec: StudySpec, history: History) -> list[Metric]:
     return [Metric(HYPERVOLUME, value, trial.end or trial.start, trial.number) for trial, value in pairs]
 
 
+def write_front(spec: StudySpec, history: History, folder: Path) -> list[Path]:
+    """Write the Pareto front to a folder, as the table that MLflow shows and as CSV; nothing with one metric."""
+    if not spec.metrics or not history.front:
+        return []
+    table, csv = folder / TABLE, folder / "pareto.csv"
+    table.write_text(front_json(spec, history), encoding="utf-8")
+    csv.write_text(front_csv(spec, history), encoding="utf-8", newline="")
+    return [table, csv]
+
+
+def front_tags(spec: StudySpec, history: History) -> dict[str, str]:
+    """The tags of the study's run that say which trials are on the front, and that its artifact is a table."""
+    if not spec.metrics or not history.front:
+        return {}
+    numbers = [str(trial.number) for trial in history.front]
+    listed = json.dumps([{"path": TABLE, "type": "table"}])
+    return {Tag.FRONT: " ".join(numbers[:MOST_NUMBERS]), "mlflow.loggedArtifacts": listed}
+
+
 def reference_tag(spec: StudySpec, history: History) -> dict[str, str]:
     """The tag with the corner from which the hypervolume counts; none with one metric."""
     values = zip(spec.objectives, _settled(history).reference)  # noqa: B905  (one metric has no reference)
@@ -164,7 +190,8 @@ class Publisher:
         began = time.monotonic()
         try:
             self._publish(history, choice, challenge)
-            self._store.log(self._ledger.study_run.id, [], {}, {WRITTEN: digest})
+            tags = front_tags(self._ledger.spec, history)
+            self._store.log(self._ledger.study_run.id, [], {}, tags | {WRITTEN: digest})
         except Exception as error:  # plotly and the artifact store raise their own kinds
             (log.debug if self._warned else log.warning)(
                 "the report of %s could not be written: %s: %s", self._ledger.spec.name, type(error).__name__, error
@@ -185,6 +212,8 @@ class Publisher:
         with tempfile.TemporaryDirectory() as folder:
             place, curves = place_of(self._ledger), self._curves.read(history)
             self._store.upload(run, write_report(spec, history, Path(folder), place, curves, choice, challenge), "")
+            for path in write_front(spec, history, Path(folder)):
+                self._store.upload(run, path, "")
 
 
 def _digest(history: History, choice: Choice | None, challenge: Challenge | None) -> str:
