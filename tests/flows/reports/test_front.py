@@ -66,7 +66,7 @@ def trial_of(spec: StudySpec, number: int, values: tuple[float, ...]) -> Trial:
     metrics = dict(zip(THREE, values, strict=False))
     notes = {"predicted_mean": str(losses[0] + 0.1), "predicted_mean_2": str(losses[1] + 1), "strategy": "bayesian"}
     return Trial(
-        number, {"units": 10 + number, "rate": number / 10}, TrialState.COMPLETE, losses[0], losses=losses,
+        number, {"units": 10 + number, "rate": number / 100}, TrialState.COMPLETE, losses[0], losses=losses,
         metrics=metrics, notes=notes, start=1 + number, end=2 + number, owner="me", run_id=f"r{number}",
     )  # fmt: skip
 
@@ -152,7 +152,7 @@ def test_a_result_has_each_point_and_the_one_that_is_preferred() -> None:
     result = StudyResult(spec, history_of(spec), "", "sqlite:///nowhere.db", "run")
     assert [point.best.number for point in result.pareto if point.best] == FRONT
     assert result.best_values == {"val_accuracy": 0.9, "latency_ms": 40.0}
-    assert result.prefer("latency_ms <= 5").best_config == {"units": 11, "rate": 0.1}
+    assert result.prefer("latency_ms <= 5").best_config == {"units": 11, "rate": 0.01}
     assert "front of 4, in its middle val_accuracy 0.9, latency_ms 40 (trial 0)" in repr(result)
     with pytest.raises(ValueError, match="several metrics; read best_values"):
         _ = result.best_value
