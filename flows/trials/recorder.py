@@ -121,6 +121,7 @@ class TrialLog:
 
     def _note_logged(self, logged: Logged) -> None:
         """Have the result outdo what the objective logged by MLflow, which shows the value at the highest step."""
+        self._ledger.share(self._training.run_id)
         for key, step in logged.steps.items():
             self._logged_steps[key] = max(step, self._logged_steps.get(key, 0))
         self._trace.time = max(self._trace.time, logged.time)
@@ -326,9 +327,7 @@ class TrialLog:
                 if folder == MODEL:
                     self._tags[Tag.MODEL] = MODEL_KEPT
             except Exception as error:  # each artifact store has exceptions of its own
-                log.warning("the artifact store refuses %s of trial %d: %s", path.name, self._training.number, error)
-                where = self._set_aside([left for left, _ in self._artifacts[i:]])
-                self._tags[Tag.ARTIFACTS_LOST] = plain(f"{where}: {type(error).__name__}: {error}")[:500]
+                self._note_refused(self._artifacts[i:], f"{type(error).__name__}: {one_line(str(error))}")
                 break
         self._artifacts = []
         if self._checkpoint is not None:
@@ -337,6 +336,18 @@ class TrialLog:
                 self._tags[Tag.CHECKPOINT] = CHECKPOINT_KEPT
             except Exception as error:  # each artifact store has exceptions of its own
                 log.warning("the artifact store refuses the checkpoint of trial %d: %s", self._training.number, error)
+
+    def _note_refused(self, left: Sequence[tuple[Path, str]], reason: str) -> None:
+        """Set artifacts aside that the store refuses, and tell it in the run, and once on the screen."""
+        where = self._set_aside([path for path, _ in left])
+        self._tags[Tag.ARTIFACTS_LOST] = plain(f"{where}: {reason}")[:500]
+        if any(folder == MODEL for _, folder in left):
+            self._note_not_kept("the model", f"the artifact store refuses it (the tag {Tag.ARTIFACTS_LOST})")
+        self._session.warn(
+            f"the artifact store refuses what trial {self._training.number} has logged, and maybe that of others, which "
+            f"is {where} (the tag {Tag.ARTIFACTS_LOST} of each run): {reason}",
+            about=Tag.ARTIFACTS_LOST,
+        )
 
     def _set_aside(self, files: Sequence[Path]) -> str:
         """Move files to a folder that outlives the attempt; returns where they are, as text for the user."""

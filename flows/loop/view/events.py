@@ -7,21 +7,25 @@ to the temporary server, which has no automations, nor to a server that is lost.
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any, Literal
 
 from prefect import runtime
 from prefect.context import FlowRunContext
 from prefect.events import emit_event
 
+from hpo_core.base.errors import InputError, TrackingRefusal
 from hpo_core.history.history import History
 from hpo_core.history.trial import Trial
+from hpo_core.ledger.decode import stored_spec
 from hpo_core.ledger.ledger import Ledger
+from hpo_core.ledger.store import Store
 from hpo_core.ledger.tags import Tag
 from hpo_flows.base.progress import Outcome
-from hpo_flows.loop.prefect_link import Link
+from hpo_flows.loop.prefect_link import Link, named_server, silence
 from hpo_flows.loop.stages import Stages
 from hpo_flows.reports.front import front_facts, goal_facts
 from hpo_flows.reports.links import run_url
@@ -124,8 +128,11 @@ class StudyEvents:
             return
         self._crowned = version.number
         trial = None if stages.challenge is None else stages.challenge.trial
-        about = {"model": model.model, "version": version.number, "reason": version.tags.get(Tag.REASON, "")[:REASON]}
-        self._emit("hpo.study.champion", trial, **about, model_uri=f"models:/{model.model}/{version.number}")
+        self.champion(trial, champion_facts(model.model, version.number, version.tags.get(Tag.REASON, "")))
+
+    def champion(self, trial: Trial | None, facts: Mapping[str, Any]) -> None:
+        """Tell that a version of a trial's model is the champion now."""
+        self._emit("hpo.study.champion", trial, **facts)
 
     def finished(self, history: History, reason: str, stages: Stages) -> None:
         """Tell how the study ended, unless another flow still works on it."""
@@ -143,16 +150,12 @@ class StudyEvents:
     def _emit(self, event: EventName, trial: Trial | None = None, **facts: Any) -> None:
         if self._link.lost or self._link.server is not None:
             return
-        try:
-            emit_event(event, self._resource(), None, self._related(trial), self._payload(trial) | facts)
-        except Exception as error:  # Prefect's events are only a view
-            log.debug("Prefect does not take the event %s: %s", event, error)
+        _emit(event, self._resource(), self._related(trial), self._payload(trial) | facts)
 
     def _resource(self) -> dict[str, str]:
         spec = self._spec
         return {
-            "prefect.resource.id": f"hpo.study.{spec.name}",
-            "prefect.resource.name": spec.name,
+            **_study_resource(spec.name),
             "hpo.experiment": spec.experiment,
             "hpo.metric": ", ".join(each.metric for each in spec.objectives),
             "hpo.strategy": spec.strategy.name,
@@ -182,6 +185,52 @@ class StudyEvents:
                 "url": run_url(uri, run.experiment, trial.run_id),
             }
         return payload
+
+
+@contextlib.contextmanager
+def told_by_hand(store: Store, model: str, reason: str) -> Iterator[None]:
+    """Inside the block a command may make another version the champion; tell that, if a Prefect server is there.
+
+    Args:
+        store: MLflow.
+        model: The registered model.
+        reason: Why, in the user's words.
+    """
+    before = store.champion(model)
+    yield
+    number = store.champion(model)
+    if number is None or number == before or named_server() is None or silence() is not None:
+        return
+    version = next(each for each in store.versions(model) if each.number == number)
+    facts = champion_facts(model, number, reason, by_hand=True)
+    try:
+        run = store.get(version.tags[Tag.STUDY_RUN])
+        ledger = Ledger(store, stored_spec(run), run)
+        trials = {str(trial.number): trial for trial in ledger.load()}
+        StudyEvents(ledger, Link()).champion(trials.get(version.tags[Tag.TRIAL]), facts)
+    except (KeyError, InputError, TrackingRefusal):  # registered by other means, or its study is gone
+        study = version.tags.get(Tag.STUDY, model)
+        run_resource = {"prefect.resource.id": f"mlflow.run.{version.run}", "prefect.resource.role": "mlflow-run"}
+        _emit("hpo.study.champion", _study_resource(study), [run_resource], {"study": study} | facts)
+
+
+def champion_facts(model: str, version: int, reason: str, *, by_hand: bool = False) -> dict[str, Any]:
+    """What the event about a new champion says of it."""
+    uri = f"models:/{model}/{version}"
+    return {"model": model, "version": version, "model_uri": uri, "reason": reason[:REASON], "by_hand": by_hand}
+
+
+def _study_resource(study: str) -> dict[str, str]:
+    return {"prefect.resource.id": f"hpo.study.{study}", "prefect.resource.name": study}
+
+
+def _emit(
+    event: EventName, resource: dict[str, str], related: list[dict[str, str]], payload: dict[str, Any]
+) -> None:
+    try:
+        emit_event(event, resource, None, related, payload)
+    except Exception as error:  # Prefect's events are only a view
+        log.debug("Prefect does not take the event %s: %s", event, error)
 
 
 def _deployment() -> list[dict[str, str]]:
