@@ -36,6 +36,13 @@ def quick(trial: TrialContext) -> float:
     return (float(trial.config["x"]) - 0.3) ** 2  # type: ignore[arg-type]
 
 
+def two_metrics(trial: TrialContext) -> dict[str, float]:
+    """Two metrics that pull apart, and better the longer it is trained."""
+    x, trained = float(trial.config["x"]), trial.fidelity or 9.0  # type: ignore[arg-type]
+    time.sleep(0.05)
+    return {"gain": -((x - 0.7) ** 2) - 0.1 / trained, "cost": x**2 + 0.1 / trained}
+
+
 @gives_hypergradient
 def forgetful(trial: TrialContext) -> float:
     return quick(trial)

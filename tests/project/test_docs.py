@@ -92,6 +92,8 @@ def validate(text: str) -> None:
     """Validate a study file, or some of its keys with a base study for the rest."""
     data = parse_yaml(text)
     whole = BASE | data
+    if "metrics" in data:  # in place of the base's one
+        del whole["metric"], whole["direction"]
     strategy = whole.get("strategy", "auto")
     name = strategy["name"] if isinstance(strategy, dict) else strategy
     rule = whole.get("early_stop", "")

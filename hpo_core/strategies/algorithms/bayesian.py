@@ -157,6 +157,7 @@ class Bayesian(Strategy):
         process, feasibility = processes[0], fitted.feasibility.believing(running)
         seen = embed(X[feasible] if feasible.any() else X)
         best = float(first.process.predict(seen)[0].min())
+        scales = [surrogate.transform for surrogate in fitted.surrogates]
         free = _free(fitted.surrogates, seen, running) if len(processes) > 1 else None
 
         belief, weight = cube.space.belief, belief_weight(cube.space, history)
@@ -170,7 +171,8 @@ class Bayesian(Strategy):
                 return within  # until something keeps the limits, there is nothing to improve on
             if free is not None:
                 means, stds = _predictions(processes, F)
-                return acquisition.log_expected_hypervolume_improvement(means, self.widen * stds, free) + within
+                gain = acquisition.log_expected_hypervolume_improvement(means, self.widen * stds, free, scales)
+                return gain + within
             mean, std = process.predict(F)
             if self.acquisition == "ucb":
                 return acquisition.lower_confidence_bound(mean, std, self.kappa) + within
@@ -257,17 +259,26 @@ def _free(surrogates: Sequence[_Surrogate], seen: Array, running: Array) -> pare
 
     Expected outcomes instead of observed ones: a lucky trial would otherwise hide what is better than it.
     """
-    processes = [surrogate.process for surrogate in surrogates]
-    means, _ = _predictions(processes, seen)
+
+    def expected(F: Array) -> Array:
+        means = [each.transform.inverse(each.process.predict(F)[0]) for each in surrogates]
+        return np.column_stack(means)
+
+    losses = expected(seen)
     import os
-    R=os.environ.get("REF","A"); front=means[pareto.nondominated(means)]
-    reference = pareto.reference_point(means)
-    if R[0]=="B": reference = front.max(axis=0)+float(R[1:] or .1)*np.ptp(means,axis=0)
-    if R[0]=="C": reference = np.maximum(front.max(axis=0),np.median(means,axis=0))+float(R[1:] or .1)*np.ptp(means,axis=0)
-    if R[0]=="D": reference = means.max(axis=0)+float(R[1:] or .1)*np.ptp(means,axis=0)
+
+    R = os.environ.get("REF", "A")
+    reference = pareto.reference_point(losses)
+    front = losses[pareto.nondominated(losses)]
+    if R[0] == "C":
+        reference = np.maximum(reference, np.median(losses, axis=0))
+    if R[0] == "Q":
+        reference = np.maximum(reference, np.quantile(losses, float(R[1:]), axis=0))
+    if R[0] == "D":
+        reference = losses.max(axis=0)
     if len(running):
-        means = np.vstack([means, _predictions(processes, running)[0]])
-    return pareto.free_boxes(means, reference)
+        losses = np.vstack([losses, expected(running)])
+    return pareto.free_boxes(losses, reference)
 
 
 def _spread(trials: Sequence[Trial], transform: Standardised) -> Spread:

@@ -39,7 +39,8 @@ def test_nothing_dominates_the_front_and_the_front_dominates_the_rest(history: H
     better = {
         (a.number, b.number)
         for a, b in itertools.permutations(rivals, 2)
-        if all(x <= y for x, y in zip(a.losses, b.losses, strict=True)) and (a.losses != b.losses or a.number < b.number)
+        if all(x <= y for x, y in zip(a.losses, b.losses, strict=True))
+        and (a.losses != b.losses or a.number < b.number)
     }
     beaten = {b for _, b in better}
     assert set(numbers(front)) == set(numbers(rivals)) - beaten
@@ -95,7 +96,9 @@ def test_crowded_trials_of_a_front_come_after_lonely_ones_and_low_fidelities_las
 
 
 def test_what_changes_the_front_is_an_improvement() -> None:
-    history = History([trial(0, 1.0, 1.0), trial(1, 2.0, 2.0), trial(2, 0.0, 3.0), trial(3, 2.0, 1.5), trial(4, 1.0, 1.0)])
+    history = History(
+        [trial(0, 1.0, 1.0), trial(1, 2.0, 2.0), trial(2, 0.0, 3.0), trial(3, 2.0, 1.5), trial(4, 1.0, 1.0)]
+    )
     assert numbers(history.front) == [2, 0] and history.since_improvement() == 2
 
 
