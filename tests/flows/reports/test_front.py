@@ -215,7 +215,7 @@ def test_mlflow_gets_the_front_as_a_table(monkeypatch: pytest.MonkeyPatch) -> No
     assert run.tags[Tag.FRONT] == "4 0 2 1"
     assert json.loads(run.tags["mlflow.loggedArtifacts"]) == [{"path": "pareto.json", "type": "table"}]
     table = json.loads(ledger.store.download(run.id, "pareto.json") or b"{}")
-    assert table["columns"] == ["trial", "val_accuracy", "latency_ms", "params.units", "params.rate", "run_id"]
+    assert table["columns"] == ["trial", "val_accuracy", "latency_ms", "units", "rate", "run_id"]
     text = (ledger.store.download(run.id, "pareto.csv") or b"").decode()
     assert [row[:3] for row in csv.reader(text.splitlines())][1] == ["4", "0.99", "90.0"]
 
