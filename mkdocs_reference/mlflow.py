@@ -48,7 +48,8 @@ STUDY = {
 }
 STUDY_ELSE = """\
 The description names the incumbent, or the winner and the finalists. Metrics: `best_so_far` by trial number
-(with several metrics [`hypervolume`](../how-to/objectives.md)), `final/<metric>`, `final/<metric>_standard_error`, `test/<metric>`, `challenger/<metric>`,
+(with several metrics [`hypervolume`](../how-to/objectives.md)),
+`final/<metric>`, `final/<metric>_standard_error`, `test/<metric>`, `challenger/<metric>`,
 `challenger/<metric>_deviation`, `champion/<metric>`, `challenger/gain`, `challenger/margin`. Artifact:
 [`report.html`](report.md)."""
 

@@ -27,9 +27,9 @@ class Auto(Strategy):
     """``bayesian`` up to ``long`` trials, then ``tpe``; each proposal's notes say what was picked and why.
 
     A Gaussian process makes the most of few trials, but models only a limited number. In a longer study the Parzen
-    estimators take over, which use all trials at little cost. So they do with several metrics. Both start with a scrambled Sobol sequence, shorter in a
-    short study. Both exhaust a space that can be enumerated, the most promising configurations first. The evidence is
-    in ``docs/decisions/0004-bayesian.md``.
+    estimators take over, which use all trials at little cost; so it is with several metrics, too. Both start with a
+    scrambled Sobol sequence, shorter in a short study. Both exhaust a space that can be enumerated, the most promising
+    configurations first. The evidence is in ``docs/decisions/0004-bayesian.md``.
 
     Args:
         long: The number of trials from which a study counts as long.

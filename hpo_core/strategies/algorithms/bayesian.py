@@ -63,9 +63,9 @@ class Bayesian(Strategy):
         skill: Once repeats show that losses are noisy, every second proposal is that of ``tpe`` while the process
             explains less than this share of the variance of each loss from the other ones; 0 turns this off.
 
-    With several objectives there is a process for each, and the acquisition is the logarithm of the expected improvement
-    of the hypervolume (Yang et al. 2019; Daulton et al. 2020, arXiv:2006.05078): that of the front of expected outcomes,
-    up to a tenth of its extent beyond its worst values.
+    With several objectives there is a process for each, and the acquisition is the logarithm of the expected
+    improvement of the hypervolume (Yang et al. 2019; Daulton et al. 2020, arXiv:2006.05078) of the front of expected
+    outcomes. It counts from a tenth of the front's extent beyond its worst values, or from the median of all outcomes.
 
     In a study with limits, the logarithm of the probability that a candidate keeps them is added to the acquisition
     (Gardner et al. 2014); until one trial keeps them, that probability is all that counts.
@@ -255,9 +255,10 @@ def _predictions(processes: Sequence[GaussianProcess], F: Array) -> tuple[Array,
 
 
 def _free(surrogates: Sequence[_Surrogate], seen: Array, running: Array) -> pareto.Boxes:
-    """What the front of the expected outcomes leaves free, up to just beyond its worst values.
+    """What the front of the expected outcomes leaves free, in the losses' own units.
 
-    Expected outcomes instead of observed ones: a lucky trial would otherwise hide what is better than it.
+    Expected outcomes instead of observed ones: a lucky trial would otherwise hide what is better than it. The region
+    ends a tenth of the front's extent beyond its worst values, but not before the median of all outcomes.
     """
 
     def expected(F: Array) -> Array:
@@ -265,17 +266,8 @@ def _free(surrogates: Sequence[_Surrogate], seen: Array, running: Array) -> pare
         return np.column_stack(means)
 
     losses = expected(seen)
-    import os
-
-    R = os.environ.get("REF", "A")
-    reference = pareto.reference_point(losses)
-    front = losses[pareto.nondominated(losses)]
-    if R[0] == "C":
-        reference = np.maximum(reference, np.median(losses, axis=0))
-    if R[0] == "Q":
-        reference = np.maximum(reference, np.quantile(losses, float(R[1:]), axis=0))
-    if R[0] == "D":
-        reference = losses.max(axis=0)
+    # A front of a few neighbours has no extent to speak of, and nothing beyond it would ever count.
+    reference = np.maximum(pareto.reference_point(losses), np.median(losses, axis=0))
     if len(running):
         losses = np.vstack([losses, expected(running)])
     return pareto.free_boxes(losses, reference)
