@@ -62,6 +62,7 @@ def test_a_study_finds_a_front_and_goes_on(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("prefect_server")
 @pytest.mark.parametrize("strategy", ["bayesian", "tpe", "hyperband"])
 def test_two_flows_at_once_lose_and_double_nothing(strategy: str, tmp_path: Path) -> None:
     fidelity = {"fidelity": {"name": "epochs", "min": 1, "max": 9, "eta": 3}} if strategy == "hyperband" else {}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import numpy as np
 import pytest
@@ -10,10 +11,13 @@ from scipy.integrate import quad
 from scipy.stats import norm
 
 from hpo_core.numerics.acquisition import (
+    log_expected_hypervolume_improvement,
     log_expected_improvement,
     log_probability_of_improvement,
     lower_confidence_bound,
 )
+from hpo_core.numerics.pareto import free_boxes, improvement
+from hpo_core.numerics.transforms import LogDistance, YeoJohnson
 
 
 @pytest.mark.parametrize("mean", [-3.0, 0.0, 0.3, 2.0, 5.0])
@@ -59,3 +63,32 @@ def test_probability_of_improvement() -> None:
 def test_confidence_bound_without_kappa_is_the_mean() -> None:
     mean = np.array([0.2, -0.4])
     assert (lower_confidence_bound(mean, np.array([1.0, 9.0]), 0.0) == -mean).all()
+
+
+@pytest.mark.parametrize("transform", [YeoJohnson, LogDistance])
+@pytest.mark.parametrize("objectives", [2, 3])
+def test_expected_hypervolume_improvement_is_the_mean_over_draws(transform: Any, objectives: int) -> None:
+    rng = np.random.default_rng(objectives)
+    losses = np.exp(rng.standard_normal((30, objectives)))
+    scales = [transform.fit(column) for column in losses.T]
+    free = free_boxes(losses[:6], np.full(objectives, 3.0))
+    mean, std = np.full((2, objectives), -1.0), np.full((2, objectives), [[0.3], [1.0]])
+    expected = np.exp(log_expected_hypervolume_improvement(mean, std, free, scales))
+    for i in range(2):
+        z = mean[i] + std[i] * rng.standard_normal((200_000, objectives))
+        drawn = np.column_stack([scale.inverse(column) for scale, column in zip(scales, z.T, strict=True)])
+        assert expected[i] == pytest.approx(improvement(drawn, free).mean(), rel=0.05)
+
+
+def test_expected_hypervolume_improvement_ranks_the_hopeless_and_needs_no_front() -> None:
+    losses = np.array([[0.0, 3.0], [1.0, 1.0], [3.0, 0.0], [2.0, 2.0]])
+    scales = [YeoJohnson.fit(column) for column in losses.T]
+    free = free_boxes(losses, np.array([3.5, 3.5]))
+    scores = log_expected_hypervolume_improvement(
+        np.array([[2.0, 2.0], [20.0, 20.0], [21.0, 20.0]]), np.full((3, 2), 0.1), free, scales
+    )
+    assert np.isfinite(scores).all() and scores[0] > scores[1] > scores[2]
+    alone = log_expected_hypervolume_improvement(
+        np.zeros((1, 2)), np.ones((1, 2)), free_boxes(np.empty((0, 2)), np.array([3.5, 3.5])), scales
+    )
+    assert alone > scores[0]
