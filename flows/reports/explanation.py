@@ -11,12 +11,13 @@ from hpo_core.study.spec import StudySpec
 from hpo_flows.reports.text import metric_value, metric_values, number, one_line, outcome_text, show
 
 
-def expectation(spec: StudySpec, found: Explanation) -> dict[str, float | None]:
-    """What the surrogate expected of the trial, in the metric's own direction, and what was observed."""
-    notes = found.trial.notes
-    mean, std, score = (_float(notes.get(key)) for key in ("predicted_mean", "predicted_std", "acquisition"))
-    observed = metric_value(spec, found.trial)
-    expected = None if mean is None else spec.sign * mean
+def expectation(spec: StudySpec, found: Explanation, place: int = 0) -> dict[str, float | None]:
+    """What the surrogate expected of the trial in an objective, in its own direction, and what was observed."""
+    notes, objective, ending = found.trial.notes, spec.objectives[place], f"_{place + 1}" if place else ""
+    mean, std = (_float(notes.get(f"{key}{ending}")) for key in ("predicted_mean", "predicted_std"))
+    score = _float(notes.get("acquisition"))
+    observed = metric_values(spec, found.trial).get(objective.metric)
+    expected = None if mean is None else objective.sign * mean
     off = None if None in (expected, observed) or not std else (observed - expected) / std  # type: ignore[operator]
     return {"mean": expected, "std": std, "acquisition": score, "observed": observed, "off_by_std": off}
 
@@ -31,20 +32,21 @@ def _float(value: object) -> float | None:
 
 def lines(spec: StudySpec, found: Explanation) -> list[str]:
     """The explanation for a terminal."""
-    trial, expected = found.trial, expectation(spec, found)
-    observed = number(expected["observed"])
+    trial = found.trial
     told = [f"Trial {trial.number} of {spec.name} ({_outcome(spec, found)})"]
     told += [f"  {name} = {value}" for name, value in trial.config.items()]
     told.append(found.trial.proposed)
-    if expected["mean"] is not None:
-        off = (
-            ""
-            if expected["off_by_std"] is None
-            else f", which is {expected['off_by_std']:+.1f} standard deviations off"
-        )
-        told.append(f"Expected {number(expected['mean'])} ± {number(expected['std'])}, observed {observed}{off}")
-    if expected["acquisition"] is not None:
-        told.append(f"Acquisition {number(expected['acquisition'])}")
+    for place, objective in enumerate(spec.objectives):
+        expected = expectation(spec, found, place)
+        if expected["mean"] is None:
+            continue
+        name = f"{objective.metric} " if spec.metrics else ""
+        off = expected["off_by_std"]
+        far = "" if off is None else f", which is {off:+.1f} standard deviations off"
+        interval = f"{number(expected['mean'])} ± {number(expected['std'])}"
+        told.append(f"Expected {name}{interval}, observed {number(expected['observed'])}{far}")
+    if (score := expectation(spec, found)["acquisition"]) is not None:
+        told.append(f"Acquisition {number(score)}")
     if found.seen is not None:
         counts = (
             f"{len(found.seen.complete)} complete, {len(found.seen.failed)} failed, {len(found.seen.running)} running"
@@ -56,7 +58,8 @@ def lines(spec: StudySpec, found: Explanation) -> list[str]:
     told.append(f"Replay: {found.verdict}")
     told += [f"  note: {caveat}" for caveat in found.caveats]
     if found.incumbent is not None:
-        told.append(f"Incumbent then: {_neighbour(spec, found.incumbent)}")
+        what = "Compromise" if spec.metrics else "Incumbent"
+        told.append(f"{what} then: {_neighbour(spec, found.incumbent)}")
     told += [f"Near: {_neighbour(spec, neighbour)}" for neighbour in found.nearest]
     return [one_line(line, 1000) if not line.startswith("  ") else f"  {one_line(line, 1000)}" for line in told]
 
@@ -84,7 +87,7 @@ def data(spec: StudySpec, found: Explanation) -> dict[str, Any]:
         "config": dict(found.trial.config),
         "notes": dict(found.trial.notes),
         "origin": found.origin,
-        "expected": expectation(spec, found),
+        "expected": expectation(spec, found) if not spec.metrics else _expectations(spec, found),
         "history": {
             "digest": found.digest,
             "verified": seen is not None,
@@ -103,6 +106,10 @@ def data(spec: StudySpec, found: Explanation) -> dict[str, Any]:
         "incumbent": None if found.incumbent is None else _neighbour_data(spec, found.incumbent),
         "nearest": [_neighbour_data(spec, neighbour) for neighbour in found.nearest],
     }
+
+
+def _expectations(spec: StudySpec, found: Explanation) -> dict[str, Any]:
+    return {each.metric: expectation(spec, found, place) for place, each in enumerate(spec.objectives)}
 
 
 def _neighbour_data(spec: StudySpec, neighbour: Neighbour) -> dict[str, Any]:

@@ -79,13 +79,17 @@ def front_rows(spec: StudySpec, history: History) -> tuple[list[str], list[list[
         values = metric_values(spec, trial)
         config = [trial.config.get(name) for name in names]
         rows.append([trial.number, *(values[metric] for metric in metrics), *config, trial.run_id])
-    return ["trial", *metrics, *(f"params.{name}" for name in names), "run_id"], rows
+    taken = {"trial", "run_id", *metrics}
+    return ["trial", *metrics, *(f"parameter {name}" if name in taken else name for name in names), "run_id"], rows
 
 
 def front_json(spec: StudySpec, history: History) -> str:
-    """The table of the front as MLflow's UI shows tables: columns, and rows as lists."""
+    """The table of the front as MLflow's UI shows tables: columns, and rows as lists.
+
+    There a dot in the name of a column is a path, which leads nowhere, and the column is empty.
+    """
     columns, rows = front_rows(spec, history)
-    return json.dumps({"columns": columns, "data": rows})
+    return json.dumps({"columns": [name.replace(".", "_") for name in columns], "data": rows})
 
 
 def front_csv(spec: StudySpec, history: History) -> str:

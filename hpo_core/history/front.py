@@ -26,8 +26,8 @@ and then stays, so that the curve only rises, two flows agree on it, and a study
 
 def outcomes(trials: Sequence[Trial]) -> Array:
     """The losses of complete trials, shape ``(n, m)``; clipped, since differences near the largest float overflow."""
-    losses: Array = np.clip(np.array([trial.outcome for trial in trials], dtype=float), -LARGEST, LARGEST)
-    return losses
+    losses = np.array([trial.outcome for trial in trials], dtype=float)
+    return np.asarray(np.clip(losses, -LARGEST, LARGEST))
 
 
 def by_standing(trials: Iterable[Trial]) -> list[Trial]:

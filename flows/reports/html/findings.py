@@ -193,10 +193,13 @@ def remarks(past: Past) -> list[tuple[str, str]]:
     if complete and (since := past.history.since_improvement()) >= max(20, len(complete) // 2):
         nothing = "nothing new on the front" if past.spec.metrics else "no improvement"
         found.append(("info", f"The last {since} complete trials brought {nothing}."))
+    matter: dict[str, list[str]] = {}
     for view in past.views:
         if view.reliable is not None and view.reliable.mean[0] > 0:
-            for_one = f" for {view.spec.metric}" if past.spec.metrics else ""
-            found.append(("info", f"{view.reliable.names[0]} matters most among the parameters{for_one}."))
+            matter.setdefault(view.reliable.names[0], []).append(view.spec.metric)
+    for name, metrics in matter.items():
+        for_some = f" for {' and '.join(metrics)}" if past.spec.metrics else ""
+        found.append(("info", f"{name} matters most among the parameters{for_some}."))
     return found
 
 

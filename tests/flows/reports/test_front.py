@@ -66,7 +66,7 @@ def trial_of(spec: StudySpec, number: int, values: tuple[float, ...]) -> Trial:
     metrics = dict(zip(THREE, values, strict=False))
     notes = {"predicted_mean": str(losses[0] + 0.1), "predicted_mean_2": str(losses[1] + 1), "strategy": "bayesian"}
     return Trial(
-        number, {"units": 10 + number, "rate": number / 10}, TrialState.COMPLETE, losses[0], losses=losses,
+        number, {"units": 10 + number, "rate": number / 100}, TrialState.COMPLETE, losses[0], losses=losses,
         metrics=metrics, notes=notes, start=1 + number, end=2 + number, owner="me", run_id=f"r{number}",
     )  # fmt: skip
 
@@ -152,7 +152,7 @@ def test_a_result_has_each_point_and_the_one_that_is_preferred() -> None:
     result = StudyResult(spec, history_of(spec), "", "sqlite:///nowhere.db", "run")
     assert [point.best.number for point in result.pareto if point.best] == FRONT
     assert result.best_values == {"val_accuracy": 0.9, "latency_ms": 40.0}
-    assert result.prefer("latency_ms <= 5").best_config == {"units": 11, "rate": 0.1}
+    assert result.prefer("latency_ms <= 5").best_config == {"units": 11, "rate": 0.01}
     assert "front of 4, in its middle val_accuracy 0.9, latency_ms 40 (trial 0)" in repr(result)
     with pytest.raises(ValueError, match="several metrics; read best_values"):
         _ = result.best_value
@@ -215,7 +215,7 @@ def test_mlflow_gets_the_front_as_a_table(monkeypatch: pytest.MonkeyPatch) -> No
     assert run.tags[Tag.FRONT] == "4 0 2 1"
     assert json.loads(run.tags["mlflow.loggedArtifacts"]) == [{"path": "pareto.json", "type": "table"}]
     table = json.loads(ledger.store.download(run.id, "pareto.json") or b"{}")
-    assert table["columns"] == ["trial", "val_accuracy", "latency_ms", "params.units", "params.rate", "run_id"]
+    assert table["columns"] == ["trial", "val_accuracy", "latency_ms", "units", "rate", "run_id"]
     text = (ledger.store.download(run.id, "pareto.csv") or b"").decode()
     assert [row[:3] for row in csv.reader(text.splitlines())][1] == ["4", "0.99", "90.0"]
 

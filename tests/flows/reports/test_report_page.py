@@ -12,6 +12,7 @@ from hpo_flows.reports.html.curves import Curves
 from hpo_flows.reports.html.publish import write_report
 from tests.browser import browsing, needs_chromium
 from tests.conftest import PATIENCE
+from tests.flows.reports import test_front as front
 from tests.flows.reports.test_study_report import SERVER, drawn_history, spec_of
 from tests.flows.reports.test_study_report import written as written
 
@@ -67,6 +68,22 @@ def test_the_table_sorts_and_filters_and_opens_trials(tmp_path: Path) -> None:
         dialog = page.locator("dialog")
         assert "Trial 5" in dialog.inner_text() and "</script><script>window.broken" in dialog.inner_text()
         assert dialog.locator("a").get_attribute("href").endswith("/runs/r5?workflowType=machine_learning")
+
+
+def test_a_front_is_chosen_in_the_table_and_its_points_link_to_their_runs(tmp_path: Path) -> None:
+    spec = front.spec_of(front.THREE)
+    report = write_report(spec, front.history_of(spec), tmp_path, SERVER)
+    with browsing(viewport={"width": 1440, "height": 900}, offline=True) as page:
+        page.set_default_timeout(1000 * PATIENCE)
+        page.goto(report.as_uri())
+        page.wait_for_function(DRAWN_ALL)
+        page.locator("#kind").select_option("front")
+        assert page.locator("#table tbody td:first-child").all_inner_texts() == [str(n) for n in front.FRONT]
+        assert page.locator("#table tbody tr.best").count() == len(front.FRONT)
+        page.locator("#table tbody tr").nth(1).click()
+        dialog = page.locator("dialog")
+        assert all(text in dialog.inner_text() for text in ("Trial 0", "val_accuracy", "0.9", "latency_ms", "40"))
+        assert dialog.locator("a").get_attribute("href").endswith("/runs/r0?workflowType=machine_learning")
 
 
 def test_what_is_chosen_in_the_parallel_coordinates_is_in_the_table(written: Path) -> None:

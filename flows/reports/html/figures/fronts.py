@@ -57,7 +57,7 @@ def _caption(past: Past, x: Past, y: Past, alone: bool) -> str:
     ways = " and ".join(f"{'less' if view.spec.sign > 0 else 'more'} {view.spec.metric}" for view in (x, y))
     cut = "".join(view.cut.partition(":")[0] + ": drawn there." for view in (x, y) if view.cut)
     if not alone:
-        return f"Better is {ways}. A point that seems dominated here is better in the third metric.{cut}"
+        return f"Better is {ways}. A point of the front that seems beaten here is better in the third metric.{cut}"
     count = len(past.history.front)
     points = "its one trial" if count == 1 else f"one of its {count} trials"
     return f"No trial beats {points} in one metric without losing in the other. Better is {ways}.{cut}"
