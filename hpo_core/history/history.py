@@ -181,9 +181,7 @@ class History:
             trial.number in given and trial.identity == given[trial.number].identity for trial in old
         ):
             carried["identities"] = known["identities"].union(trial.identity for trial in given.values())
-        bases = {
-            trial.number if trial.repeat_of is None else trial.repeat_of for trial in (*old, *given.values())
-        }
+        bases = {trial.number if trial.repeat_of is None else trial.repeat_of for trial in (*old, *given.values())}
         if known.get("merged", self) is not self:
             self._carry_merged(new, bases)
         if known.get("incumbent") is not None:

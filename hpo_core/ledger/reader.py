@@ -42,7 +42,7 @@ NEWS_SECONDS = 5.0
 """How long :meth:`LedgerReader.look` may go without reading what others did, as long as no other flow is known."""
 
 COMPANY_SECONDS = 30.0
-"""For so long after the last sign of another flow, each look reads: otherwise each would only see it by a lost claim."""
+"""For so long after the last sign of another flow each look reads, so that not every trial costs a lost claim."""
 
 SNAPSHOT_FROM = 200
 """Number of ended runs from which a snapshot is worth its requests."""

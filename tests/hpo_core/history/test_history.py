@@ -219,7 +219,9 @@ def trials(draw: st.DrawFn) -> Trial:
     st.lists(trials(), max_size=8),
     st.lists(
         st.tuples(
-            st.lists(trials(), max_size=3), st.sets(st.integers(0, 7), max_size=2), st.sets(st.sampled_from(sorted(VIEWS)))
+            st.lists(trials(), max_size=3),
+            st.sets(st.integers(0, 7), max_size=2),
+            st.sets(st.sampled_from(sorted(VIEWS))),
         ),
         max_size=5,
     ),
