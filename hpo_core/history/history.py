@@ -13,6 +13,7 @@ import numpy as np
 
 from hpo_core.base import moments
 from hpo_core.base.arrays import Array
+from hpo_core.history import front
 from hpo_core.history.fidelity import Fidelity
 from hpo_core.history.prior import Source
 from hpo_core.history.trial import Proposal, Trial, TrialState, fidelity_key
@@ -68,7 +69,9 @@ def _merge(trial: Trial, repeats: Sequence[Trial]) -> Trial:
     fails = any(t.state is TrialState.FAILED and not t.notes.get("lost") for t in repeats)
     confirmed = any(t.confirms for t in alike) and not fails
     excess = {name: moments.mean([each.excess[name] for each in (trial, *alike)]) for name in trial.excess}
-    return replace(trial, loss=moments.mean(observed), observed=observed, confirmed=confirmed, excess=excess)
+    losses = tuple(map(moments.mean, zip(trial.losses, *(each.losses for each in alike), strict=True)))
+    loss = moments.mean(observed)
+    return replace(trial, loss=loss, losses=losses, observed=observed, confirmed=confirmed, excess=excess)
 
 
 def continues(trial: Trial) -> bool:
@@ -89,8 +92,10 @@ PARTS: Mapping[str, Callable[[Trial], bool]] = {
 
 
 def _check(trial: Trial) -> None:
-    if trial.state is TrialState.COMPLETE and (trial.loss is None or not math.isfinite(trial.loss)):
-        raise ValueError(f"trial {trial.number} is complete with the loss {trial.loss}")
+    if trial.state is TrialState.COMPLETE and not all(
+        loss is not None and math.isfinite(loss) for loss in (trial.loss, *trial.losses)
+    ):
+        raise ValueError(f"trial {trial.number} is complete with the loss {trial.losses or trial.loss}")
 
 
 def _number(trial: Trial) -> int:
@@ -201,14 +206,18 @@ class History:
     def _carry_incumbent(
         self, new: History, bases: Collection[int], old: Iterable[Trial], given: Iterable[Trial]
     ) -> None:
-        """Give a history its incumbent, if only trials that are new can have taken the place of this one's."""
+        """Give a history its incumbent, if only trials that are new can have taken the place of this one's.
+
+        With several objectives it is a compromise of all that is on the front.
+        """
         best, highest, complete = self.incumbent, fidelity_key(self.max_fidelity), PARTS["complete"]
         higher = any(complete(trial) and fidelity_key(trial.fidelity) > highest for trial in given)
-        if best is None or best.number in bases or higher or any(complete(trial) for trial in old):
+        if best is None or best.losses or best.number in bases or higher or any(complete(trial) for trial in old):
             return
         rivals = [trial for trial in new.merged._of(bases) if complete(trial) and trial.fidelity == best.fidelity]
         new.__dict__["max_fidelity"] = self.max_fidelity
-        new.__dict__["incumbent"] = min([best, *rivals], key=lambda trial: (not trial.whole, trial.standing))
+        first = min([best, *rivals], key=lambda trial: (not trial.whole, trial.standing))
+        new.__dict__["incumbent"], new.__dict__["front"] = first, (first,)
 
     def _of(self, numbers: Iterable[int]) -> list[Trial]:
         return [trial for number in numbers if (trial := self.find(number)) is not None]
@@ -316,25 +325,62 @@ class History:
 
         Once configurations were confirmed, only these can win, if they keep the limits: any other loss is one draw,
         chosen for its luck. A trial that ended after some of its folds cannot win at all.
+
+        With several objectives it is a compromise: the point of :attr:`front` that is nearest to the best in each, as
+        shares of the front's extent.
         """
+        return front.compromise(self.front)
+
+    @cached_property
+    def front(self) -> tuple[Trial, ...]:
+        """The trials that no other one of :attr:`merged` dominates at the highest fidelity, within limits.
+
+        They are in order of the first objective. As long as none keeps the limits, those that break them least stand
+        for them. With one objective, this is the incumbent alone.
+        """
+        return front.front_of(self._fullest)
+
+    @cached_property
+    def _fullest(self) -> tuple[Trial, ...]:
+        """The trials of :attr:`merged` that were trained furthest."""
         highest = self.max_fidelity
-        best = [trial for trial in self.merged.complete if trial.fidelity == highest]
-        best = [trial for trial in best if trial.whole] or best
-        return min(best, key=lambda trial: trial.standing, default=None)
+        full = tuple(trial for trial in self.merged.complete if trial.fidelity == highest)
+        return tuple(trial for trial in full if trial.whole) or full
+
+    @cached_property
+    def reference(self) -> tuple[float, ...]:
+        """The corner from which :attr:`hypervolume` counts; see :data:`hpo_core.history.front.REFERENCE_TRIALS`."""
+        return front.reference_of(self.complete)
+
+    @cached_property
+    def hypervolume(self) -> float:
+        """The volume that the front dominates up to the reference; 0 with one objective, or if no trial is there."""
+        return front.hypervolume_of(self.front, self.reference)
+
+    def hypervolumes(self) -> list[tuple[Trial, float]]:
+        """The hypervolume after each trial of the highest fidelity, in order of number; empty with one objective."""
+        if not self.reference:
+            return []
+        return list(zip(self._fullest, front.hypervolumes(self._fullest, self.reference), strict=True))
 
     @cached_property
     def luckiest(self) -> Trial | None:
-        """The complete trial with the lowest single loss at the highest fidelity; the earliest one in a tie."""
+        """The complete trial with the lowest single loss at the highest fidelity; the earliest one in a tie.
+
+        With several objectives, nothing is trained again, so that it is the incumbent.
+        """
+        if self.reference:
+            return self.incumbent
         best = [trial for trial in self.complete if trial.fidelity == self.max_fidelity]
         best = [trial for trial in best if trial.whole] or best
         return min(best, key=lambda trial: trial.standing, default=None)
 
     def since_improvement(self) -> int:
-        """How many complete trials after the incumbent had a chance to replace it.
+        """How many complete trials after the incumbent, or the newest trial of the front, had a chance to replace it.
 
         These are the trials at the incumbent's fidelity, and those that were stopped early because they looked worse.
         """
-        best = self.incumbent
+        best = max(self.front, key=lambda trial: trial.number, default=None)
         if best is None:
             return 0
         later = [trial for trial in self.merged.complete if trial.number > best.number]

@@ -119,8 +119,8 @@ class Ledger(LedgerReader):
     def write(self, report: Report, *, patience: float | None = None) -> dict[str, str]:
         """Write a report to MLflow: values first, status last. Idempotent, so it is safe to repeat after a failure.
 
-        A metric that MLflow refuses is left out; the rest is still written. If it is the study's metric, a trial that
-        finished has no value and is marked failed.
+        A metric that MLflow refuses is left out; the rest is still written. If it is one of the study's own, a trial
+        that finished has no value and is marked failed.
 
         Args:
             report: What to write.
@@ -142,8 +142,8 @@ class Ledger(LedgerReader):
                 raise
             store.log(report.run_id, [], report.params, {Tag.SCHEMA: SCHEMA})  # raises if the metrics are not to blame
             refused = _log_what_is_taken(store, report.run_id, report.metrics)
-            if self.spec.metric in refused and report.status == FINISHED:
-                why = f"MLflow refused {self.spec.metric}: {refused[self.spec.metric]}"
+            if (ours := self.spec.first_of(refused)) and report.status == FINISHED:
+                why = f"MLflow refused {ours}: {refused[ours]}"
                 kept = {key: text for key, text in report.tags.items() if key not in (Tag.RESULT, NOTE)}
                 report = replace(report, status=FAILED, tags=kept | {Tag.REASON: plain(why)[:1000]})
             store.log(report.run_id, [], {}, {**report.tags, **refused_tag(refused, report.tags)})

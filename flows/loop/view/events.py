@@ -27,9 +27,10 @@ from hpo_core.ledger.tags import Tag
 from hpo_flows.base.progress import Outcome
 from hpo_flows.loop.prefect_link import Link, named_server, silence
 from hpo_flows.loop.stages import Stages
+from hpo_flows.reports.front import front_facts, goal_facts
 from hpo_flows.reports.links import run_url
 from hpo_flows.reports.news import Ended
-from hpo_flows.reports.text import metric_value
+from hpo_flows.reports.text import metric_value, metric_values
 
 log = logging.getLogger("hpo")
 
@@ -80,7 +81,7 @@ class StudyEvents:
         self._ledger, self._spec, self._link = ledger, ledger.spec, link
         self._allowance = Allowance(BURST, A_SECOND, time.monotonic())
         self._own = set[str]()  # run ids
-        self._incumbent: Trial | None = None
+        self._told: tuple[str, ...] = ()  # the runs of the front, as it was told
         self._omitted = 0
         self._crowned: int | None = None
         self._deployment: list[dict[str, str]] | None = None
@@ -91,7 +92,7 @@ class StudyEvents:
 
     def started(self, history: History) -> None:
         """Tell that this flow begins to work on the study."""
-        self._incumbent = history.incumbent
+        self._told = tuple(trial.run_id for trial in history.front)
         self._emit("hpo.study.started", trials=len(history), target=self._spec.stop.trials)
 
     def look(self, history: History, news: Iterable[Ended], stages: Stages) -> None:
@@ -107,15 +108,19 @@ class StudyEvents:
         self._tell_champion(stages)
 
     def _tell_incumbent(self, history: History, *, last: bool = False) -> None:
-        """Tell the incumbent if it is a new one, later if too many events are due: only the newest counts."""
-        best = history.incumbent
-        known = self._incumbent
-        if best is None or (known is not None and best.run_id == known.run_id):
-            return
-        if best.run_id not in self._own or last or self._allowance.take(time.monotonic()):
-            self._incumbent = best
-            if best.run_id in self._own:
-                self._emit("hpo.study.incumbent", best)
+        """Tell the incumbent, or a point of the front, if it is a new one.
+
+        It is told later if too many events are due: what is no longer on the front then does not count.
+        """
+        kept = []
+        for trial in history.front:
+            new = trial.run_id not in self._told
+            if new and trial.run_id in self._own:
+                if not (last or self._allowance.take(time.monotonic())):
+                    continue
+                self._emit("hpo.study.incumbent", trial, **front_facts(self._spec, history))
+            kept.append(trial.run_id)
+        self._told = tuple(kept)
 
     def _tell_champion(self, stages: Stages) -> None:
         version, model = stages.crowned, self._spec.champion
@@ -137,7 +142,8 @@ class StudyEvents:
         run = self._ledger.study_run
         outcome = Outcome(self._spec, history, reason, "", run.id, stages.choice, stages.challenge)
         best = outcome.best
-        facts: dict[str, Any] = {} if best is None else {"value": outcome.best_value}
+        facts: dict[str, Any] = front_facts(self._spec, history)
+        facts |= {} if best is None or self._spec.metrics else {"value": outcome.best_value}
         facts |= {"reason": reason[:REASON], "complete": len(history.complete), "failed": len(history.failed)}
         self._emit("hpo.study.finished", best, **facts, omitted=self._omitted)
 
@@ -151,7 +157,7 @@ class StudyEvents:
         return {
             **_study_resource(spec.name),
             "hpo.experiment": spec.experiment,
-            "hpo.metric": spec.metric,
+            "hpo.metric": ", ".join(each.metric for each in spec.objectives),
             "hpo.strategy": spec.strategy.name,
         }
 
@@ -166,8 +172,7 @@ class StudyEvents:
         spec, run, uri = self._spec, self._ledger.study_run, self._ledger.store.uri
         payload: dict[str, Any] = {
             "study": spec.name,
-            "metric": spec.metric,
-            "direction": spec.direction,
+            **goal_facts(spec),
             "study_run_id": run.id,
             "study_url": run_url(uri, run.experiment, run.id),
         }
@@ -175,6 +180,7 @@ class StudyEvents:
             payload |= {
                 "trial": trial.number,
                 "value": metric_value(spec, trial),
+                **({"values": metric_values(spec, trial)} if spec.metrics else {}),
                 "run_id": trial.run_id,
                 "url": run_url(uri, run.experiment, trial.run_id),
             }

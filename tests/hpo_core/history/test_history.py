@@ -189,6 +189,8 @@ VIEWS: dict[str, Callable[[History], object]] = {
     "identities": lambda history: history.identities,
     "max_fidelity": lambda history: history.max_fidelity,
     "incumbent": lambda history: history.incumbent,
+    "front": lambda history: history.front,
+    "since_improvement": lambda history: history.since_improvement(),
     "luckiest": lambda history: history.luckiest,
     "digest": lambda history: history.digest,
 }
