@@ -197,7 +197,7 @@ class History:
         """Give a history its view :attr:`merged`, which differs from this one's in some configurations."""
         repeats: dict[int, list[Trial]] = {}
         for trial in new._repeats:
-            if trial.repeat_of in bases:
+            if trial.repeat_of is not None and trial.repeat_of in bases:
                 repeats.setdefault(trial.repeat_of, []).append(trial)
         merged = [_merge(each, repeats.get(each.number, ())) for each in new._of(bases) if each.repeat_of is None]
         gone = set(bases) - {trial.number for trial in merged}
