@@ -99,7 +99,7 @@ def wait_for_complete(count: int, study: str = "study") -> History:
 
 
 def check_logged_by_mlflow(result: StudyResult) -> None:
-    """One run a trial of ``logs_by_mlflow``, wherever it trained: with what MLflow logged, ended by the trial itself."""
+    """One run a trial of ``logs_by_mlflow``, wherever it trained: with what MLflow logged, and with its result."""
     from mlflow import MlflowClient
 
     client = MlflowClient(result.tracking_uri)

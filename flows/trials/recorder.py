@@ -344,7 +344,7 @@ class TrialLog:
         if any(folder == MODEL for _, folder in left):
             self._note_not_kept("the model", f"the artifact store refuses it (the tag {Tag.ARTIFACTS_LOST})")
         self._session.warn(
-            f"the artifact store refuses what trial {self._training.number} has logged, and maybe that of others, which "
+            f"the artifact store refuses what trial {self._training.number} has logged, maybe that of others, too; it "
             f"is {where} (the tag {Tag.ARTIFACTS_LOST} of each run): {reason}",
             about=Tag.ARTIFACTS_LOST,
         )

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Collection, Iterable, Iterator, Sequence
+from bisect import bisect_left
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from itertools import pairwise
@@ -79,6 +80,45 @@ def continues(trial: Trial) -> bool:
     return said.startswith("yes") or (not said and trial.state is TrialState.RUNNING)
 
 
+PARTS: Mapping[str, Callable[[Trial], bool]] = {
+    "complete": lambda trial: trial.state is TrialState.COMPLETE,
+    "running": lambda trial: trial.state is TrialState.RUNNING,
+    "failed": lambda trial: trial.state is TrialState.FAILED,
+    "_repeats": lambda trial: trial.repeat_of is not None,
+    "_retries": lambda trial: "retry_of" in trial.notes,
+    "_confirming": lambda trial: trial.confirms,
+}
+"""The trials of a history of which it knows the numbers, however often it is updated."""
+
+
+def _check(trial: Trial) -> None:
+    if trial.state is TrialState.COMPLETE and not all(
+        loss is not None and math.isfinite(loss) for loss in (trial.loss, *trial.losses)
+    ):
+        raise ValueError(f"trial {trial.number} is complete with the loss {trial.losses or trial.loss}")
+
+
+def _number(trial: Trial) -> int:
+    return trial.number
+
+
+def _at(trials: Sequence[Trial], number: int) -> int | None:
+    """Where the trial of this number is among trials in order."""
+    place = bisect_left(trials, number, key=_number)
+    return place if place < len(trials) and trials[place].number == number else None
+
+
+def _updated(trials: tuple[Trial, ...], gone: Iterable[int], new: Iterable[Trial]) -> tuple[Trial, ...]:
+    """Trials in order, without those of some numbers, and with others."""
+    found = list(trials)
+    for number in gone:
+        if (place := _at(found, number)) is not None:
+            del found[place]
+    for trial in new:
+        found.insert(bisect_left(found, trial.number, key=_number), trial)
+    return tuple(found)
+
+
 @dataclass(frozen=True, init=False)
 class History:
     """All trials of a study, including running ones.
@@ -98,18 +138,89 @@ class History:
     prior: tuple[Source, ...]
 
     def __init__(self, trials: Iterable[Trial] = (), next_number: int = 0, prior: Iterable[Source] = ()) -> None:
-        ordered = tuple(sorted(trials, key=lambda trial: trial.number))
+        ordered = tuple(sorted(trials, key=_number))
         for before, after in pairwise(ordered):
             if before.number == after.number:
                 raise ValueError(f"two trials have the number {after.number}")
         for trial in ordered:
-            if trial.state is TrialState.COMPLETE and not all(
-                loss is not None and math.isfinite(loss) for loss in (trial.loss, *trial.losses)
-            ):
-                raise ValueError(f"trial {trial.number} is complete with the loss {trial.losses or trial.loss}")
+            _check(trial)
+        self._fill(ordered, next_number, tuple(prior))
+
+    def _fill(self, ordered: tuple[Trial, ...], next_number: int, prior: tuple[Source, ...]) -> None:
         object.__setattr__(self, "trials", ordered)
-        object.__setattr__(self, "prior", tuple(prior))
+        object.__setattr__(self, "prior", prior)
         object.__setattr__(self, "next_number", max(next_number, ordered[-1].number + 1 if ordered else 0))
+
+    def updated(self, trials: Iterable[Trial], next_number: int = 0, gone: Collection[int] = ()) -> History:
+        """This history with some trials added, or in the place of those of their numbers, and without others.
+
+        It equals the one that is made of all trials, in far less time if there are many: what was derived from this
+        history is carried over.
+
+        Args:
+            trials: The trials to add or to replace.
+            next_number: As for the class, if it is higher than before.
+            gone: The numbers of trials to leave out.
+
+        Raises:
+            ValueError: A complete trial has no finite loss.
+        """
+        given = {trial.number: trial for trial in trials}
+        for trial in given.values():
+            _check(trial)
+        numbers = {*given, *gone}
+        old = self._of(numbers)
+        new: History = object.__new__(History)
+        new._fill(_updated(self.trials, numbers, given.values()), max(next_number, self.next_number), self.prior)
+        known, carried = self.__dict__, new.__dict__
+        for name, belongs in PARTS.items():
+            if name in known:
+                carried[name] = _updated(known[name], numbers, filter(belongs, given.values()))
+        if "_fingerprints" in known:
+            carried["_fingerprints"] = (
+                known["_fingerprints"]
+                + sum(trial.fingerprint for trial in given.values())
+                - sum(trial.fingerprint for trial in old)
+            )
+        if "identities" in known and all(
+            trial.number in given and trial.identity == given[trial.number].identity for trial in old
+        ):
+            carried["identities"] = known["identities"].union(trial.identity for trial in given.values())
+        bases = {trial.number if trial.repeat_of is None else trial.repeat_of for trial in (*old, *given.values())}
+        if known.get("merged", self) is not self:
+            self._carry_merged(new, bases)
+        if known.get("incumbent") is not None:
+            self._carry_incumbent(new, bases, old, given.values())
+        return new
+
+    def _carry_merged(self, new: History, bases: Collection[int]) -> None:
+        """Give a history its view :attr:`merged`, which differs from this one's in some configurations."""
+        repeats: dict[int, list[Trial]] = {}
+        for trial in new._repeats:
+            if trial.repeat_of is not None and trial.repeat_of in bases:
+                repeats.setdefault(trial.repeat_of, []).append(trial)
+        merged = [_merge(each, repeats.get(each.number, ())) for each in new._of(bases) if each.repeat_of is None]
+        gone = set(bases) - {trial.number for trial in merged}
+        new.__dict__["merged"] = self.merged.updated(merged, new.next_number, gone)
+
+    def _carry_incumbent(
+        self, new: History, bases: Collection[int], old: Iterable[Trial], given: Iterable[Trial]
+    ) -> None:
+        """Give a history its incumbent, if only trials that are new can have taken the place of this one's.
+
+        With several objectives it is a compromise of all that is on the front.
+        """
+        best, highest, complete = self.incumbent, fidelity_key(self.max_fidelity), PARTS["complete"]
+        higher = any(complete(trial) and fidelity_key(trial.fidelity) > highest for trial in given)
+        if best is None or best.losses or best.number in bases or higher or any(complete(trial) for trial in old):
+            return
+        rivals = [trial for trial in new.merged._of(bases) if complete(trial) and trial.fidelity == best.fidelity]
+        new.__dict__["max_fidelity"] = self.max_fidelity
+        first = min([best, *rivals], key=lambda trial: (not trial.whole, trial.standing))
+        new.__dict__["incumbent"], new.__dict__["front"] = first, (first,)
+
+    def _of(self, numbers: Iterable[int]) -> list[Trial]:
+        return [trial for number in numbers if (trial := self.find(number)) is not None]
 
     def __len__(self) -> int:
         return len(self.trials)
@@ -117,20 +228,37 @@ class History:
     def __iter__(self) -> Iterator[Trial]:
         return iter(self.trials)
 
-    def _in_state(self, state: TrialState) -> tuple[Trial, ...]:
-        return tuple(trial for trial in self.trials if trial.state is state)
+    def find(self, number: int) -> Trial | None:
+        """The trial of a number; None if there is none."""
+        place = _at(self.trials, number)
+        return None if place is None else self.trials[place]
+
+    def _part(self, name: str) -> tuple[Trial, ...]:
+        return tuple(filter(PARTS[name], self.trials))
 
     @cached_property
     def complete(self) -> tuple[Trial, ...]:
-        return self._in_state(TrialState.COMPLETE)
+        return self._part("complete")
 
     @cached_property
     def running(self) -> tuple[Trial, ...]:
-        return self._in_state(TrialState.RUNNING)
+        return self._part("running")
 
     @cached_property
     def failed(self) -> tuple[Trial, ...]:
-        return self._in_state(TrialState.FAILED)
+        return self._part("failed")
+
+    @cached_property
+    def _repeats(self) -> tuple[Trial, ...]:
+        return self._part("_repeats")
+
+    @cached_property
+    def _retries(self) -> tuple[Trial, ...]:
+        return self._part("_retries")
+
+    @cached_property
+    def _confirming(self) -> tuple[Trial, ...]:
+        return self._part("_confirming")
 
     @cached_property
     def lost(self) -> tuple[Trial, ...]:
@@ -140,15 +268,14 @@ class History:
     @cached_property
     def retaken(self) -> frozenset[int]:
         """The numbers of lost trials that a later trial retries; the outcome of the retry counts instead."""
-        retries = {str(trial.notes["retry_of"]) for trial in self.trials if "retry_of" in trial.notes}
+        retries = {str(trial.notes["retry_of"]) for trial in self._retries}
         return frozenset(trial.number for trial in self.lost if str(trial.number) in retries)
 
     def without_retaken(self) -> History:
         """This history without the lost trials that later ones retry; numbers do not change."""
         if not self.retaken:
             return self
-        left = [trial for trial in self.trials if trial.number not in self.retaken]
-        return History(left, self.next_number, self.prior)
+        return self.updated((), gone=self.retaken)
 
     @cached_property
     def merged(self) -> History:
@@ -157,12 +284,12 @@ class History:
         A repeat counts if it was trained as far as the trial that it repeats; the others are only left out. Numbers do
         not change.
         """
-        repeats: dict[int, list[Trial]] = {}
-        for trial in self.trials:
-            if trial.repeat_of is not None:
-                repeats.setdefault(trial.repeat_of, []).append(trial)
-        if not repeats:
+        if not self._repeats:
             return self
+        repeats: dict[int, list[Trial]] = {}
+        for trial in self._repeats:
+            assert trial.repeat_of is not None
+            repeats.setdefault(trial.repeat_of, []).append(trial)
         return History(
             (_merge(trial, repeats.get(trial.number, ())) for trial in self.trials if trial.repeat_of is None),
             self.next_number,
@@ -172,9 +299,9 @@ class History:
     @cached_property
     def searched(self) -> History:
         """This history as if nothing had been confirmed yet; what ends a search once ends it for good."""
-        if not any(trial.confirms for trial in self.trials):
+        if not self._confirming:
             return self
-        return History((t for t in self.trials if not t.confirms), self.next_number, self.prior)
+        return self.updated((), gone=[trial.number for trial in self._confirming])
 
     @cached_property
     def noise(self) -> Noise:
@@ -288,8 +415,12 @@ class History:
     @cached_property
     def digest(self) -> str:
         """16 hex digits that change with anything a strategy may depend on; the order of the trials does not matter."""
-        seen = sum(trial.fingerprint for trial in self.trials) + sum(source.fingerprint for source in self.prior)
+        seen = self._fingerprints + sum(source.fingerprint for source in self.prior)
         return f"{(self.next_number + seen) % 2**64:016x}"
+
+    @cached_property
+    def _fingerprints(self) -> int:
+        return sum(trial.fingerprint for trial in self.trials)
 
     def arrays(self, space: SearchSpace) -> tuple[Array, Array]:
         """The complete trials: ``X``, shape ``(n, d)``, in the unit cube with NaN where inactive; losses, ``(n,)``."""
@@ -306,5 +437,13 @@ class History:
         )
 
     def with_trials(self, trials: Iterable[Trial]) -> History:
-        """This history with trials added, whose numbers must be new."""
-        return History((*self.trials, *trials), self.next_number, self.prior)
+        """This history with trials added.
+
+        Raises:
+            ValueError: A number is not new.
+        """
+        added = list(trials)
+        numbers = [trial.number for trial in added]
+        if len(set(numbers)) < len(numbers) or any(self.find(number) is not None for number in numbers):
+            raise ValueError(f"two trials have one of the numbers {numbers}")
+        return self.updated(added)

@@ -42,7 +42,7 @@ NEWS_SECONDS = 5.0
 """How long :meth:`LedgerReader.look` may go without reading what others did, as long as no other flow is known."""
 
 COMPANY_SECONDS = 30.0
-"""For so long after the last sign of another flow, each look reads: otherwise each would only see it by a lost claim."""
+"""For so long after the last sign of another flow each look reads, so that not every trial costs a lost claim."""
 
 SNAPSHOT_FROM = 200
 """Number of ended runs from which a snapshot is worth its requests."""
@@ -66,7 +66,8 @@ class LedgerReader:
         self._runs = KnownRuns()
         self._unsettled: dict[str, Run] = {}  # new or changed since their claims were last checked
         self._known_below = 0  # for every number below, the run is known, or known to be gone
-        self._history: History | None = None  # None: outdated
+        self._history: History | None = None  # None: to be made of all runs
+        self._changed: set[str] = set()  # the runs that have changed since it was made
         self._snapshot_size = 0  # ended runs at the last snapshot read or written
         self._mine: set[str] = set()  # runs this flow is training
         self._owned: set[str] = set()  # every run this flow has claimed for itself
@@ -171,12 +172,35 @@ class LedgerReader:
 
     def history(self) -> History:
         """The history as of the last load, plus what this flow has reserved since."""
+        if self._history is not None and self._history.prior is not self.prior:
+            self._history = None
+        if self._history is not None and self._changed:
+            self._history = self._with_changes(self._history)
         if self._history is None:
-            trials = [trial for run in self._runs if (trial := self._as_trial(run)) is not None]
-            chosen = [trial for trial in trials if self._trial_runs.get(trial.number) == trial.run_id]
-            next_number = max(self._runs.highest, *self._missing, -1) + 1
-            self._history = History(chosen, next_number=next_number, prior=self.prior)
+            trials = [trial for run in self._runs if (trial := self._chosen(run)) is not None]
+            self._history = History(trials, next_number=self._next_number, prior=self.prior)
+        self._changed.clear()
         return self._history
+
+    def _with_changes(self, history: History) -> History | None:
+        """A history with the runs that have changed; None if one of them is no trial any more."""
+        runs = [self._runs[id] for id in self._changed]
+        trials = [trial for run in runs if (trial := self._chosen(run)) is not None]
+        chosen = {trial.run_id for trial in trials}
+        for run in runs:
+            shown = None if (number := number_of(run)) is None else history.find(number)
+            if run.id not in chosen and shown is not None and shown.run_id == run.id:
+                return None
+        return history.updated(trials, self._next_number)
+
+    @property
+    def _next_number(self) -> int:
+        return max(self._runs.highest, *self._missing, -1) + 1
+
+    def _chosen(self, run: Run) -> Trial | None:
+        """The trial in a run, if the run holds its number's claim."""
+        trial = self._as_trial(run)
+        return trial if trial is not None and self._trial_runs.get(trial.number) == run.id else None
 
     def _search(self, since: int | None = None, **which: Any) -> list[Run]:
         """Runs below the study's. MLflow filters tags by scanning, so search new runs by start time."""
@@ -195,6 +219,7 @@ class LedgerReader:
     def _restart(self, runs: Iterable[Run]) -> None:
         """Replace all known runs with these."""
         self._runs, self._known_below, self._history = KnownRuns(runs), 0, None
+        self._changed.clear()
         self._unsettled = {run.id: run for run in self._runs}
 
     def _read_news(self) -> None:
@@ -218,13 +243,14 @@ class LedgerReader:
     def _put(self, run: Run) -> bool:
         if changed := self._runs.put(run):
             self._unsettled[run.id] = run
-            self._history = None
+            self._changed.add(run.id)
         return changed
 
     def _drop(self, id: str) -> None:
         number = number_of(self._runs.drop(id))
         self._unsettled.pop(id, None)
         self._history = None
+        self._changed.discard(id)
         if number is not None:
             self._known_below = min(self._known_below, number)
 

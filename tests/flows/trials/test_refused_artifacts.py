@@ -16,8 +16,8 @@ from mlflow import MlflowClient
 from hpo_core.history.trial import TrialState
 from hpo_core.ledger.tags import Tag
 from tests.conftest import MlflowServer
-from tests.studies import make_spec, tune
 from tests.studies import _somewhere_else as _somewhere_else
+from tests.studies import make_spec, tune
 
 pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("prefect_server")]
 
@@ -102,4 +102,6 @@ def test_a_server_that_refuses_artifacts_costs_no_value(
         assert Tag.MODEL not in run.data.tags
     assert any(Tag.NOT_KEPT in run.data.tags for run in runs)
     assert [f"{Tag.ARTIFACTS_LOST} of each run" in line for line in told].count(True) == 1, told
-    assert [line.startswith(f"the report of refused-{how} could not be written") for line in told].count(True) == 1, told
+    assert [line.startswith(f"the report of refused-{how} could not be written") for line in told].count(True) == 1, (
+        told
+    )

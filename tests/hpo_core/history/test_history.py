@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import replace
 from itertools import permutations
 from typing import Any
 
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from hpo_core import Boolean, Fixed, Float, SearchSpace
 from hpo_core.history.history import History
@@ -168,3 +171,74 @@ def test_proposals_stand_as_running_trials_of_the_next_numbers() -> None:
 def test_no_proposals_leave_a_history_as_it_is() -> None:
     history = History(TRIALS, next_number=8)
     assert history.with_pending([]) == history
+
+
+VIEWS: dict[str, Callable[[History], object]] = {
+    "trials": lambda history: history.trials,
+    "next_number": lambda history: history.next_number,
+    "complete": lambda history: history.complete,
+    "running": lambda history: history.running,
+    "failed": lambda history: history.failed,
+    "retaken": lambda history: history.retaken,
+    "without_retaken": lambda history: history.without_retaken(),
+    "merged": lambda history: history.merged,
+    "merged of those": lambda history: history.without_retaken().merged,
+    "incumbent of those": lambda history: history.without_retaken().merged.incumbent,
+    "searched": lambda history: history.searched,
+    "noise": lambda history: repr(history.noise),
+    "identities": lambda history: history.identities,
+    "max_fidelity": lambda history: history.max_fidelity,
+    "incumbent": lambda history: history.incumbent,
+    "front": lambda history: history.front,
+    "since_improvement": lambda history: history.since_improvement(),
+    "luckiest": lambda history: history.luckiest,
+    "digest": lambda history: history.digest,
+}
+
+
+@st.composite
+def trials(draw: st.DrawFn) -> Trial:
+    number = draw(st.integers(0, 7))
+    complete, notes = draw(st.booleans()), dict[str, Any]()
+    if draw(st.booleans()):
+        notes["repeat_of"] = str(draw(st.integers(0, 7)))
+        notes["purpose"] = draw(st.sampled_from(["confirm", "probe"]))
+    if draw(st.integers(0, 3)) == 0:
+        notes["retry_of"] = str(draw(st.integers(0, 7)))
+    if not complete and draw(st.booleans()):
+        notes["lost"] = "died"
+    loss = draw(st.sampled_from([0.0, 1.0, 2.0, 3.0])) if complete else None
+    facts: dict[str, Any] = {"fidelity": draw(st.sampled_from([None, 1.0, 3.0])), "notes": notes}
+    facts["config"] = {"x": draw(st.sampled_from([0.1, 0.2]))}
+    if complete and draw(st.booleans()):
+        facts |= {"folds": (loss,), "folds_wanted": 2}
+    if not complete and draw(st.booleans()):
+        facts["state"] = TrialState.RUNNING
+    return trial(number, loss, **facts)
+
+
+@given(
+    st.lists(trials(), max_size=8),
+    st.lists(
+        st.tuples(
+            st.lists(trials(), max_size=3),
+            st.sets(st.integers(0, 7), max_size=2),
+            st.sets(st.sampled_from(sorted(VIEWS))),
+        ),
+        max_size=5,
+    ),
+)
+def test_an_updated_history_equals_one_that_is_made_anew(
+    first: list[Trial], updates: list[tuple[list[Trial], set[int], set[str]]]
+) -> None:
+    known = {each.number: each for each in first}
+    history = History(known.values(), 4)
+    for new, gone, looked_at in updates:
+        for name in sorted(looked_at):
+            VIEWS[name](history)  # what was derived is carried over
+        known = {number: each for number, each in known.items() if number not in gone}
+        known |= {each.number: each for each in new}
+        history = history.updated(new, gone=gone)
+        fresh = History(known.values(), history.next_number)
+        for name, view in VIEWS.items():
+            assert view(history) == view(fresh), name
