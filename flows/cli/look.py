@@ -96,7 +96,7 @@ def _print_status(ledger: Ledger, history: History, **more: str) -> None:
     print_json(
         study=spec.name,
         complete=len(history.complete),
-        running=len(history.running),
+        running=len(history.under_way),
         failed=len(history.failed),
         skipped=len(ledger.skipped),
         trials=spec.stop.trials,

@@ -49,7 +49,7 @@ def _data(study: ListedStudy) -> dict[str, Any]:
         "study": study.name,
         "state": study.state.value,
         "complete": len(history.complete),
-        "running": len(history.running),
+        "running": len(history.under_way),
         "failed": len(history.failed),
         "trials": None if spec is None else spec.stop.trials,
         "best": None if spec is None else metric_value(spec, best),

@@ -25,7 +25,7 @@ def study_description(spec: StudySpec, history: History, choice: Choice | None =
         f"**{as_markdown(spec.name)}**: {spec.direction} `{spec.metric}`{of} by `{spec.strategy.name}`.",
         "",
         f"{complete} trial{'s' * (complete != 1)} complete, {failed_line(spec, history)}, "
-        f"{len(history.running)} running.",
+        f"{len(history.under_way)} running.",
     ]
     if best is not None:
         lines += [

@@ -19,6 +19,9 @@ from hpo_flows.reports.text import metric_value
 REPEATS = ("repeat_of", "mean", "standard_error", "trainings")
 """The columns about all trainings of a configuration."""
 
+OUTSIDE = "outside"
+"""The column that says why a trial lies outside the space as it is now; only where trials do."""
+
 PARAMS, METRICS = "params.", "metrics."
 """Prefixes of the columns of parameters and metrics, so that no name collides with another column."""
 
@@ -26,8 +29,14 @@ PARAMS, METRICS = "params.", "metrics."
 def columns(spec: StudySpec, history: History) -> list[str]:
     """The columns of :func:`rows`, also of a study without trials."""
     logged = _logged(spec, history)
-    middle = [*(f"{PARAMS}{name}" for name in spec.space), *(f"{METRICS}{name}" for name in logged)]
-    return ["number", "state", "value", *REPEATS, "fidelity", *middle, "start", "end", "seconds", "reason", "run_id"]
+    middle = [*(f"{PARAMS}{name}" for name in _parameters(spec, history)), *(f"{METRICS}{name}" for name in logged)]
+    last = [*([OUTSIDE] if history.outside else []), "run_id"]
+    return ["number", "state", "value", *REPEATS, "fidelity", *middle, "start", "end", "seconds", "reason", *last]
+
+
+def _parameters(spec: StudySpec, history: History) -> list[str]:
+    """The parameters of the space, and those that trials outside it have."""
+    return list(dict.fromkeys([*spec.space, *(name for trial in history.outside for name in trial.config)]))
 
 
 def rows(spec: StudySpec, history: History) -> list[dict[str, Any]]:
@@ -48,15 +57,16 @@ def rows(spec: StudySpec, history: History) -> list[dict[str, Any]]:
             "value": metric_value(spec, trial),
             **_certainty(spec, history, trial, means),
             "fidelity": trial.fidelity,
-            **{f"{PARAMS}{name}": trial.config.get(name) for name in spec.space},
+            **{f"{PARAMS}{name}": trial.config.get(name) for name in _parameters(spec, history)},
             **{f"{METRICS}{name}": trial.metrics.get(name) for name in logged},
             "start": _moment(trial.start),
             "end": None if trial.end is None else _moment(trial.end),
             "seconds": None if trial.end is None else (trial.end - trial.start) / 1000,
             "reason": trial.reason,
+            **({OUTSIDE: "; ".join(f"{k}: {v}" for k, v in trial.outside.items())} if history.outside else {}),
             "run_id": trial.run_id,
         }
-        for trial in history
+        for trial in history.every
     ]
 
 
@@ -76,7 +86,7 @@ def _certainty(spec: StudySpec, history: History, trial: Trial, means: Mapping[i
 
 def _logged(spec: StudySpec, history: History) -> list[str]:
     """The metrics that trials have logged; the study's comes first, whether or not any has."""
-    return [spec.metric, *sorted({name for trial in history for name in trial.metrics} - {spec.metric})]
+    return [spec.metric, *sorted({name for trial in history.every for name in trial.metrics} - {spec.metric})]
 
 
 def _moment(milliseconds: int) -> datetime.datetime:

@@ -8,7 +8,7 @@ from collections import Counter
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-from hpo_core.history.trial import Trial, fidelity_key
+from hpo_core.history.trial import Trial, TrialState, fidelity_key
 from hpo_core.ledger.tags import Tag
 from hpo_core.selection.overtuning import overtuning_of
 from hpo_core.selection.repeats import Leg, winner_of
@@ -110,10 +110,11 @@ def mean_text(spec: StudySpec, history: History, trial: Trial) -> str:
 
 def certainty_lines(spec: StudySpec, history: History) -> list[str]:
     """Whether the best configuration keeps the limits; with repeats, how sure it is and how lucky the luckiest was."""
-    found = winner_of(history)
+    found, outside = winner_of(history), outside_line(spec, history)
+    lines = [outside] if outside else []
     if found is None:
-        return []
-    lines = [limits_line(spec, found.trial)] if spec.limiting else []
+        return lines
+    lines += [limits_line(spec, found.trial)] if spec.limiting else []
     if not found.trial.observed or not history.noise.deviation > 0:
         return lines
     best, luckiest = found.trial, found.luckiest
@@ -123,6 +124,23 @@ def certainty_lines(spec: StudySpec, history: History) -> list[str]:
         luck = "trained once" if math.isnan(found.luck) else f"of which {found.luck:.2g} was luck"
         lines.append(f"{line}, {luck}")
     return lines
+
+
+def outside_line(spec: StudySpec, history: History) -> str:
+    """How many trials lie outside the space as it is now, and whether the best of them is better than the best inside.
+
+    Empty if none does.
+    """
+    count = len(history.outside)
+    if not count:
+        return ""
+    counted = "1 trial lies" if count == 1 else f"{count} trials lie"
+    line = f"{counted} outside the space, which was changed"
+    ended = [trial for trial in history.outside if trial.state is TrialState.COMPLETE]
+    best, inside = min(ended, key=rank, default=None), history.incumbent
+    if best is None or (inside is not None and rank(inside) < rank(best)):
+        return line
+    return f"{line}; the best of them, trial {best.number} with {number(metric_value(spec, best))}, is better"
 
 
 def broken_limits(spec: StudySpec, trial: Trial) -> str:
@@ -227,9 +245,11 @@ def count_line(spec: StudySpec, history: History) -> str:
 
 def status_parts(spec: StudySpec, history: History, elapsed: float) -> list[str]:
     """A study's progress in short texts: counts, the best value, the time left if it is known."""
-    parts = [count_line(spec, history), f"{len(history.running)} running"]
+    parts = [count_line(spec, history), f"{len(history.under_way)} running"]
     if history.failed:
         parts.append(failed_line(spec, history))
+    if history.outside:
+        parts.append(f"{len(history.outside)} outside the space")
     if spec.stop.full_trainings is not None and spec.scale is not None:
         parts.append(f"{spec.spent(history):.3g} of {spec.stop.full_trainings:g} full trainings")
     if (best := history.incumbent) is not None:

@@ -86,6 +86,10 @@ class History:
             number must not be used again.
         prior: What was known before the first trial. The views below cover trials only and do not include it.
 
+    Attributes:
+        outside: The trials whose configurations are not in the study's space, which was changed since. They have
+            numbers, and are in :attr:`every`, but in no other view: neither strategies nor the incumbent know them.
+
     Raises:
         ValueError: Two trials share a number, or a complete trial has no finite loss.
     """
@@ -93,6 +97,7 @@ class History:
     trials: tuple[Trial, ...]
     next_number: int
     prior: tuple[Source, ...]
+    outside: tuple[Trial, ...]
 
     def __init__(self, trials: Iterable[Trial] = (), next_number: int = 0, prior: Iterable[Source] = ()) -> None:
         ordered = tuple(sorted(trials, key=lambda trial: trial.number))
@@ -102,7 +107,8 @@ class History:
         for trial in ordered:
             if trial.state is TrialState.COMPLETE and (trial.loss is None or not math.isfinite(trial.loss)):
                 raise ValueError(f"trial {trial.number} is complete with the loss {trial.loss}")
-        object.__setattr__(self, "trials", ordered)
+        object.__setattr__(self, "trials", tuple(trial for trial in ordered if not trial.outside))
+        object.__setattr__(self, "outside", tuple(trial for trial in ordered if trial.outside))
         object.__setattr__(self, "prior", tuple(prior))
         object.__setattr__(self, "next_number", max(next_number, ordered[-1].number + 1 if ordered else 0))
 
@@ -114,6 +120,16 @@ class History:
 
     def _in_state(self, state: TrialState) -> tuple[Trial, ...]:
         return tuple(trial for trial in self.trials if trial.state is state)
+
+    @cached_property
+    def every(self) -> tuple[Trial, ...]:
+        """All trials, those outside the space among them."""
+        return tuple(sorted((*self.trials, *self.outside), key=lambda trial: trial.number))
+
+    @cached_property
+    def under_way(self) -> tuple[Trial, ...]:
+        """All trials that run, those outside the space among them."""
+        return tuple(trial for trial in self.every if trial.state is TrialState.RUNNING)
 
     @cached_property
     def complete(self) -> tuple[Trial, ...]:
@@ -135,8 +151,9 @@ class History:
     @cached_property
     def retaken(self) -> frozenset[int]:
         """The numbers of lost trials that a later trial retries; the outcome of the retry counts instead."""
-        retries = {str(trial.notes["retry_of"]) for trial in self.trials if "retry_of" in trial.notes}
-        return frozenset(trial.number for trial in self.lost if str(trial.number) in retries)
+        retries = {str(trial.notes["retry_of"]) for trial in self.every if "retry_of" in trial.notes}
+        lost = (trial for trial in self.every if trial.state is TrialState.FAILED and trial.notes.get("lost"))
+        return frozenset(trial.number for trial in lost if str(trial.number) in retries)
 
     def without_retaken(self) -> History:
         """This history without the lost trials that later ones retry; numbers do not change."""
@@ -265,4 +282,4 @@ class History:
 
     def with_trials(self, trials: Iterable[Trial]) -> History:
         """This history with trials added, whose numbers must be new."""
-        return History((*self.trials, *trials), self.next_number, self.prior)
+        return History((*self.every, *trials), self.next_number, self.prior)

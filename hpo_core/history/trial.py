@@ -87,6 +87,9 @@ class Trial:
         observed: The losses of all trainings of its configuration, its own first, if there are several; ``loss`` is
             then their mean. Only the trials of :attr:`hpo_core.history.history.History.merged` have it.
         confirmed: Whether some of these were made to confirm the configuration.
+        edition: The edition of the space that it was proposed in; empty in the first one.
+        outside: Why its configuration is not in the study's space as that is now, by parameter or constraint; empty if
+            it is. No strategy sees a trial outside.
     """
 
     number: int
@@ -111,6 +114,8 @@ class Trial:
     owner: str = ""
     observed: tuple[float, ...] = ()
     confirmed: bool = False
+    edition: str = ""
+    outside: Mapping[str, str] = field(default_factory=dict)
 
     @cached_property
     def repeat_of(self) -> int | None:

@@ -13,7 +13,8 @@ from hpo_core.base.errors import InputError, TrackingRefusal
 from hpo_core.history.history import History
 from hpo_core.history.prior import Source
 from hpo_core.history.trial import Trial
-from hpo_core.ledger.decode import is_settled, trial_of
+from hpo_core.ledger.decode import is_settled, trial_of, written_spec
+from hpo_core.ledger.documents import last_edition
 from hpo_core.ledger.known_runs import KnownRuns, number_of
 from hpo_core.ledger.ownership import Owner
 from hpo_core.ledger.snapshot import Snapshot, pack, unpack
@@ -26,7 +27,7 @@ from hpo_core.ledger.tags import (
     Tag,
 )
 from hpo_core.study.instructions import Instruction
-from hpo_core.study.resume import with_changes
+from hpo_core.study.resume import news_in, with_changes, with_space_of
 from hpo_core.study.spec import StudySpec
 
 log = logging.getLogger("hpo")
@@ -56,6 +57,7 @@ class LedgerReader:
         self.lease_seconds: float | None = None  # of the trials that this flow reserves; None: as usual
         self.prior: tuple[Source, ...] = ()  # what was imported; see hpo_core/lineage/warm_start.py
         self.skipped: dict[str, str] = {}  # run id -> why it is not a trial
+        self.outdated = ""  # why no trial is to start here: the space has become one that the objective may not know
         self._runs = KnownRuns()
         self._unsettled: dict[str, Run] = {}  # new or changed since their claims were last checked
         self._known_below = 0  # for every number below, the run is known, or known to be gone
@@ -78,6 +80,8 @@ class LedgerReader:
     def hear(self, patience: float | None = None) -> list[Instruction]:
         """Read what people have told the study since the last call; changed settings hold from now on. One request.
 
+        If its space was changed, its trials are read in the new one from now on.
+
         Args:
             patience: Seconds to keep retrying an unresponsive store; None for the store's default.
 
@@ -85,10 +89,22 @@ class LedgerReader:
             InputError: The study was deleted in MLflow.
         """
         told = self.study.refresh(patience)
+        if last_edition(self.study_run.tags) != self.spec.edition:
+            self._change_space()
         for each in told:
             if each.kind == "set":
                 self.spec = with_changes(self.spec, each.value)
         return told
+
+    def _change_space(self) -> None:
+        """Go on in the space that somebody has given the study."""
+        before, self.spec = self.spec, with_space_of(self.spec, written_spec(self.study_run))
+        self._trials.clear()
+        self.skipped.clear()
+        self._history = None
+        if news := news_in(before, self.spec):
+            self.outdated = f"the space was changed, and this run began before that ({news}); run it again to go on"
+        log.warning("%s: the space was changed (hpo tune --change-space)", self.spec.name)
 
     def load(self) -> History:
         """Load the current study. Finished runs are read once; later loads fetch only what started since.

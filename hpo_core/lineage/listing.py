@@ -122,7 +122,7 @@ def study_state(store: Store, run: Run, spec: StudySpec, history: History, *, li
         return StudyState.STOPPED
     if run.status == FINISHED:
         return StudyState.STOPPED if _was_stopped(run, spec, history) else StudyState.FINISHED
-    if history.running:  # their flow is dead
+    if history.under_way:  # their flow is dead
         return StudyState.STOPPED
     if spec.final is not None or spec.champion is not None:
         evaluations = store.search([run.experiment], {Tag.FINAL: run.id})
