@@ -179,7 +179,9 @@ def open_ledger(
         check_store(spec, uri_in_force(tracking_uri))
         store = connect(tracking_uri)
         if spec.data:
-            ledger = open_current(store, spec, declared(spec.data, path), on_message=on_message, change_space=change_space)
+            ledger = open_current(
+                store, spec, declared(spec.data, path), on_message=on_message, change_space=change_space
+            )
         else:
             ledger = open_study(store, spec, on_message=on_message, defaults=defaults, change_space=change_space)
         warm_start(ledger, on_message)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import math
 import os
+import shlex
 import signal
 import socket
 import sys
@@ -53,7 +54,8 @@ def status(
         return
     if ledger.skipped:
         typer.echo(skipped_line(ledger.skipped), err=True)
-    typer.echo(f"{ledger.spec.name}: {status_line(ledger.spec, history, 0.0)}")
+    paused = f"paused (hpo resume {shlex.quote(ledger.spec.name)})  |  " if ledger.study.instructions.paused else ""
+    typer.echo(f"{ledger.spec.name}: {paused}{status_line(ledger.spec, history, 0.0)}")
 
 
 def _watch(ledger: Ledger, seconds: float, as_json: bool) -> None:
@@ -65,18 +67,19 @@ def _watch(ledger: Ledger, seconds: float, as_json: bool) -> None:
     from rich.live import Live
     from rich.text import Text
 
-    from hpo_core.lineage.listing import StudyState, study_state
+    from hpo_core.lineage.listing import StudyState, shown_state, study_state
     from hpo_flows.reports.text import status_line
 
-    spec, console = ledger.spec, Console()
+    console = Console()
     shown = None
     if console.is_terminal and not as_json:
         shown = Live(console=console, auto_refresh=False, vertical_overflow="visible")
     with shown or contextlib.nullcontext():
         while True:
-            history, run = ledger.load(), ledger.study.check_there()
+            ledger.hear()
+            history, run, spec = ledger.load(), ledger.study_run, ledger.spec
             state = study_state(ledger.store, run, spec, history, live=bool(ledger.owners()))
-            line = f"{spec.name}: {state}  |  {status_line(spec, history, 0.0)}"
+            line = f"{spec.name}: {shown_state(state, ledger.study.instructions.paused)}  |  {status_line(spec, history, 0.0)}"
             if shown is not None:
                 shown.update(Text(line), refresh=True)
             elif as_json:
@@ -98,6 +101,8 @@ def _print_status(ledger: Ledger, history: History, **more: str) -> None:
         complete=len(history.complete),
         running=len(history.under_way),
         failed=len(history.failed),
+        outside=len(history.outside),
+        paused=ledger.study.instructions.paused,
         skipped=len(ledger.skipped),
         trials=spec.stop.trials,
         best=metric_value(spec, best),

@@ -48,6 +48,7 @@ def _data(study: ListedStudy) -> dict[str, Any]:
     return {
         "study": study.name,
         "state": study.state.value,
+        "paused": study.paused,
         "complete": len(history.complete),
         "running": len(history.under_way),
         "failed": len(history.failed),
@@ -101,12 +102,12 @@ def _cells(study: ListedStudy, *, unique: bool) -> list[str]:
 
     spec, history, active = study.spec, study.history, ago(now_ms() - study.active)
     if spec is None:
-        return [study.name, study.state.value, "", "", "", active]
+        return [study.name, study.shown_state, "", "", "", active]
     name = study.name if unique else f"{study.name} (in {spec.experiment})"
     done = f"{len(history.complete)}" + ("" if spec.stop.trials is None else f"/{spec.stop.trials}")
     incumbent = history.incumbent
     best = "" if incumbent is None else f"{number(metric_value(spec, incumbent))} {spec.metric}"
-    return [name, study.state.value, done, str(len(history.failed)), best, active]
+    return [name, study.shown_state, done, str(len(history.failed)), best, active]
 
 
 def ago(milliseconds: int) -> str:

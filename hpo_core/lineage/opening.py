@@ -130,9 +130,7 @@ def open_study(
     return Ledger(store, now, run)
 
 
-def _may_change(
-    stored: StudySpec, spec: StudySpec, defaults: Mapping[str, Scalar] | None, change_space: bool
-) -> bool:
+def _may_change(stored: StudySpec, spec: StudySpec, defaults: Mapping[str, Scalar] | None, change_space: bool) -> bool:
     """Whether a new edition begins. Beliefs change nothing about earlier trials, so nobody has to ask for that."""
     if has_changed(stored, spec):
         return change_space or (defaults is not None and has_grown(stored, spec))

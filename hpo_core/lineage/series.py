@@ -99,9 +99,7 @@ def open_current(
     """
     for _ in range(ROUNDS):
         member = _choose(store, spec, data, today or datetime.date.today())
-        ledger = open_study(
-            store, member.spec, on_message=on_message, tags=member.tags, change_space=change_space
-        )
+        ledger = open_study(store, member.spec, on_message=on_message, tags=member.tags, change_space=change_space)
         if ledger.claim(DATA, data.digest):
             _note(ledger, spec, data, member.why)
             on_message(f"{member.spec.name}: {member.why}")

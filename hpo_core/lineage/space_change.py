@@ -60,8 +60,8 @@ class SpaceChange:
         told += [_cut(f"enqueued, outside and so not tried: {json.dumps(dict(each))}") for each in self.queue]
         best = self.before.incumbent
         if best is not None and any(trial.number == best.number for trial in outside):
-            now = "none is inside" if after.incumbent is None else f"inside it is {self._shown(after.incumbent)}"
-            told.append(f"the best so far, {self._shown(best)}, lies outside; {now}")
+            inside = "no trial" if after.incumbent is None else self._shown(after.incumbent)
+            told += [_cut(f"the best so far, {self._shown(best)}, lies outside"), _cut(f"the best is now {inside}")]
         return told
 
     def _shown(self, trial: Trial) -> str:
@@ -121,4 +121,3 @@ def change_space(ledger: Ledger, given: StudySpec, defaults: Mapping[str, Scalar
             if not outside and identity(whole) not in tried and new.placed(config)[1]:
                 queue.append(whole)
     return SpaceChange(stored, new, added, before, after, tuple(queue))
-
