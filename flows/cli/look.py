@@ -79,7 +79,8 @@ def _watch(ledger: Ledger, seconds: float, as_json: bool) -> None:
             ledger.hear()
             history, run, spec = ledger.load(), ledger.study_run, ledger.spec
             state = study_state(ledger.store, run, spec, history, live=bool(ledger.owners()))
-            line = f"{spec.name}: {shown_state(state, ledger.study.instructions.paused)}  |  {status_line(spec, history, 0.0)}"
+            shown_as = shown_state(state, ledger.study.instructions.paused)
+            line = f"{spec.name}: {shown_as}  |  {status_line(spec, history, 0.0)}"
             if shown is not None:
                 shown.update(Text(line), refresh=True)
             elif as_json:

@@ -55,7 +55,7 @@ def validate(
         f"{study} is valid: study {spec.name!r}, {spec.search_space.dimensions} parameters "
         f"({configurations} configurations), strategy {spec.strategy.name!r}"
     )
-    given = "".join(f" --set {shlex.quote(each)}" for each in set_ or [])
+    given = "".join(f" --set {shlex.quote(each)}" for each in set_ or []) + " --change-space" * change_space
     if spec.objective:
         typer.echo(f"start it: hpo tune {shlex.quote(study)}{given}")
     else:

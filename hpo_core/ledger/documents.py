@@ -13,6 +13,7 @@ import contextlib
 import json
 import re
 from collections.abc import Mapping
+from itertools import pairwise
 from typing import Any
 
 from hpo_core.ledger import ownership
@@ -56,15 +57,13 @@ def current_document(tags: Mapping[str, str]) -> Any:
         return current
     if current.get("edition", "") != last:
         current = documents[last]["study"]
-    ids = list(documents)
     earlier = [
         {
             "id": "" if id == FIRST else id,
             **{key: documents[id]["study"].get(key) for key in KEPT},
             "added": documents[following].get("added", {}),
         }
-        for id, following in zip(ids, ids[1:], strict=False)
-        if id != last
+        for id, following in pairwise(documents)
     ]
     legacy = documents[FIRST]["study"].get("editions", []) if FIRST in documents else []
     return {**current, "edition": last, "editions": [*legacy, *earlier]}

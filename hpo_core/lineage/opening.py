@@ -17,8 +17,8 @@ from hpo_core.ledger.ledger import Ledger
 from hpo_core.ledger.store import FINISHED, Run, Store
 from hpo_core.ledger.study_run import instruction_tags, instructions_of
 from hpo_core.ledger.tags import CLAIMS, SCHEMA, WITHDRAWN, Tag, join_tag, replaced_tag, split_tag
-from hpo_core.space.configuration import Scalar
 from hpo_core.lineage.space_change import change_space as change_space_of
+from hpo_core.space.configuration import Scalar
 from hpo_core.study.editions import KEPT, has_changed, has_grown, in_edition_of
 from hpo_core.study.names import study_name
 from hpo_core.study.resume import compare, overruled, with_changes

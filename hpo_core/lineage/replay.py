@@ -94,7 +94,7 @@ class Explanation:
 
     @property
     def space(self) -> str:
-        """Which edition of the space the proposal saw, and whether the trial is in today's; empty if there is but one."""
+        """The edition that the proposal saw, and whether the trial is in today's; empty if there is but one."""
         if self.editions == 1:
             return ""
         why = "; ".join(f"{name}: {problem}" for name, problem in self.outside.items())

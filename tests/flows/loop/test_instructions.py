@@ -94,18 +94,6 @@ def test_what_a_flow_is_told_while_it_runs(tmp_path: Path, caplog: pytest.LogCap
         assert found.same and found.seen is not None
 
 
-def test_a_study_file_overrules_what_was_set(tmp_path: Path) -> None:
-    spec = make_spec(parallel=2)
-    open_ledger(spec)
-    instructing.change(told(), ["parallel=7"])
-    assert told().spec.parallel == 7
-    said: list[str] = []
-    assert open_ledger(spec, on_message=said.append).spec.parallel == 2
-    assert said == ["taken over: study: parallel: 7 -> 2"] and told().spec.parallel == 2
-    instructing.change(told(), ["trials=9"])
-    assert (told().spec.parallel, told().spec.stop.trials) == (2, 9)
-
-
 @pytest.mark.slow
 def test_a_machine_that_cannot_train_more_says_so(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture

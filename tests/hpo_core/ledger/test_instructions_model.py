@@ -122,7 +122,7 @@ class Told(InterleavedFlows):
     def pause(self, kind: str) -> None:
         self._say().instruct(kind)  # type: ignore[arg-type]
 
-    @rule(which=st.integers(0, 2), low=st.integers(1, 15), high=st.integers(25, 40))
+    @rule(which=st.integers(0, 2), low=st.integers(1, 8), high=st.integers(30, 40))
     def change_the_space(self, which: int, low: int, high: int) -> None:
         """A flow begins that changes the space, in the steps that follow."""
         flow = self.flows.get(which)

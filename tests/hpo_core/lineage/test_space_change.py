@@ -18,7 +18,6 @@ from hpo_core.ledger.tags import Tag, split_tag
 from hpo_core.lineage.opening import find_study, open_study
 from hpo_core.lineage.replay import explain
 from hpo_core.space.configuration import Config, scalar_key
-from hpo_core.study.file import study_from
 from hpo_core.study.spec import StudySpec
 from tests.hpo_core.ledger.test_ledger import finish, make_spec, reserve
 from tests.memory_store import MemoryStore
