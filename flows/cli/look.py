@@ -131,7 +131,7 @@ def best(
     from hpo_flows.loop.final import choice_of
     from hpo_flows.reports.ending import as_yaml, kept_model, model_lines, serve_line
     from hpo_flows.reports.terminal import best_table, print_choice
-    from hpo_flows.reports.text import certainty_lines, metric_value, tuning_lines
+    from hpo_flows.reports.text import certainty_lines, metric_value, outside_lines, tuning_lines
 
     if as_json and yaml:
         raise InputError("--yaml", "it is given together with --json", "give one of them")
@@ -169,6 +169,7 @@ def best(
         print_choice(spec, history, choice, Console())
     if choice is None or choice.winner is None:
         remarks = [*certainty_lines(spec, history), *tuning_lines(spec, history, choice)]
+        remarks += outside_lines(spec, history)
         for line in [*as_yaml(incumbent.config), *(f"# {each}" for each in remarks)]:
             typer.echo(line)
     if (model := kept_model(ledger, history, best_trial(history, choice) or incumbent, choice)) is not None:

@@ -52,6 +52,7 @@ def _data(study: ListedStudy) -> dict[str, Any]:
         "complete": len(history.complete),
         "running": len(history.under_way),
         "failed": len(history.failed),
+        "outside": len(history.outside),
         "trials": None if spec is None else spec.stop.trials,
         "best": None if spec is None else metric_value(spec, best),
         "best_trial": None if best is None else best.number,
@@ -97,6 +98,7 @@ def _print_table(studies: list[ListedStudy]) -> None:
 
 
 def _cells(study: ListedStudy, *, unique: bool) -> list[str]:
+    from hpo_core.history.trial import TrialState
     from hpo_core.ledger.ownership import now_ms
     from hpo_flows.reports.text import metric_value, number
 
@@ -104,7 +106,9 @@ def _cells(study: ListedStudy, *, unique: bool) -> list[str]:
     if spec is None:
         return [study.name, study.shown_state, "", "", "", active]
     name = study.name if unique else f"{study.name} (in {spec.experiment})"
-    done = f"{len(history.complete)}" + ("" if spec.stop.trials is None else f"/{spec.stop.trials}")
+    done = f"{sum(trial.state is TrialState.COMPLETE for trial in history.every)}" + (
+        "" if spec.stop.trials is None else f"/{spec.stop.trials}"
+    )
     incumbent = history.incumbent
     best = "" if incumbent is None else f"{number(metric_value(spec, incumbent))} {spec.metric}"
     return [name, study.shown_state, done, str(len(history.failed)), best, active]

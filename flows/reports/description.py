@@ -13,6 +13,7 @@ from hpo_flows.reports.text import (
     failed_line,
     mean_text,
     one_line,
+    outside_lines,
     test_lines,
 )
 
@@ -26,6 +27,7 @@ def study_description(spec: StudySpec, history: History, choice: Choice | None =
         "",
         f"{complete} trial{'s' * (complete != 1)} complete, {failed_line(spec, history)}, "
         f"{len(history.under_way)} running.",
+        *(f"\n{as_markdown(line)}." for line in outside_lines(spec, history)),
     ]
     if best is not None:
         lines += [

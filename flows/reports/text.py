@@ -110,11 +110,10 @@ def mean_text(spec: StudySpec, history: History, trial: Trial) -> str:
 
 def certainty_lines(spec: StudySpec, history: History) -> list[str]:
     """Whether the best configuration keeps the limits; with repeats, how sure it is and how lucky the luckiest was."""
-    found, outside = winner_of(history), outside_line(spec, history)
-    lines = [outside] if outside else []
+    found = winner_of(history)
     if found is None:
-        return lines
-    lines += [limits_line(spec, found.trial)] if spec.limiting else []
+        return []
+    lines = [limits_line(spec, found.trial)] if spec.limiting else []
     if not found.trial.observed or not history.noise.deviation > 0:
         return lines
     best, luckiest = found.trial, found.luckiest
@@ -126,21 +125,22 @@ def certainty_lines(spec: StudySpec, history: History) -> list[str]:
     return lines
 
 
-def outside_line(spec: StudySpec, history: History) -> str:
+def outside_lines(spec: StudySpec, history: History) -> list[str]:
     """How many trials lie outside the space as it is now, and whether the best of them is better than the best inside.
 
-    Empty if none does.
+    Returns:
+        One line; none if no trial lies outside.
     """
     count = len(history.outside)
     if not count:
-        return ""
+        return []
     counted = "1 trial lies" if count == 1 else f"{count} trials lie"
     line = f"{counted} outside the space, which was changed"
     ended = [trial for trial in history.outside if trial.state is TrialState.COMPLETE]
     best, inside = min(ended, key=rank, default=None), history.incumbent
     if best is None or (inside is not None and rank(inside) < rank(best)):
-        return line
-    return f"{line}; the best of them, trial {best.number} with {number(metric_value(spec, best))}, is better"
+        return [line]
+    return [f"{line}; the best of them, trial {best.number} with {number(metric_value(spec, best))}, is better"]
 
 
 def broken_limits(spec: StudySpec, trial: Trial) -> str:

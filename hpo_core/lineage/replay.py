@@ -98,9 +98,10 @@ class Explanation:
         if self.editions == 1:
             return ""
         why = "; ".join(f"{name}: {problem}" for name, problem in self.outside.items())
-        lies = f"outside today's ({why}), so it counts no more" if why else "inside today's"
-        which = "today's" if self.edition == self.editions else f"edition {self.edition} of {self.editions}, {lies}"
-        return f"proposed in {which}"
+        lies = (
+            f"the trial lies outside today's ({why}) and no longer counts" if why else "the trial lies inside today's"
+        )
+        return f"edition {self.edition} of {self.editions}; " + ("today's" if self.edition == self.editions else lies)
 
     @property
     def verdict(self) -> str:

@@ -26,6 +26,8 @@ MAY_CHANGE = {
 }  # fmt: skip
 """Keys that a resumed study takes from the new file. All others determine what the stored losses mean."""
 
+CHANGES_SPACE = {"space", "constraints"}
+"""Keys that a resumed study takes from the new file if the user says so: a new edition of its space begins."""
 
 SETTABLE = ("parallel", "stop", "rerun_lost", "trial_timeout", "memory_limit")
 """Keys that may change while a study runs; flows take them up without starting anything anew."""
@@ -134,7 +136,7 @@ def compare(stored: StudySpec, given: StudySpec) -> list[str]:
             "give the new one a name of its own (name: ...), or, if the stored one is worth nothing, delete that: "
             f"hpo delete {shlex.quote(given.name)}"
         )
-        if set(forbidden) <= {"space", "constraints"}:
+        if set(forbidden) <= CHANGES_SPACE:
             remedy = (
                 "to go on in the changed space, where trials outside it no longer count, add --change-space "
                 f"(Python: change_space=True); or {remedy}"
