@@ -159,7 +159,7 @@ class History:
         """This history without the lost trials that later ones retry; numbers do not change."""
         if not self.retaken:
             return self
-        left = [trial for trial in self.trials if trial.number not in self.retaken]
+        left = [trial for trial in self.every if trial.number not in self.retaken]
         return History(left, self.next_number, self.prior)
 
     @cached_property
@@ -176,7 +176,7 @@ class History:
         if not repeats:
             return self
         return History(
-            (_merge(trial, repeats.get(trial.number, ())) for trial in self.trials if trial.repeat_of is None),
+            (_merge(trial, repeats.get(trial.number, ())) for trial in self.every if trial.repeat_of is None),
             self.next_number,
             self.prior,
         )
@@ -186,7 +186,7 @@ class History:
         """This history as if nothing had been confirmed yet; what ends a search once ends it for good."""
         if not any(trial.confirms for trial in self.trials):
             return self
-        return History((t for t in self.trials if not t.confirms), self.next_number, self.prior)
+        return History((t for t in self.every if not t.confirms), self.next_number, self.prior)
 
     @cached_property
     def noise(self) -> Noise:
@@ -255,7 +255,7 @@ class History:
             fidelity: Defines a full training.
             apart: The numbers of trials to leave out.
         """
-        counted = [trial for trial in self.trials if trial.number not in apart]
+        counted = [trial for trial in self.every if trial.number not in apart]
         extents = {trial.number: min(fidelity_key(trial.fidelity) / fidelity.max, 1.0) for trial in counted}
         saved = [extents.get(trial.parent, 0.0) for trial in counted if trial.parent is not None and continues(trial)]
         return math.fsum(extents.values()) - math.fsum(saved)

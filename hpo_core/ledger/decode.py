@@ -30,9 +30,9 @@ from hpo_core.ledger.tags import (
 )
 from hpo_core.selection.evaluation import ChampionVersion, Evaluation, EvaluationKind, Fold, Retraining
 from hpo_core.space.configuration import Scalar, config_from_json
-from hpo_core.study.editions import in_force
+from hpo_core.study.editions import in_force, is_of_today
 from hpo_core.study.file import study_from
-from hpo_core.study.resume import with_changes
+from hpo_core.study.resume import with_what_holds
 from hpo_core.study.spec import StudySpec
 
 
@@ -54,6 +54,13 @@ def is_settled(run: Run) -> bool:
         return True
     ended = run.status in (FINISHED, FAILED) and run.end is not None and Tag.REASON in run.tags
     return ended and (run.end or 0) + 1000 * ownership.LEASE_SECONDS < ownership.now_ms()
+
+
+def reserved_trial(run: Run, spec: StudySpec) -> Trial:
+    """As :func:`trial_of`, in the space in which the trial was proposed: as whoever reserved it knows it."""
+    trial = trial_of(run, spec)
+    then = in_force(spec, trial.edition, trial.number)
+    return trial if then is spec else trial_of(run, then)
 
 
 def trial_of(run: Run, spec: StudySpec) -> Trial:
@@ -145,17 +152,16 @@ def _config_of(run: Run, spec: StudySpec, edition: str, number: int) -> tuple[di
     """The configuration of a run in today's space, and why it lies outside; empty if it lies inside.
 
     Raises:
-        ValueError: It is not even one of its own edition's space.
+        ValueError: It is of today's edition, and not in its space; or it is unreadable.
     """
-    then = in_force(spec, edition, number)
+    today = is_of_today(spec, edition, number)
     if text := join_tag(Tag.CONFIG, run.tags):
         config = config_from_json(text)
     else:
-        config = then.search_space.from_params(run.params)
-    if edition == then.edition:
-        config = then.search_space.validated(config, check_constraints=False)
-        if then is spec:
-            return config, {}
+        space = spec.search_space if today else in_force(spec, edition, number).search_space
+        config = space.from_params(run.params)
+    if today:
+        return spec.search_space.validated(config, check_constraints=False), {}
     fitted, outside = spec.placed(config)
     return config if outside else fitted, outside
 
@@ -167,10 +173,7 @@ def stored_spec(run: Run) -> StudySpec:
         InputError: It is damaged.
     """
     spec = written_spec(run)
-    for each in instructions_of(run).every:
-        if each.kind == "set":
-            spec = with_changes(spec, each.holding)
-    return spec
+    return with_what_holds(spec, spec, instructions_of(run).every)[0]
 
 
 def written_spec(run: Run) -> StudySpec:

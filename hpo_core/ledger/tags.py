@@ -189,10 +189,10 @@ def replaced_tag(key: str, text: str, tags: Mapping[str, str]) -> dict[str, str]
     >>> replaced_tag("note", "short", {"note": "a" * 5000, "note.1": "b"})
     {'note': 'short', 'note.1': ''}
     """
-    parts, left = split_tag(key, text), {}
-    while (name := f"{key}.{len(parts) + len(left)}") in tags:
-        left[name] = ""
-    return parts | left
+    parts = split_tag(key, text)
+    while (name := f"{key}.{len(parts)}") in tags:
+        parts[name] = ""
+    return parts
 
 
 def join_tag(key: str, tags: Mapping[str, str]) -> str:

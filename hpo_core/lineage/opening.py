@@ -19,9 +19,9 @@ from hpo_core.ledger.study_run import instruction_tags, instructions_of
 from hpo_core.ledger.tags import CLAIMS, SCHEMA, WITHDRAWN, Tag, join_tag, replaced_tag, split_tag
 from hpo_core.lineage.space_change import change_space as change_space_of
 from hpo_core.space.configuration import Scalar
-from hpo_core.study.editions import KEPT, has_changed, has_grown, in_edition_of
+from hpo_core.study.editions import has_changed, has_grown, in_edition_of
 from hpo_core.study.names import study_name
-from hpo_core.study.resume import compare, overruled, with_changes
+from hpo_core.study.resume import CHANGES_SPACE, compare, with_what_holds
 from hpo_core.study.spec import StudySpec
 
 log = logging.getLogger("hpo")
@@ -105,26 +105,22 @@ def open_study(
         spec, why = spec.with_total_trials(stored, spec.started(history), run.status == FINISHED)
         on_message(f"{spec.name}: {why}")
         changes[Tag.TARGET] = why
-    if not has_changed(stored, spec):
-        stored = stored.model_copy(update={"space": spec.space})  # which may say more of earlier trials
-    if _may_change(stored, spec, defaults, change_space):
-        spec, tags_of_edition = _in_new_space(Ledger(store, stored, run), spec, defaults, on_message)
-        changes |= tags_of_edition
-        stored = stored.model_copy(update={key: getattr(spec, key) for key in (*KEPT, "edition", "editions")})
-    told = instructions_of(run).holding
-    settled = overruled(written, spec, told)
-    still = {each.id: each for each in (*told, *settled)}
-    now = spec
-    for each in still.values():
-        now = with_changes(now, each.holding)
+    changing = _may_change(stored, spec, defaults, change_space)
+    now, overruled = with_what_holds(written, spec, instructions_of(run).every)
+    alike = changing or not has_changed(stored, spec)  # but for what the file says of earlier trials
+    before = stored.model_copy(update={key: getattr(spec, key) for key in CHANGES_SPACE}) if alike else stored
+    taken_over, held = compare(before, now), compare(spec, now)
+    if changing:
+        spec, begun = _in_new_space(Ledger(store, stored, run), spec, defaults, on_message)
+        now, changes = in_edition_of(now, spec), changes | begun
+    elif change_space:
+        on_message(f"{spec.name}: has this space already, so --change-space changes nothing")
     if join_tag(Tag.SPEC, run.tags) != spec.to_json():
-        for line in compare(stored, now):
+        for line in taken_over:
             on_message(f"taken over: {spec.name}: {line}")
-        changes |= replaced_tag(Tag.SPEC, spec.to_json(), run.tags)
-        changes |= instruction_tags(settled)
-    if kept_lines := compare(spec, now):
-        for line in kept_lines:
-            on_message(f"hpo set holds: {spec.name}: {line}")
+        changes |= replaced_tag(Tag.SPEC, spec.to_json(), run.tags) | instruction_tags(overruled)
+    for line in held:
+        on_message(f"hpo set holds: {spec.name}: {line}")
     if changes:
         store.log(run.id, [], {}, changes)
     return Ledger(store, now, run)
@@ -148,7 +144,7 @@ def _in_new_space(
     change = change_space_of(ledger, spec, defaults)
     new = [name for name in spec.space if name not in ledger.spec.space]
     if defaults is None:
-        for line in change.lines():
+        for line in change.lines() if has_changed(ledger.spec, spec) else ():
             on_message(line)
     elif ledger.owners():
         problem = f"its space has grown ({', '.join(new)}), and a flow works on it in the old one"

@@ -80,9 +80,8 @@ class SpaceChange:
                 lines.append(f"space.{name}: gone; its values in the trials so far are ignored")
             elif json.dumps(was) != json.dumps(now):
                 lines += difference(f"space.{name}", was, now)
-        for key in ("constraints", "prior"):
-            if json.dumps(old[key]) != json.dumps(new[key]):
-                lines += difference(key, old[key], new[key])
+        if old["constraints"] != new["constraints"]:
+            lines += difference("constraints", old["constraints"], new["constraints"])
         return lines or ["the order of its parameters"]
 
 

@@ -81,6 +81,11 @@ def in_force(spec: StudySpec, id: str, number: int) -> StudySpec:
     return spec
 
 
+def is_of_today(spec: StudySpec, id: str, number: int) -> bool:
+    """Whether a trial was proposed in today's edition; arguments as for :func:`in_force`."""
+    return id == spec.edition and not any(each.id == id and number < (each.until or 0) for each in spec.editions)
+
+
 def _as_it_was(spec: StudySpec, edition: Edition, earlier: Sequence[Edition]) -> StudySpec:
     update: dict[str, Any] = {"space": edition.space, "edition": edition.id, "editions": list(earlier)}
     for key in ("constraints", "prior", "first"):

@@ -122,11 +122,6 @@ class Instructions:
         """Whether no trial is to start for now."""
         return next((each.kind == "pause" for each in reversed(self.every) if each.kind in ("pause", "resume")), False)
 
-    @property
-    def holding(self) -> list[Instruction]:
-        """The instructions of which changed settings hold."""
-        return [each for each in self.every if each.holding]
-
     def beyond(self, known: Instructions) -> list[Instruction]:
         """The instructions that are not among the known ones."""
         ids = {each.id for each in known.every}

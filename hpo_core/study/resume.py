@@ -94,25 +94,29 @@ def check_changes(spec: StudySpec, changes: Sequence[str]) -> None:
     override_spec(spec, changes, "KEY=VALUE")
 
 
-def overruled(written: StudySpec, given: StudySpec, told: Sequence[Instruction]) -> list[Instruction]:
-    """The changes of settings that a study's new specification overrules: where it says something else than before.
+def with_what_holds(
+    written: StudySpec, given: StudySpec, told: Sequence[Instruction]
+) -> tuple[StudySpec, list[Instruction]]:
+    """A specification with the changes of settings that still hold: those of keys that it has not changed itself.
 
     Args:
         written: What the study's specification said before, without these changes.
         given: What it says now.
-        told: The changes that hold.
+        told: What people have told the study.
 
     Returns:
-        The instructions concerned, with what is now settled.
+        The specification with what holds, and the instructions that it overrules, with what is now settled in them.
     """
-    before, now = written.stored(), given.stored()
-    found = []
+    before, after = written.stored(), given.stored()
+    now, overruled = given, []
     for each in told:
         keys = [key_of(change) for change in each.holding]
-        settled = [key for key in keys if not _same(_at(before, key), _at(now, key))]
-        if settled:
-            found.append(replace(each, settled=(*each.settled, *settled)))
-    return found
+        if settled := [key for key in keys if not _same(_at(before, key), _at(after, key))]:
+            each = replace(each, settled=(*each.settled, *settled))
+            overruled.append(each)
+        if each.holding:
+            now = with_changes(now, each.holding)
+    return now, overruled
 
 
 def _at(data: Any, path: str) -> Any:

@@ -12,7 +12,7 @@ from dataclasses import replace
 
 from hpo_core.base.errors import InputError, TrackingError, TrackingRefusal
 from hpo_core.history.history import History
-from hpo_core.ledger.decode import evaluation_of, stored_spec, trial_of
+from hpo_core.ledger.decode import evaluation_of, reserved_trial, stored_spec
 from hpo_core.ledger.ledger import Ledger, Report
 from hpo_core.ledger.store import FAILED, RUNNING, Run, Store
 from hpo_core.ledger.tags import Tag
@@ -158,7 +158,7 @@ class RemoteSession:
             raise AlreadyStarted(f"{run.tags.get('hpo.owner')} had started it and is gone")
         history = self._rungs.load()
         if (evaluation := evaluation_of(run, ledger.spec)) is None:
-            return Training(trial_of(run, ledger.spec))
+            return Training(reserved_trial(run, ledger.spec))
         trial = next(trial for trial in history.every if trial.number == evaluation.number)
         return Training(trial, evaluation)
 
