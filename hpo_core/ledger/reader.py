@@ -26,6 +26,7 @@ from hpo_core.ledger.tags import (
     SNAPSHOT_FOLDER,
     Tag,
 )
+from hpo_core.study.editions import prior_in_space
 from hpo_core.study.instructions import Instruction
 from hpo_core.study.resume import news_in, with_changes, with_space_of
 from hpo_core.study.spec import StudySpec
@@ -144,7 +145,7 @@ class LedgerReader:
             trials = [trial for run in self._runs if (trial := self._as_trial(run)) is not None]
             chosen = [trial for trial in trials if self._trial_runs.get(trial.number) == trial.run_id]
             next_number = max(self._runs.highest, *self._missing, -1) + 1
-            self._history = History(chosen, next_number=next_number, prior=self.prior)
+            self._history = History(chosen, next_number=next_number, prior=prior_in_space(self.spec, self.prior))
         return self._history
 
     def _search(self, since: int | None = None, **which: Any) -> list[Run]:

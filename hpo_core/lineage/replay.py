@@ -28,7 +28,7 @@ from hpo_core.lineage.warm_start import recall
 from hpo_core.space.configuration import Config, Scalar, scalar_key
 from hpo_core.space.cube import Cube
 from hpo_core.space.search_space import SearchSpace
-from hpo_core.study.editions import in_force
+from hpo_core.study.editions import in_force, prior_in_space
 from hpo_core.study.instructions import ENQUEUED
 from hpo_core.study.sections import StrategySpec
 from hpo_core.study.spec import StudySpec
@@ -157,7 +157,7 @@ def explain(ledger: Ledger, number: int) -> Explanation:
     run = replace(run, tags=unfold(run.tags))
     digest = run.tags.get(Tag.HISTORY, "")
     earlier = [other for other in history if other.number < number]
-    seen = rebuild(earlier, trial, digest, [imported.sources if imported else (), ()])
+    seen = rebuild(earlier, trial, digest, [prior_in_space(ledger.spec, imported.sources) if imported else (), ()])
     known = seen if seen is not None else _by_time(earlier, trial)
     found = Explanation(
         trial,

@@ -287,9 +287,7 @@ class SearchSpace:
             return float(cast(float, value))
         if isinstance(parameter, Int):
             return int(cast(float, value))
-        if isinstance(parameter, Listed):
-            return parameter.options[parameter.index(value)]
-        return value
+        return parameter.options[parameter.index(value)]
 
     def fitted(self, config: Config, defaults: Config) -> tuple[dict[str, Scalar], dict[str, str]]:
         """A configuration of another space in this one, as far as it goes, and why it is none of this one.

@@ -10,8 +10,10 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
+from hpo_core.history.prior import Observation, Source
 from hpo_core.selection.evaluation import Training
 from hpo_core.space.configuration import Scalar
 from hpo_core.study.sections import Edition
@@ -104,6 +106,19 @@ def _lies_in(spec: StudySpec, config: Mapping[str, Any]) -> bool:
     except ValueError:
         return False
     return True
+
+
+def prior_in_space(spec: StudySpec, sources: Sequence[Source]) -> tuple[Source, ...]:
+    """Past runs, imported into any edition, as far as they lie in today's space."""
+    if not spec.editions:
+        return tuple(sources)
+    found = []
+    for source in sources:
+        placed = [(spec.placed(each.config), each.loss) for each in source.observations]
+        inside = tuple(Observation(config, loss) for (config, outside), loss in placed if not outside)
+        if inside:
+            found.append(replace(source, observations=inside))
+    return tuple(found)
 
 
 def params_of(spec: StudySpec, training: Training) -> dict[str, str]:

@@ -81,7 +81,7 @@ class Instruction:
             return None
         settled = told.get(SETTLED)
         if not isinstance(settled, list):  # earlier versions settled an instruction as a whole
-            settled = [key_of(each) for each in value] if settled and kind == "set" else []
+            settled = [key_of(each) for each in told[kind]] if settled and kind == "set" else []
         return cls(id, kind, value, str(told.get("reason", "")), tuple(map(str, settled)))
 
 

@@ -17,6 +17,7 @@ from hpo_core.ledger.ledger import Ledger
 from hpo_core.ledger.tags import Tag, split_tag
 from hpo_core.lineage.opening import find_study, open_study
 from hpo_core.lineage.replay import explain
+from hpo_core.lineage.warm_start import warm_start
 from hpo_core.space.configuration import Config, scalar_key
 from hpo_core.study.spec import StudySpec
 from tests.hpo_core.ledger.test_ledger import finish, make_spec, reserve
@@ -276,6 +277,33 @@ def test_an_enqueued_configuration_is_tried_once_the_space_has_grown() -> None:
     assert trial is not None
     assert "enqueued" not in ledger.spec.propose(ledger.load(), 1, queue)[0].notes
     assert explain(find_study(store, "s"), trial.number).same
+
+
+@pytest.mark.slow
+def test_past_runs_count_as_far_as_they_lie_in_the_new_space() -> None:
+    store = MemoryStore()
+    train(open_study(store, study(SPACE, name="past", repeats="off")), 12)
+
+    def opened(space: dict[str, Any], **more: Any) -> Ledger:
+        ledger = open_study(store, study(space, warm_start=["past"], strategy="tpe", **more), change_space=True)
+        warm_start(ledger)
+        return ledger
+
+    train(opened(SPACE), 2)
+    ledger = opened(changed(width={"type": "int", "low": 1, "high": 9, "default": 4}))
+    train(ledger, 2)
+    assert len(ledger.load().prior[0].observations) == 12
+    narrow = changed(units={"type": "int", "low": 4, "high": 12})
+    ledger.hear()
+    after = opened(narrow)
+    train(after, 2)
+    kept = [each.config for source in after.load().prior for each in source.observations]
+    assert 0 < len(kept) < 12 and all(4 <= config["units"] <= 12 for config in kept)  # type: ignore[operator]
+    ledger.hear()
+    assert ledger.load().digest == after.load().digest
+    for number in range(6):
+        found = explain(find_study(store, "s"), number)
+        assert found.seen is not None and found.same, (number, found.verdict, found.caveats)
 
 
 # -- deaths and flows side by side ---------------------------------------------------------------------------------
