@@ -51,9 +51,9 @@ def current_document(tags: Mapping[str, str]) -> Any:
     Raises:
         ValueError: It is not JSON.
     """
-    documents, last = _documents(tags), last_edition(tags)
-    current = json.loads(join_tag(Tag.SPEC, tags))
-    if not last:
+    current, documents = json.loads(join_tag(Tag.SPEC, tags)), _documents(tags)
+    last = max((id for id in documents if id != FIRST), default="")
+    if not last or not isinstance(current, dict):
         return current
     if current.get("edition", "") != last:
         current = documents[last]["study"]

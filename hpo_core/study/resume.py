@@ -10,8 +10,8 @@ from dataclasses import replace
 from typing import Any
 
 from hpo_core.base.errors import InputError, StudyConflict
-from hpo_core.space.configuration import scalar_key
-from hpo_core.space.parameters import Listed
+from hpo_core.space.configuration import Scalar
+from hpo_core.space.parameters import Listed, Parameter
 from hpo_core.study.editions import KEPT
 from hpo_core.study.file import override_spec, study_from
 from hpo_core.study.instructions import Instruction, key_of
@@ -67,16 +67,20 @@ def news_in(before: StudySpec, after: StudySpec) -> str:
     old, new = before.space, after.space
     told = [f"new: {name}" for name in new if name not in old]
     told += [f"gone: {name}" for name in old if name not in new]
-    for name in old.keys() & new.keys():
-        known = {scalar_key(value) for value in _listed(old[name])}
-        told += [f"{name}: {value!r}" for value in _listed(new[name]) if known and scalar_key(value) not in known]
-        if new[name].type != old[name].type:
-            told.append(f"{name} is of the type {new[name].type}")
-    return ", ".join(dict.fromkeys(told))
+    for name in (name for name in old if name in new):
+        if isinstance(parameter := new[name], Listed):
+            told += [f"{name}: {value!r}" for value in parameter.options if not _has(old[name], value)]
+        elif parameter.type != old[name].type:
+            told.append(f"{name} is of the type {parameter.type}")
+    return ", ".join(told)
 
 
-def _listed(parameter: Any) -> list[Any]:
-    return list(parameter.options) if isinstance(parameter, Listed) else []
+def _has(parameter: Parameter, value: Scalar) -> bool:
+    try:
+        parameter.encode(value)
+    except (ValueError, OverflowError):
+        return False
+    return True
 
 
 def check_changes(spec: StudySpec, changes: Sequence[str]) -> None:

@@ -384,6 +384,7 @@ def test_a_flow_in_the_old_space_goes_on_in_the_new_one() -> None:
         changed(units=None),
         changed(kind={"type": "choice", "choices": ["a", "b", "c", "d"]}),
         changed(units={"type": "float", "low": 1, "high": 16}),
+        changed(units={"type": "fixed", "value": 17}),
     ],
 )
 def test_a_flow_whose_objective_may_not_know_the_new_space_ends(space: dict[str, Any]) -> None:
@@ -394,6 +395,20 @@ def test_a_flow_whose_objective_may_not_know_the_new_space_ends(space: dict[str,
     flow.hear()
     assert flow.outdated.startswith("the space was changed, and this run began before that (")
     assert open_study(store, study(space)).outdated == ""
+
+
+def test_a_flow_goes_on_where_its_objective_knows_all_that_is_left() -> None:
+    store = MemoryStore()
+    flow = open_study(store, study(SPACE))
+    train(flow, 3)
+    less = changed(
+        units={"type": "fixed", "value": 4}, kind={"type": "ordinal", "choices": ["b", "a"]}, rate=SPACE["rate"]
+    )
+    open_study(store, study(less), change_space=True)
+    flow.hear()
+    assert not flow.outdated
+    train(flow, 2)
+    assert {trial.config["units"] for trial in flow.load() if trial.edition} == {4}
 
 
 def test_what_the_old_flow_writes_last_does_not_count() -> None:
