@@ -58,8 +58,11 @@ class SpaceChange:
         if running := [str(trial.number) for trial in outside if trial.state is TrialState.RUNNING]:
             told.append("  " + _cut("running now, to the end: " + ", ".join(running)))
         told += [_cut(f"enqueued, outside and so not tried: {json.dumps(dict(each))}") for each in self.queue]
-        best = self.before.incumbent
-        if best is not None and any(trial.number == best.number for trial in outside):
+        gone, best = {trial.number for trial in outside}, self.before.incumbent
+        if self.new.metrics:
+            lost = sum(trial.number in gone for trial in self.before.front)
+            told += [f"of the {len(self.before.front)} trials of the Pareto front, {lost} lie outside"] if lost else []
+        elif best is not None and best.number in gone:
             inside = "no trial" if after.incumbent is None else self._shown(after.incumbent)
             told += [_cut(f"the best so far, {self._shown(best)}, lies outside"), _cut(f"the best is now {inside}")]
         return told
