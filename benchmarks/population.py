@@ -107,7 +107,8 @@ def _trial_rows(
     }
     for table in VALUES:
         found[table] = [
-            row | {"run_uuid": run, "value": loss if row["key"] == "loss" else row["value"], "timestamp": start + 899}
+            row
+            | {"run_uuid": run, "value": loss if row["key"] == "loss" else row["value"], "timestamp": start + 899}
             for row in copied[table]
         ]
     return found

@@ -110,11 +110,9 @@ def team(workers: int | None, prefect: bool) -> Iterator[tuple[Team, dict[str, p
         os.chmod(folder, 0o755)  # root starts PostgreSQL as another user  # noqa: S103
         servers = Team(Path(folder), free_ports())
         names = ("postgres", "s3", "mlflow", *(["prefect"] if prefect else []))
-        with (
-            servers.claimed(*names),
-            servers.stores() as stores,
-            servers.servers(prefect=prefect, workers=workers) as others,
-        ):
+        with servers.claimed(*names), servers.stores() as stores, servers.servers(
+            prefect=prefect, workers=workers
+        ) as others:
             own = {tuple(each.cmdline()): each for each in psutil.Process().children()}
             found = {each.name: own.get(tuple(each.command)) for each in [*stores, *others]}
             yield servers, {name: process for name, process in found.items() if process is not None}
@@ -139,7 +137,9 @@ def requests_in(log: Path) -> Counter[str]:
 # -- a measurement --------------------------------------------------------------------------------------------------
 
 
-def measure(servers: Team, watched: dict[str, psutil.Process], flows: int, given: argparse.Namespace) -> dict[str, Any]:
+def measure(
+    servers: Team, watched: dict[str, psutil.Process], flows: int, given: argparse.Namespace
+) -> dict[str, Any]:
     """Run so many flows, and tell what they and the servers did while all were at work."""
     from hpo_core.lineage.opening import find_study
     from hpo_core.tracking.connection import connect
@@ -166,9 +166,7 @@ def measure(servers: Team, watched: dict[str, psutil.Process], flows: int, given
     trials = [trial for history in histories for trial in history]
     check(histories, finished)
 
-    begun = (
-        max(min(trial.start for trial in trials if trial.owner == owner) for owner in {t.owner for t in trials}) / 1000
-    )
+    begun = max(min(trial.start for trial in trials if trial.owner == owner) for owner in {t.owner for t in trials}) / 1000
     window = [sample for sample in samples if sample[0] >= begun]
     (start, before, asked), (end, after, asked_then) = window[0], window[-1]
     span, asked_then = end - start, asked_then - asked

@@ -173,9 +173,7 @@ class MlflowStore(Searches):
                     raise
                 if time.monotonic() + pause > min(began + self.patience, self._haste.until):
                     reason = scrub(error, self.uri).strip().splitlines()[0]
-                    reason = (
-                        reason if len(reason) <= 300 else f"{reason[:140]} ... {reason[-155:]}"
-                    )  # the cause is last
+                    reason = reason if len(reason) <= 300 else f"{reason[:140]} ... {reason[-155:]}"  # the cause is last
                     problem = f"the MLflow store {redact(self.uri)} does not answer: {reason}"
                     raise TrackingError(f"{problem}; {remedy}") from None
                 if pause > 2:

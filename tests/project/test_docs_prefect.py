@@ -49,9 +49,7 @@ def test_an_automation_deploys_a_new_champion(mlflow_server: MlflowServer, tmp_p
 
         def ships(*versions: int) -> None:
             expected = [f"models:/shapes/{version}" for version in versions]
-            wait_until(
-                lambda: re.findall(r"^models:/shapes/\d+$", shipped.read_text(), re.M) == expected, shipped.read_text
-            )
+            wait_until(lambda: re.findall(r"^models:/shapes/\d+$", shipped.read_text(), re.M) == expected, shipped.read_text)
 
         hpo("tune", str(write_study(tmp_path, "constant", **STUDY)))
         ships(1)

@@ -224,7 +224,9 @@ def _study_resource(study: str) -> dict[str, str]:
     return {"prefect.resource.id": f"hpo.study.{study}", "prefect.resource.name": study}
 
 
-def _emit(event: EventName, resource: dict[str, str], related: list[dict[str, str]], payload: dict[str, Any]) -> None:
+def _emit(
+    event: EventName, resource: dict[str, str], related: list[dict[str, str]], payload: dict[str, Any]
+) -> None:
     try:
         emit_event(event, resource, None, related, payload)
     except Exception as error:  # Prefect's events are only a view

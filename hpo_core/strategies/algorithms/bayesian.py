@@ -260,18 +260,11 @@ def _free(surrogates: Sequence[_Surrogate], seen: Array, running: Array) -> pare
     processes = [surrogate.process for surrogate in surrogates]
     means, _ = _predictions(processes, seen)
     import os
-
-    R = os.environ.get("REF", "A")
-    front = means[pareto.nondominated(means)]
+    R=os.environ.get("REF","A"); front=means[pareto.nondominated(means)]
     reference = pareto.reference_point(means)
-    if R[0] == "B":
-        reference = front.max(axis=0) + float(R[1:] or 0.1) * np.ptp(means, axis=0)
-    if R[0] == "C":
-        reference = np.maximum(front.max(axis=0), np.median(means, axis=0)) + float(R[1:] or 0.1) * np.ptp(
-            means, axis=0
-        )
-    if R[0] == "D":
-        reference = means.max(axis=0) + float(R[1:] or 0.1) * np.ptp(means, axis=0)
+    if R[0]=="B": reference = front.max(axis=0)+float(R[1:] or .1)*np.ptp(means,axis=0)
+    if R[0]=="C": reference = np.maximum(front.max(axis=0),np.median(means,axis=0))+float(R[1:] or .1)*np.ptp(means,axis=0)
+    if R[0]=="D": reference = means.max(axis=0)+float(R[1:] or .1)*np.ptp(means,axis=0)
     if len(running):
         means = np.vstack([means, _predictions(processes, running)[0]])
     return pareto.free_boxes(means, reference)

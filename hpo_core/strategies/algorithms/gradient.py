@@ -80,9 +80,7 @@ class Gradient(Strategy):
             )
 
     def check_several(self) -> None:
-        raise ValueError(
-            "name: 'gradient' follows the slope of one metric, and the study has several; choose auto, say"
-        )
+        raise ValueError("name: 'gradient' follows the slope of one metric, and the study has several; choose auto, say")
 
     def propose(self, space: SearchSpace, history: History, n: int, *, seed: int) -> list[Proposal]:
         proposals: list[Proposal] = []

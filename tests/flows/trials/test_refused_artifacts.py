@@ -102,6 +102,4 @@ def test_a_server_that_refuses_artifacts_costs_no_value(
         assert Tag.MODEL not in run.data.tags
     assert any(Tag.NOT_KEPT in run.data.tags for run in runs)
     assert [f"{Tag.ARTIFACTS_LOST} of each run" in line for line in told].count(True) == 1, told
-    assert [line.startswith(f"the report of refused-{how} could not be written") for line in told].count(True) == 1, (
-        told
-    )
+    assert [line.startswith(f"the report of refused-{how} could not be written") for line in told].count(True) == 1, told
