@@ -13,10 +13,9 @@ from hpo_core.base.storable import MAX_VALUE
 from hpo_core.history.limits import excesses
 from hpo_core.history.trial import Trial, TrialState, hypergradient_of
 from hpo_core.ledger import ownership
-from hpo_core.ledger.documents import current_document
 from hpo_core.ledger.known_runs import number_of
 from hpo_core.ledger.store import FAILED, FINISHED, RUNNING, Run
-from hpo_core.ledger.study_run import instructions_of
+from hpo_core.ledger.study_run import current_document, instructions_of
 from hpo_core.ledger.tags import (
     FOLD_VALUE,
     HIDDEN,

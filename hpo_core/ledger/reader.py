@@ -15,12 +15,11 @@ from hpo_core.history.history import History
 from hpo_core.history.prior import Source
 from hpo_core.history.trial import Trial
 from hpo_core.ledger.decode import is_settled, trial_of, written_spec
-from hpo_core.ledger.documents import last_edition
 from hpo_core.ledger.known_runs import KnownRuns, OwnRuns, number_of
 from hpo_core.ledger.ownership import Owner
 from hpo_core.ledger.snapshot import Snapshot, pack, unpack
 from hpo_core.ledger.store import RUNNING, Run, Store
-from hpo_core.ledger.study_run import StudyRun
+from hpo_core.ledger.study_run import StudyRun, last_edition
 from hpo_core.ledger.tags import (
     CLAIMS,
     SNAPSHOT,

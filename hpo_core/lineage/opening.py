@@ -12,10 +12,9 @@ from typing import Any
 from hpo_core.base.errors import InputError, StudyUnknown, TrackingRefusal
 from hpo_core.base.source import source_tags
 from hpo_core.ledger.decode import stored_spec, written_spec
-from hpo_core.ledger.documents import edition_tags
 from hpo_core.ledger.ledger import Ledger
 from hpo_core.ledger.store import FINISHED, Run, Store
-from hpo_core.ledger.study_run import instruction_tags, instructions_of
+from hpo_core.ledger.study_run import edition_tags, instruction_tags, instructions_of
 from hpo_core.ledger.tags import CLAIMS, SCHEMA, WITHDRAWN, Tag, join_tag, replaced_tag, split_tag
 from hpo_core.lineage.space_change import change_space as change_space_of
 from hpo_core.space.configuration import Scalar

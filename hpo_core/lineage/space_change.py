@@ -11,8 +11,8 @@ from dataclasses import dataclass
 from hpo_core.base.errors import InputError
 from hpo_core.history.history import History
 from hpo_core.history.trial import Trial, TrialState
-from hpo_core.ledger.documents import new_edition_id
 from hpo_core.ledger.ledger import Ledger
+from hpo_core.ledger.study_run import new_edition_id
 from hpo_core.space.configuration import Scalar, identity
 from hpo_core.space.search_space import MISSING
 from hpo_core.study.editions import defaults_of, next_edition

@@ -359,7 +359,7 @@ class StudyDefinition(Section):
         """As plain data, as far as it is stored in MLflow."""
         data = self.model_dump(mode="json")
         data["notify"] = [entry.model_dump(mode="json") for entry in self.notify if entry.stored]
-        # The others are documents of their own, which nobody overwrites; see hpo_core/ledger/documents.py.
+        # The others are documents of their own, which nobody overwrites; see hpo_core/ledger/study_run.py.
         data["editions"] = [each.model_dump(mode="json") for each in self.editions if each.until is not None]
         return data
 
