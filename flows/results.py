@@ -156,7 +156,7 @@ class StudyResult(Outcome):
 
     def _counts(self) -> str:
         history = self.history
-        return f"{len(history.complete)} complete, {failed_line(self.spec, history)}, {len(history.running)} running"
+        return f"{len(history.complete)} complete, {failed_line(self.spec, history)}, {len(history.under_way)} running"
 
     def __repr__(self) -> str:
         return f"<StudyResult {self.spec.name!r}: {self._best_line()}; {self._counts()}>"

@@ -25,6 +25,7 @@ Every run has what `mlflow.start_run` would have written, for the columns of MLf
 STUDY = {
     Tag.ROLE: "`study`",
     Tag.INSTRUCTION: "with time and random part behind it: what [people told it](../how-to/running-study.md)",
+    Tag.EDITION: "likewise: an [edition of its space](../how-to/running-study.md#another-space)",
     Tag.TARGET: "why a study with `trials: +20` goes on to its total",
     Tag.NOTIFIED: "which of its ends was reported, and when",
     Tag.REFERENCE: "with several metrics: the values from which `hypervolume` counts",
@@ -114,8 +115,8 @@ VERSION = {
 
 INTERNAL = {
     Tag.SCHEMA, Tag.ATTEMPT, Tag.FINAL, Tag.SPEC, Tag.CLAIMS, Tag.STOP, Tag.REPORT, Tag.SNAPSHOT, Tag.IMPORTED,
-    Tag.WARM_START, Tag.CONFIG, Tag.SEED, Tag.HISTORY, Tag.TASK_RUN, Tag.RESULT, Tag.LOST, Tag.CHECKPOINT, Tag.FOLD,
-    Tag.FOLDS, Tag.REPEAT, Tag.VERSION,
+    Tag.WARM_START, Tag.CONFIG, Tag.SEED, Tag.HISTORY, Tag.TOTAL, Tag.TASK_RUN, Tag.RESULT, Tag.LOST, Tag.CHECKPOINT,
+    Tag.FOLD, Tag.FOLDS, Tag.REPEAT, Tag.VERSION,
 }  # fmt: skip
 
 PREFECT = """\

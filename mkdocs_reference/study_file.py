@@ -22,7 +22,7 @@ from hpo_core.selection.early_stopping import RULES, make_rule
 from hpo_core.space.parameters import Boolean, Choice, Fixed, Float, Int, Ordinal
 from hpo_core.strategies.make import STRATEGIES, make_strategy
 from hpo_core.study.callbacks import CALLBACKS, SCHEDULES
-from hpo_core.study.resume import MAY_CHANGE
+from hpo_core.study.resume import CHANGES_SPACE, MAY_CHANGE
 from hpo_core.study.spec import StudySpec
 from mkdocs_reference.text import Row, cell, first_sentence, section, summary, table
 
@@ -40,7 +40,7 @@ a key by its dotted path (`--set stop.minutes=5`). Both are read as YAML 1.2: `1
 `yes`, `no` and `1:30` are texts, `010` is ten.
 
 A study that exists takes over from a changed file the keys marked "on resume: yes"; a change of another one is an
-error that prints the difference.
+error that prints the difference. The space changes [on request](../how-to/running-study.md#another-space).
 """
 
 
@@ -105,7 +105,13 @@ def _rows(model: type[BaseModel], *, resume: bool = False) -> Iterator[Row]:
     for name, field in fields.items():
         meaning = field.description or next((first_sentence(inner.__doc__) for inner in _models(field.annotation)), "")
         row = _row(f"{model.__name__}.{name}", name, _type(name, field), _default(field), meaning)
-        yield (*row, "yes" if name in MAY_CHANGE else "no") if resume else row
+        yield (*row, _on_resume(name)) if resume else row
+
+
+def _on_resume(key: str) -> str:
+    if key in CHANGES_SPACE:
+        return "with `--change-space`"
+    return "yes" if key in MAY_CHANGE else "no"
 
 
 def _settings(default: Any) -> Iterator[Row]:

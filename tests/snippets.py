@@ -277,6 +277,7 @@ NOT_RUN: dict[str, str] = {
     "docs/explanation/comparisons.md: The champion": "a formula",
     "docs/explanation/noise.md: What you see": "an output",
     "docs/how-to/debugging.md: Debugging a trial (2)": "a terminal",
+    "docs/how-to/running-study.md: Another space (2)": "an output",
     "docs/how-to/prefect.md: Deploy a new champion": "waits for runs; test_docs_prefect.py runs it",
     "docs/how-to/prefect.md: Deploy a new champion (2)": "test_docs_prefect.py runs it",
 }

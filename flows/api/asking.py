@@ -18,6 +18,7 @@ from hpo_core.base.errors import InputError, TrackingError, TrackingRefusal
 from hpo_core.history.history import History
 from hpo_core.history.trial import Trial
 from hpo_core.ledger.ledger import Ledger
+from hpo_core.ledger.ownership import ASKER, now_ms
 from hpo_core.ledger.store import RUNNING
 from hpo_core.lineage.opening import find_study
 from hpo_core.selection.evaluation import Training
@@ -57,6 +58,7 @@ def open_study(
     trials: int | str | None = None,
     stop: Mapping[str, Any] | None = None,
     tracking_uri: str | None = None,
+    change_space: bool = False,
     **settings: Any,
 ) -> AskedStudy:
     """Open a study in order to ask for its trials. It is created if it is new; otherwise it goes on.
@@ -68,6 +70,7 @@ def open_study(
         trials: The total number of trials, or "+20" for 20 more; short for ``stop={"trials": trials}``.
         stop: Stop rules as in a study file.
         tracking_uri: An MLflow tracking URI; by default ``MLFLOW_TRACKING_URI``, or sqlite in the working folder.
+        change_space: Go on in the given space if the study has another one; see :func:`hpo_flows.run_study`.
         **settings: The other keys of a study file: ``name``, ``metric``, ``direction``, ``strategy``, ...
 
     Raises:
@@ -90,7 +93,7 @@ def open_study(
         spec = load_study(Path(study))
     else:
         return AskedStudy(find_study(connect(tracking_uri), str(study)))
-    return AskedStudy(open_ledger(spec, tracking_uri))
+    return AskedStudy(open_ledger(spec, tracking_uri, change_space=change_space))
 
 
 class AskedStudy:
@@ -236,9 +239,12 @@ class AskedStudy:
                 self._hear()
                 history = self.session.load()
                 begun: list[Training] = []
+                if owner == ASKER:  # each of whose processes lasts for a moment
+                    asked = [trial.start for trial in history.every if trial.owner == ASKER]
+                    self._stages.search.count_from(min(asked, default=now_ms()))
                 free = int(not self.ledger.study.instructions.paused)
                 step = Step(over=True)
-                if not self.ledger.study.stop_requested:
+                if not self._ended_from_outside:
                     step = advance(self._stages.of_trials, history, free, begun.extend)
                 if begun:
                     self.over, self.reason = False, ""
@@ -251,11 +257,16 @@ class AskedStudy:
                 self.reason = self._why_over(history) if step.over else ""
                 return None
 
+    @property
+    def _ended_from_outside(self) -> str:
+        """Why nothing more is to be had here, whatever the study's rules say; empty if that is not so."""
+        return "hpo stop was called" if self.ledger.study.stop_requested else self.ledger.outdated
+
     def _why_over(self, history: History) -> str:
-        if self.ledger.study.stop_requested:
-            return "hpo stop was called"
+        if self._ended_from_outside:
+            return self._ended_from_outside
         reason = self._stages.search.reason  # before the next load, which does not know that a strategy is at its end
-        if not history.running and self._stages.load(history):
+        if not history.under_way and self._stages.load(history):
             conclude(self.ledger, self._stages, Publisher(self.ledger), history)
         return reason
 

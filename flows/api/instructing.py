@@ -44,11 +44,11 @@ def enqueue(ledger: Ledger, config: Mapping[str, Any]) -> Config:
     except ValueError as error:
         remedy = "correct it" if best is not None else "give a value for each, since there is no best trial yet"
         raise InputError("CONFIG", f"{dict(config)}: {error}", remedy) from None
-    for trial in history:
+    for trial in history.every:
         if trial.identity == identity(whole):
             raise InputError("CONFIG", f"trial {trial.number} has this configuration", "give another one")
     queue = instructions_of(ledger.study.check_there()).queue
-    if any(identity(each) == identity(whole) for each in queue.values()):
+    if any(identity(ledger.spec.placed(each)[0]) == identity(whole) for each in queue.values()):
         raise InputError("CONFIG", "it is enqueued already", "give another one")
     if len(Instruction("", "enqueue", whole).text) > TAG_LENGTH:
         raise InputError(
@@ -113,6 +113,6 @@ def trial_of_number(history: History, number: int) -> Trial:
     Raises:
         InputError: There is none.
     """
-    if (trial := next((trial for trial in history if trial.number == number), None)) is None:
+    if (trial := next((trial for trial in history.every if trial.number == number), None)) is None:
         raise InputError("TRIAL", f"the study has no trial {number}", "see hpo status for how many it has")
     return trial

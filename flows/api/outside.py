@@ -17,6 +17,7 @@ from hpo_core.ledger.ledger import Report
 from hpo_core.ledger.ownership import ASKER
 from hpo_core.ledger.store import FAILED, FINISHED
 from hpo_core.selection.evaluation import Training
+from hpo_core.study.editions import params_of
 from hpo_core.study.spec import StudySpec
 from hpo_flows.api.asked import metrics_told
 from hpo_flows.api.asking import AskedStudy
@@ -55,7 +56,7 @@ def ask_for(study: AskedStudy, seconds: float) -> dict[str, Any]:
     if training is None:
         return {"number": None, "over": study.over, "reason": study.reason or "wait: others are running"}
     trial, spec, ledger = training.trial, study.spec, study.ledger
-    ledger.write(Report(trial.run_id, params=spec.search_space.to_params(trial.config)))
+    ledger.write(Report(trial.run_id, params=params_of(spec, training)))
     return {
         "number": trial.number,
         "config": dict(trial.config),

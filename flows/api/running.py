@@ -63,6 +63,7 @@ def run_study(
     tracking_uri: str | None = None,
     progress: bool = True,
     verbose: bool = False,
+    change_space: bool = False,
     **settings: Any,
 ) -> StudyResult:
     """Tune a plain function. Run again under the same name, the study continues where it ended.
@@ -79,6 +80,7 @@ def run_study(
         tracking_uri: An MLflow tracking URI; by default ``MLFLOW_TRACKING_URI``, or sqlite in the working folder.
         progress: Show live progress.
         verbose: Also show what trials print, after their numbers.
+        change_space: Go on in the given space if the study has another one. Its trials inside that stay as evidence.
         **settings: The other keys of a study file: ``strategy``, ``parallel``, ``isolation``, ``seed``, ...
 
     Raises:
@@ -97,7 +99,8 @@ def run_study(
         with contextlib.ExitStack() as stack:
             live = stack.enter_context(LiveProgress(spec, verbose=verbose)) if progress else None
             pool = stack.enter_context(early_workers(spec, function))
-            ledger = open_ledger(spec, tracking_uri, path=function.path)
+            say = log.info if live is None else live.tell
+            ledger = open_ledger(spec, tracking_uri, say, path=function.path, change_space=change_space)
             if live is not None:
                 live.begin(ledger.spec)
             return run(ledger, function, live, pool)
@@ -160,6 +163,7 @@ def open_ledger(
     on_message: Callable[[str], Any] = log.info,
     path: Sequence[str] = (),
     defaults: Mapping[str, Scalar] | None = None,
+    change_space: bool = False,
 ) -> Ledger:
     """Open the study in MLflow, creating it if it is new, with the past trials that it learns from.
 
@@ -171,6 +175,7 @@ def open_ledger(
         on_message: Called with messages on what was decided and what was imported.
         path: Folders searched first for the function that returns the data.
         defaults: As for :func:`hpo_core.lineage.opening.open_study`; only for studies that declare no data.
+        change_space: As for :func:`run_study`.
     """
 
     waiting_for(f"{spec.name}: opening the study in MLflow")
@@ -178,9 +183,11 @@ def open_ledger(
         check_store(spec, uri_in_force(tracking_uri))
         store = connect(tracking_uri)
         if spec.data:
-            ledger = open_current(store, spec, declared(spec.data, path), on_message=on_message)
+            ledger = open_current(
+                store, spec, declared(spec.data, path), on_message=on_message, change_space=change_space
+            )
         else:
-            ledger = open_study(store, spec, on_message=on_message, defaults=defaults)
+            ledger = open_study(store, spec, on_message=on_message, defaults=defaults, change_space=change_space)
         warm_start(ledger, on_message)
     return ledger
 
@@ -216,7 +223,7 @@ def _run(ledger: Ledger, objective: Objective, observe: Observer, pool: Pool | N
         log.warning("%s: %s", spec.name, skipped_line(ledger.skipped))
     stages = Stages(ledger)
     over, reason = stages.load(history), stages.search.reason
-    if not over or history.running:
+    if not over or history.under_way:
         reason = _run_flow(ledger, objective, stages, publisher, observe, pool)
         history = ledger.load()
         stages.load(history)
@@ -233,7 +240,7 @@ def deliver(ledger: Ledger) -> None:
 def conclude(ledger: Ledger, stages: Stages, publisher: Publisher, history: History) -> None:
     """Write what the study came to into its run, from its stages as last loaded."""
     stages.record(history)
-    if not history.running:  # otherwise another flow still works on it
+    if not history.under_way:  # otherwise another flow still works on it
         ledger.study.set_status(FINISHED)
         if (best := best_trial(history, stages.choice)) is not None:
             publish_model(ledger, model_runs(history, best, stages.choice))
@@ -274,7 +281,7 @@ def _run_flow(
             return run_loop(session)
         except (KeyboardInterrupt, StudyFailed, InputError) as ended:
             try:
-                if not ledger.load().running:  # otherwise another flow still works on it
+                if not ledger.load().under_way:  # otherwise another flow still works on it
                     ledger.study.set_status(KILLED if isinstance(ended, KeyboardInterrupt) else FAILED)
             except TrackingError as error:
                 log.warning("%s", error)

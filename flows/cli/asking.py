@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from hpo_core.base.errors import InputError
-from hpo_flows.cli.common import StudyArgument, print_json
+from hpo_flows.cli.common import ChangeSpaceOption, StudyArgument, print_json
 
 
 def ask(
@@ -15,13 +15,14 @@ def ask(
     for_: Annotated[
         str, typer.Option("--for", metavar="TIME", help="How long you may train: 90s, 30m, 8h, 2d.")
     ] = "1h",
+    change_space: ChangeSpaceOption = False,
 ) -> None:
     """Reserve the next trial of a study and print it as one JSON object; hpo tell ends it."""
     from hpo_flows.api.asking import open_study
     from hpo_flows.api.outside import ask_for, seconds_of
 
     seconds = seconds_of(for_)
-    print_json(**ask_for(open_study(study), seconds))
+    print_json(**ask_for(open_study(study, change_space=change_space), seconds))
 
 
 def tell(

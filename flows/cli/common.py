@@ -36,6 +36,10 @@ SetOption = Annotated[
     list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Override a key: stop.minutes=5")
 ]
 
+ChangeSpaceOption = Annotated[
+    bool, typer.Option("--change-space", help="Go on in the file's space; trials outside it no longer count.")
+]
+
 
 def load_spec(study: str, overrides: list[str]) -> StudySpec:
     from hpo_core.study.file import load_study

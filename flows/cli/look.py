@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import math
 import os
+import shlex
 import signal
 import socket
 import sys
@@ -54,7 +55,8 @@ def status(
         return
     if ledger.skipped:
         typer.echo(skipped_line(ledger.skipped), err=True)
-    typer.echo(f"{ledger.spec.name}: {status_line(ledger.spec, history, 0.0)}")
+    paused = f"paused (hpo resume {shlex.quote(ledger.spec.name)})  |  " if ledger.study.instructions.paused else ""
+    typer.echo(f"{ledger.spec.name}: {paused}{status_line(ledger.spec, history, 0.0)}")
 
 
 def _watch(ledger: Ledger, seconds: float, as_json: bool) -> None:
@@ -66,18 +68,20 @@ def _watch(ledger: Ledger, seconds: float, as_json: bool) -> None:
     from rich.live import Live
     from rich.text import Text
 
-    from hpo_core.lineage.listing import StudyState, study_state
+    from hpo_core.lineage.listing import StudyState, shown_state, study_state
     from hpo_flows.reports.text import status_line
 
-    spec, console = ledger.spec, Console()
+    console = Console()
     shown = None
     if console.is_terminal and not as_json:
         shown = Live(console=console, auto_refresh=False, vertical_overflow="visible")
     with shown or contextlib.nullcontext():
         while True:
-            history, run = ledger.load(), ledger.study.check_there()
+            ledger.hear()
+            history, run, spec = ledger.load(), ledger.study_run, ledger.spec
             state = study_state(ledger.store, run, spec, history, live=bool(ledger.owners()))
-            line = f"{spec.name}: {state}  |  {status_line(spec, history, 0.0)}"
+            shown_as = shown_state(state, ledger.study.instructions.paused)
+            line = f"{spec.name}: {shown_as}  |  {status_line(spec, history, 0.0)}"
             if shown is not None:
                 shown.update(Text(line), refresh=True)
             elif as_json:
@@ -97,8 +101,10 @@ def _print_status(ledger: Ledger, history: History, **more: str) -> None:
     print_json(
         study=spec.name,
         complete=len(history.complete),
-        running=len(history.running),
+        running=len(history.under_way),
         failed=len(history.failed),
+        outside=len(history.outside),
+        paused=ledger.study.instructions.paused,
         skipped=len(ledger.skipped),
         trials=spec.stop.trials,
         **best_facts(spec, history),
@@ -134,7 +140,7 @@ def best(
     from hpo_flows.loop.final import choice_of
     from hpo_flows.reports.ending import as_yaml
     from hpo_flows.reports.terminal import best_table, print_choice
-    from hpo_flows.reports.text import certainty_lines, metric_value, tuning_lines
+    from hpo_flows.reports.text import certainty_lines, metric_value, outside_lines, tuning_lines
 
     if as_json and yaml:
         raise InputError("--yaml", "it is given together with --json", "give one of them")
@@ -179,6 +185,7 @@ def best(
         print_choice(spec, history, choice, Console())
     if choice is None or choice.winner is None:
         remarks = [*certainty_lines(spec, history), *tuning_lines(spec, history, choice)]
+        remarks += outside_lines(spec, history)
         for line in [*as_yaml(incumbent.config), *(f"# {each}" for each in remarks)]:
             typer.echo(line)
     _show_places(ledger, history, best, choice)

@@ -28,7 +28,7 @@ def stop(
         return
     if reason:
         raise InputError("--reason", "it is that of a trial's end", "give --trial, too")
-    running = len(ledger.load().running)
+    running = len(ledger.load().under_way)
     ledger.study.request_stop()
     typer.echo(f"{ledger.spec.name}: no further trial starts; {running} running ones finish")
 

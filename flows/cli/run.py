@@ -15,20 +15,37 @@ import typer
 
 from hpo_core.base.errors import InputError
 from hpo_core.study.names import is_file
-from hpo_flows.cli.common import SetOption, StudyArgument, load_spec, open_stored, overrides_of, search_path
+from hpo_flows.cli.common import (
+    ChangeSpaceOption,
+    SetOption,
+    StudyArgument,
+    load_spec,
+    open_stored,
+    overrides_of,
+    search_path,
+)
 from hpo_flows.objectives.reference import Objective
 from hpo_flows.workers.output import PRINTED
 
 if TYPE_CHECKING:
     from hpo_core.ledger.ledger import Ledger
+    from hpo_core.study.spec import StudySpec
     from hpo_flows.reports.live import LiveProgress
     from hpo_flows.results import StudyResult
 
 
-def validate(study: StudyArgument, set_: SetOption = None) -> None:
+def validate(
+    study: StudyArgument,
+    set_: SetOption = None,
+    change_space: Annotated[
+        bool, typer.Option("--change-space", help="Say what becomes of the study's trials in the file's space.")
+    ] = False,
+) -> None:
     """Check a study file and that its objective, if any, can be imported; nothing is run."""
 
     spec = load_spec(study, list(set_ or []))
+    if change_space:
+        _preview(study, spec)
     if spec.objective:
         with _without_chatter():
             Objective(spec.objective, search_path(study), needs_hypergradient=spec.needs_hypergradient).load()
@@ -38,11 +55,25 @@ def validate(study: StudyArgument, set_: SetOption = None) -> None:
         f"{study} is valid: study {spec.name!r}, {spec.search_space.dimensions} parameters "
         f"({configurations} configurations), strategy {spec.strategy.name!r}"
     )
-    given = "".join(f" --set {shlex.quote(each)}" for each in set_ or [])
+    given = "".join(f" --set {shlex.quote(each)}" for each in set_ or []) + " --change-space" * change_space
     if spec.objective:
         typer.echo(f"start it: hpo tune {shlex.quote(study)}{given}")
     else:
         typer.echo(f"it has no objective: ask for its trials with hpo ask {shlex.quote(study)}")
+
+
+def _preview(study: str, spec: StudySpec) -> None:
+    """Say what becomes of the trials of a study that goes on in another space. Changes nothing."""
+    from hpo_core.lineage.space_change import change_space
+    from hpo_core.study.editions import has_changed, in_edition_of
+
+    ledger = open_stored(study)
+    given = in_edition_of(spec, ledger.spec)
+    if not has_changed(ledger.spec, given):
+        typer.echo(f"{ledger.spec.name}: the study has this space already")
+        return
+    for line in change_space(ledger, given).lines():
+        typer.echo(line)
 
 
 @contextlib.contextmanager
@@ -79,6 +110,7 @@ def tune(
     debug: Annotated[
         bool, typer.Option("--debug", help="Train in this process, one trial at a time, so that breakpoint() works.")
     ] = False,
+    change_space: ChangeSpaceOption = False,
 ) -> None:
     """Run a study, or go on with it."""
     from hpo_flows.reports.live import LiveProgress
@@ -89,7 +121,7 @@ def tune(
     try:
         with LiveProgress(verbose=verbose and not debug, moving=not debug) as live:
             live.say(f"reading {study} ...")  # before what takes its time to import
-            ledger, result = _run(study, overrides, live, verbose=verbose, debug=debug)
+            ledger, result = _run(study, overrides, live, verbose=verbose, debug=debug, change_space=change_space)
     except KeyboardInterrupt as stopped:
         logging.raiseExceptions = False  # it also ended Prefect's temporary server, which can take no more logs
         typer.echo("stopped; run the same command to go on", err=True)
@@ -108,15 +140,22 @@ def tune(
 
 
 def _run(
-    study: str, overrides: list[str], live: LiveProgress, *, verbose: bool, debug: bool
+    study: str, overrides: list[str], live: LiveProgress, *, verbose: bool, debug: bool, change_space: bool
 ) -> tuple[Ledger, StudyResult]:
     """Open the study and run it."""
+    from hpo_core.ledger.decode import written_spec
     from hpo_core.study.file import override_spec
     from hpo_core.study.isolation import for_debugging
     from hpo_flows.api import early_workers, open_ledger, run
     from hpo_flows.loop.temporary_server import start_early
 
-    spec = load_spec(study, overrides) if is_file(study) else override_spec(open_stored(study).spec, overrides)
+    if is_file(study):
+        spec = given = load_spec(study, overrides)
+    else:
+        stored = open_stored(study)
+        spec = override_spec(stored.spec, overrides)
+        # Without what hpo set has changed, which holds in any case, also if that was said only a second ago.
+        given = override_spec(written_spec(stored.study_run), overrides)
     objective = Objective(spec.objective, search_path(study))
     here, left_out = for_debugging(spec) if debug else (spec, [])
     if left_out:
@@ -126,7 +165,7 @@ def _run(
         objective.precheck()
         start_early()  # it comes up while MLflow is imported
     with early_workers(here, objective) as pool:
-        ledger = open_ledger(spec, on_message=live.tell, path=objective.path)
+        ledger = open_ledger(given, on_message=live.tell, path=objective.path, change_space=change_space)
         if debug:
             ledger.spec, _ = for_debugging(ledger.spec)  # of this run alone: the stored study stays as it is
         live.begin(ledger.spec)

@@ -48,9 +48,11 @@ def _data(study: ListedStudy) -> dict[str, Any]:
     return {
         "study": study.name,
         "state": study.state.value,
+        "paused": study.paused,
         "complete": len(history.complete),
-        "running": len(history.running),
+        "running": len(history.under_way),
         "failed": len(history.failed),
+        "outside": len(history.outside),
         "trials": None if spec is None else spec.stop.trials,
         **(dict.fromkeys(("best", "best_trial", "metric", "direction")) if spec is None else best_facts(spec, history)),
         "feasible": None if best is None else best.feasible,
@@ -93,19 +95,22 @@ def _print_table(studies: list[ListedStudy]) -> None:
 
 
 def _cells(study: ListedStudy, *, unique: bool) -> list[str]:
+    from hpo_core.history.trial import TrialState
     from hpo_core.ledger.ownership import now_ms
     from hpo_flows.reports.text import metric_value, number
 
     spec, history, active = study.spec, study.history, ago(now_ms() - study.active)
     if spec is None:
-        return [study.name, study.state.value, "", "", "", active]
+        return [study.name, study.shown_state, "", "", "", active]
     name = study.name if unique else f"{study.name} (in {spec.experiment})"
-    done = f"{len(history.complete)}" + ("" if spec.stop.trials is None else f"/{spec.stop.trials}")
+    done = f"{sum(trial.state is TrialState.COMPLETE for trial in history.every)}" + (
+        "" if spec.stop.trials is None else f"/{spec.stop.trials}"
+    )
     incumbent = history.incumbent
     best = "" if incumbent is None else f"{number(metric_value(spec, incumbent))} {spec.metric}"
     if spec.metrics and incumbent is not None:
         best = f"front of {len(history.front)}"
-    return [name, study.state.value, done, str(len(history.failed)), best, active]
+    return [name, study.shown_state, done, str(len(history.failed)), best, active]
 
 
 def ago(milliseconds: int) -> str:

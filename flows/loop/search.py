@@ -10,6 +10,7 @@ from hpo_core.base.errors import StudyFailed
 from hpo_core.history.history import History
 from hpo_core.history.trial import Trial
 from hpo_core.ledger.ledger import Ledger
+from hpo_core.ledger.ownership import now_ms
 from hpo_core.selection.evaluation import Training
 from hpo_core.study.spec import StudySpec
 from hpo_flows.loop.stage import Step, collect, reserve_trial
@@ -36,7 +37,7 @@ class SearchStage:
         self.reason = ""
         self.exhausted = self.halted = False
         self._began: float | None = None
-        self._earlier: frozenset[int] = frozenset()  # the trials that failed before this run of the study
+        self._earlier: frozenset[int] | None = None  # the trials that failed before this run of the study
 
     @property
     def _spec(self) -> StudySpec:
@@ -45,6 +46,10 @@ class SearchStage:
     def halt(self) -> None:
         """Reserve no further trial, because this flow is being stopped. A signal handler may call it."""
         self.halted = True
+
+    def count_from(self, milliseconds: int) -> None:
+        """Count the minutes from a time, in milliseconds since 1970, instead of from this process's first trial."""
+        self._began = time.monotonic() - max(now_ms() - milliseconds, 0) / 1000
 
     def load(self, history: History) -> bool:
         self.reason = self._spec.stop_reason(history, self.minutes) or ""
@@ -57,7 +62,9 @@ class SearchStage:
             StudyFailed: The first trials of this run all failed with the same error.
         """
         if self._began is None:
-            self._began, self._earlier = time.monotonic(), frozenset(trial.number for trial in history.failed)
+            self._began = time.monotonic()
+        if self._earlier is None:
+            self._earlier = frozenset(trial.number for trial in history.failed)
         step = collect(self._reserve(history, free))
         over = bool(self.reason) and not step.stale
         if over and not self._ledger.up_to_date:  # another flow may have begun a trial, which the end has to wait for
@@ -67,7 +74,7 @@ class SearchStage:
     def _reserve(self, history: History, free: int) -> Iterator[Training | None]:
         """Ask the strategy, and reserve what it proposes; None if another flow was faster."""
         while not self.load(history) and free > 0:
-            if (alike := self._spec.repeated_error(history, self._earlier)) is not None:
+            if (alike := self._spec.repeated_error(history, self._earlier or ())) is not None:
                 if not history.running:
                     raise self._failed(alike, history)
                 return  # the running ones were started at the same time and may still succeed
@@ -94,7 +101,7 @@ class SearchStage:
         """The error for a study whose trials all failed in the same way as this one."""
         details = self._ledger.store.download(trial.run_id, FAILURE) or b""
         end = details.decode(errors="replace").strip()[-MAX_SHOWN:]
-        count = sum(each.number not in self._earlier for each in history.failed)
+        count = sum(each.number not in (self._earlier or ()) for each in history.failed)
         return StudyFailed(
             f"the first {count} trials all failed with the same error, so no further one is started: {trial.reason}\n"
             + "".join(f"  {line}\n" for line in end.splitlines())

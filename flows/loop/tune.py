@@ -78,7 +78,7 @@ def reap_after(flow: Any, flow_run: Any, state: Any) -> None:
     ledger = Ledger(store, stored_spec(run), run)
     ledger.load()
     ledger.reap()
-    if not ledger.load().running:
+    if not ledger.load().under_way:
         FoldLedger(ledger).load()  # loading also ends the folds whose flow is gone
 
 
@@ -257,9 +257,12 @@ class Loop:
                     raise Stopped(self._signal)
                 history = self._load(fresh=bool(self._stages.search.reason))
                 self._observe(history)
+                edition = self._spec.edition
                 self._hear()
-                if self._ledger.study.stop_requested:
-                    step, reason = Step(over=True), "hpo stop was called"
+                if self._spec.edition != edition:
+                    continue  # the history is one of the old space
+                if reason := "hpo stop was called" if self._ledger.study.stop_requested else self._ledger.outdated:
+                    step = Step(over=True)
                 else:
                     step, reason = self._advance(history), self._stages.search.reason
                 if step.stale:

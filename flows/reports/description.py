@@ -17,6 +17,7 @@ from hpo_flows.reports.text import (
     metric_values,
     number,
     one_line,
+    outside_lines,
     test_lines,
 )
 
@@ -32,7 +33,8 @@ def study_description(spec: StudySpec, history: History, choice: Choice | None =
         f"**{as_markdown(spec.name)}**: {_goal(spec)}{of} by `{spec.strategy.name}`.",
         "",
         f"{complete} trial{'s' * (complete != 1)} complete, {failed_line(spec, history)}, "
-        f"{len(history.running)} running.",
+        f"{len(history.under_way)} running.",
+        *(f"\n{as_markdown(line)}." for line in outside_lines(spec, history)),
     ]
     if best is not None and spec.metrics:
         lines += ["", *front_description(spec, history)]

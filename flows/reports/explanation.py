@@ -36,6 +36,8 @@ def lines(spec: StudySpec, found: Explanation) -> list[str]:
     told = [f"Trial {trial.number} of {spec.name} ({_outcome(spec, found)})"]
     told += [f"  {name} = {value}" for name, value in trial.config.items()]
     told.append(found.trial.proposed)
+    if found.space:
+        told.append(f"Space: {found.space}")
     for place, objective in enumerate(spec.objectives):
         expected = expectation(spec, found, place)
         if expected["mean"] is None:
@@ -87,6 +89,11 @@ def data(spec: StudySpec, found: Explanation) -> dict[str, Any]:
         "config": dict(found.trial.config),
         "notes": dict(found.trial.notes),
         "origin": found.origin,
+        "space": {
+            "edition": found.edition,
+            "editions": found.editions,
+            "outside": dict(found.outside),
+        },
         "expected": expectation(spec, found) if not spec.metrics else _expectations(spec, found),
         "history": {
             "digest": found.digest,

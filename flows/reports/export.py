@@ -19,6 +19,9 @@ from hpo_flows.reports.text import metric_value
 REPEATS = ("repeat_of", "mean", "standard_error", "trainings")
 """The columns about all trainings of a configuration."""
 
+OUTSIDE = "outside"
+"""The column that says why a trial lies outside the space as it is now; only where trials do."""
+
 FRONT = "on_front"
 """The column of studies with several metrics that says which trials are on the Pareto front."""
 
@@ -30,8 +33,14 @@ def columns(spec: StudySpec, history: History) -> list[str]:
     """The columns of :func:`rows`, also of a study without trials."""
     logged = _logged(spec, history)
     first = ["number", "state", *([FRONT] if spec.metrics else ["value"]), *REPEATS]
-    middle = [*(f"{PARAMS}{name}" for name in spec.space), *(f"{METRICS}{name}" for name in logged)]
-    return [*first, "fidelity", *middle, "start", "end", "seconds", "reason", "run_id"]
+    middle = [*(f"{PARAMS}{name}" for name in _parameters(spec, history)), *(f"{METRICS}{name}" for name in logged)]
+    last = ["start", "end", "seconds", "reason", *([OUTSIDE] if history.outside else []), "run_id"]
+    return [*first, "fidelity", *middle, *last]
+
+
+def _parameters(spec: StudySpec, history: History) -> list[str]:
+    """The parameters of the space, and those that trials outside it have."""
+    return list(dict.fromkeys([*spec.space, *(name for trial in history.outside for name in trial.config)]))
 
 
 def rows(spec: StudySpec, history: History) -> list[dict[str, Any]]:
@@ -54,15 +63,16 @@ def rows(spec: StudySpec, history: History) -> list[dict[str, Any]]:
             **({FRONT: trial.number in front} if spec.metrics else {"value": metric_value(spec, trial)}),
             **_certainty(spec, history, trial, means),
             "fidelity": trial.fidelity,
-            **{f"{PARAMS}{name}": trial.config.get(name) for name in spec.space},
+            **{f"{PARAMS}{name}": trial.config.get(name) for name in _parameters(spec, history)},
             **{f"{METRICS}{name}": trial.metrics.get(name) for name in logged},
             "start": _moment(trial.start),
             "end": None if trial.end is None else _moment(trial.end),
             "seconds": None if trial.end is None else (trial.end - trial.start) / 1000,
             "reason": trial.reason,
+            **({OUTSIDE: "; ".join(f"{k}: {v}" for k, v in trial.outside.items())} if history.outside else {}),
             "run_id": trial.run_id,
         }
-        for trial in history
+        for trial in history.every
     ]
 
 
@@ -83,7 +93,7 @@ def _certainty(spec: StudySpec, history: History, trial: Trial, means: Mapping[i
 def _logged(spec: StudySpec, history: History) -> list[str]:
     """The metrics that trials have logged; the study's own come first, whether or not any has."""
     own = [each.metric for each in spec.objectives]
-    return [*own, *sorted({name for trial in history for name in trial.metrics} - set(own))]
+    return [*own, *sorted({name for trial in history.every for name in trial.metrics} - set(own))]
 
 
 def _moment(milliseconds: int) -> datetime.datetime:

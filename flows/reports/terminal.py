@@ -26,6 +26,7 @@ from hpo_flows.reports.text import (
     number,
     one_line,
     outcome_text,
+    outside_lines,
     ranked,
     show,
     test_lines,
@@ -169,6 +170,8 @@ def print_summary(
     """Print the end of a run: why it ended, the best trials, the winner or incumbent, and where everything is."""
     console = console or Console()
     counts = f"{len(history.complete)} complete, {failed_line(spec, history)}"
+    if history.outside:
+        counts += f", {len(history.outside)} outside the space"
     if history.running:
         counts += f", {len(history.running)} running elsewhere"
     say(console, f"Study {spec.name}: {reason} ({counts}).")
@@ -181,7 +184,8 @@ def print_summary(
         console.print(best_table(spec, history, f"Best trials by {spec.metric}", console.width))
         if choice is None or choice.winner is None:
             say(console, f"Best: trial {best.number}")
-            for line in [*certainty_lines(spec, history), *tuning_lines(spec, history, choice)]:
+            remarks = [*certainty_lines(spec, history), *tuning_lines(spec, history, choice)]
+            for line in [*remarks, *outside_lines(spec, history)]:
                 say(console, f"  # {line}")
             for line in as_yaml(best.config):
                 say(console, f"  {line}")

@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from hpo_core.history.front import best_first
-from hpo_core.history.trial import Trial
+from hpo_core.history.trial import Trial, TrialState
 from hpo_core.ledger.tags import Tag
 from hpo_core.selection.overtuning import overtuning_of
 from hpo_core.selection.repeats import Leg, winner_of
@@ -139,6 +139,24 @@ def certainty_lines(spec: StudySpec, history: History) -> list[str]:
     return lines
 
 
+def outside_lines(spec: StudySpec, history: History) -> list[str]:
+    """How many trials lie outside the space as it is now, and whether the best of them is better than the best inside.
+
+    Returns:
+        One line; none if no trial lies outside.
+    """
+    count = len(history.outside)
+    if not count:
+        return []
+    counted = "1 trial lies" if count == 1 else f"{count} trials lie"
+    line = f"{counted} outside the space, which was changed"
+    ended = [trial for trial in history.outside if trial.state is TrialState.COMPLETE]
+    best, inside = next(iter(best_first(ended)), None), history.incumbent
+    if best is None or spec.metrics or (inside is not None and best_first([inside, best])[0] is inside):
+        return [line]
+    return [f"{line}; the best of them, trial {best.number} with {number(metric_value(spec, best))}, is better"]
+
+
 def broken_limits(spec: StudySpec, trial: Trial) -> str:
     """The limits that a complete trial breaks, with its values; empty if it keeps them."""
     return ", ".join(
@@ -241,9 +259,11 @@ def count_line(spec: StudySpec, history: History) -> str:
 
 def status_parts(spec: StudySpec, history: History, elapsed: float) -> list[str]:
     """A study's progress in short texts: counts, the best value, the time left if it is known."""
-    parts = [count_line(spec, history), f"{len(history.running)} running"]
+    parts = [count_line(spec, history), f"{len(history.under_way)} running"]
     if history.failed:
         parts.append(failed_line(spec, history))
+    if history.outside:
+        parts.append(f"{len(history.outside)} outside the space")
     if spec.stop.full_trainings is not None and spec.scale is not None:
         parts.append(f"{spec.spent(history):.3g} of {spec.stop.full_trainings:g} full trainings")
     if (best := history.incumbent) is not None:

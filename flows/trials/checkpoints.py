@@ -52,7 +52,7 @@ def unpack(file: Path, folder: Path) -> None:
 
 def inherited(store: Store, history: History, number: int, folder: Path) -> tuple[Path | None, str]:
     """Unpack the checkpoint of a trial below a folder. Returns its folder, or None and the reason it is missing."""
-    parent = next((each for each in history if each.number == number), None)
+    parent = next((each for each in history.every if each.number == number), None)
     if parent is None:
         return None, f"trial {number} is gone"
     if parent.notes.get("checkpoint") != CHECKPOINT_KEPT:

@@ -10,6 +10,7 @@ from pathlib import Path
 from hpo_core.base.seeding import fold_seed, repeat_seed, trial_seed
 from hpo_core.history.trial import fidelity_key
 from hpo_core.selection.evaluation import ChampionVersion, EvaluationKind, Fold, Retraining, Training
+from hpo_core.study.editions import params_of
 from hpo_core.study.spec import StudySpec
 from hpo_core.tracking.trial_run import TrialRun
 from hpo_flows.trials.checkpoints import inherited
@@ -71,7 +72,7 @@ def prepare(session: Session, training: Training, folder: Path) -> Prepared:
             session.ledger.store.uri,
             training.run_id,
             session.ledger.study_run.experiment,
-            spec.search_space.to_params(training.config),
+            params_of(spec, training),
         ),
     )
     return Prepared(job, obstacle)

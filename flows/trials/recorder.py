@@ -31,6 +31,7 @@ from hpo_core.ledger.tags import (
     refused_tag,
 )
 from hpo_core.selection.evaluation import Training
+from hpo_core.study.editions import params_of
 from hpo_core.tracking.trial_run import Logged
 from hpo_flows.objectives.messages import Artifact, DatasetUsed, FoldScore, FromObjective, LoggedByMlflow, NotKept, Use
 from hpo_flows.objectives.messages import Report as Reported
@@ -66,7 +67,7 @@ class TrialLog:
         self._folder, self.name = folder, f"trial {training.number} of {ledger.spec.name}"
         self._ledger, self._training = ledger, training
         self._spool, self._unsent = session.spool, session.folder / "unsent"
-        self._params = ledger.spec.search_space.to_params(training.config)
+        self._params = params_of(ledger.spec, training)
         self._metrics: list[Metric] = []
         self._tags = dict(tags)
         self._last_step = 0

@@ -129,6 +129,10 @@ class History:
             number must not be used again.
         prior: What was known before the first trial. The views below cover trials only and do not include it.
 
+    Attributes:
+        outside: The trials whose configurations are not in the study's space, which was changed since. They have
+            numbers, and are in :attr:`every`, but in no other view: neither strategies nor the incumbent know them.
+
     Raises:
         ValueError: Two trials share a number, or a complete trial has no finite loss.
     """
@@ -136,6 +140,7 @@ class History:
     trials: tuple[Trial, ...]
     next_number: int
     prior: tuple[Source, ...]
+    outside: tuple[Trial, ...]
 
     def __init__(self, trials: Iterable[Trial] = (), next_number: int = 0, prior: Iterable[Source] = ()) -> None:
         ordered = tuple(sorted(trials, key=_number))
@@ -144,12 +149,17 @@ class History:
                 raise ValueError(f"two trials have the number {after.number}")
         for trial in ordered:
             _check(trial)
-        self._fill(ordered, next_number, tuple(prior))
+        outside = tuple(trial for trial in ordered if trial.outside)
+        inside = tuple(trial for trial in ordered if not trial.outside) if outside else ordered
+        self._fill(inside, max(next_number, ordered[-1].number + 1 if ordered else 0), tuple(prior), outside)
 
-    def _fill(self, ordered: tuple[Trial, ...], next_number: int, prior: tuple[Source, ...]) -> None:
-        object.__setattr__(self, "trials", ordered)
+    def _fill(
+        self, trials: tuple[Trial, ...], next_number: int, prior: tuple[Source, ...], outside: tuple[Trial, ...] = ()
+    ) -> None:
+        object.__setattr__(self, "trials", trials)
+        object.__setattr__(self, "outside", outside)
         object.__setattr__(self, "prior", prior)
-        object.__setattr__(self, "next_number", max(next_number, ordered[-1].number + 1 if ordered else 0))
+        object.__setattr__(self, "next_number", next_number)
 
     def updated(self, trials: Iterable[Trial], next_number: int = 0, gone: Collection[int] = ()) -> History:
         """This history with some trials added, or in the place of those of their numbers, and without others.
@@ -170,8 +180,13 @@ class History:
             _check(trial)
         numbers = {*given, *gone}
         old = self._of(numbers)
+        if self.outside or any(trial.outside for trial in given.values()):
+            left = (trial for trial in self.every if trial.number not in numbers)
+            return History((*left, *given.values()), max(next_number, self.next_number), self.prior)
         new: History = object.__new__(History)
-        new._fill(_updated(self.trials, numbers, given.values()), max(next_number, self.next_number), self.prior)
+        updated = _updated(self.trials, numbers, given.values())
+        highest = updated[-1].number + 1 if updated else 0
+        new._fill(updated, max(next_number, self.next_number, highest), self.prior)
         known, carried = self.__dict__, new.__dict__
         for name, belongs in PARTS.items():
             if name in known:
@@ -230,11 +245,21 @@ class History:
 
     def find(self, number: int) -> Trial | None:
         """The trial of a number; None if there is none."""
-        place = _at(self.trials, number)
-        return None if place is None else self.trials[place]
+        place = _at(self.every, number)
+        return None if place is None else self.every[place]
 
     def _part(self, name: str) -> tuple[Trial, ...]:
         return tuple(filter(PARTS[name], self.trials))
+
+    @cached_property
+    def every(self) -> tuple[Trial, ...]:
+        """All trials, those outside the space among them."""
+        return tuple(sorted((*self.trials, *self.outside), key=_number)) if self.outside else self.trials
+
+    @cached_property
+    def under_way(self) -> tuple[Trial, ...]:
+        """All trials that run, those outside the space among them."""
+        return tuple(filter(PARTS["running"], self.every)) if self.outside else self.running
 
     @cached_property
     def complete(self) -> tuple[Trial, ...]:
@@ -268,8 +293,10 @@ class History:
     @cached_property
     def retaken(self) -> frozenset[int]:
         """The numbers of lost trials that a later trial retries; the outcome of the retry counts instead."""
-        retries = {str(trial.notes["retry_of"]) for trial in self._retries}
-        return frozenset(trial.number for trial in self.lost if str(trial.number) in retries)
+        retries = (*self._retries, *filter(PARTS["_retries"], self.outside))
+        lost = (*self.lost, *(trial for trial in filter(PARTS["failed"], self.outside) if trial.notes.get("lost")))
+        retried = {str(trial.notes["retry_of"]) for trial in retries}
+        return frozenset(trial.number for trial in lost if str(trial.number) in retried)
 
     def without_retaken(self) -> History:
         """This history without the lost trials that later ones retry; numbers do not change."""
@@ -291,7 +318,7 @@ class History:
             assert trial.repeat_of is not None
             repeats.setdefault(trial.repeat_of, []).append(trial)
         return History(
-            (_merge(trial, repeats.get(trial.number, ())) for trial in self.trials if trial.repeat_of is None),
+            (_merge(trial, repeats.get(trial.number, ())) for trial in self.every if trial.repeat_of is None),
             self.next_number,
             self.prior,
         )
@@ -407,7 +434,7 @@ class History:
             fidelity: Defines a full training.
             apart: The numbers of trials to leave out.
         """
-        counted = [trial for trial in self.trials if trial.number not in apart]
+        counted = [trial for trial in self.every if trial.number not in apart]
         extents = {trial.number: min(fidelity_key(trial.fidelity) / fidelity.max, 1.0) for trial in counted}
         saved = [extents.get(trial.parent, 0.0) for trial in counted if trial.parent is not None and continues(trial)]
         return math.fsum(extents.values()) - math.fsum(saved)

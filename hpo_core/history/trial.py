@@ -88,6 +88,9 @@ class Trial:
             then their mean. Only the trials of :attr:`hpo_core.history.history.History.merged` have it.
         confirmed: Whether some of these were made to confirm the configuration.
         losses: With several objectives, the loss in each, finite; empty with one, and unless complete.
+        edition: The edition of the space that it was proposed in; empty in the first one.
+        outside: Why its configuration is not in the study's space as that is now, by parameter or constraint; empty if
+            it is. No strategy sees a trial outside.
     """
 
     number: int
@@ -113,6 +116,8 @@ class Trial:
     observed: tuple[float, ...] = ()
     confirmed: bool = False
     losses: tuple[float, ...] = ()
+    edition: str = ""
+    outside: Mapping[str, str] = field(default_factory=dict)
 
     @cached_property
     def repeat_of(self) -> int | None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 import re
 from collections.abc import Mapping
@@ -16,7 +15,7 @@ from hpo_core.history.trial import Trial, TrialState, hypergradient_of
 from hpo_core.ledger import ownership
 from hpo_core.ledger.known_runs import number_of
 from hpo_core.ledger.store import FAILED, FINISHED, RUNNING, Run
-from hpo_core.ledger.study_run import instructions_of
+from hpo_core.ledger.study_run import current_document, instructions_of
 from hpo_core.ledger.tags import (
     FOLD_VALUE,
     HIDDEN,
@@ -30,9 +29,9 @@ from hpo_core.ledger.tags import (
 )
 from hpo_core.selection.evaluation import ChampionVersion, Evaluation, EvaluationKind, Fold, Retraining
 from hpo_core.space.configuration import Scalar, config_from_json
-from hpo_core.study.editions import completed
+from hpo_core.study.editions import in_force, is_of_today
 from hpo_core.study.file import study_from
-from hpo_core.study.resume import with_changes
+from hpo_core.study.resume import with_what_holds
 from hpo_core.study.spec import StudySpec
 
 
@@ -56,6 +55,13 @@ def is_settled(run: Run) -> bool:
     return ended and (run.end or 0) + 1000 * ownership.LEASE_SECONDS < ownership.now_ms()
 
 
+def reserved_trial(run: Run, spec: StudySpec) -> Trial:
+    """As :func:`trial_of`, in the space in which the trial was proposed: as whoever reserved it knows it."""
+    trial = trial_of(run, spec)
+    then = in_force(spec, trial.edition, trial.number)
+    return trial if then is spec else trial_of(run, then)
+
+
 def trial_of(run: Run, spec: StudySpec) -> Trial:
     """Decode a run as a trial of the study; applies the metric direction and rejects NaN and infinity.
 
@@ -68,7 +74,8 @@ def trial_of(run: Run, spec: StudySpec) -> Trial:
     run = replace(run, tags=unfold(run.tags))
     if run.tags.get(Tag.SCHEMA) != SCHEMA:
         raise ValueError(f"it was written by schema {run.tags.get('hpo.schema')!r}, this is {SCHEMA}")
-    config = _config_of(run, spec)
+    edition = run.tags.get(Tag.EDITION, "")
+    config, outside = _config_of(run, spec, edition, number)
     losses, unknown = _losses_of(run, spec)
     reason = run.tags.get(Tag.REASON, "")
     notes: dict[str, Scalar] = {
@@ -113,6 +120,8 @@ def trial_of(run: Run, spec: StudySpec) -> Trial:
         end=run.end,
         owner=run.tags.get(Tag.OWNER, ""),
         losses=losses if state is TrialState.COMPLETE and spec.metrics else (),
+        edition=edition,
+        outside=outside,
     )
 
 
@@ -149,14 +158,36 @@ def _folds_of(run: Run, spec: StudySpec) -> tuple[float, ...]:
     return tuple(losses)
 
 
-def _config_of(run: Run, spec: StudySpec) -> dict[str, Scalar]:
+def _config_of(run: Run, spec: StudySpec, edition: str, number: int) -> tuple[dict[str, Scalar], dict[str, str]]:
+    """The configuration of a run in today's space, and why it lies outside; empty if it lies inside.
+
+    Raises:
+        ValueError: It is of today's edition, and not in its space; or it is unreadable.
+    """
+    today = is_of_today(spec, edition, number)
     if text := join_tag(Tag.CONFIG, run.tags):
-        return spec.search_space.validated(completed(spec, config_from_json(text)), check_constraints=False)
-    return spec.search_space.from_params(run.params)
+        config = config_from_json(text)
+    else:
+        space = spec.search_space if today else in_force(spec, edition, number).search_space
+        config = space.from_params(run.params)
+    if today:
+        return spec.search_space.validated(config, check_constraints=False), {}
+    fitted, outside = spec.placed(config)
+    return config if outside else fitted, outside
 
 
 def stored_spec(run: Run) -> StudySpec:
     """Read the specification stored in a study's run, with the settings that were changed since.
+
+    Raises:
+        InputError: It is damaged.
+    """
+    spec = written_spec(run)
+    return with_what_holds(spec, spec, instructions_of(run).every)[0]
+
+
+def written_spec(run: Run) -> StudySpec:
+    """As :func:`stored_spec`, without what people have changed by instructions.
 
     Studies of versions without repeats are to have none.
 
@@ -164,15 +195,12 @@ def stored_spec(run: Run) -> StudySpec:
         InputError: It is damaged.
     """
     try:
-        stored = json.loads(join_tag(Tag.SPEC, run.tags))
-        spec = study_from({"repeats": "off", **stored} if isinstance(stored, dict) else stored)
+        stored = current_document(run.tags)
+        return study_from({"repeats": "off", **stored} if isinstance(stored, dict) else stored)
     except (ValueError, RecursionError) as error:
         raise InputError(
             f"study run {run.id}", f"its stored specification cannot be used ({error})", "delete the run in MLflow"
         ) from None
-    for each in instructions_of(run).unsettled:
-        spec = with_changes(spec, each.value)
-    return spec
 
 
 def kind_tags(kind: EvaluationKind | None) -> dict[str, str]:

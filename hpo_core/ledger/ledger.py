@@ -37,6 +37,7 @@ from hpo_core.ledger.tags import (
     CHECKPOINT_DELETED,
     CHECKPOINT_LEFT,
     INTERRUPTED,
+    NO_TOTAL,
     NOTE,
     SCHEMA,
     SEARCHED,
@@ -44,7 +45,9 @@ from hpo_core.ledger.tags import (
     fold,
     refused_tag,
 )
+from hpo_core.selection.evaluation import Training
 from hpo_core.space.configuration import config_to_json
+from hpo_core.study.editions import params_of
 
 log = logging.getLogger("hpo")
 
@@ -83,6 +86,8 @@ class Ledger(LedgerReader):
             "schema": SCHEMA,
             "seed": spec.seed,
             "history": history.digest,
+            "total": spec.stop.trials or NO_TOTAL,
+            **({"edition": spec.edition} if spec.edition else {}),
             "config": config_to_json(proposal.config),
             **{key: value for key, value in notes.items() if key not in SEARCHED},
         }
@@ -236,7 +241,7 @@ class Ledger(LedgerReader):
     def params_of(self, run: Run) -> dict[str, str]:
         """The params to log for a run's trial; none if its configuration is unreadable."""
         trial = self._as_trial(run)
-        return {} if trial is None else self.spec.search_space.to_params(trial.config)
+        return {} if trial is None else params_of(self.spec, Training(trial))
 
     def discard_checkpoint(self, trial: Trial) -> None:
         """Delete a trial's checkpoint. On failure, log a warning and do not retry."""

@@ -14,20 +14,21 @@ from hpo_core.base.errors import InputError, TrackingRefusal
 from hpo_core.history.history import History
 from hpo_core.history.prior import Source
 from hpo_core.history.trial import Trial
-from hpo_core.ledger.decode import is_settled, trial_of
+from hpo_core.ledger.decode import is_settled, trial_of, written_spec
 from hpo_core.ledger.known_runs import KnownRuns, OwnRuns, number_of
 from hpo_core.ledger.ownership import Owner
 from hpo_core.ledger.snapshot import Snapshot, pack, unpack
 from hpo_core.ledger.store import RUNNING, Run, Store
-from hpo_core.ledger.study_run import StudyRun
+from hpo_core.ledger.study_run import StudyRun, last_edition
 from hpo_core.ledger.tags import (
     CLAIMS,
     SNAPSHOT,
     SNAPSHOT_FOLDER,
     Tag,
 )
+from hpo_core.study.editions import prior_in_space
 from hpo_core.study.instructions import Instruction
-from hpo_core.study.resume import with_changes
+from hpo_core.study.resume import news_in, with_changes, with_space_of
 from hpo_core.study.spec import StudySpec
 
 log = logging.getLogger("hpo")
@@ -63,10 +64,12 @@ class LedgerReader:
         self.lease_seconds: float | None = None  # of the trials that this flow reserves; None: as usual
         self.prior: tuple[Source, ...] = ()  # what was imported; see hpo_core/lineage/warm_start.py
         self.skipped: dict[str, str] = {}  # run id -> why it is not a trial
+        self.outdated = ""  # why no trial is to start here: the space has become one that the objective may not know
         self._runs = KnownRuns()
         self._unsettled: dict[str, Run] = {}  # new or changed since their claims were last checked
         self._known_below = 0  # for every number below, the run is known, or known to be gone
         self._history: History | None = None  # None: to be made of all runs
+        self._learnt_from = self.prior  # what it was made with
         self._changed: set[str] = set()  # the runs that have changed since it was made
         self._snapshot_size = 0  # ended runs at the last snapshot read or written
         self._mine: set[str] = set()  # runs this flow is training
@@ -91,6 +94,8 @@ class LedgerReader:
     def hear(self, patience: float | None = None) -> list[Instruction]:
         """Read what people have told the study since the last call; changed settings hold from now on. One request.
 
+        If its space was changed, its trials are read in the new one from now on.
+
         Args:
             patience: Seconds to keep retrying an unresponsive store; None for the store's default.
 
@@ -98,10 +103,22 @@ class LedgerReader:
             InputError: The study was deleted in MLflow.
         """
         told = self.study.refresh(patience)
+        if last_edition(self.study_run.tags) != self.spec.edition:
+            self._change_space()
         for each in told:
             if each.kind == "set":
                 self.spec = with_changes(self.spec, each.value)
         return told
+
+    def _change_space(self) -> None:
+        """Go on in the space that somebody has given the study."""
+        before, self.spec = self.spec, with_space_of(self.spec, written_spec(self.study_run))
+        self._trials.clear()
+        self.skipped.clear()
+        self._history = None
+        if news := news_in(before, self.spec):
+            self.outdated = f"the space was changed, and this run began before that ({news}); run it again to go on"
+        log.warning("%s: the space was changed (hpo tune --change-space)", self.spec.name)
 
     def load(self) -> History:
         """Load the current study. Finished runs are read once; later loads fetch only what started since.
@@ -172,13 +189,14 @@ class LedgerReader:
 
     def history(self) -> History:
         """The history as of the last load, plus what this flow has reserved since."""
-        if self._history is not None and self._history.prior is not self.prior:
-            self._history = None
+        if self._learnt_from is not self.prior:
+            self._history, self._learnt_from = None, self.prior
         if self._history is not None and self._changed:
             self._history = self._with_changes(self._history)
         if self._history is None:
             trials = [trial for run in self._runs if (trial := self._chosen(run)) is not None]
-            self._history = History(trials, next_number=self._next_number, prior=self.prior)
+            prior = prior_in_space(self.spec, self.prior)
+            self._history = History(trials, next_number=self._next_number, prior=prior)
         self._changed.clear()
         return self._history
 

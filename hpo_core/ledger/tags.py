@@ -27,6 +27,7 @@ class Tag:
 
     # a study
     SPEC = "hpo.spec"
+    EDITION = "hpo.edition"
     CLAIMS = "hpo.claims"
     TARGET = "hpo.target"
     STOP = "hpo.stop"
@@ -55,6 +56,7 @@ class Tag:
     PARENT = "hpo.parent"
     SEED = "hpo.seed"
     HISTORY = "hpo.history"
+    TOTAL = "hpo.total"
 
     # a trial: its owner
     OWNER = "hpo.owner"
@@ -125,6 +127,9 @@ CLAIMS = "hpo-claims"
 
 SCHEMA = "1"
 
+NO_TOTAL = "open"
+"""The tag :attr:`Tag.TOTAL` of a trial of a study without a total number of trials."""
+
 TAG_LENGTH = 5_000
 """Long texts are split into tags of this length; MLflow stores 8,000 characters per tag, older releases 5,000."""
 
@@ -170,7 +175,7 @@ SEARCHED = {"strategy", "bracket", "rung", "repeat_of"}
 TRIAL_TAGS = {
     Tag.ROLE, Tag.SCHEMA, Tag.STUDY, Tag.NUMBER, Tag.FIDELITY, Tag.REACHED, Tag.PARENT, Tag.SEED,
     Tag.HISTORY, Tag.LEASE, Tag.OWNER, Tag.REASON, Tag.STOP, Tag.TASK_RUN, Tag.TASK_RUN_URL, Tag.RESULT,
-    Tag.FOLDS_WANTED, Tag.LOGGED_MODEL,
+    Tag.FOLDS_WANTED, Tag.LOGGED_MODEL, Tag.EDITION, Tag.TOTAL,
 }  # fmt: skip
 
 
@@ -178,6 +183,18 @@ def split_tag(key: str, text: str) -> dict[str, str]:
     """Split a text into tags ``key``, ``key.1``, ... short enough that MLflow does not truncate them."""
     parts = [text[i : i + TAG_LENGTH] for i in range(0, len(text), TAG_LENGTH)] or [""]
     return {key if i == 0 else f"{key}.{i}": part for i, part in enumerate(parts)}
+
+
+def replaced_tag(key: str, text: str, tags: Mapping[str, str]) -> dict[str, str]:
+    """As :func:`split_tag`, for a run that has the tag already: what a longer text has left over becomes empty.
+
+    >>> replaced_tag("note", "short", {"note": "a" * 5000, "note.1": "b"})
+    {'note': 'short', 'note.1': ''}
+    """
+    parts = split_tag(key, text)
+    while (name := f"{key}.{len(parts)}") in tags:
+        parts[name] = ""
+    return parts
 
 
 def join_tag(key: str, tags: Mapping[str, str]) -> str:

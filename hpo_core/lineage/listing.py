@@ -14,6 +14,7 @@ from hpo_core.ledger.decode import stored_spec, trial_of
 from hpo_core.ledger.ledger import Ledger
 from hpo_core.ledger.ownership import LEASE_SECONDS, lost_because, now_ms
 from hpo_core.ledger.store import FAILED, FINISHED, KILLED, RUNNING, Run, Store
+from hpo_core.ledger.study_run import instructions_of
 from hpo_core.ledger.tags import Tag, parse_count
 from hpo_core.study.spec import StudySpec
 
@@ -55,6 +56,25 @@ class ListedStudy:
     @property
     def name(self) -> str:
         return self.run.params["study"]
+
+    @property
+    def paused(self) -> bool:
+        """Whether no trial of it is to start for now."""
+        return instructions_of(self.run).paused
+
+    @property
+    def shown_state(self) -> str:
+        """Its state for people; see :func:`shown_state`."""
+        return shown_state(self.state, self.paused)
+
+
+def shown_state(state: StudyState, paused: bool) -> str:
+    """A state in words. A pause matters only where anything is left to do.
+
+    >>> shown_state(StudyState.RUNNING, True), shown_state(StudyState.FINISHED, True)
+    ('running, paused', 'finished')
+    """
+    return f"{state}, paused" if paused and state in (StudyState.RUNNING, StudyState.STOPPED) else state.value
 
 
 def list_studies(store: Store) -> list[ListedStudy]:
@@ -122,7 +142,7 @@ def study_state(store: Store, run: Run, spec: StudySpec, history: History, *, li
         return StudyState.STOPPED
     if run.status == FINISHED:
         return StudyState.STOPPED if _was_stopped(run, spec, history) else StudyState.FINISHED
-    if history.running:  # their flow is dead
+    if history.under_way:  # their flow is dead
         return StudyState.STOPPED
     if spec.final is not None or spec.champion is not None:
         evaluations = store.search([run.experiment], {Tag.FINAL: run.id})

@@ -6,21 +6,21 @@ import contextlib
 import logging
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import replace
 from difflib import get_close_matches
 from typing import Any
 
 from hpo_core.base.errors import InputError, StudyUnknown, TrackingRefusal
 from hpo_core.base.source import source_tags
-from hpo_core.ledger.decode import stored_spec
+from hpo_core.ledger.decode import stored_spec, written_spec
 from hpo_core.ledger.ledger import Ledger
 from hpo_core.ledger.store import FINISHED, Run, Store
-from hpo_core.ledger.study_run import instruction_tags, instructions_of
-from hpo_core.ledger.tags import CLAIMS, SCHEMA, WITHDRAWN, Tag, join_tag, split_tag
+from hpo_core.ledger.study_run import edition_tags, instruction_tags, instructions_of
+from hpo_core.ledger.tags import CLAIMS, SCHEMA, WITHDRAWN, Tag, join_tag, replaced_tag, split_tag
+from hpo_core.lineage.space_change import change_space as change_space_of
 from hpo_core.space.configuration import Scalar
-from hpo_core.study.editions import has_grown, in_space, next_edition
+from hpo_core.study.editions import has_changed, has_grown, in_edition_of
 from hpo_core.study.names import study_name
-from hpo_core.study.resume import compare
+from hpo_core.study.resume import CHANGES_SPACE, compare, with_what_holds
 from hpo_core.study.spec import StudySpec
 
 log = logging.getLogger("hpo")
@@ -60,6 +60,7 @@ def open_study(
     on_message: Callable[[str], Any] = log.info,
     tags: Mapping[str, str] | None = None,
     defaults: Mapping[str, Scalar] | None = None,
+    change_space: bool = False,
 ) -> Ledger:
     """Open the study of this specification: create it if new, otherwise compare and resume it.
 
@@ -68,14 +69,17 @@ def open_study(
     Args:
         store: MLflow.
         spec: The study.
-        on_message: Told to which total a study goes on that is to have more trials.
+        on_message: Told what is taken over, and to which total a study goes on that is to have more trials.
         tags: Tags of the study's run, which it has from its first moment.
         defaults: The values of parameters in trials from before they were there, so that a space may have grown; None
             if it may not.
+        change_space: Whether the study goes on in the given space if that is another one; see
+            :mod:`hpo_core.lineage.space_change`.
 
     Raises:
         StudyConflict: The stored space, metric or direction is another.
-        InputError: The experiment was deleted, two studies have this name, or the space has grown while a flow runs.
+        InputError: The experiment was deleted, two studies have this name, the space has grown while a flow runs, or
+            trials lack a parameter of the new space.
     """
     experiment = store.experiment(spec.experiment, create=False)
     found = [] if experiment is None else _study_runs(store, [experiment], spec.name)
@@ -87,14 +91,10 @@ def open_study(
         assert experiment is not None
         run = _elect(store, experiment, spec, tags or {})
     changes = {key: value for key, value in (tags or {}).items() if run.tags.get(key) != value}
-    stored = stored_spec(run)
+    written, stored = written_spec(run), stored_spec(run)
     if run.experiment == experiment:  # whatever that was called when the study was begun
-        stored = stored.model_copy(update={"experiment": spec.experiment})
-    if spec.editions != stored.editions:  # which no file has
-        spec = in_space(spec, spec.space, stored.editions)
-    if defaults is not None and has_grown(stored, spec):
-        spec = _grown(Ledger(store, stored, run), spec, defaults, on_message)
-        stored = in_space(stored, spec.space, spec.editions)
+        written, stored = (each.model_copy(update={"experiment": spec.experiment}) for each in (written, stored))
+    spec = in_edition_of(spec, stored)
     # What has begun without repeats goes on without, and who asks for trials does not take the objective away.
     kept = {"repeats", "objective"} - spec.model_fields_set
     spec = spec.model_copy(update={key: getattr(stored, key) for key in kept})
@@ -104,33 +104,54 @@ def open_study(
         spec, why = spec.with_total_trials(stored, spec.started(history), run.status == FINISHED)
         on_message(f"{spec.name}: {why}")
         changes[Tag.TARGET] = why
-    unsettled = instructions_of(run).unsettled
-    if unsettled or join_tag(Tag.SPEC, run.tags) != spec.to_json():
-        for line in compare(stored, spec):
+    changing = _may_change(stored, spec, defaults, change_space)
+    now, overruled = with_what_holds(written, spec, instructions_of(run).every)
+    alike = changing or not has_changed(stored, spec)  # but for what the file says of earlier trials
+    before = stored.model_copy(update={key: getattr(spec, key) for key in CHANGES_SPACE}) if alike else stored
+    taken_over, held = compare(before, now), compare(spec, now)
+    if changing:
+        spec, begun = _in_new_space(Ledger(store, stored, run), spec, defaults, on_message)
+        now, changes = in_edition_of(now, spec), changes | begun
+    elif change_space:
+        on_message(f"{spec.name}: has this space already, so --change-space changes nothing")
+    if join_tag(Tag.SPEC, run.tags) != spec.to_json():
+        for line in taken_over:
             on_message(f"taken over: {spec.name}: {line}")
-        changes |= split_tag(Tag.SPEC, spec.to_json())
-        changes |= instruction_tags(replace(each, settled=True) for each in unsettled)
+        changes |= replaced_tag(Tag.SPEC, spec.to_json(), run.tags) | instruction_tags(overruled)
+    for line in held:
+        on_message(f"hpo set holds: {spec.name}: {line}")
     if changes:
         store.log(run.id, [], {}, changes)
-    return Ledger(store, spec, run)
+    return Ledger(store, now, run)
 
 
-def _grown(
-    ledger: Ledger, spec: StudySpec, defaults: Mapping[str, Scalar], on_message: Callable[[str], Any]
-) -> StudySpec:
-    """The specification of a study that goes on in a space with more parameters.
+def _may_change(stored: StudySpec, spec: StudySpec, defaults: Mapping[str, Scalar] | None, change_space: bool) -> bool:
+    """Whether a new edition begins. Beliefs change nothing about earlier trials, so nobody has to ask for that."""
+    if has_changed(stored, spec):
+        return change_space or (defaults is not None and has_grown(stored, spec))
+    return stored.prior != spec.prior
+
+
+def _in_new_space(
+    ledger: Ledger, spec: StudySpec, defaults: Mapping[str, Scalar] | None, on_message: Callable[[str], Any]
+) -> tuple[StudySpec, dict[str, str]]:
+    """The specification of a study that goes on in another space, and the tags that say so.
 
     Raises:
-        InputError: A flow works on it, and would go on in the old space.
+        InputError: Trials lack a parameter; or a script's space has grown while a flow works in the old one.
     """
-    history, new = ledger.load(), [name for name in spec.space if name not in ledger.spec.space]
-    if ledger.owners():
+    change = change_space_of(ledger, spec, defaults)
+    new = [name for name in spec.space if name not in ledger.spec.space]
+    if defaults is None:
+        for line in change.lines() if has_changed(ledger.spec, spec) else ():
+            on_message(line)
+    elif ledger.owners():
         problem = f"its space has grown ({', '.join(new)}), and a flow works on it in the old one"
         raise InputError(f"study {spec.name!r}", problem, "stop that flow first (hpo stop)")
-    if new:
+    elif new:
         told = ", ".join(f"{name} ({defaults[name]} in the trials so far)" for name in new if name in defaults)
         on_message(f"{spec.name}: goes on with new parameters: {told or ', '.join(new)}")
-    return next_edition(ledger.spec, spec, defaults, history.next_number)
+    return change.new, edition_tags(ledger.spec, change.new, change.added)
 
 
 def _moved(store: Store, name: str, experiment: str, on_message: Callable[[str], Any] = log.warning) -> Run | None:
@@ -215,7 +236,7 @@ def _create_study(store: Store, experiment: str, spec: StudySpec, extra: Mapping
         Tag.STUDY: spec.name,
         Tag.CLAIMS: claims.id,
         **source_tags(spec.objective),
-        **split_tag(Tag.SPEC, in_space(spec.as_new_study, spec.space, []).to_json()),
+        **split_tag(Tag.SPEC, in_edition_of(spec.as_new_study, None).to_json()),
         **extra,
     }
     return store.create_run(experiment, spec.name, tags)

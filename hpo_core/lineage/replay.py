@@ -23,12 +23,12 @@ from hpo_core.history.prior import Source
 from hpo_core.history.trial import Proposal, Trial, TrialState
 from hpo_core.ledger.ledger import Ledger
 from hpo_core.ledger.store import Run
-from hpo_core.ledger.tags import Tag, unfold
+from hpo_core.ledger.tags import NO_TOTAL, Tag, parse_count, unfold
 from hpo_core.lineage.warm_start import recall
 from hpo_core.space.configuration import Config, Scalar, scalar_key
 from hpo_core.space.cube import Cube
 from hpo_core.space.search_space import SearchSpace
-from hpo_core.study.editions import in_force
+from hpo_core.study.editions import in_force, prior_in_space
 from hpo_core.study.instructions import ENQUEUED
 from hpo_core.study.sections import StrategySpec
 from hpo_core.study.spec import StudySpec
@@ -70,6 +70,8 @@ class Explanation:
         caveats: What keeps the replay from being exact.
         incumbent: The best trial that the proposal knew of.
         nearest: The nearest complete trials that it knew of.
+        edition, editions: In which edition of the space it was proposed, from 1, and how many there are.
+        outside: Why it lies outside the space as that is now, by parameter or constraint; empty if it lies inside.
     """
 
     trial: Trial
@@ -81,11 +83,25 @@ class Explanation:
     caveats: tuple[str, ...] = ()
     incumbent: Neighbour | None = None
     nearest: tuple[Neighbour, ...] = field(default=())
+    edition: int = 1
+    editions: int = 1
+    outside: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def origin(self) -> str:
         """The strategy that picked the configuration, and why."""
         return self.trial.origin
+
+    @property
+    def space(self) -> str:
+        """The edition that the proposal saw, and whether the trial is in today's; empty if there is but one."""
+        if self.editions == 1:
+            return ""
+        why = "; ".join(f"{name}: {problem}" for name, problem in self.outside.items())
+        lies = (
+            f"the trial lies outside today's ({why}) and no longer counts" if why else "the trial lies inside today's"
+        )
+        return f"edition {self.edition} of {self.editions}; " + ("today's" if self.edition == self.editions else lies)
 
     @property
     def verdict(self) -> str:
@@ -106,6 +122,7 @@ class Explanation:
         ]
         outcome = f"{trial.state.value}{f': {trial.reason}' if trial.reason else ''}"
         told = {"outcome": outcome, "loss (minimised)": trial.loss, "proposed by": self.origin, "replay": self.verdict}
+        told |= {"space": self.space} if self.space else {}
         told |= {f"note {i}": caveat for i, caveat in enumerate(self.caveats, 1)}
         return cards.card(
             f"Trial {trial.number}",
@@ -129,18 +146,18 @@ def explain(ledger: Ledger, number: int) -> Explanation:
     Raises:
         InputError: The study has no such trial.
     """
-    if (spec := in_force(ledger.spec, number)) is not ledger.spec:
+    now = ledger.spec
+    history, trial = _trial_of(ledger, number)
+    outside = trial.outside
+    if (spec := in_force(now, trial.edition, number)) is not now:
         ledger = Ledger(ledger.store, spec, ledger.study_run)  # reads the trials of that time as they were then
-    history = ledger.load()
-    trial = next((trial for trial in history if trial.number == number), None)
-    if trial is None:
-        raise InputError("TRIAL", f"{ledger.spec.name!r} has no trial {number}", "see hpo status for how many it has")
+        history, trial = _trial_of(ledger, number)
     run = ledger.store.get(trial.run_id)
     imported = recall(ledger)
     run = replace(run, tags=unfold(run.tags))
     digest = run.tags.get(Tag.HISTORY, "")
     earlier = [other for other in history if other.number < number]
-    seen = rebuild(earlier, trial, digest, [imported.sources if imported else (), ()])
+    seen = rebuild(earlier, trial, digest, [prior_in_space(ledger.spec, imported.sources) if imported else (), ()])
     known = seen if seen is not None else _by_time(earlier, trial)
     found = Explanation(
         trial,
@@ -149,8 +166,24 @@ def explain(ledger: Ledger, number: int) -> Explanation:
         missing=tuple(sorted(set(range(number)) - {other.number for other in earlier})),
         incumbent=None if known.incumbent is None else _beside(ledger.spec.search_space, [known.incumbent], trial)[0],
         nearest=tuple(_beside(ledger.spec.search_space, known.merged.complete, trial)[:NEAREST]),
+        edition=len(spec.editions) + 1,
+        editions=len(now.editions) + 1,
+        outside=outside,
     )
     return found if seen is None else _replayed(found, seen, ledger.spec, run, ledger.study.instructions.queue)
+
+
+def _trial_of(ledger: Ledger, number: int) -> tuple[History, Trial]:
+    """The history of a study, and its trial of a number.
+
+    Raises:
+        InputError: There is none.
+    """
+    history = ledger.load()
+    for trial in history.every:
+        if trial.number == number:
+            return history, trial
+    raise InputError("TRIAL", f"{ledger.spec.name!r} has no trial {number}", "see hpo status for how many it has")
 
 
 def rebuild(
@@ -232,7 +265,9 @@ def _replayed(found: Explanation, seen: History, spec: StudySpec, run: Run, queu
     if name not in (spec.strategy.name, "first", ENQUEUED, "retry", "repeat"):
         caveats.append(f"the study's strategy is now {spec.strategy.name!r}: {name!r} is asked with its own defaults")
         changes["strategy"] = StrategySpec(name=name)
-    if (budget := trial.notes.get("budget")) is not None and str(budget) != str(spec.stop.trials):
+    if (total := run.tags.get(Tag.TOTAL, "")) and total != str(spec.stop.trials or NO_TOTAL):
+        changes["stop"] = spec.stop.model_copy(update={"trials": parse_count(total, 9), "more": False})
+    elif (budget := trial.notes.get("budget")) is not None and str(budget) != str(spec.stop.trials):
         strategy = changes.get("strategy", spec.strategy)
         changes["strategy"] = strategy.model_copy(update={"budget": int(str(budget))})
     seed = run.tags.get(Tag.SEED, "")

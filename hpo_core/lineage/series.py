@@ -81,6 +81,7 @@ def open_current(
     *,
     on_message: Callable[[str], Any] = log.info,
     today: datetime.date | None = None,
+    change_space: bool = False,
 ) -> Ledger:
     """The study of a file that is of these data: the current one, or a new one if the data have changed.
 
@@ -90,6 +91,7 @@ def open_current(
         data: What the file's data are now.
         on_message: Told what was decided and why.
         today: The date in the name of a new study.
+        change_space: As for :func:`hpo_core.lineage.opening.open_study`.
 
     Raises:
         InputError: As :func:`hpo_core.lineage.opening.open_study`; or the flows that begin studies of this file do not
@@ -97,7 +99,7 @@ def open_current(
     """
     for _ in range(ROUNDS):
         member = _choose(store, spec, data, today or datetime.date.today())
-        ledger = open_study(store, member.spec, on_message=on_message, tags=member.tags)
+        ledger = open_study(store, member.spec, on_message=on_message, tags=member.tags, change_space=change_space)
         if ledger.claim(DATA, data.digest):
             _note(ledger, spec, data, member.why)
             on_message(f"{member.spec.name}: {member.why}")

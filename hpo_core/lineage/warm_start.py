@@ -127,7 +127,7 @@ def _unpack(run: Run, spec: StudySpec) -> Import:
         text = zlib.decompressobj().decompress(base64.b64decode(join_tag(Tag.IMPORTED, run.tags)), MAX_BYTES)
         data = json.loads(text)
         sources = tuple(
-            Source(name, align, tuple(_observation(spec.search_space, *row) for row in rows))
+            Source(name, align, tuple(_observation(spec, *row) for row in rows))
             for name, align, rows in data["sources"]
         )
         return Import(tuple(WarmStart(**entry) for entry in data["given"]), sources, tuple(data["report"]))
@@ -139,10 +139,12 @@ def _unpack(run: Run, spec: StudySpec) -> Import:
         ) from None
 
 
-def _observation(space: SearchSpace, config: Mapping[str, Scalar], loss: float | None) -> Observation:
+def _observation(spec: StudySpec, config: Mapping[str, Scalar], loss: float | None) -> Observation:
     if loss is not None and not math.isfinite(loss):
         raise ValueError(f"a loss is {loss}")
-    return Observation(space.validated(config, check_constraints=False), loss)
+    if not spec.editions:  # otherwise it was imported into another space; see prior_in_space
+        config = spec.search_space.validated(config, check_constraints=False)
+    return Observation(config, loss)
 
 
 # -- what fits ------------------------------------------------------------------------------------------------------

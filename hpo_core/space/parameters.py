@@ -10,7 +10,17 @@ from functools import cached_property
 from typing import Annotated, Any, Literal
 
 import numpy as np
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, TypeAdapter, field_validator, model_validator
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    SerializerFunctionWrapHandler,
+    TypeAdapter,
+    field_validator,
+    model_serializer,
+    model_validator,
+)
 
 from hpo_core.base.moments import LARGEST
 from hpo_core.base.storable import MAX_VALUE_LENGTH
@@ -50,11 +60,24 @@ class _Parameter(BaseModel, ABC):
     when: dict[str, Annotated[list[Any], BeforeValidator(_scalars)]] = Field(
         default={}, description="Active only where each of these parameters has one of the listed values."
     )
+    default: AnyScalar = Field(
+        None, description="The value that trials from before the parameter was there count as having had."
+    )
 
     @model_validator(mode="before")
     @classmethod
     def _plain(cls, data: Any) -> Any:
         return plain(data)
+
+    @model_serializer(mode="wrap")
+    def _as_written(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        data: dict[str, Any] = handler(self)
+        return data if self.has_default else {key: value for key, value in data.items() if key != "default"}
+
+    @property
+    def has_default(self) -> bool:
+        """Whether a default is given; null may be one, too."""
+        return "default" in self.model_fields_set
 
     @property
     @abstractmethod

@@ -43,6 +43,9 @@ from hpo_core.space.parameters import (
 MAX_WALK = 200_000
 """How many configurations and dead ends (where a constraint rules out the rest) an enumeration may visit."""
 
+MISSING = "it is missing"
+"""Why a configuration lies outside that lacks a parameter."""
+
 PROBES = 10_000
 """How many points are tried before the constraints are reported as unsatisfiable."""
 
@@ -141,6 +144,13 @@ class SearchSpace:
                         self.parameters[parent].encode(value)
                     except ValueError as error:
                         raise ValueError(f"{where}: {error}, so {name!r} would never be active for it") from None
+            if parameter.has_default:
+                try:
+                    self._typed(name, native(parameter.default))
+                except ValueError as error:
+                    raise ValueError(
+                        f"space.{name}.default: {error}; correct it, or leave it out once the study knows it"
+                    ) from None
             declared.append(name)
 
     def _circle(self, name: str, path: list[str], done: set[str]) -> list[str]:
@@ -253,21 +263,63 @@ class SearchSpace:
             else:
                 raise ValueError(f"{name!r} is missing")
             try:
-                parameter.encode(value)
-            except (ValueError, OverflowError) as error:  # an integer may be too large for a float
+                result[name] = self._typed(name, value)
+            except ValueError as error:
                 raise ValueError(f"{name!r}: {error}") from None
-            if isinstance(parameter, Float):
-                value = float(cast(float, value))
-            elif isinstance(parameter, Int):
-                value = int(cast(float, value))
-            elif isinstance(parameter, Listed):
-                value = parameter.options[parameter.index(value)]
-            result[name] = value
         if check_constraints:
             for constraint in self._parsed:
                 if not constraint.holds(result):
                     raise ValueError(f"the constraint {constraint.text!r} does not hold")
         return result
+
+    def _typed(self, name: str, value: Scalar) -> Scalar:
+        """A value with the type that the parameter has.
+
+        Raises:
+            ValueError: The parameter has no such value.
+        """
+        parameter = self.parameters[name]
+        try:
+            parameter.encode(value)
+        except OverflowError as error:  # an integer may be too large for a float
+            raise ValueError(str(error)) from None
+        if isinstance(parameter, Float):
+            return float(cast(float, value))
+        if isinstance(parameter, Int):
+            return int(cast(float, value))
+        return parameter.options[parameter.index(value)]
+
+    def fitted(self, config: Config, defaults: Config) -> tuple[dict[str, Scalar], dict[str, str]]:
+        """A configuration of another space in this one, as far as it goes, and why it is none of this one.
+
+        What it has of parameters that this space has not, or that are not active, is left out.
+
+        Args:
+            config: The configuration.
+            defaults: Values of parameters that it lacks.
+
+        Returns:
+            The configuration, and why it lies outside: by parameter, or by constraint. Empty if it lies inside.
+        """
+        fitted: dict[str, Scalar] = {}
+        outside: dict[str, str] = {}
+        for name, parameter in self.parameters.items():
+            if not self.active(name, fitted):
+                continue
+            if name in config or name in defaults:
+                value = config[name] if name in config else defaults[name]
+            elif isinstance(parameter, Fixed):
+                value = parameter.value
+            else:
+                outside[name] = MISSING
+                continue
+            try:
+                fitted[name] = self._typed(name, value)
+            except ValueError as error:
+                fitted[name], outside[name] = value, str(error)
+        if not outside:
+            outside = {c.text: "it does not hold" for c in self._parsed if not _all_hold([c], fitted)}
+        return fitted, outside
 
     def enumerate(
         self, steps: int | Mapping[str, int] = MAX_EXACT_INT, *, feasible: bool = False
@@ -320,8 +372,17 @@ class SearchSpace:
         return sum(1 for _ in islice(self._walk(MAX_WALK, feasible=True), MAX_WALK + 1)) <= MAX_WALK
 
     def to_params(self, config: Config) -> dict[str, str]:
-        """The configuration as MLflow params: under :attr:`keys`, values as strings."""
-        return {self.keys[name]: self.parameters[name].to_string(value) for name, value in config.items()}
+        """The configuration as MLflow params: under :attr:`keys`, values as strings.
+
+        What the space does not have is written, too: the configuration may be of an earlier one.
+        """
+        return {param_key(name): self._to_string(name, value) for name, value in config.items()}
+
+    def _to_string(self, name: str, value: Scalar) -> str:
+        try:
+            return self.parameters[name].to_string(value)
+        except (KeyError, ValueError):
+            return str(value)
 
     def from_params(self, params: Mapping[str, str]) -> dict[str, Scalar]:
         """The configuration stored in MLflow params; params that are not in the space are ignored.

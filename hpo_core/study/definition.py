@@ -128,7 +128,8 @@ class StudyDefinition(Section):
     notify: Annotated[list[NotifySpec], BeforeValidator(as_entries)] = Field([], description="Who is told of what.")
     runner: RunnerSpec = Field(RunnerSpec(), description="Where trials are trained.")
     resources: Resources = Field(Resources(), description="What one trial at a time may use.")
-    editions: list[Edition] = Field([], description="Earlier spaces of a study that has grown; the study keeps them.")
+    edition: str = Field("", description="Which edition of the space this is; the study keeps it.")
+    editions: list[Edition] = Field([], description="Earlier spaces of the study; the study keeps them.")
 
     @model_validator(mode="before")
     @classmethod
@@ -358,6 +359,8 @@ class StudyDefinition(Section):
         """As plain data, as far as it is stored in MLflow."""
         data = self.model_dump(mode="json")
         data["notify"] = [entry.model_dump(mode="json") for entry in self.notify if entry.stored]
+        # The others are documents of their own, which nobody overwrites; see hpo_core/ledger/study_run.py.
+        data["editions"] = [each.model_dump(mode="json") for each in self.editions if each.until is not None]
         return data
 
     def _repr_html_(self) -> str:

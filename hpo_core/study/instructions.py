@@ -19,7 +19,7 @@ from hpo_core.space.configuration import Config
 Kind = Literal["enqueue", "set", "stop", "pause", "resume"]
 
 SETTLED = "settled"
-"""The key that marks changed settings that are in the stored specification by now, or that a study file overruled."""
+"""The key of the changed settings that no longer hold: a study file that was changed later has overruled them."""
 
 ENQUEUED = "enqueued"
 """The strategy, and the note with the instruction's id, of a trial whose configuration was enqueued."""
@@ -34,14 +34,14 @@ class Instruction:
         kind: What it is about.
         value: ``enqueue``: a configuration. ``set``: ``key=value`` for each changed key. ``stop``: the trial's number.
         reason: Why, if that was said.
-        settled: Of ``set``: whether the stored specification has it.
+        settled: Of ``set``: the keys of changes that no longer hold.
     """
 
     id: str
     kind: Kind
     value: Any = None
     reason: str = ""
-    settled: bool = False
+    settled: tuple[str, ...] = ()
 
     def __str__(self) -> str:
         match self.kind:
@@ -59,7 +59,12 @@ class Instruction:
     def text(self) -> str:
         """The instruction without its id, as JSON."""
         told = {self.kind: self.value} | ({"reason": self.reason} if self.reason else {})
-        return json.dumps(told | ({SETTLED: True} if self.settled else {}))
+        return json.dumps(told | ({SETTLED: list(self.settled)} if self.settled else {}))
+
+    @property
+    def holding(self) -> list[str]:
+        """The changes of settings that hold."""
+        return [] if self.kind != "set" else [each for each in self.value if key_of(each) not in self.settled]
 
     @classmethod
     def parse(cls, id: str, text: str) -> Instruction | None:
@@ -74,7 +79,15 @@ class Instruction:
         value, fits = told[kind], {"enqueue": dict, "set": list, "stop": int}.get(kind, object)
         if not isinstance(value, fits):
             return None
-        return cls(id, kind, value, str(told.get("reason", "")), bool(told.get(SETTLED)))
+        settled = told.get(SETTLED)
+        if not isinstance(settled, list):  # earlier versions settled an instruction as a whole
+            settled = [key_of(each) for each in told[kind]] if settled and kind == "set" else []
+        return cls(id, kind, value, str(told.get("reason", "")), tuple(map(str, settled)))
+
+
+def key_of(change: object) -> str:
+    """The key of a change ``key=value``."""
+    return str(change).partition("=")[0]
 
 
 def new_id(now_ms: int) -> str:
@@ -108,11 +121,6 @@ class Instructions:
     def paused(self) -> bool:
         """Whether no trial is to start for now."""
         return next((each.kind == "pause" for each in reversed(self.every) if each.kind in ("pause", "resume")), False)
-
-    @property
-    def unsettled(self) -> list[Instruction]:
-        """The changes of settings that the stored specification does not have."""
-        return [each for each in self.every if each.kind == "set" and not each.settled]
 
     def beyond(self, known: Instructions) -> list[Instruction]:
         """The instructions that are not among the known ones."""

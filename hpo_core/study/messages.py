@@ -72,10 +72,10 @@ _SECTIONS: dict[str, type[Section]] = {
 }
 
 _PARAMETER_FIELDS: dict[str, list[str]] = {
-    "float": ["low", "high", "log", "reverse", "step", "when"],
-    "int": ["low", "high", "log", "reverse", "step", "when"],
-    "choice": ["choices", "when"],
-    "ordinal": ["choices", "when"],
-    "boolean": ["when"],
-    "fixed": ["value", "when"],
+    "float": ["low", "high", "log", "reverse", "step", "when", "default"],
+    "int": ["low", "high", "log", "reverse", "step", "when", "default"],
+    "choice": ["choices", "when", "default"],
+    "ordinal": ["choices", "when", "default"],
+    "boolean": ["when", "default"],
+    "fixed": ["value", "when", "default"],
 }

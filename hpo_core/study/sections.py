@@ -40,14 +40,6 @@ class Section(BaseModel):
         return value
 
 
-class Edition(Section):
-    """An earlier space of a study that went on with more parameters."""
-
-    until: int = Field(ge=1, description="The number of the first trial in the space that followed.")
-    space: dict[str, Parameter] = Field(description="The parameters of this edition.")
-    added: dict[str, Any] = Field(description="The parameters that came next, with their values in earlier trials.")
-
-
 def _target(value: Any) -> Any:
     """
     Raises:
@@ -135,6 +127,20 @@ class BeliefSpec(Section):
 
     def make(self) -> Belief:
         return Belief(self.around, self.confidence)
+
+
+class Edition(Section):
+    """An earlier space of a study whose space was changed; see :mod:`hpo_core.study.editions`."""
+
+    id: str = Field("", description="Which edition it is; the first one has none.")
+    until: int | None = Field(
+        None, ge=1, description="Of earlier versions: the number of the first trial in the space that followed."
+    )
+    space: dict[str, Parameter] = Field(description="The parameters of this edition.")
+    added: dict[str, Any] = Field({}, description="Values that earlier trials count as having had from then on.")
+    constraints: list[str] | None = Field(None, description="Its constraints; today's where absent.")
+    prior: dict[str, BeliefSpec] | None = Field(None, description="Its beliefs; today's where absent.")
+    first: list[dict[str, Any]] | None = Field(None, description="Its configurations to try first.")
 
 
 class EarlyStopSpec(BaseModel):

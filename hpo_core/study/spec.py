@@ -16,7 +16,7 @@ from types import MappingProxyType
 import numpy as np
 
 from hpo_core.history.history import History
-from hpo_core.history.trial import PURPOSE, REPEAT_OF, Proposal, Trial, fidelity_key
+from hpo_core.history.trial import PURPOSE, REPEAT_OF, Proposal, Trial, TrialState, fidelity_key
 from hpo_core.selection.folds import as_whole
 from hpo_core.space.configuration import Config, Scalar
 from hpo_core.strategies.make import expected, strategy_class
@@ -71,6 +71,21 @@ class StudySpec(StudyDefinition):
         """The specification as a new study stores it: +20 trials are its first 20."""
         return self.with_total(self.stop.trials)
 
+    @property
+    def agreed(self) -> dict[str, Scalar]:
+        """The values that trials of earlier editions count as having had of parameters that they lack."""
+        return {name: value for edition in self.editions for name, value in edition.added.items()}
+
+    def placed(self, config: Config) -> tuple[dict[str, Scalar], dict[str, str]]:
+        """A configuration of any edition in today's space.
+
+        Returns:
+            The configuration there, and why it lies outside, by parameter or constraint; empty if it lies inside.
+        """
+        fitted, outside = self.search_space.fitted(config, self.agreed)
+        known = {*self.space, *(name for edition in self.editions for name in edition.space)}
+        return fitted, outside | {name: "the space does not have it" for name in config if name not in known}
+
     @np.errstate(all="warn", under="ignore")  # numpy's own default: what an objective's module sets is its own affair
     def propose(self, history: History, n: int, queue: Mapping[str, Config] = NO_QUEUE) -> list[Proposal]:
         """Up to ``n`` proposals: what was enqueued, lost trials again, the rest of ``first``, then the strategy's.
@@ -113,7 +128,10 @@ class StudySpec(StudyDefinition):
         """
         lowest = None if self.scale is None else self.scale.levels[0]
         fidelity = lowest if strategy_class(self.strategy.name).chooses_fidelity else self.full
-        proposal = Proposal(self.search_space.validated(config), fidelity, notes=notes)
+        whole, outside = self.placed(config)
+        if outside:
+            raise ValueError(f"{dict(config)} is outside the space")
+        proposal = Proposal(whole, fidelity, notes=notes)
         if proposal.identity in taken:
             return []
         taken.add(proposal.identity)
@@ -157,7 +175,7 @@ class StudySpec(StudyDefinition):
 
     def ended(self, history: History) -> int:
         """How many trials count as ended, well or not."""
-        return len(history.complete) + len(history.failed) - len(self.retaken(history))
+        return sum(trial.state is not TrialState.RUNNING for trial in history.every) - len(self.retaken(history))
 
     def spent(self, history: History) -> float:
         """The full trainings' worth that counts as spent; only for a study with a fidelity."""

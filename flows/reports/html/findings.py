@@ -12,7 +12,7 @@ from hpo_core.space.parameters import Listed
 from hpo_flows.reports.html.figures.axes import ParameterAxis
 from hpo_flows.reports.html.figures.durations import lanes
 from hpo_flows.reports.html.figures.past import BEST, Past
-from hpo_flows.reports.text import limits_line, number
+from hpo_flows.reports.text import limits_line, number, outside_lines
 
 FEWEST_FRONT = 4
 """A front of fewer trials says nothing about the ends of ranges."""
@@ -25,6 +25,11 @@ _NUMBERS = re.compile(r"[\w.+-]*\d[\w.+-]*")
 
 def status(past: Past) -> tuple[str, str]:
     """In one word whether the study goes on, and in a sentence why it stopped, as far as its trials tell."""
+    word, told = _status(past)
+    return word, "; ".join([told, *outside_lines(past.spec, past.history)])
+
+
+def _status(past: Past) -> tuple[str, str]:
     spec, history = past.spec, past.history
     why = spec.stop_reason(history, 0.0)
     if history.running:

@@ -18,6 +18,7 @@ from hpo_core.ledger.ownership import RENEW_SECONDS, new_lease
 from hpo_core.ledger.store import RUNNING, Run
 from hpo_core.ledger.tags import Tag
 from hpo_core.selection.evaluation import Training
+from hpo_core.study.editions import params_of
 from hpo_flows.trials.remote.request import CREDENTIALS, URI, TrialRequest, spec_digest
 from hpo_flows.trials.remote.runner import Runner
 from hpo_flows.trials.session import Session
@@ -128,7 +129,7 @@ class RemoteTrials:
         return run.tags.get(Tag.OWNER) != self._ledger.owner
 
     def _params(self, training: Training) -> dict[str, str]:
-        return self._ledger.spec.search_space.to_params(training.config)
+        return params_of(self._ledger.spec, training)
 
 
 def _error_of(future: Any) -> BaseException | None:

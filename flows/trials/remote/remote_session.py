@@ -12,11 +12,12 @@ from dataclasses import replace
 
 from hpo_core.base.errors import InputError, TrackingError, TrackingRefusal
 from hpo_core.history.history import History
-from hpo_core.ledger.decode import evaluation_of, stored_spec, trial_of
+from hpo_core.ledger.decode import evaluation_of, reserved_trial, stored_spec
 from hpo_core.ledger.ledger import Ledger, Report
 from hpo_core.ledger.store import FAILED, RUNNING, Run, Store
 from hpo_core.ledger.tags import Tag
 from hpo_core.selection.evaluation import Training
+from hpo_core.study.editions import params_of
 from hpo_core.tracking.connection import connect
 from hpo_flows.base.paths import home
 from hpo_flows.objectives.reference import Objective
@@ -157,8 +158,8 @@ class RemoteSession:
             raise AlreadyStarted(f"{run.tags.get('hpo.owner')} had started it and is gone")
         history = self._rungs.load()
         if (evaluation := evaluation_of(run, ledger.spec)) is None:
-            return Training(trial_of(run, ledger.spec))
-        trial = next(trial for trial in history if trial.number == evaluation.number)
+            return Training(reserved_trial(run, ledger.spec))
+        trial = next(trial for trial in history.every if trial.number == evaluation.number)
         return Training(trial, evaluation)
 
     def check(self, training: Training) -> None:
@@ -178,7 +179,7 @@ class RemoteSession:
                 where = f"on {ledger.owner.partition('.')[0]}: "
                 tags = {Tag.REASON: f"{error.field}: {where}{error.problem}; {error.remedy}"[:1000]}
                 tags |= {Tag.BLAMED_KEY: error.field, Tag.LOST: "unfit"}
-                params = ledger.spec.search_space.to_params(training.config)
+                params = params_of(ledger.spec, training)
                 ledger.write(Report(training.run_id, params=params, tags=tags, status=FAILED))
                 raise TrialFailed(str(error), retry=False) from None
             self._checked = True

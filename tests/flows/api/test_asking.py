@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 import yaml
 
-from hpo_core.base.errors import InputError, StudyFailed, TrackingError
+from hpo_core.base.errors import InputError, StudyConflict, StudyFailed, TrackingError
 from hpo_core.history.trial import TrialState
 from hpo_core.ledger import ownership
 from hpo_core.ledger.tags import Tag
@@ -21,8 +21,9 @@ from hpo_core.lineage.opening import find_study
 from hpo_core.tracking.connection import connect
 from hpo_core.tracking.mlflow_store import MlflowStore
 from hpo_flows import AskedStudy, Float, open_study
-from hpo_flows.api import asked, asking
+from hpo_flows.api import asked, asking, outside
 from hpo_flows.cli import app as cli
+from hpo_flows.loop import search
 from hpo_flows.trials import recorder
 from tests.conftest import wait_until
 from tests.studies import ROOT, make_spec, start, wait_for_complete, write_study
@@ -198,6 +199,42 @@ def test_nothing_to_be_had_for_now_is_not_the_end() -> None:
     assert trial is not None and study.ask() is None and not study.over
     trial.tell(1.0)
     assert study.ask() is None and study.over and "nothing more to propose" in study.reason
+
+
+def test_minutes_count_from_the_first_trial_that_was_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each `hpo ask` is a process of its own, so minutes of the process would never be over."""
+    open_study(**KEYS | {"stop": {"minutes": 30}, "trials": None}, repeats="off")
+    assert outside.ask_for(open_study("study"), 3600)["number"] == 0
+    now = ownership.now_ms()
+    monkeypatch.setattr(search, "now_ms", lambda: now + 29 * 60_000)
+    assert outside.ask_for(open_study("study"), 3600)["number"] == 1
+    monkeypatch.setattr(search, "now_ms", lambda: now + 31 * 60_000)
+    told = outside.ask_for(open_study("study"), 3600)
+    assert (told["number"], told["over"], told["reason"]) == (None, True, "30 minutes are over")
+    open_study("study").set("stop.minutes=60")
+    assert outside.ask_for(open_study("study"), 3600)["number"] == 2
+    assert open_study("study").ask(wait=0) is not None  # whoever stays counts from their own first trial
+
+
+def test_who_asks_goes_on_in_another_space(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(asking, "HEAR_SECONDS", 0.0)
+    study, other = open_study(**KEYS | {"trials": 9}, repeats="off"), open_study("study")
+    study.tell(study.ask(), 1.0)  # type: ignore[arg-type]
+    out = study.ask()
+    assert out is not None
+    with pytest.raises(StudyConflict, match="change_space=True"):
+        open_study(**KEYS | {"trials": 9, "space": {"x": Float(low=2, high=3)}})
+    open_study(**KEYS | {"trials": 9, "space": {"x": Float(low=2, high=3)}}, change_space=True)
+    trial = other.ask()
+    assert trial is not None and 2 <= trial.config["x"] <= 3  # type: ignore[operator]
+    study.tell(out, 2.0)
+    trial.tell(3.0)
+    assert study.best is not None and study.best.number == 2
+    assert [each.number for each in study.result().history.outside] == [0, 1]
+    wider = {"x": Float(low=2, high=3), "y": Float(low=0, high=1, default=0.5)}
+    open_study(**KEYS | {"trials": 9, "space": wider}, change_space=True)
+    assert study.ask() is None and study.over and "new: y" in study.reason
+    assert study.result().history.trials[0].config["y"] == 0.5
 
 
 def test_what_people_say_reaches_whoever_asks(

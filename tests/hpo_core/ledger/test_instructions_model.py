@@ -1,8 +1,12 @@
-"""What people enqueue, under every interleaving of flows that hypothesis can think of: taken up once, none lost."""
+"""What people tell a study, under every interleaving of flows that hypothesis can think of.
+
+What is enqueued is taken up once, the space is changed between any two requests, and nothing is lost.
+"""
 
 from __future__ import annotations
 
 from types import SimpleNamespace
+from typing import Any
 
 import hypothesis.strategies as st
 import pytest
@@ -18,25 +22,31 @@ from hpo_core.ledger.study_run import StudyRun
 from hpo_core.ledger.tags import Tag, unfold
 from hpo_core.lineage import opening
 from hpo_core.lineage.opening import find_study, open_study
+from hpo_core.study.editions import in_force
 from hpo_core.study.file import study_from
+from hpo_core.study.spec import StudySpec
 from tests.interleaving import InterleavedFlows
 from tests.memory_store import MemoryStore
 
-SPEC = study_from(
-    {
-        "name": "told",
-        "metric": "loss",
-        "direction": "minimize",
-        "space": {"x": {"type": "int", "low": 1, "high": 40}},
-        "strategy": "random",
-        "stop": {"trials": 8},
-        "repeats": "off",
-    }
-)
+
+def spec_with(low: int, high: int) -> StudySpec:
+    return study_from(DATA | {"space": {"x": {"type": "int", "low": low, "high": high}}})
+
+
+DATA: dict[str, Any] = {
+    "name": "told",
+    "metric": "loss",
+    "direction": "minimize",
+    "strategy": "random",
+    "stop": {"trials": 8},
+    "repeats": "off",
+}
+
+SPEC = spec_with(1, 40)
 
 
 class Told(InterleavedFlows):
-    """Flows work and die while people enqueue configurations, pause the study and raise its total."""
+    """Flows work and die while people enqueue configurations, pause the study, raise its total and change its space."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -71,10 +81,14 @@ class Told(InterleavedFlows):
         if greenlet.getcurrent() is not self.main:
             self.main.switch()
 
-    def _work(self) -> None:
-        ledger = find_study(self.store, "told")
+    def _work(self, changed: StudySpec | None = None) -> None:
+        if changed is not None:
+            ledger = open_study(self.store, changed, change_space=True)
+        else:
+            ledger = find_study(self.store, "told")
         while True:
             ledger.hear()
+            assert not ledger.outdated
             if ledger.study.instructions.paused:
                 return  # a flow would wait
             history = ledger.load()
@@ -108,6 +122,14 @@ class Told(InterleavedFlows):
     def pause(self, kind: str) -> None:
         self._say().instruct(kind)  # type: ignore[arg-type]
 
+    @rule(which=st.integers(0, 2), low=st.integers(1, 8), high=st.integers(30, 40))
+    def change_the_space(self, which: int, low: int, high: int) -> None:
+        """A flow begins that changes the space, in the steps that follow."""
+        flow = self.flows.get(which)
+        if flow is None or flow.dead:
+            self.flows[which] = flow = greenlet(lambda: self._work(spec_with(low, high)))
+            flow.switch()
+
     @rule()
     def leases_run_out(self) -> None:
         self.now += int(LEASE_SECONDS * 2000)
@@ -131,8 +153,14 @@ class Told(InterleavedFlows):
         ledger = find_study(self.store, "told")
         history = ledger.load()
         assert ledger.spec.stop.trials == self.total + 4 and ledger.spec.started(history) >= self.total + 4
-        tried = {trial.config["x"] for trial in history}
-        assert tried >= set(self.enqueued.values()), "something enqueued was lost"
+        assert not ledger.skipped and [trial.number for trial in history.every] == list(range(history.next_number))
+        tried = {trial.config["x"] for trial in history.every}
+        x = ledger.spec.space["x"]
+        due = {each for each in self.enqueued.values() if x.low <= each <= x.high}  # type: ignore[union-attr]
+        assert tried >= due, "something enqueued was lost"
+        for trial in history.every:
+            then = in_force(ledger.spec, trial.edition, trial.number)
+            then.search_space.validated(trial.config)
 
 
 Told.TestCase.settings = settings(
