@@ -154,7 +154,7 @@ def stored_spec(run: Run) -> StudySpec:
     """
     try:
         stored = json.loads(join_tag(Tag.SPEC, run.tags))
-        spec = study_from({"repeats": "off", **stored} if isinstance(stored, dict) else stored)
+        spec = study_from({"repeats": "off", **stored} if isinstance(stored, dict) else stored, reading=True)
     except (ValueError, RecursionError) as error:
         raise InputError(
             f"study run {run.id}", f"its stored specification cannot be used ({error})", "delete the run in MLflow"

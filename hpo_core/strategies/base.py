@@ -32,6 +32,13 @@ class Strategy(ABC):
     promotes: ClassVar[bool] = False
     """Whether its trials continue earlier ones; see :meth:`promotable`."""
 
+    reconfigures: ClassVar[bool] = False
+    """Whether a trial that continues an earlier one may have another configuration. What such a chain comes to is no
+    single configuration, so none is trained again by itself."""
+
+    package: ClassVar[str] = ""
+    """The optional package that it needs, by its import name."""
+
     needs_hypergradient: ClassVar[bool] = False
     """Whether it gets nowhere unless trials log hypergradients."""
 

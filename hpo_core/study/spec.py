@@ -173,7 +173,7 @@ class StudySpec(StudyDefinition):
         strategy = self.strategy.make(fidelity=self.scale)
         parents = {trial.parent for trial in history}
         candidates = strategy.promotable(history.merged)
-        if strategy_class(self.strategy.name).chooses_fidelity:
+        if not strategy.reconfigures:
             candidates -= parents
         now = [trial.parent for trial in history.running] + [proposal.parent for proposal in self._again(history)]
         needed = {number for number in now if number is not None} | candidates

@@ -57,6 +57,7 @@ class Gradient(Strategy):
     name: ClassVar[str] = "gradient"
     needs_hypergradient: ClassVar[bool] = True
     promotes: ClassVar[bool] = True
+    reconfigures: ClassVar[bool] = True
     nested: ClassVar[Mapping[str, str | None]] = {"outer": None}
     optimizer: Literal["adam", "sgd"] = "adam"
     rate: Positive = 0.4
