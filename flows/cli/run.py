@@ -58,7 +58,8 @@ def check_strategy(
     from hpo_core.study.file import settings_of
 
     broken = count = 0
-    for count, verdict in enumerate(examine(name, settings_of(set_ or []), seed), 1):
+    for verdict in examine(name, settings_of(set_ or []), seed):
+        count += 1
         mark, indent = "FAIL" if verdict.counter_example else "ok", " " * 6
         typer.echo(textwrap.fill(verdict.law, 80, initial_indent=f"{mark:6}", subsequent_indent=indent))
         if verdict.counter_example:

@@ -82,7 +82,7 @@ def make_settings(
 
 
 def _checked(cls: Callable[..., T], given: Mapping[str, Any]) -> T:
-    """The object of a dataclass of the standard library, its fields checked by their types as :data:`STRICT` ones are."""
+    """The object of a dataclass of the standard library, its fields checked by their types as with :data:`STRICT`."""
     frozen = cast(Any, cls).__dataclass_params__.frozen
     checked = checking(cast(Any, cls), frozen=frozen, config=STRICT)(**given)
     # Not the checked one, whose class is made here and cannot be pickled.

@@ -73,6 +73,15 @@ class Strategy(ABC):
         """
         return frozenset()
 
+    @property
+    def entry(self) -> float | None:
+        """The fidelity at which configurations begin; None for that of a full training."""
+        return None
+
+    def knows_limits(self) -> bool:
+        """Whether it can search a study with limits on results: it learns from them, or from no result at all."""
+        return True
+
     def learns_from_prior(self) -> bool:
         """Whether it, or the strategy that it samples with, learns from what was known before the first trial."""
         return self.uses_prior

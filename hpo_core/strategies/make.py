@@ -15,6 +15,8 @@ from hpo_core.strategies.algorithms.bayesian import Bayesian
 from hpo_core.strategies.algorithms.gradient import Gradient
 from hpo_core.strategies.algorithms.grid import Grid
 from hpo_core.strategies.algorithms.hyperband import Hyperband, SuccessiveHalving
+from hpo_core.strategies.algorithms.optuna import Optuna
+from hpo_core.strategies.algorithms.pbt import Pbt
 from hpo_core.strategies.algorithms.quasi_random import QuasiRandom
 from hpo_core.strategies.algorithms.random import Random
 from hpo_core.strategies.algorithms.tpe import Tpe
@@ -28,7 +30,9 @@ STRATEGIES: dict[str, type[Strategy]] = {
     "bayesian": Bayesian,
     "gradient": Gradient,
     "grid": Grid,
+    "optuna": Optuna,
     "hyperband": Hyperband,
+    "pbt": Pbt,
     "random": Random,
     "quasi_random": QuasiRandom,
     "successive_halving": SuccessiveHalving,

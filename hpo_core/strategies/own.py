@@ -154,6 +154,15 @@ class Own(Strategy):
         if isinstance(self.made, Strategy):
             self.made.check(space)
 
+    @property
+    def entry(self) -> float | None:
+        if isinstance(self.made, Strategy) and self.made.entry is not None:
+            return self.made.entry
+        return self.made.fidelity.levels[0] if self.chooses_fidelity else None
+
+    def knows_limits(self) -> bool:
+        return self.made.knows_limits() if isinstance(self.made, Strategy) else True
+
     def promotable(self, history: History) -> frozenset[int]:
         """The numbers of the trials that later ones may still continue."""
         if not hasattr(self.made, "promotable"):

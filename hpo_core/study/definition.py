@@ -210,11 +210,14 @@ class StudyDefinition(Section):
             ValueError: It cannot; the message begins with the key.
         """
         try:
-            self.strategy.make(fidelity=self.scale).check(space)
+            strategy = self.strategy.make(fidelity=self.scale)
+            strategy.check(space)
         except InputError:
             raise
         except ValueError as error:
             raise ValueError(f"strategy.{error}") from None
+        if self.limits and not strategy.knows_limits():
+            raise ValueError(f"limits: the strategy {self.strategy.name!r} cannot keep to them; choose bayesian or tpe")
 
     def _check_objective(self) -> None:
         """Check that nothing is asked for that only a flow does with an objective.

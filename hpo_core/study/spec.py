@@ -19,7 +19,7 @@ from hpo_core.history.history import History
 from hpo_core.history.trial import PURPOSE, REPEAT_OF, Proposal, Trial, fidelity_key
 from hpo_core.selection.folds import as_whole
 from hpo_core.space.configuration import Config, Scalar
-from hpo_core.strategies.make import expected, strategy_class
+from hpo_core.strategies.make import expected
 from hpo_core.study.definition import StudyDefinition
 from hpo_core.study.failing import failed_alike
 from hpo_core.study.instructions import ENQUEUED
@@ -80,7 +80,7 @@ class StudySpec(StudyDefinition):
         A strategy does not see a lost trial that is run again, for nothing was wrong with it: it sees the other one.
 
         In a study with a fidelity, a strategy that knows nothing of it trains to the end. What ``first`` names begins
-        at the lowest level where the strategy promotes, as everything does. So does what was enqueued.
+        at the strategy's lowest level where it promotes, as everything does. So does what was enqueued.
 
         Args:
             history: The study so far.
@@ -111,9 +111,8 @@ class StudySpec(StudyDefinition):
         Raises:
             ValueError: The space has no such configuration.
         """
-        lowest = None if self.scale is None else self.scale.levels[0]
-        fidelity = lowest if strategy_class(self.strategy.name).chooses_fidelity else self.full
-        proposal = Proposal(self.search_space.validated(config), fidelity, notes=notes)
+        entry = self.strategy.make(fidelity=self.scale).entry
+        proposal = Proposal(self.search_space.validated(config), self.full if entry is None else entry, notes=notes)
         if proposal.identity in taken:
             return []
         taken.add(proposal.identity)

@@ -79,6 +79,11 @@ class Gradient(Strategy):
                 "name: 'gradient' needs a parameter of type float without a step, and the space has none; "
                 "choose another strategy, such as tpe"
             )
+        if self.outer is not None:
+            self.outer.check(space)
+
+    def knows_limits(self) -> bool:
+        return self.outer is None or self.outer.knows_limits()
 
     def propose(self, space: SearchSpace, history: History, n: int, *, seed: int) -> list[Proposal]:
         proposals: list[Proposal] = []

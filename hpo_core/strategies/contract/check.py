@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from functools import cache
 from typing import Any
 
-from hpo_core.base.errors import InputError
 from hpo_core.strategies.contract.elsewhere import answers_elsewhere, made
 from hpo_core.strategies.contract.histories import SPACES
 from hpo_core.strategies.contract.laws import LAWS, Broken, Case, spaces_of
@@ -36,11 +35,19 @@ def examine(name: str, settings: Mapping[str, Any], seed: int) -> Iterator[Verdi
         seed: From which histories are drawn.
 
     Raises:
-        InputError: The strategy cannot be made, or refuses all spaces.
+        ValueError: The strategy cannot be made, or refuses all spaces.
     """
-    spaces = [space for space in SPACES if not _refused(name, settings, space)]
-    if not spaces:
-        raise InputError("strategy", f"{name!r} refuses every space", "let its check accept a space with one float")
+    spaces, refusal = list[str](), None
+    for space in SPACES:
+        strategy = make_strategy(name, settings)
+        try:
+            strategy.check(SPACES[space])
+        except ValueError as error:
+            refusal = error
+        else:
+            spaces.append(space)
+    if refusal is not None and not spaces:
+        raise refusal
 
     @cache
     def elsewhere() -> dict[str, list[str]]:
@@ -62,13 +69,3 @@ def examine(name: str, settings: Mapping[str, Any], seed: int) -> Iterator[Verdi
                 break
         else:
             yield Verdict(told)
-
-
-def _refused(name: str, settings: Mapping[str, Any], space: str) -> bool:
-    try:
-        make_strategy(name, settings).check(SPACES[space])
-    except InputError:
-        raise
-    except ValueError:
-        return True
-    return False

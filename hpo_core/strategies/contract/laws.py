@@ -38,7 +38,6 @@ from hpo_core.strategies.contract.histories import (
     through_json,
 )
 
-
 _CLASS = re.compile(r"<class '(\w+)'>")
 
 
@@ -320,7 +319,7 @@ def extreme_losses(case: Case) -> None:
 def used_up(case: Case) -> None:
     """a finite space is used up, and then it is done"""
     configs = everything(case.space)
-    most = 5 * len(configs) + 5
+    most = 12 * len(configs) + 12  # each at several fidelities
     history = case.grown(History(), most)
     if left := [config for config in configs if identity(config) not in history.identities]:
         raise case.broken(f"it ends after {len(history)} trials without {left[0]}")
