@@ -66,6 +66,13 @@ class Strategy(ABC):
             ValueError: It cannot; the message begins with the setting to change.
         """
 
+    def check_several(self) -> None:  # noqa: B027  (most strategies can)
+        """Refuse several objectives if it cannot search for the best in all, by ``Trial.losses``.
+
+        Raises:
+            ValueError: It cannot, with its settings; the message begins with the setting to change.
+        """
+
     def promotable(self, history: History) -> frozenset[int]:
         """The numbers of the trials that later ones may still continue; their checkpoints must be kept.
 
@@ -78,9 +85,12 @@ class Strategy(ABC):
         """The fidelity at which configurations begin; None for that of a full training."""
         return None
 
-    def knows_limits(self) -> bool:
-        """Whether it can search a study with limits on results: it learns from them, or from no result at all."""
-        return True
+    def check_limits(self) -> None:  # noqa: B027  (most strategies can)
+        """Refuse limits on results if it learns from results, but not from limits.
+
+        Raises:
+            ValueError: It does, with its settings; the message begins with the setting to change.
+        """
 
     def learns_from_prior(self) -> bool:
         """Whether it, or the strategy that it samples with, learns from what was known before the first trial."""

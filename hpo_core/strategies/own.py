@@ -160,8 +160,13 @@ class Own(Strategy):
             return self.made.entry
         return self.made.fidelity.levels[0] if self.chooses_fidelity else None
 
-    def knows_limits(self) -> bool:
-        return self.made.knows_limits() if isinstance(self.made, Strategy) else True
+    def check_limits(self) -> None:
+        if isinstance(self.made, Strategy):
+            self.made.check_limits()
+
+    def check_several(self) -> None:
+        if isinstance(self.made, Strategy):
+            self.made.check_several()
 
     def promotable(self, history: History) -> frozenset[int]:
         """The numbers of the trials that later ones may still continue."""

@@ -82,8 +82,14 @@ class Gradient(Strategy):
         if self.outer is not None:
             self.outer.check(space)
 
-    def knows_limits(self) -> bool:
-        return self.outer is None or self.outer.knows_limits()
+    def check_limits(self) -> None:
+        if self.outer is not None:
+            self.outer.check_limits()
+
+    def check_several(self) -> None:
+        raise ValueError(
+            "name: 'gradient' follows the slope of one metric, and the study has several; choose auto, say"
+        )
 
     def propose(self, space: SearchSpace, history: History, n: int, *, seed: int) -> list[Proposal]:
         proposals: list[Proposal] = []

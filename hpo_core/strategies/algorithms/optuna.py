@@ -92,8 +92,22 @@ class Optuna(Strategy):
         with _quiet():
             _make(self.sampler, 0)
 
-    def knows_limits(self) -> bool:
-        return self._class not in BLIND_TO_LIMITS
+    def check_limits(self) -> None:
+        """Refuse limits for a sampler that knows none.
+
+        Raises:
+            ValueError: It is one.
+        """
+        if self._class in BLIND_TO_LIMITS:
+            raise ValueError(f"sampler: {self._class!r} knows no limits; choose TPESampler, or the strategy bayesian")
+
+    def check_several(self) -> None:
+        """Refuse several metrics.
+
+        Raises:
+            ValueError: Always.
+        """
+        raise ValueError("name: 'optuna' is asked for one metric; choose bayesian or tpe")
 
     @property
     def _class(self) -> str:

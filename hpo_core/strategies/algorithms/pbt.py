@@ -72,6 +72,14 @@ class Pbt(Promoting):
             raise ValueError("explore: the space has no parameter of type float; name those that a training may change")
         super().check(space)
 
+    def check_several(self) -> None:
+        """Refuse several metrics.
+
+        Raises:
+            ValueError: Always.
+        """
+        raise ValueError("name: 'pbt' ranks a generation by one metric; choose hyperband or asha")
+
     @property
     def levels(self) -> tuple[float, ...]:
         """The fidelities at which generations end, ascending.

@@ -36,8 +36,11 @@ class Promoting(Strategy):
     def check(self, space: SearchSpace) -> None:
         self.sampler.check(space)
 
-    def knows_limits(self) -> bool:
-        return self.sampler.knows_limits()
+    def check_limits(self) -> None:
+        self.sampler.check_limits()
+
+    def check_several(self) -> None:
+        self.sampler.check_several()
 
     def learns_from_prior(self) -> bool:
         return self.sampler.learns_from_prior()
