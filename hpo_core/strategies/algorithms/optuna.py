@@ -240,6 +240,7 @@ def _again(study: Any, space: SearchSpace, history: History, known: Trial) -> No
 
     study.enqueue_trial({name: _told(space, name, value) for name, value in _sampled_part(space, known.config)})
     trial = study.ask()
+    _ = trial.relative_params  # asks the sampler, which keeps its state; with given values nothing else would
     for name, _ in _sampled_part(space, known.config):
         _suggested(trial, name, space.parameters[name])
     state, value, steps = _outcome(history, known)

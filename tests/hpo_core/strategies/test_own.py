@@ -22,6 +22,7 @@ SPACE = SearchSpace({"x": Float(low=0, high=1)})
 MODULE = '''
 from dataclasses import dataclass
 import random
+import numpy as np
 from hpo_core import Proposal, fill, trial_rng
 
 @dataclass(frozen=True)
@@ -149,6 +150,6 @@ def test_the_laws_find_what_a_strategy_does_wrong(module: str) -> None:
         return {verdict.law: verdict.counter_example for verdict in found if verdict.counter_example}
 
     assert not broken("Uniform")
-    drawn = broken("Says", what="[Proposal(space.decode([random.random() for _ in space.free]))]")
+    drawn = broken("Says", what="[Proposal(space.decode(np.array([random.random() for _ in space.free])))]")
     assert "it draws from a global generator" in " ".join(drawn.values())
     assert "asked again, it answers" in " ".join(drawn.values())
