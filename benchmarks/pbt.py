@@ -144,10 +144,13 @@ def main() -> None:
             label: np.array([tune(name, settings, trainings, seed) for seed in range(given.seeds)])
             for label, (name, settings) in contenders(trainings).items()
         }
-        print(f"\n{trainings} full trainings, {given.seeds} seeds: mean loss, validation and test; p of pbt being no better")
+        print(
+            f"\n{trainings} full trainings, {given.seeds} seeds: mean validation and test loss, p of pbt being no better"
+        )
         for label, losses in found.items():
-            p = stats.ttest_rel(found["pbt"][:, 1], losses[:, 1], alternative="less").pvalue if label != "pbt" else np.nan
-            print(f"{label:22} {losses[:, 0].mean():.4f}  {losses[:, 1].mean():.4f}  {p:.3f}")
+            p = stats.ttest_rel(found["pbt"][:, 1], losses[:, 1], alternative="less").pvalue
+            shown = "" if label == "pbt" else f"  {p:.3f}"
+            print(f"{label:22} {losses[:, 0].mean():.4f}  {losses[:, 1].mean():.4f}{shown}")
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""Studies by strategies of the user's own, by Optuna's samplers and by populations: real flows, alone and two at once."""
+"""Studies by strategies of the user's own, Optuna's samplers and populations: real flows, alone and two at once."""
 
 from __future__ import annotations
 

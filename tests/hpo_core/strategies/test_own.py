@@ -19,7 +19,7 @@ from hpo_core.study.file import load_study, study_from
 from hpo_core.study.spec import StudySpec
 
 SPACE = SearchSpace({"x": Float(low=0, high=1)})
-MODULE = '''
+MODULE = """
 from dataclasses import dataclass
 import random
 import numpy as np
@@ -46,7 +46,7 @@ class Deaf:
         return []
 
 def function(space, history, n, seed): ...
-'''
+"""
 
 
 @pytest.fixture
@@ -82,9 +82,7 @@ def test_a_study_is_searched_by_a_class_of_the_users(module: str) -> None:
     ]
 
 
-def test_the_module_may_lie_beside_the_study_file(
-    module: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_the_module_may_lie_beside_the_study_file(module: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     file = tmp_path / "study.yaml"
     file.write_text(str(study(f"{module}:Uniform")))  # flow style
     (tmp_path / "elsewhere").mkdir()
