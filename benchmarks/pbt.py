@@ -144,9 +144,7 @@ def main() -> None:
             label: np.array([tune(name, settings, trainings, seed) for seed in range(given.seeds)])
             for label, (name, settings) in contenders(trainings).items()
         }
-        print(
-            f"\n{trainings} full trainings, {given.seeds} seeds: mean validation and test loss, p of pbt being no better"
-        )
+        print(f"\n{trainings} full trainings, {given.seeds} seeds: validation loss, test loss, p (pbt no better)")
         for label, losses in found.items():
             p = stats.ttest_rel(found["pbt"][:, 1], losses[:, 1], alternative="less").pvalue
             shown = "" if label == "pbt" else f"  {p:.3f}"

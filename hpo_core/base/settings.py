@@ -60,7 +60,7 @@ def make_settings(
     """
     parameters = signature(cls).parameters
     known = [key for key in parameters if key not in hidden]
-    if not hasattr(cls, "__pydantic_validator__") and not is_dataclass(cls):
+    if not hasattr(cls, "__pydantic_validator__") and not is_dataclass(cast(Any, cls)):
         return _plain(cls, given, known, name=name, field=field)
     try:
         return cls(**given) if hasattr(cls, "__pydantic_validator__") else _checked(cls, given)
