@@ -58,6 +58,7 @@ class LightningCallback(EpochReporter):
         folder = self._trial.resume_from
         if folder is None:
             return None
+        self._check_not_reconfigured("Lightning")
         try:
             # Lightning would unpickle it. What this can read holds nothing but tensors and plain values.
             saved = torch.load(folder / CHECKPOINT, map_location="cpu", weights_only=True)

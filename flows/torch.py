@@ -80,7 +80,7 @@ class _Training:
         try:
             # Nothing but tensors and plain values: what comes from the store is never unpickled.
             saved = torch.load(folder / STATE, map_location="cpu", weights_only=True)
-            self._restore(saved)
+            self._restore(saved, own_settings=self._trial.reconfigured)
             return int(saved["epochs"])
         except Exception as error:  # of a damaged file, or of parts that are not those of the parent trial
             self._restore(begun)
@@ -106,11 +106,14 @@ class _Training:
     def _state(self) -> dict[str, Any]:
         return {"random": random_states(), "parts": {name: _state_of(part) for name, part in self._parts.items()}}
 
-    def _restore(self, state: Mapping[str, Any]) -> None:
+    def _restore(self, state: Mapping[str, Any], *, own_settings: bool = False) -> None:
         if state["parts"].keys() != self._parts.keys():
             raise ValueError(f"it has {sorted(state['parts'])}, and this training {sorted(self._parts)}")
         for name, part in self._parts.items():
+            before = _settings_of(part)
             _restore_part(part, state["parts"][name])
+            if own_settings:
+                _put_back(part, before)
         restore_random_states(state["random"])
 
 
@@ -128,6 +131,23 @@ def _restore_part(part: Any, state: Any) -> None:
         part.set_state(state)
     else:
         part.load_state_dict(state)
+
+
+def _settings_of(part: Any) -> dict[str, Any]:
+    """The hyperparameters in an optimizer or in a schedule of its learning rate: what a configuration may have set."""
+    groups = getattr(part, "param_groups", ())
+    settings = [{name: value for name, value in group.items() if name != "params"} for group in groups]
+    return {"groups": settings, "base_lrs": getattr(part, "base_lrs", None)}
+
+
+def _put_back(part: Any, settings: Mapping[str, Any]) -> None:
+    """Give an optimizer or a schedule its own hyperparameters again, at the point that the schedule has reached."""
+    for group, own in zip(getattr(part, "param_groups", ()), settings["groups"], strict=False):
+        if "initial_lr" in own and group.get("initial_lr"):
+            own = own | {"lr": group["lr"] * own["initial_lr"] / group["initial_lr"]}
+        group.update(own)
+    if settings["base_lrs"] is not None:
+        part.base_lrs = settings["base_lrs"]
 
 
 def _is_loader(part: Any) -> bool:

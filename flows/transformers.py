@@ -68,6 +68,7 @@ class TransformersCallback(EpochReporter):
         folder = self._trial.resume_from
         if folder is None:
             return None
+        self._check_not_reconfigured("Transformers")
         try:
             state = _read(folder)
         except Exception as error:  # of a damaged file

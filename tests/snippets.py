@@ -237,6 +237,10 @@ finally:
     mlflow.end_run()
 """,
     "docs/how-to/multi-fidelity.md: The objective": "assert train(a_trial(fidelity=3.0)) == 0.5",
+    "docs/how-to/own-strategy.md: Your own (2)": """
+from hpo_core import Float
+assert len(Narrow().propose(SearchSpace({"x": Float(low=0, high=1)}), History(), 2, seed=0)) == 2
+""",
     "docs/how-to/gradient.md: Gradients (2)": "assert train(a_trial(config={'l2': 0.5})) == 0.5",
     "docs/how-to/gradient.md: Keras models": "assert train(a_trial(config=values))['val_loss'] > 0",
     "docs/how-to/gradient.md: Keras models (2)": """

@@ -85,6 +85,16 @@ class EpochReporter(Reporter):
                 argument, f"it is {length:g}, and the trial's fidelity is {fidelity:g}", "give the study's fidelity.max"
             )
 
+    def _check_not_reconfigured(self, library: str) -> None:
+        """Check that the checkpoint is not to be gone on from with other hyperparameters.
+
+        Raises:
+            InputError: It is, and the library would put those of the checkpoint in their place.
+        """
+        if self._trial.reconfigured:
+            problem = f"{library} goes on with the learning rate of the checkpoint, not with the trial's own"
+            raise InputError("strategy.name", problem, "choose hyperband, say; pbt needs a loop of your own or Keras")
+
     def _check_resumed(self, argument: str) -> None:
         """Check that the training goes on from the checkpoint that was asked for.
 

@@ -18,7 +18,13 @@ from hpo_flows.cli import asking, deployment, instruct, look, manage, run, studi
 from hpo_flows.cli.common import optional_value
 from hpo_flows.cli.starter import command as starter
 
-_NAMES = {"explain_trial": "explain", "list_studies": "list", "set_settings": "set", "write_study_report": "report"}
+_NAMES = {
+    "check_strategy": "check-strategy",
+    "explain_trial": "explain",
+    "list_studies": "list",
+    "set_settings": "set",
+    "write_study_report": "report",
+}
 """The commands whose functions have a longer name."""
 
 app = typer.Typer(
@@ -49,6 +55,7 @@ def _before_all(
 for _command in (
     starter.init,
     run.validate,
+    run.check_strategy,
     run.tune,
     studies.list_studies,
     look.status,

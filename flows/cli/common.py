@@ -41,10 +41,10 @@ ChangeSpaceOption = Annotated[
 ]
 
 
-def load_spec(study: str, overrides: list[str]) -> StudySpec:
+def load_spec(study: str, overrides: list[str], *, reading: bool = False) -> StudySpec:
     from hpo_core.study.file import load_study
 
-    return load_study(Path(study), overrides)
+    return load_study(Path(study), overrides, reading=reading)
 
 
 def overrides_of(
@@ -71,7 +71,7 @@ def open_stored(study: str) -> Ledger:
     from hpo_core.lineage.series import find_current
 
     if is_file(study):
-        spec = load_spec(study, [])
+        spec = load_spec(study, [], reading=True)
         return find_current(connect_to_read(), spec)
     name = study_name(study)
     return find_study(connect_to_read(), name)

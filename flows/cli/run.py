@@ -8,6 +8,7 @@ import os
 import shlex
 import sys
 import tempfile
+import textwrap
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Annotated
 
@@ -74,6 +75,31 @@ def _preview(study: str, spec: StudySpec) -> None:
         return
     for line in change_space(ledger, given).lines():
         typer.echo(line)
+
+
+def check_strategy(
+    name: Annotated[str, typer.Argument(metavar="STRATEGY", help="module:Class, an entry point, or one of ours.")],
+    set_: Annotated[
+        list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="A setting of the strategy: start=5")
+    ] = None,
+    seed: Annotated[int, typer.Option(help="From which the histories are drawn that it is asked about.")] = 0,
+) -> None:
+    """Hold a strategy to the laws that all strategies keep. Exit code 1 if it breaks one."""
+    from hpo_core.strategies.contract.check import examine
+    from hpo_core.study.file import settings_of
+
+    broken = count = 0
+    for verdict in examine(name, settings_of(set_ or []), seed):
+        count += 1
+        mark, indent = "FAIL" if verdict.counter_example else "ok", " " * 6
+        typer.echo(textwrap.fill(verdict.law, 80, initial_indent=f"{mark:6}", subsequent_indent=indent))
+        if verdict.counter_example:
+            broken += 1
+            typer.echo(textwrap.fill(verdict.counter_example, 80, initial_indent=indent, subsequent_indent=indent))
+    if broken:
+        typer.echo(f"{name} breaks {broken} of {count} laws")
+        raise typer.Exit(1)
+    typer.echo(f"{name} keeps all {count} laws")
 
 
 @contextlib.contextmanager

@@ -17,7 +17,7 @@ from hpo_core.history.trial import HYPERGRADIENT, HYPERGRADIENT_NORM
 from hpo_core.ledger.tags import MODEL, ON_BEST
 from hpo_core.selection.evaluation import Fold, Phase
 from hpo_core.selection.milestones import Milestones
-from hpo_core.space.configuration import Scalar
+from hpo_core.space.configuration import Scalar, identity
 from hpo_core.tracking.models import check_kind, load_model, save_model
 from hpo_flows.objectives.artifacts import Artifacts
 from hpo_flows.objectives.datasets import describe
@@ -44,6 +44,8 @@ class TrialContext(Artifacts):
             that its training continues as if it had never paused.
         scratch: The trial's own folder, empty at first and deleted after the trial.
         callbacks: The study's callbacks as plain data, for :func:`hpo_flows.keras.callbacks`.
+        parent_config: The configuration of the trial whose checkpoint is in ``resume_from``; None without one. It may
+            differ from ``config`` under a strategy that changes hyperparameters in the middle of a training (``pbt``).
     """
 
     def __init__(
@@ -57,6 +59,7 @@ class TrialContext(Artifacts):
         outbox: Path,
         send: Callable[[FromObjective], None],
         resume_from: Path | None = None,
+        parent_config: Mapping[str, Scalar] | None = None,
         milestones: Milestones | None = None,
         answer: Callable[[], bool] = lambda: True,
         callbacks: Sequence[Mapping[str, Mapping[str, Any]]] = (),
@@ -70,6 +73,7 @@ class TrialContext(Artifacts):
         self.config, self.number, self.seed, self.scratch = config, number, seed, scratch
         self.callbacks = callbacks
         self._fidelity, self._resume_from = fidelity, resume_from
+        self.parent_config = parent_config
         self._milestones, self._answer, self._judged, self._go_on = milestones, answer, -1, True
         self._read: set[str] = set()
         self._scratch_reason = ""
@@ -95,6 +99,11 @@ class TrialContext(Artifacts):
         """A folder with what the parent trial left in its ``checkpoint``; None means train from scratch."""
         self._read.add("resume_from")
         return self._resume_from
+
+    @property
+    def reconfigured(self) -> bool:
+        """Whether it goes on from the checkpoint of a trial with another configuration."""
+        return self.parent_config is not None and identity(self.parent_config) != identity(self.config)
 
     @property
     def checkpoint(self) -> Path:

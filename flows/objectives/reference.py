@@ -6,7 +6,6 @@ cloudpickle, behind :mod:`hpo_flows.objectives.by_value`, is loaded only for fun
 from __future__ import annotations
 
 import functools
-import importlib
 import importlib.util
 import inspect
 import os
@@ -20,6 +19,7 @@ from typing import Any
 
 from hpo_core.base.errors import InputError
 from hpo_core.base.extras import missing_extra
+from hpo_core.base.importing import absent, extend_path, import_named
 
 Function = Callable[..., Any]
 
@@ -99,33 +99,19 @@ class Objective:
         if self.pickled is not None or self.here is not None:
             return
         self._check_named()
-        self._extend_path()
+        extend_path(self.path)
         module = self.reference.partition(":")[0]
         try:
             found = importlib.util.find_spec(module)
         except Exception:  # a parent package raises; load() gives a better message
             return
         if found is None:
-            raise self._absent(f"No module named {module!r}")
+            raise absent(self.reference, "objective", f"No module named {module!r}")
 
     def _check_named(self) -> None:
         if not self.reference:
             remedy = "name one (objective: module:function), or ask for its trials and train them yourself (hpo ask)"
             raise InputError("objective", "the study has none", remedy)
-
-    def _extend_path(self) -> None:
-        for folder in reversed(self.path):
-            if folder not in sys.path:
-                sys.path.insert(0, folder)
-
-    def _absent(self, problem: object) -> InputError:
-        package = self.reference.partition(":")[0].partition(".")[0]
-        remedy = f"run from the folder that {package!r} is in, or install it"
-        if isinstance(problem, ModuleNotFoundError) and problem.name and problem.name.partition(".")[0] != package:
-            remedy = f"{package!r} needs it: install it here, or correct the import"
-        if (missing := missing_extra(problem)) is not None:
-            problem, remedy = missing.problem, missing.remedy
-        return InputError("objective", f"{self.reference!r} cannot be imported ({problem})", remedy)
 
     def load(self) -> Function:
         """Import the function and check it.
@@ -153,7 +139,7 @@ class Objective:
         """
         if self.here is not None:
             return self.here
-        self._extend_path()
+        extend_path(self.path)
         if self.pickled is not None:
             from hpo_flows.objectives.by_value import unpickled
 
@@ -167,19 +153,7 @@ class Objective:
                     "put it into a module that can be imported from there" if missing is None else missing.remedy,
                 ) from error
         self._check_named()
-        module_name, _, path = self.reference.partition(":")
-        try:
-            found: Any = importlib.import_module(module_name)
-            for part in path.split("."):
-                found = getattr(found, part)
-        except ModuleNotFoundError as error:
-            raise self._absent(error) from None
-        except AttributeError as error:
-            raise InputError("objective", f"{self.reference!r} is not there ({error})", "correct its name") from None
-        except Exception as error:
-            raise InputError(
-                "objective", f"importing {module_name!r} raised {type(error).__name__}: {error}", "correct it there"
-            ) from error
+        found = import_named(self.reference, "objective")
         if not callable(found):
             raise InputError("objective", f"{self.reference!r} is a {type(found).__name__}", "name a function")
         return found  # type: ignore[no-any-return]

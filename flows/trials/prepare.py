@@ -48,9 +48,11 @@ def prepare(session: Session, training: Training, folder: Path) -> Prepared:
     folder.mkdir(parents=True, exist_ok=True)
     if phase == "search":
         session.rungs.restart(training.trial)
-    resume, obstacle = None, ""
+    resume, obstacle, parent_config = None, "", None
     if training.parent is not None and spec.promotes:
         resume, obstacle = inherited(session.ledger.store, session.rungs.history, training.parent, folder)
+        if resume is not None:
+            parent_config = next(t.config for t in session.rungs.history if t.number == training.parent)
     job = Job(
         session.objective,
         {each.metric: each.sign for each in spec.objectives},
@@ -60,6 +62,7 @@ def prepare(session: Session, training: Training, folder: Path) -> Prepared:
         training.fidelity,
         folder,
         resume,
+        parent_config,
         spec.stop_rule.milestones if _may_be_stopped(spec, training) and spec.stop_rule is not None else None,
         spec.callbacks,
         phase=phase,

@@ -27,6 +27,7 @@ class Job:
         config, number, seed, fidelity: The trial.
         folder: The attempt's own folder.
         resume_from: The folder with the parent trial's checkpoint; None if it does not resume.
+        parent_config: The configuration of the trial whose checkpoint that is.
         milestones: The numbers of steps at which the trial asks whether to continue; None: never.
         callbacks: The study's callbacks, as plain data.
         phase, fold: The phase, and the fold in the final choice.
@@ -46,6 +47,7 @@ class Job:
     fidelity: float | None
     folder: Path
     resume_from: Path | None = None
+    parent_config: Mapping[str, Scalar] | None = None
     milestones: Milestones | None = None
     callbacks: Sequence[Mapping[str, Mapping[str, Any]]] = ()
     phase: Phase = "search"
@@ -65,7 +67,18 @@ class Job:
         """
         scratch = self.folder / "scratch"
         scratch.mkdir(parents=True, exist_ok=True)
-        names = ["config", "number", "seed", "fidelity", "resume_from", "milestones", "callbacks", "phase", "fold"]
+        names = [
+            "config",
+            "number",
+            "seed",
+            "fidelity",
+            "resume_from",
+            "parent_config",
+            "milestones",
+            "callbacks",
+            "phase",
+            "fold",
+        ]
         given = {name: getattr(self, name) for name in [*names, "champion", "reshuffle", "repeats"]}
         return given | {"scratch": scratch, "outbox": self.folder / "outbox", "send": send, "answer": answer}
 

@@ -22,6 +22,8 @@ EXTRAS = {
     "prefect_dask": "dask",
     "ray": "ray",
     "prefect_ray": "ray",
+    "optuna": "optuna",
+    "cmaes": "optuna",
     "boto3": "team",
     "botocore": "team",
     "psycopg": "postgres",

@@ -6,12 +6,14 @@ any number does.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Mapping
-from dataclasses import fields
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import fields, is_dataclass
 from difflib import get_close_matches
+from inspect import Parameter, signature
 from typing import Annotated, Any, TypeVar, cast
 
 from pydantic import ConfigDict, Field, ValidationError
+from pydantic.dataclasses import dataclass as checking
 
 from hpo_core.base.errors import InputError
 
@@ -56,11 +58,16 @@ def make_settings(
     Traceback (most recent call last):
     hpo_core.base.errors.InputError: strategy.step: 'grid' has no setting 'step'; did you mean 'steps'?
     """
-    known = [each.name for each in fields(cast(Any, cls)) if each.init and each.name not in hidden]
+    parameters = signature(cls).parameters
+    known = [key for key in parameters if key not in hidden]
+    if not hasattr(cls, "__pydantic_validator__") and not is_dataclass(cast(Any, cls)):
+        return _plain(cls, given, known, name=name, field=field)
     try:
-        return cls(**given)
+        return cls(**given) if hasattr(cls, "__pydantic_validator__") else _checked(cls, given)
     except ValidationError as error:
         details = error.errors()
+    except (ValueError, TypeError) as error:  # of a __post_init__
+        raise InputError(field, f"{name!r} refuses its settings ({error})", "correct them") from None
     detail, key = details[0], str(details[0]["loc"][0])
     if detail["type"] == "unexpected_keyword_argument":
         raise InputError(f"{field}.{key}", f"{name!r} has no setting {key!r}", near_or_known(key, known))
@@ -72,6 +79,26 @@ def make_settings(
     problem, *others = several if len({repr(each["input"]) for each in details}) == 1 else several[:1]
     wanted = [problem, *(other.partition(" is not ")[2] or other for other in others)]
     raise InputError(f"{field}.{key}", " or ".join(wanted), "correct it")
+
+
+def _checked(cls: Callable[..., T], given: Mapping[str, Any]) -> T:
+    """The object of a dataclass of the standard library, its fields checked by their types as with :data:`STRICT`."""
+    frozen = cast(Any, cls).__dataclass_params__.frozen
+    checked = checking(cast(Any, cls), frozen=frozen, config=STRICT)(**given)
+    # Not the checked one, whose class is made here and cannot be pickled.
+    return cls(**{each.name: getattr(checked, each.name) for each in fields(cast(Any, cls)) if each.init})
+
+
+def _plain(cls: Callable[..., T], given: Mapping[str, Any], known: Sequence[str], *, name: str, field: str) -> T:
+    """The object of a class whose settings have no types to be checked by."""
+    several = any(each.kind is Parameter.VAR_KEYWORD for each in signature(cls).parameters.values())
+    for key in () if several else given.keys() - set(known):
+        raise InputError(f"{field}.{key}", f"{name!r} has no setting {key!r}", near_or_known(key, known))
+    try:
+        return cls(**given)
+    except Exception as error:
+        problem = f"{name!r} refuses its settings {dict(given)} ({type(error).__name__}: {error})"
+        raise InputError(field, problem, "correct them") from None
 
 
 def near_or_known(name: str, known: Collection[str]) -> str:

@@ -196,7 +196,7 @@ def written_spec(run: Run) -> StudySpec:
     """
     try:
         stored = current_document(run.tags)
-        return study_from({"repeats": "off", **stored} if isinstance(stored, dict) else stored)
+        return study_from({"repeats": "off", **stored} if isinstance(stored, dict) else stored, reading=True)
     except (ValueError, RecursionError) as error:
         raise InputError(
             f"study run {run.id}", f"its stored specification cannot be used ({error})", "delete the run in MLflow"

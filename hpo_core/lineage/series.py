@@ -148,7 +148,7 @@ def _under(spec: StudySpec, name: str, follows: str | None) -> StudySpec:
         return spec
     last = {"experiment": spec.experiment, "query": f"tags.`mlflow.parentRunId` = '{follows}'"}
     data = spec.model_dump(mode="json")
-    return study_from(data | {"name": name, "warm_start": [*data["warm_start"], last]})
+    return study_from(data | {"name": name, "warm_start": [*data["warm_start"], last]}, reading=True)
 
 
 def _free_name(store: Store, experiment: str, spec: StudySpec, today: datetime.date) -> str:

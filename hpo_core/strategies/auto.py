@@ -27,9 +27,9 @@ class Auto(Strategy):
     """``bayesian`` up to ``long`` trials, then ``tpe``; each proposal's notes say what was picked and why.
 
     A Gaussian process makes the most of few trials, but models only a limited number. In a longer study the Parzen
-    estimators take over, which use all trials at little cost; so it is with several metrics, too. Both start with a
-    scrambled Sobol sequence, shorter in a short study. Both exhaust a space that can be enumerated, the most promising
-    configurations first. The evidence is in ``docs/decisions/0004-bayesian.md``.
+    estimators take over, which use all trials at little cost. So they do with several metrics and with limits. Both
+    start with a scrambled Sobol sequence, shorter in a short study. Both exhaust a space that can be enumerated, the
+    most promising configurations first. The evidence is in ``docs/decisions/0004-bayesian.md``.
 
     Args:
         long: The number of trials from which a study counts as long.
@@ -67,6 +67,8 @@ class Auto(Strategy):
         so_far = f"{len(seen)}" if self.budget is None else f"{len(seen)} of {self.budget}"
         objectives = max((len(trial.losses) for trial in seen.complete), default=0)
         process = f"a Gaussian process of each of {objectives} metrics" if objectives else "a Gaussian process"
+        if limited := max((len(trial.excess) for trial in seen.complete), default=0):
+            process += f" and one for each of {limited} limits"
         budget: dict[str, Scalar] = {} if self.budget is None else {"budget": self.budget}
         if source is not None:
             why = f"among the best of the past: {source}"

@@ -32,6 +32,13 @@ class Strategy(ABC):
     promotes: ClassVar[bool] = False
     """Whether its trials continue earlier ones; see :meth:`promotable`."""
 
+    reconfigures: ClassVar[bool] = False
+    """Whether a trial that continues an earlier one may have another configuration. What such a chain comes to is no
+    single configuration, so none is trained again by itself."""
+
+    package: ClassVar[str] = ""
+    """The optional package that it needs, by its import name."""
+
     needs_hypergradient: ClassVar[bool] = False
     """Whether it gets nowhere unless trials log hypergradients."""
 
@@ -72,6 +79,18 @@ class Strategy(ABC):
         A trial is promoted to a fidelity only once, but may still be listed after that.
         """
         return frozenset()
+
+    @property
+    def entry(self) -> float | None:
+        """The fidelity at which configurations begin; None for that of a full training."""
+        return None
+
+    def check_limits(self) -> None:  # noqa: B027  (most strategies can)
+        """Refuse limits on results if it learns from results, but not from limits.
+
+        Raises:
+            ValueError: It does, with its settings; the message begins with the setting to change.
+        """
 
     def learns_from_prior(self) -> bool:
         """Whether it, or the strategy that it samples with, learns from what was known before the first trial."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from hpo_core.base.errors import InputError
@@ -15,11 +15,14 @@ from hpo_core.strategies.algorithms.bayesian import Bayesian
 from hpo_core.strategies.algorithms.gradient import Gradient
 from hpo_core.strategies.algorithms.grid import Grid
 from hpo_core.strategies.algorithms.hyperband import Hyperband, SuccessiveHalving
+from hpo_core.strategies.algorithms.optuna import Optuna
+from hpo_core.strategies.algorithms.pbt import Pbt
 from hpo_core.strategies.algorithms.quasi_random import QuasiRandom
 from hpo_core.strategies.algorithms.random import Random
 from hpo_core.strategies.algorithms.tpe import Tpe
 from hpo_core.strategies.auto import Auto
 from hpo_core.strategies.base import Strategy
+from hpo_core.strategies.own import LOADED, Own, entries, own_class
 
 STRATEGIES: dict[str, type[Strategy]] = {
     "asha": Asha,
@@ -27,7 +30,9 @@ STRATEGIES: dict[str, type[Strategy]] = {
     "bayesian": Bayesian,
     "gradient": Gradient,
     "grid": Grid,
+    "optuna": Optuna,
     "hyperband": Hyperband,
+    "pbt": Pbt,
     "random": Random,
     "quasi_random": QuasiRandom,
     "successive_halving": SuccessiveHalving,
@@ -46,7 +51,7 @@ def make_strategy(
     """Create a strategy from its name and settings.
 
     Args:
-        name: One of :data:`STRATEGIES`.
+        name: One of :data:`STRATEGIES`, or one of the user's own; see :mod:`hpo_core.strategies.own`.
         settings: Its settings. A setting that is itself a strategy (``sampler``, ``outer``) is a name, or a mapping
             with ``name`` and settings.
         fidelity: The study's fidelity, for a strategy that chooses fidelities.
@@ -61,7 +66,7 @@ def make_strategy(
     >>> make_strategy("hyperband", {"sampler": "quasi_random"}, Fidelity("epochs", 1, 9)).sampler
     QuasiRandom()
     """
-    cls, given = strategy_class(name, field), dict(settings or {})
+    cls, given = strategy_class(name, f"{field}.name"), dict(settings or {})
     hidden = {"fidelity"} if cls.chooses_fidelity else set()
     for key in hidden & given.keys():
         raise InputError(f"{field}.{key}", f"{name!r} takes the study's fidelity", "give it as fidelity: in the study")
@@ -72,18 +77,47 @@ def make_strategy(
         given["fidelity"] = fidelity
     if cls.uses_budget and budget is not None:
         given.setdefault("budget", budget)
+    if issubclass(cls, Own):
+        return cls(make_settings(cls.wrapped, given, name=name, field=field, hidden=hidden), field)
     return make_settings(cls, given, name=name, field=field, hidden=hidden)
 
 
-def strategy_class(name: str, field: str = "strategy") -> type[Strategy]:
-    """The class of a strategy, which says what it can do.
+def strategy_class(name: str, field: str = "strategy.name", folders: Sequence[str] = ()) -> type[Strategy]:
+    """The class of a strategy, which says what it can do; one of the user's own is imported.
+
+    Args:
+        name: One of :data:`STRATEGIES`, or what :func:`hpo_core.strategies.own.own_class` finds.
+        field: Where the study file names it, for messages.
+        folders: Where modules of the user's are looked for first.
 
     Raises:
         InputError: There is no strategy of this name.
     """
-    if name not in STRATEGIES:
-        raise InputError(f"{field}.name", f"{name!r} is not a strategy", near_or_known(name, sorted(STRATEGIES)))
-    return STRATEGIES[name]
+    if name in STRATEGIES:
+        return STRATEGIES[name]
+    if ":" not in name and name not in (named := entries()):
+        remedy = near_or_known(name, sorted([*STRATEGIES, *named]))
+        raise InputError(field, f"{name!r} is not a strategy", f"{remedy}; one of your own is module:Class")
+    return own_class(name, field, folders)
+
+
+def known_class(name: str) -> type[Strategy]:
+    """The class of a strategy without any import, for whoever only reads a study.
+
+    One of the user's own that this process has not imported counts as one that says nothing special of itself.
+    """
+    return STRATEGIES.get(name) or LOADED.get(name, Strategy)
+
+
+def names_in(name: str, settings: Mapping[str, Any], field: str = "strategy") -> dict[str, str]:
+    """The names of a strategy and of those that it is made of, by where the study file has them."""
+    nested = {key: settings[key] for key in known_class(name).nested if settings.get(key) is not None}
+    found = {f"{field}.name": name}
+    for key, value in nested.items():
+        inner = dict(value) if isinstance(value, Mapping) else {"name": value}
+        if isinstance(named := inner.pop("name", None), str):
+            found |= names_in(named, inner, f"{field}.{key}")
+    return found
 
 
 def expected(space: SearchSpace, history: History, *, seed: int) -> dict[int, float]:
@@ -97,7 +131,7 @@ def _nested(value: Any, field: str) -> Strategy:
     name = settings.pop("name", None)
     if not isinstance(name, str):
         raise InputError(field, f"{value!r} does not name a strategy", "write it as tpe, or as {name: tpe, start: 5}")
-    cls = strategy_class(name, field)
+    cls = strategy_class(name, f"{field}.name")
     if cls.chooses_fidelity or cls.promotes:
         problem = "chooses fidelities" if cls.chooses_fidelity else "continues trials"
         raise InputError(field, f"{name!r} {problem} itself", "give a strategy that does not, such as tpe")

@@ -16,6 +16,7 @@ from pydantic import (
     BeforeValidator,
     Field,
     SerializerFunctionWrapHandler,
+    ValidationInfo,
     field_serializer,
     field_validator,
     model_serializer,
@@ -24,6 +25,7 @@ from pydantic import (
 
 from hpo_core.base import cards
 from hpo_core.base.errors import InputError
+from hpo_core.base.importing import is_reference
 from hpo_core.base.storable import bad_metric
 from hpo_core.history.fidelity import Fidelity
 from hpo_core.history.limits import Limit
@@ -31,7 +33,7 @@ from hpo_core.selection.early_stopping import Extrapolation, StopRule
 from hpo_core.selection.repeats import Repeats
 from hpo_core.space.parameters import Parameter
 from hpo_core.space.search_space import SearchSpace
-from hpo_core.strategies.make import strategy_class
+from hpo_core.strategies.make import STRATEGIES, known_class, strategy_class
 from hpo_core.study.callbacks import checked_callback
 from hpo_core.study.isolation import check_isolation
 from hpo_core.study.names import BAD_NAME, MAX_NAME_LENGTH, NAME
@@ -60,6 +62,10 @@ from hpo_core.study.sections import (
 )
 
 MOST_PARALLEL = 1000
+
+READING, FOLDERS = "reading", "folders"
+"""What a validation may be told as its context: that the study is only read, so nothing of the user's is imported; and
+the folders to look into for what is imported otherwise."""
 
 NEED_OBJECTIVE = (
     "retries", "trial_timeout", "memory_limit", "callbacks", "final", "champion", "notify", "runner", "resources",
@@ -179,13 +185,16 @@ class StudyDefinition(Section):
     def _reference(cls, value: str) -> str:
         if not value:
             return value
-        module, _, function = value.partition(":")
-        if not all(part.isidentifier() for part in (*module.split("."), *function.split("."))):
+        if not is_reference(value):
             raise ValueError("write it as module:function, such as examples.digits_cnn:train")
         return value
 
     @model_validator(mode="after")
-    def _whole(self) -> Self:
+    def _whole(self, info: ValidationInfo) -> Self:
+        reading = (info.context or {}).get(READING, False)
+        if not reading:
+            for field, name in self.strategy.names.items():
+                strategy_class(name, field, (info.context or {}).get(FOLDERS, ()))
         if not self.experiment:
             object.__setattr__(self, "experiment", self.name)
         space = self.search_space
@@ -204,16 +213,32 @@ class StudyDefinition(Section):
             self.final.check(space)
         if self.repeats not in (None, RepeatsSpec()) and (why := self._why_never_repeated):
             raise ValueError(f"repeats: {why}; remove one of the two")
+        if not reading or not self._needs_more:
+            self._check_strategy(space)
+        return self
+
+    @property
+    def _needs_more(self) -> bool:
+        """Whether the strategy needs code or packages that may be absent where the study is only read."""
+        return any(name not in STRATEGIES or STRATEGIES[name].package for name in self.strategy.names.values())
+
+    def _check_strategy(self, space: SearchSpace) -> None:
+        """Check that the strategy can be made, and can search the space.
+
+        Raises:
+            ValueError: It cannot; the message begins with the key.
+        """
         try:
             strategy = self.strategy.make(fidelity=self.scale)
             strategy.check(space)
             if self.metrics:
                 strategy.check_several()
+            if self.limits:
+                strategy.check_limits()
         except InputError:
             raise
         except ValueError as error:
             raise ValueError(f"strategy.{error}") from None
-        return self
 
     def _check_objective(self) -> None:
         """Check that nothing is asked for that only a flow does with an objective.
@@ -243,7 +268,7 @@ class StudyDefinition(Section):
                 raise ValueError(f"fidelity.{error}") from None
         else:
             example = "add fidelity: {name: epochs, min: 1, max: 27, eta: 3}, say"
-            if strategy_class(self.strategy.name).chooses_fidelity:
+            if known_class(self.strategy.name).chooses_fidelity:
                 raise ValueError(
                     f"fidelity: it is missing, and the strategy {self.strategy.name!r} needs it; {example}"
                 )
@@ -283,12 +308,12 @@ class StudyDefinition(Section):
     @property
     def _why_never_repeated(self) -> str:
         """Why no configuration of this study can be trained again; empty if it can."""
-        strategy = strategy_class(self.strategy.name)
+        strategy = known_class(self.strategy.name)
         if self.metrics:
             return "of several metrics none says which configurations are worth another training"
         if self.final is not None:
             return "final already trains the best configurations again"
-        if strategy.promotes and not strategy.chooses_fidelity:
+        if strategy.reconfigures:
             return f"trials of {self.strategy.name!r} go on from each other, so none can be trained again by itself"
         return ""
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -9,6 +10,7 @@ from typing import Any
 from pydantic import ValidationError
 
 from hpo_core.base.errors import InputError
+from hpo_core.study.definition import FOLDERS, READING
 from hpo_core.study.messages import explain
 from hpo_core.study.sections import MORE
 from hpo_core.study.spec import StudySpec
@@ -17,12 +19,13 @@ from hpo_core.study.yaml import YAMLError, parse_yaml
 MAX_FILE_BYTES = 1_000_000
 
 
-def load_study(path: Path, overrides: Sequence[str] = ()) -> StudySpec:
+def load_study(path: Path, overrides: Sequence[str] = (), *, reading: bool = False) -> StudySpec:
     """The validated study of a file.
 
     Args:
         path: The YAML file.
         overrides: ``key=value`` each; the key is a dotted path (``stop.trials``), the value is read as YAML.
+        reading: As for :func:`study_from`.
 
     Raises:
         InputError: The file is absent, is not YAML, or says something that cannot be used.
@@ -41,16 +44,19 @@ def load_study(path: Path, overrides: Sequence[str] = ()) -> StudySpec:
         )
     for override in overrides:
         _override(data, override)
-    return study_from(data)
+    return study_from(data, reading=reading, folders=(os.getcwd(), str(path.absolute().parent)))
 
 
-def override_spec(spec: StudySpec, overrides: Sequence[str], option: str = "--set") -> StudySpec:
+def override_spec(
+    spec: StudySpec, overrides: Sequence[str], option: str = "--set", *, reading: bool = False
+) -> StudySpec:
     """A stored study with keys overridden, as :func:`load_study` does for a file.
 
     Args:
         spec: The study.
         overrides: ``key=value`` each.
         option: What the user knows them by, for error messages.
+        reading: As for :func:`study_from`.
 
     Raises:
         InputError: An override is not ``key=value``, or says something that cannot be used.
@@ -58,7 +64,22 @@ def override_spec(spec: StudySpec, overrides: Sequence[str], option: str = "--se
     data = spec.model_dump(mode="json")
     for override in overrides:
         _override(data, override, option)
-    return study_from(data)
+    return study_from(data, reading=reading)
+
+
+def settings_of(overrides: Sequence[str]) -> dict[str, Any]:
+    """Settings that are given one by one, ``key=value`` each.
+
+    Raises:
+        InputError: One is not.
+
+    >>> settings_of(["start=5", "sampler.name=tpe"])
+    {'start': 5, 'sampler': {'name': 'tpe'}}
+    """
+    settings: dict[str, Any] = {}
+    for override in overrides:
+        _override(settings, override)
+    return settings
 
 
 def _override(data: dict[str, Any], override: str, option: str = "--set") -> None:
@@ -80,14 +101,21 @@ def _override(data: dict[str, Any], override: str, option: str = "--set") -> Non
     data[last] = value
 
 
-def study_from(data: Mapping[str, Any]) -> StudySpec:
+def study_from(data: Mapping[str, Any], *, reading: bool = False, folders: Sequence[str] = ()) -> StudySpec:
     """The validated study of plain data.
+
+    Args:
+        data: The keys of a study file.
+        reading: Whether the study is only looked at, which must be possible where the user's own strategy is not: it
+            is not imported.
+        folders: Where it is looked for before anywhere else; the working folder if none is given.
 
     Raises:
         InputError: Each thing that cannot be used, a line each.
     """
     try:
-        return StudySpec.model_validate(data)
+        context = {READING: reading, FOLDERS: folders}
+        return StudySpec.model_validate(data, context=context)
     except ValidationError as error:
         lines = [explain(detail) for detail in error.errors()]
     message = "\n".join(str(line) for line in lines)

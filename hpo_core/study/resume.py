@@ -41,7 +41,7 @@ def with_changes(spec: StudySpec, changes: Sequence[str]) -> StudySpec:
         changes: ``key=value`` each, as :func:`check_changes` lets through. ``stop.trials=+20`` adds to the total.
     """
     try:
-        changed = override_spec(spec, changes)
+        changed = override_spec(spec, changes, reading=True)
     except InputError as error:  # someone else's hand, or another version of this project
         log.warning("%s: a change of its settings is left out: %s", spec.name, error)
         return spec
@@ -95,7 +95,7 @@ def check_changes(spec: StudySpec, changes: Sequence[str]) -> None:
             known = "parallel, trials, stop.minutes and the like, rerun_lost, trial_timeout or memory_limit"
             remedy = f"set {known}; for others start it anew with hpo tune --set"
             raise InputError("KEY=VALUE", f"{change!r}: this cannot change while the study runs", remedy)
-    override_spec(spec, changes, "KEY=VALUE")
+    override_spec(spec, changes, "KEY=VALUE", reading=True)
 
 
 def with_what_holds(

@@ -19,7 +19,7 @@ from hpo_core.space.configuration import plain
 from hpo_core.space.parameters import Parameter
 from hpo_core.space.search_space import SearchSpace
 from hpo_core.strategies.base import Strategy
-from hpo_core.strategies.make import make_strategy
+from hpo_core.strategies.make import make_strategy, names_in
 from hpo_core.study.names import BAD_MODEL, GOOD_MODEL, is_model_name
 
 
@@ -270,6 +270,11 @@ class StrategySpec(BaseModel):
     model_config = ConfigDict(extra="allow", frozen=True, allow_inf_nan=False)
 
     name: str
+
+    @property
+    def names(self) -> dict[str, str]:
+        """The names of the strategy and of those that it is made of, by where the study file has them."""
+        return names_in(self.name, self.model_extra or {})
 
     def make(self, budget: int | None = None, fidelity: Fidelity | None = None) -> Strategy:
         return make_strategy(self.name, self.model_extra, fidelity, budget=budget)

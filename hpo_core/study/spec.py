@@ -19,7 +19,7 @@ from hpo_core.history.history import History
 from hpo_core.history.trial import PURPOSE, REPEAT_OF, Proposal, Trial, TrialState, fidelity_key
 from hpo_core.selection.folds import as_whole
 from hpo_core.space.configuration import Config, Scalar
-from hpo_core.strategies.make import expected, strategy_class
+from hpo_core.strategies.make import expected
 from hpo_core.study.definition import StudyDefinition
 from hpo_core.study.failing import failed_alike
 from hpo_core.study.instructions import ENQUEUED
@@ -95,7 +95,7 @@ class StudySpec(StudyDefinition):
         A strategy does not see a lost trial that is run again, for nothing was wrong with it: it sees the other one.
 
         In a study with a fidelity, a strategy that knows nothing of it trains to the end. What ``first`` names begins
-        at the lowest level where the strategy promotes, as everything does. So does what was enqueued.
+        at the strategy's lowest level where it promotes, as everything does. So does what was enqueued.
 
         Args:
             history: The study so far.
@@ -126,12 +126,11 @@ class StudySpec(StudyDefinition):
         Raises:
             ValueError: The space has no such configuration.
         """
-        lowest = None if self.scale is None else self.scale.levels[0]
-        fidelity = lowest if strategy_class(self.strategy.name).chooses_fidelity else self.full
+        entry = self.strategy.make(fidelity=self.scale).entry
         whole, outside = self.placed(config)
         if outside:
             raise ValueError(f"{dict(config)} is outside the space")
-        proposal = Proposal(whole, fidelity, notes=notes)
+        proposal = Proposal(whole, self.full if entry is None else entry, notes=notes)
         if proposal.identity in taken:
             return []
         taken.add(proposal.identity)
@@ -191,7 +190,7 @@ class StudySpec(StudyDefinition):
         strategy = self.strategy.make(fidelity=self.scale)
         parents = {trial.parent for trial in history}
         candidates = strategy.promotable(history.merged)
-        if strategy_class(self.strategy.name).chooses_fidelity:
+        if not strategy.reconfigures:
             candidates -= parents
         now = [trial.parent for trial in history.running] + [proposal.parent for proposal in self._again(history)]
         needed = {number for number in now if number is not None} | candidates

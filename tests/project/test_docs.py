@@ -24,7 +24,7 @@ import yaml
 from typer.testing import CliRunner
 
 from hpo_core.base.extras import is_installed
-from hpo_core.strategies.make import strategy_class
+from hpo_core.strategies.make import known_class
 from hpo_core.study.file import study_from
 from hpo_core.study.spec import StudySpec
 from hpo_core.study.yaml import parse_yaml
@@ -97,9 +97,10 @@ def validate(text: str) -> None:
     strategy = whole.get("strategy", "auto")
     name = strategy["name"] if isinstance(strategy, dict) else strategy
     rule = whole.get("early_stop", "")
-    if strategy_class(name).chooses_fidelity or "extrapolation" in str(rule):
+    if known_class(name).chooses_fidelity or "extrapolation" in str(rule):
         whole.setdefault("fidelity", FIDELITY)
-    spec = study_from(whole)
+    package = known_class(name).package
+    spec = study_from(whole, reading=":" in name or bool(package and not is_installed(package)))
     if "objective" in data and spec.objective.startswith("examples."):
         assert (ROOT / f"{spec.objective.partition(':')[0].replace('.', '/')}.py").is_file()
 

@@ -67,8 +67,13 @@ def save(folder: Path, model: Any, state: State) -> None:
     (folder / STATE).write_text(text, encoding="utf-8")
 
 
-def load(folder: Path, model: Any) -> State:
+def load(folder: Path, model: Any, *, own_rate: bool = False) -> State:
     """Set the model's variables to what :func:`save` has written; returns the state.
+
+    Args:
+        folder: Where it was written.
+        model: The model, as the trial's configuration has it.
+        own_rate: Whether the model keeps its learning rate, the one hyperparameter that is a variable of its optimizer.
 
     Raises:
         Damaged: The folder has no checkpoint, or it cannot be read. The model is unchanged.
@@ -92,7 +97,11 @@ def load(folder: Path, model: Any) -> State:
     _assign(model.variables, groups.get("model", []))
     if (optimizer := optimizer_of(model)) is not None:
         optimizer.build(model.trainable_variables)
+        rate = next((each for each in optimizer.variables if each is optimizer.learning_rate), None)  # else a schedule
+        own = None if rate is None else np.asarray(rate)
         _assign(optimizer.variables, groups.get("optimizer", []))
+        if own_rate and rate is not None:
+            rate.assign(own)
     return state
 
 

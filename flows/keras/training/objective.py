@@ -221,7 +221,7 @@ class KerasObjective:
         if trial.resume_from is None:
             return None
         try:
-            return checkpoint.load(trial.resume_from / str(execution), network)
+            return checkpoint.load(trial.resume_from / str(execution), network, own_rate=trial.reconfigured)
         except checkpoint.Damaged as error:
             trial.scratch_instead(str(error))
             return None

@@ -57,6 +57,7 @@ class Gradient(Strategy):
     name: ClassVar[str] = "gradient"
     needs_hypergradient: ClassVar[bool] = True
     promotes: ClassVar[bool] = True
+    reconfigures: ClassVar[bool] = True
     nested: ClassVar[Mapping[str, str | None]] = {"outer": None}
     optimizer: Literal["adam", "sgd"] = "adam"
     rate: Positive = 0.4
@@ -78,6 +79,12 @@ class Gradient(Strategy):
                 "name: 'gradient' needs a parameter of type float without a step, and the space has none; "
                 "choose another strategy, such as tpe"
             )
+        if self.outer is not None:
+            self.outer.check(space)
+
+    def check_limits(self) -> None:
+        if self.outer is not None:
+            self.outer.check_limits()
 
     def check_several(self) -> None:
         raise ValueError(

@@ -10,6 +10,7 @@ from pydantic.dataclasses import dataclass
 
 from hpo_core.base.settings import STRICT
 from hpo_core.history.fidelity import Fidelity
+from hpo_core.space.search_space import SearchSpace
 from hpo_core.strategies.base import Strategy
 
 
@@ -27,6 +28,16 @@ class Promoting(Strategy):
     nested: ClassVar[Mapping[str, str | None]] = {"sampler": "random"}
     sampler: Strategy
     fidelity: Fidelity = field(default_factory=Fidelity)
+
+    @property
+    def entry(self) -> float:
+        return self.fidelity.levels[0]
+
+    def check(self, space: SearchSpace) -> None:
+        self.sampler.check(space)
+
+    def check_limits(self) -> None:
+        self.sampler.check_limits()
 
     def check_several(self) -> None:
         self.sampler.check_several()

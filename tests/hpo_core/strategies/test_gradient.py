@@ -18,9 +18,9 @@ from hpo_core.history.trial import Trial, TrialState, hypergradient_of
 from hpo_core.space.configuration import Config
 from hpo_core.strategies.base import Strategy
 from hpo_core.strategies.common.descent import Adam, Chain, Coordinates, Momentum, Rules, chains
+from hpo_core.strategies.contract.histories import answer, through_json
 from hpo_core.strategies.make import make_strategy
 from hpo_core.study.file import study_from
-from tests.hpo_core.strategies.test_strategies import answer, through_json
 
 SPACE = SearchSpace(
     {"rate": Float(low=1e-6, high=1.0, log=True), "drop": Float(low=0.0, high=0.9), "x": Float(low=-3, high=5)}

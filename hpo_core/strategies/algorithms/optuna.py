@@ -1,0 +1,357 @@
+"""Proposes by a sampler of Optuna, over MLflow's history instead of a storage of Optuna's own.
+
+At each proposal a study of Optuna is built in memory from the history, and its sampler is asked. Most samplers
+(:data:`STATELESS`) see the trials alone: the trials are added, and a sampler is made whose seed is the next trial's.
+Others keep a state, CMA-ES in attributes of trials, genetic algorithms as the generation of each. It is found again by
+a replay: the sampler is asked for each trial in turn, what it says is replaced by what was tried, and the outcome is
+told. So the state is a function of the history as well, in whatever order trials ended.
+
+Replays are kept in memory, as pickles by the trials that led to them; that saves time and changes nothing.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import inspect
+import logging
+import pickle
+import warnings
+from collections import OrderedDict
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Annotated, Any, ClassVar
+
+from pydantic import AfterValidator
+from pydantic.dataclasses import dataclass
+
+from hpo_core.base.errors import InputError
+from hpo_core.base.extras import missing_extra, require
+from hpo_core.base.seeding import trial_rng
+from hpo_core.base.settings import STRICT, near_or_known
+from hpo_core.history.history import History
+from hpo_core.history.trial import Proposal, Trial, TrialState, fidelity_key
+from hpo_core.space.configuration import Config, Scalar, identity
+from hpo_core.space.parameters import Float, Int, Listed, Ordinal
+from hpo_core.space.search_space import SearchSpace
+from hpo_core.strategies.base import Strategy
+from hpo_core.strategies.common.sampling import first_new, uniform_from
+
+STATELESS = ("BruteForceSampler", "GPSampler", "RandomSampler", "TPESampler")
+"""The samplers that depend on the trials of a study and their seed alone."""
+
+BLIND_TO_LIMITS = ("CmaEsSampler",)
+"""The samplers that learn from losses, but not from constraints."""
+
+FIELD = "strategy.sampler"
+
+ATTEMPTS = 10
+"""How often a sampler is asked for a configuration that is feasible and new; then a uniform one is taken."""
+
+LARGEST_LOSS = 1e100
+"""Larger losses count as this one: samplers square them."""
+
+_REPLAYS: OrderedDict[bytes, bytes] = OrderedDict()
+MAX_REPLAYS = 16
+
+
+def _named(value: str | dict[str, Any]) -> str | dict[str, Any]:
+    name = value if isinstance(value, str) else value.get("name")
+    if not isinstance(name, str) or not name.isidentifier():
+        raise ValueError("name a class of optuna.samplers, or write {name: CmaEsSampler, sigma0: 0.3}")
+    return value
+
+
+@dataclass(frozen=True, config=STRICT)
+class Optuna(Strategy):
+    """Asks a sampler of Optuna (``pip install "hpo-flows[optuna]"``).
+
+    Args:
+        sampler: A class of ``optuna.samplers``, such as TPESampler, CmaEsSampler, GPSampler or NSGAIISampler, with its
+            settings: {name: CmaEsSampler, sigma0: 0.3}. A setting that is a sampler itself is written in the same way.
+            The seed is the study's.
+
+    Optuna sees numbers on their own scales, the values of a choice and the steps of a number as their positions, a
+    trial that was stopped early or trained less far than others as pruned, and the limits of a study as constraints.
+    What the sampler leaves open (CmaEsSampler: choices and conditional parameters), Optuna samples independently.
+    """
+
+    name: ClassVar[str] = "optuna"
+    package: ClassVar[str] = "optuna"
+    sampler: Annotated[str | dict[str, Any], AfterValidator(_named)] = "TPESampler"
+
+    def check(self, space: SearchSpace) -> None:
+        """Refuse a space with beliefs, and a sampler that cannot be made.
+
+        Raises:
+            InputError: It cannot be used.
+        """
+        if self._class == "CmaEsSampler":
+            require("cmaes", FIELD)
+        if space.beliefs:
+            raise InputError("prior", "Optuna's samplers know no beliefs", "remove it, or choose bayesian or tpe")
+        with _quiet():
+            _make(self.sampler, 0)
+
+    def check_limits(self) -> None:
+        """Refuse limits for a sampler that knows none.
+
+        Raises:
+            ValueError: It is one.
+        """
+        if self._class in BLIND_TO_LIMITS:
+            raise ValueError(f"sampler: {self._class!r} knows no limits; choose TPESampler, or the strategy bayesian")
+
+    def check_several(self) -> None:
+        """Refuse several metrics.
+
+        Raises:
+            ValueError: Always.
+        """
+        raise ValueError("name: 'optuna' is asked for one metric; choose bayesian or tpe")
+
+    @property
+    def _class(self) -> str:
+        return self.sampler if isinstance(self.sampler, str) else str(self.sampler["name"])
+
+    def propose(self, space: SearchSpace, history: History, n: int, *, seed: int) -> list[Proposal]:
+        proposals: list[Proposal] = []
+        with _quiet():
+            for _ in range(n):
+                seen = history.with_pending(proposals) if proposals else history
+                config = self._next(space, seen, seed)
+                if config is None:
+                    break
+                proposals.append(Proposal(config, notes={"sampler": self._class}))
+        return proposals
+
+    def _next(self, space: SearchSpace, history: History, seed: int) -> dict[str, Scalar] | None:
+        """The first configuration of the sampler's that is feasible and new, or a uniform one."""
+        number = history.next_number
+        try:
+            for config in self._sampled(space, history, seed):
+                if space.feasible(config) and identity(config) not in history.identities:
+                    return config
+        except ImportError as error:  # of what a sampler itself needs, such as GPSampler torch
+            raise missing_extra(error, FIELD) or self._unusable(error) from error
+        except InputError:
+            raise
+        except Exception as error:
+            raise self._unusable(error) from error
+        points = uniform_from(space.dimensions, seed, number)
+        return first_new(space, points, history.identities, trial_rng(seed, number, stream=2))
+
+    def _unusable(self, error: Exception) -> InputError:
+        problem = f"{self._class!r} cannot be used here ({type(error).__name__}: {error})"
+        return InputError(FIELD, problem, "install what it needs, correct its settings, or choose another one")
+
+    def _sampled(self, space: SearchSpace, history: History, seed: int) -> Iterator[dict[str, Scalar]]:
+        """What the sampler says, again and again."""
+        rng = trial_rng(seed, history.next_number, stream=7)
+        if self._class not in STATELESS:
+            study = self._replayed(space, history, seed)
+            for _ in range(ATTEMPTS):
+                yield _ask(study, space)
+            return
+        for _ in range(ATTEMPTS):
+            study = _study(_make(self.sampler, int(rng.integers(2**31))))
+            for trial in history:
+                study.add_trial(_frozen(space, history, trial))
+            yield _ask(study, space)
+
+    def _replayed(self, space: SearchSpace, history: History, seed: int) -> Any:
+        """A study whose sampler has been asked for all trials so far, and told how they ended."""
+        trials = list(history)
+        keys = _prefixes(repr((self.sampler, space.to_json(), seed)), trials, history.max_fidelity)
+        known = next((k for k in range(len(trials), 0, -1) if keys[k] in _REPLAYS), 0)
+        if known:
+            _REPLAYS.move_to_end(keys[known])
+            study = pickle.loads(_REPLAYS[keys[known]])  # noqa: S301  (made here)
+        else:
+            study = _study(_make(self.sampler, int(trial_rng(seed, 0, stream=7).integers(2**31))))
+        settled = next((k for k, trial in enumerate(trials) if trial.state is TrialState.RUNNING), len(trials))
+        for k in range(known, len(trials)):
+            _again(study, space, history, trials[k])
+            if k + 1 in (settled, len(trials)):  # what has ended stays as it is, so it is a prefix of all that follow
+                _REPLAYS[keys[k + 1]] = pickle.dumps(study)
+        while len(_REPLAYS) > MAX_REPLAYS:
+            _REPLAYS.popitem(last=False)
+        return study
+
+
+def _prefixes(start: str, trials: Sequence[Trial], full: float | None) -> list[bytes]:
+    """A digest for each number of trials, of all that a replay of so many depends on."""
+    digest, keys = hashlib.sha256(repr((start, full)).encode()), []
+    for trial in trials:
+        keys.append(digest.digest())
+        digest.update(trial.fingerprint.to_bytes(8, "big"))
+    return [*keys, digest.digest()]
+
+
+def _study(sampler: Any) -> Any:
+    import optuna
+
+    return optuna.create_study(sampler=sampler, pruner=optuna.pruners.NopPruner())
+
+
+def _make(sampler: Any, seed: int) -> Any:
+    """A sampler from its name and settings.
+
+    Raises:
+        InputError: There is no such sampler, or it refuses its settings.
+    """
+    import optuna
+
+    settings = dict(sampler) if isinstance(sampler, Mapping) else {"name": sampler}
+    name = settings.pop("name")
+    known = [each for each in optuna.samplers.__all__ if each.endswith("Sampler") and not each.startswith("Base")]
+    if name not in known:
+        raise InputError(FIELD, f"Optuna has no sampler {name!r}", near_or_known(name, known))
+    cls = getattr(optuna.samplers, name)
+    accepted = [each for each in inspect.signature(cls).parameters if each != "seed"]
+    for key, value in settings.items():
+        if key not in accepted:
+            remedy = "it is the study's seed" if key == "seed" else near_or_known(key, accepted)
+            raise InputError(f"{FIELD}.{key}", f"{name!r} has no setting {key!r}", remedy)
+        if key.endswith("sampler"):
+            settings[key] = _make(value, seed)
+    if "seed" in inspect.signature(cls).parameters:
+        settings["seed"] = seed
+    try:
+        return cls(**settings)
+    except ImportError as error:
+        raise missing_extra(error, FIELD) or InputError(FIELD, f"{name!r}: {error}", "install it") from error
+    except Exception as error:
+        raise InputError(FIELD, f"{name!r} refuses its settings ({error})", "correct them") from error
+
+
+def _ask(study: Any, space: SearchSpace) -> dict[str, Scalar]:
+    """What the sampler says next, as a configuration."""
+    trial = study.ask()
+    config: dict[str, Scalar] = {}
+    for name, parameter in space.parameters.items():
+        if space.active(name, config):
+            config[name] = parameter.decode(0.5) if parameter.size == 1 else _suggested(trial, name, parameter)
+    return config
+
+
+def _again(study: Any, space: SearchSpace, history: History, known: Trial) -> None:
+    """Ask the sampler for a trial whose configuration and outcome are known."""
+    import optuna
+
+    study.enqueue_trial({name: _told(space, name, value) for name, value in _sampled_part(space, known.config)})
+    trial = study.ask()
+    _ = trial.relative_params  # asks the sampler, which keeps its state; with given values nothing else would
+    for name, _ in _sampled_part(space, known.config):
+        _suggested(trial, name, space.parameters[name])
+    state, value, steps = _outcome(history, known)
+    for step, loss in steps.items():
+        trial.report(loss, step)
+    for name, excess in known.excess.items():
+        trial.set_constraint(name, min(excess, LARGEST_LOSS))
+    if state is not optuna.trial.TrialState.RUNNING:
+        with contextlib.suppress(RuntimeError):  # a sampler that has used up its space wants to stop the study
+            study.tell(trial, value, state)
+
+
+def _frozen(space: SearchSpace, history: History, trial: Trial) -> Any:
+    """A trial as Optuna has it."""
+    import optuna
+
+    state, value, steps = _outcome(history, trial)
+    part = _sampled_part(space, trial.config)
+    frozen = optuna.trial.create_trial(
+        state=state,
+        value=value,
+        params={name: _told(space, name, each) for name, each in part},
+        distributions={name: _distribution(space.parameters[name]) for name, _ in part},
+        intermediate_values=steps,
+    )
+    for name, excess in trial.excess.items():
+        frozen.set_constraint(name, min(excess, LARGEST_LOSS))
+    return frozen
+
+
+def _outcome(history: History, trial: Trial) -> tuple[Any, float | None, dict[int, float]]:
+    """A trial's state, value and intermediate values."""
+    from optuna.trial import TrialState as State
+
+    if trial.loss is None:
+        return (State.RUNNING if trial.state is TrialState.RUNNING else State.FAIL), None, {}
+    loss = min(max(trial.loss, -LARGEST_LOSS), LARGEST_LOSS)
+    if trial.stopped_early or fidelity_key(trial.fidelity) < fidelity_key(history.max_fidelity):
+        return State.PRUNED, None, {round(1000 * (trial.fidelity or 0)): loss}  # steps are whole numbers
+    return State.COMPLETE, loss, {}
+
+
+def _sampled_part(space: SearchSpace, config: Config) -> list[tuple[str, Scalar]]:
+    """The values that a sampler is asked for."""
+    return [(name, value) for name, value in config.items() if space.parameters[name].size > 1]
+
+
+def _by_position(parameter: Any) -> bool:
+    """Whether Optuna sees positions instead of values: its steps are multiples, and its values must differ by ==."""
+    return isinstance(parameter, Listed) or parameter.step is not None
+
+
+def _distribution(parameter: Any) -> Any:
+    """What Optuna samples a parameter from."""
+    from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution
+
+    if _by_position(parameter):
+        count = int(parameter.size)
+        ordered = not isinstance(parameter, Listed) or isinstance(parameter, Ordinal)
+        return IntDistribution(0, count - 1) if ordered else CategoricalDistribution(range(count))
+    if parameter.reverse:
+        return FloatDistribution(0.0, 1.0)
+    if isinstance(parameter, Int):
+        return IntDistribution(parameter.low, parameter.high, log=parameter.log)
+    return FloatDistribution(parameter.low, parameter.high, log=parameter.log)
+
+
+def _suggested(trial: Any, name: str, parameter: Any) -> Scalar:
+    """The value that Optuna samples for a parameter."""
+    from optuna.distributions import CategoricalDistribution, IntDistribution
+
+    distribution = _distribution(parameter)
+    if isinstance(distribution, CategoricalDistribution):
+        found = trial.suggest_categorical(name, distribution.choices)
+    elif isinstance(distribution, IntDistribution):
+        found = trial.suggest_int(name, distribution.low, distribution.high, log=distribution.log)
+    else:
+        found = trial.suggest_float(name, distribution.low, distribution.high, log=distribution.log)
+    if _by_position(parameter):
+        value: Scalar = parameter.decode((found + 0.5) / parameter.size)
+    elif parameter.reverse:
+        value = parameter.decode(found)
+    else:  # with the digits that a proposal has
+        value = parameter.decode(parameter.encode(found)) if isinstance(parameter, Float) else found
+    return value
+
+
+def _told(space: SearchSpace, name: str, value: Scalar) -> Any:
+    """A value as Optuna has it; the inverse of :func:`_suggested`."""
+    parameter: Any = space.parameters[name]
+    if _by_position(parameter):
+        return min(int(parameter.encode(value) * parameter.size), int(parameter.size) - 1)
+    return parameter.encode(value) if parameter.reverse else value
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """Without Optuna's lines about studies and experimental features.
+
+    Raises:
+        ExtraMissing: Optuna is not installed.
+    """
+    require("optuna", "strategy.name")
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        import optuna  # noqa: F401  (now, since its import sets the level of its logger)
+
+        logger = logging.getLogger("optuna")
+        level = logger.level
+        logger.setLevel(logging.ERROR)
+        try:
+            yield
+        finally:
+            logger.setLevel(level)

@@ -1,0 +1,1 @@
+"""The contract of strategies: what each of them must do, whoever wrote it."""

@@ -1,0 +1,198 @@
+"""Runs strategies of the user's own: finds their classes, and checks each thing that they propose.
+
+A strategy of the user's own is named by its import path, ``module:Class``, or by an entry point of the group
+:data:`GROUP`. Any class will do that has ``propose`` as in :class:`hpo_core.strategies.base.Strategy`, whether it is a
+subclass or not; what it does not say of itself holds as there.
+"""
+
+from __future__ import annotations
+
+import inspect
+import os
+from collections.abc import Callable, Sequence
+from importlib.metadata import entry_points
+from typing import Any, ClassVar, TypeVar
+
+from hpo_core.base.errors import InputError
+from hpo_core.base.importing import extend_path, import_named, is_reference
+from hpo_core.history.fidelity import Fidelity
+from hpo_core.history.history import History
+from hpo_core.history.trial import Proposal
+from hpo_core.space.search_space import SearchSpace
+from hpo_core.strategies.base import Strategy
+
+T = TypeVar("T")
+
+GROUP = "hpo_flows.strategies"
+"""The group of entry points under which a package may name its strategies."""
+
+ASKED_TWICE = 3
+"""For the first trials of a study each question is asked twice: a strategy that draws lots shows at once."""
+
+TRAITS = tuple(name for name in Strategy.__annotations__ if name != "name")
+"""What a strategy says of itself as class attributes."""
+
+LOADED: dict[str, type[Own]] = {}
+"""The strategies of the user's own that were imported in this process, by name."""
+
+
+def own_class(name: str, field: str, folders: Sequence[str] = ()) -> type[Own]:
+    """Import a strategy of the user's own.
+
+    Args:
+        name: ``module:Class``, or the name of an entry point.
+        field: Where the study file names it, for messages.
+        folders: Where modules are looked for before anywhere else; the working folder if none is given.
+
+    Raises:
+        InputError: There is none, or it is not a strategy.
+    """
+    if name not in LOADED:
+        extend_path(folders or (os.getcwd(),))
+        LOADED[name] = _described(_found(name, field), name, field)
+    return LOADED[name]
+
+
+def entries() -> list[str]:
+    """The names of the entry points of all packages that are installed."""
+    return sorted(entry.name for entry in entry_points(group=GROUP))
+
+
+def _found(name: str, field: str) -> Any:
+    if is_reference(name):
+        return import_named(name, field)
+    if ":" in name:
+        raise InputError(field, f"{name!r} is not an import path", "write it as module:Class, such as mine:MyStrategy")
+    (entry,) = entry_points(group=GROUP, name=name) or (None,)
+    assert entry is not None, name
+    try:
+        return entry.load()
+    except Exception as error:
+        problem = f"{name!r}, which is {entry.value} of an installed package, cannot be imported"
+        raise InputError(field, f"{problem} ({type(error).__name__}: {error})", "correct it there") from error
+
+
+def _described(found: Any, name: str, field: str) -> type[Own]:
+    """The class of :class:`Own` for a class of the user's, with what that says of itself."""
+    if not isinstance(found, type):
+        kind = "function" if inspect.isroutine(found) else type(found).__name__
+        raise InputError(field, f"{name!r} is a {kind}, not a class", "name a class that has propose")
+    needed = ("space", "history", "n", "seed")
+    try:
+        inspect.signature(getattr(found, "propose", None)).bind(None, *needed[:3], seed=0)  # type: ignore[arg-type]
+    except TypeError as error:
+        problem = "has no propose" if not hasattr(found, "propose") else f"has another propose ({error})"
+        remedy = "give it propose(self, space, history, n, *, seed)"
+        raise InputError(field, f"{name!r} is not a strategy: it {problem}", remedy) from None
+    traits = {trait: getattr(found, trait, getattr(Strategy, trait)) for trait in TRAITS}
+    return type(found.__name__, (Own,), {"name": name, "wrapped": found, **traits})
+
+
+class Own(Strategy):
+    """A strategy of the user's own, whose answers are checked.
+
+    Args:
+        made: The user's object.
+        field: Where the study file names it, for messages.
+
+    Attributes:
+        wrapped: The user's class.
+    """
+
+    wrapped: ClassVar[Callable[..., Any]]
+
+    def __init__(self, made: Any, field: str) -> None:
+        self.made, self._field = made, field
+
+    def propose(self, space: SearchSpace, history: History, n: int, *, seed: int) -> list[Proposal]:
+        proposals = self._ask(space, history, n, seed)
+        if history.next_number < ASKED_TWICE and proposals != self._ask(space, history, n, seed):
+            raise self._wrong(
+                "proposes something else when it is asked the same again",
+                "draw all randomness from hpo_core.trial_rng(seed, number), and keep nothing between two calls",
+            )
+        return proposals
+
+    def _ask(self, space: SearchSpace, history: History, n: int, seed: int) -> list[Proposal]:
+        answer = self._call("propose", lambda: self.made.propose(space, history, n, seed=seed))
+        if not isinstance(answer, list | tuple) or not all(isinstance(each, Proposal) for each in answer):
+            raise self._wrong(f"returns {_shown(answer)}", "return a list of hpo_core.Proposal")
+        if len(answer) > n:
+            raise self._wrong(f"returns {len(answer)} proposals when it is asked for {n}", f"return up to {n}")
+        numbers = {trial.number for trial in history} | set(range(history.next_number, history.next_number + n))
+        return [self._checked(each, space, numbers) for each in answer]
+
+    def _checked(self, proposal: Proposal, space: SearchSpace, numbers: set[int]) -> Proposal:
+        """The proposal with its values as the space has them.
+
+        Raises:
+            InputError: It is not one of this space, or not one of a study as this strategy says that it needs.
+        """
+        try:
+            config = space.validated(proposal.config)
+        except ValueError as error:
+            problem = f"proposes {_shown(dict(proposal.config))}, which is outside the space: {error}"
+            remedy = "make configurations with space.decode, and leave out those that are not space.feasible"
+            raise self._wrong(problem, remedy) from None
+        if proposal.fidelity is not None:
+            if not self.chooses_fidelity:
+                raise self._wrong(f"proposes the fidelity {proposal.fidelity!r}", "set its chooses_fidelity = True")
+            most = getattr(self.made, "fidelity", Fidelity(max=proposal.fidelity)).max
+            if not isinstance(proposal.fidelity, int | float) or not 0 < proposal.fidelity <= most:
+                raise self._wrong(f"proposes the fidelity {proposal.fidelity!r}", f"give one above 0 and up to {most}")
+        if proposal.parent is not None:
+            if not self.promotes:
+                raise self._wrong(f"continues trial {proposal.parent!r}", "set its promotes = True")
+            if proposal.parent not in numbers:
+                raise self._wrong(f"continues trial {proposal.parent!r}, which is not there", "name one of the history")
+        for key, value in proposal.notes.items():
+            if not isinstance(key, str) or not isinstance(value, str | int | float | bool | None):
+                raise self._wrong(f"notes {key!r}: {_shown(value)}", "note texts, numbers or booleans by name")
+        return Proposal(config, proposal.fidelity, proposal.parent, proposal.notes)
+
+    def check(self, space: SearchSpace) -> None:
+        if isinstance(self.made, Strategy):
+            self.made.check(space)
+
+    @property
+    def entry(self) -> float | None:
+        if isinstance(self.made, Strategy) and self.made.entry is not None:
+            return self.made.entry
+        return self.made.fidelity.levels[0] if self.chooses_fidelity else None
+
+    def check_limits(self) -> None:
+        if isinstance(self.made, Strategy):
+            self.made.check_limits()
+
+    def check_several(self) -> None:
+        if isinstance(self.made, Strategy):
+            self.made.check_several()
+
+    def promotable(self, history: History) -> frozenset[int]:
+        """The numbers of the trials that later ones may still continue."""
+        if not hasattr(self.made, "promotable"):
+            return frozenset(trial.number for trial in history.complete) if self.promotes else frozenset()
+        return frozenset(self._call("promotable", lambda: self.made.promotable(history)))
+
+    def learns_from_prior(self) -> bool:
+        return self.made.learns_from_prior() if isinstance(self.made, Strategy) else self.uses_prior
+
+    def _call(self, what: str, call: Callable[[], T]) -> T:
+        try:
+            return call()
+        except InputError:  # it says what the user is to do, as other strategies do
+            raise
+        except Exception as error:
+            import traceback
+
+            place = traceback.extract_tb(error.__traceback__)[-1]
+            problem = f"{what} raised {type(error).__name__}: {error} ({place.filename}, line {place.lineno})"
+            raise self._wrong(problem, "correct it and run the same command to go on") from error
+
+    def _wrong(self, problem: str, remedy: str) -> InputError:
+        return InputError(self._field, f"{self.name!r} {problem}", remedy)
+
+
+def _shown(value: object) -> str:
+    text = repr(value)
+    return text if len(text) < 120 else text[:117] + "..."

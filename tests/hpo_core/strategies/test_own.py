@@ -1,0 +1,153 @@
+"""Strategies of the user's own: how they are found, what is said of their mistakes, and who can read their studies."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from hpo_core import Float, History, SearchSpace, TrialState
+from hpo_core.base.errors import InputError
+from hpo_core.history.trial import Trial
+from hpo_core.strategies import own
+from hpo_core.strategies.contract.check import examine
+from hpo_core.strategies.make import make_strategy
+from hpo_core.study.file import load_study, study_from
+from hpo_core.study.spec import StudySpec
+
+SPACE = SearchSpace({"x": Float(low=0, high=1)})
+MODULE = """
+from dataclasses import dataclass
+import random
+import numpy as np
+from hpo_core import Proposal, fill, trial_rng
+
+@dataclass(frozen=True)
+class Uniform:
+    scale: float = 1.0
+    def propose(self, space, history, n, *, seed):
+        def points(number):
+            rng = trial_rng(seed, number)
+            while True:
+                yield self.scale * rng.random(space.dimensions)
+        return fill(space, history, n, seed=seed, points=points)
+
+class Says:
+    def __init__(self, what):
+        self.what = what
+    def propose(self, space, history, n, *, seed):
+        return eval(self.what)
+
+class Deaf:
+    def propose(self, space):
+        return []
+
+def function(space, history, n, seed): ...
+"""
+
+
+@pytest.fixture
+def module(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "path", [*sys.path])
+    monkeypatch.setattr(own, "LOADED", loaded := dict[str, Any]())
+    for where in ("hpo_core.strategies.make", "hpo_core.strategies.own"):
+        monkeypatch.setattr(f"{where}.LOADED", loaded)
+    (tmp_path / "mine_of_tests.py").write_text(MODULE)
+    yield "mine_of_tests"
+    sys.modules.pop("mine_of_tests", None)
+
+
+def study(strategy: Any, **more: Any) -> dict[str, Any]:
+    space = {"x": {"type": "float", "low": 0, "high": 1}}
+    keys = {"name": "own", "metric": "loss", "direction": "minimize", "stop": {"trials": 5}}
+    return {**keys, "space": space, "strategy": strategy, **more}
+
+
+def spec_of(strategy: Any, **more: Any) -> StudySpec:
+    return study_from(study(strategy, **more))
+
+
+def test_a_study_is_searched_by_a_class_of_the_users(module: str) -> None:
+    spec = spec_of({"name": f"{module}:Uniform", "scale": 0.1})
+    assert all(p.config["x"] < 0.1 for p in spec.propose(History(), 4))
+    below = spec_of(
+        {"name": "hyperband", "sampler": f"{module}:Uniform"}, fidelity={"name": "epochs", "min": 1, "max": 9}
+    )
+    assert [(p.config, p.fidelity) for p in below.propose(History(), 1)] == [
+        (spec_of(f"{module}:Uniform").propose(History(), 1)[0].config, 1.0)
+    ]
+
+
+def test_the_module_may_lie_beside_the_study_file(module: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    file = tmp_path / "study.yaml"
+    file.write_text(str(study(f"{module}:Uniform")))  # flow style
+    (tmp_path / "elsewhere").mkdir()
+    monkeypatch.chdir(tmp_path / "elsewhere")
+    assert load_study(file).propose(History(), 1)
+
+
+@pytest.mark.parametrize(
+    ("strategy", "message"),
+    [
+        ("absent_of_tests:A", r"strategy.name: .*cannot be imported \(No module named .*run from the folder that"),
+        ("M:Absent", r"strategy.name: 'mine_of_tests:Absent' is not there"),
+        ("M:function", r"strategy.name: 'mine_of_tests:function' is a function, not a class; name a class"),
+        ("M:Deaf", r"strategy.name: .*has another propose .*; give it propose\(self, space, history, n, \*, seed\)"),
+        ("M:Path:", r"strategy.name: 'mine_of_tests:Path:' is not an import path; write it as module:Class"),
+        ("uniformm", r"strategy.name: 'uniformm' is not a strategy; .*one of your own is module:Class"),
+        ({"name": "M:Uniform", "scal": 1}, r"strategy.scal: .*has no setting 'scal'; did you mean 'scale'\?"),
+        ({"name": "M:Uniform", "scale": "x"}, r"strategy.scale: 'x' is not a number; correct it"),
+        ({"name": "M:Says"}, r"strategy: 'mine_of_tests:Says' refuses its settings {} \(TypeError: .*what"),
+        ({"name": "hyperband", "sampler": "M:Absent"}, r"strategy.sampler.name: .* is not there"),
+    ],
+)
+def test_what_cannot_be_used_is_told(module: str, strategy: Any, message: str) -> None:
+    if isinstance(strategy, str):
+        strategy = strategy.replace("M:", f"{module}:", 1)
+    else:
+        strategy = {key: v.replace("M:", f"{module}:") if isinstance(v, str) else v for key, v in strategy.items()}
+    with pytest.raises(InputError, match=message):
+        spec_of(strategy, fidelity={"name": "epochs", "min": 1, "max": 9})
+
+
+@pytest.mark.parametrize(
+    ("what", "message"),
+    [
+        ("[Proposal({'x': 2.0})]", r"proposes {'x': 2.0}, which is outside the space: 'x': .*; make configurations"),
+        ("[Proposal({'x': 0.1 * i}) for i in range(3)]", "returns 3 proposals when it is asked for 1"),
+        ("None", "returns None; return a list of hpo_core.Proposal"),
+        ("1 / 0", r"propose raised ZeroDivisionError: division by zero \(.*line 1\)"),
+        ("[Proposal({'x': random.random()})]", "proposes something else when it is asked the same again; draw all"),
+        ("[Proposal({'x': 0.1}, 3.0)]", "proposes the fidelity 3.0; set its chooses_fidelity"),
+        ("[Proposal({'x': 0.1}, parent=0)]", "continues trial 0; set its promotes"),
+        ("[Proposal({'x': 0.1}, notes={'a': [1]})]", r"notes 'a': \[1\]; note texts, numbers"),
+    ],
+)
+def test_what_it_proposes_is_checked(module: str, what: str, message: str) -> None:
+    made = make_strategy(f"{module}:Says", {"what": what})
+    with pytest.raises(InputError, match=f"strategy: 'mine_of_tests:Says' .*{message}"):
+        made.propose(SPACE, History(), 1, seed=0)
+
+
+def test_a_study_is_read_where_its_strategy_is_not() -> None:
+    spec = study_from(study("absent_of_tests:Mine"), reading=True)
+    history = History([Trial(0, {"x": 0.5}, TrialState.COMPLETE, 1.0)])
+    assert (spec.stop_reason(history, 0.0), spec.started(history)) == (None, 1)
+    with pytest.raises(InputError, match="cannot be imported"):
+        spec.propose(history, 1)
+    assert study_from(study("of_a_package_that_is_gone"), reading=True).strategy.name == "of_a_package_that_is_gone"
+
+
+def test_the_laws_find_what_a_strategy_does_wrong(module: str) -> None:
+    def broken(name: str, **settings: Any) -> dict[str, str]:
+        found = examine(f"{module}:{name}", settings, 0)
+        return {verdict.law: verdict.counter_example for verdict in found if verdict.counter_example}
+
+    assert not broken("Uniform")
+    drawn = broken("Says", what="[Proposal(space.decode(np.array([random.random() for _ in space.free])))]")
+    assert "it draws from a global generator" in " ".join(drawn.values())
+    assert "asked again, it answers" in " ".join(drawn.values())

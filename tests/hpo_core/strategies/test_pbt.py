@@ -1,0 +1,86 @@
+"""What only population based training promises: generations, survivors, and copies of the best with other values."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+
+from hpo_core import Choice, Fidelity, Float, History, Int, SearchSpace, Trial, TrialState
+from hpo_core.base.errors import InputError
+from hpo_core.strategies.make import make_strategy
+from hpo_core.study.file import study_from
+
+SPACE = SearchSpace({"x": Float(low=0, high=1), "layers": Int(low=1, high=4), "kind": Choice(choices=["a", "b"])})
+SETTINGS = {"population": 5, "generations": 3}
+STRATEGY = make_strategy("pbt", SETTINGS, Fidelity("epochs", 1, 9))
+
+
+def loss(config: object) -> float:
+    return abs(float(config["x"]) - 0.3)  # type: ignore[index]
+
+
+def ended(trial: Trial) -> Trial:
+    return replace(trial, state=TrialState.COMPLETE, loss=loss(trial.config))
+
+
+def after(count: int, fails: frozenset[int] = frozenset()) -> History:
+    history = History()
+    while len(history) < count and (found := STRATEGY.propose(SPACE, history, 1, seed=0)):
+        trial = history.with_pending(found).trials[-1]
+        failed = replace(trial, state=TrialState.FAILED)
+        history = History((*history, failed if trial.number in fails else ended(trial)))
+    return history
+
+
+def test_a_population_trains_in_generations_to_the_end() -> None:
+    history = after(100)
+    assert [trial.fidelity for trial in history] == [3.0] * 5 + [6.0] * 5 + [9.0] * 5
+    for generation in (history.trials[:5], history.trials[5:10]):
+        worst = max(generation, key=lambda trial: trial.standing)
+        best = min(generation, key=lambda trial: trial.standing)
+        following = [t for t in history if t.parent in {trial.number for trial in generation}]
+        assert worst.number not in {trial.parent for trial in following}
+        (copy,) = [t for t in following if t.config != history.trials[t.parent or 0].config]
+        assert copy.parent == best.number and copy.config["x"] != best.config["x"]
+        assert (copy.config["layers"], copy.config["kind"]) == (best.config["layers"], best.config["kind"])
+        assert str(copy.notes["why"]).startswith(f"goes on from trial {best.number}, one of the best, with x 0.")
+
+
+def test_the_place_of_a_failed_trial_is_taken() -> None:
+    history = after(100, frozenset({1, 7}))
+    assert len(history.complete) == 15 and not STRATEGY.propose(SPACE, history, 1, seed=0)
+
+
+def test_every_trial_that_is_continued_was_to_be_kept() -> None:
+    history = after(100)
+    for trial in history.trials[5:]:
+        assert trial.parent in STRATEGY.promotable(History(history.trials[: trial.number]))
+    assert not STRATEGY.promotable(history)
+
+
+def test_nobody_waits_for_a_slow_one() -> None:
+    trials = [*after(5)]
+    slow = replace(trials[2], state=TrialState.RUNNING, loss=None)
+    history = History([*trials[:2], slow, *trials[3:]])
+    proposals = STRATEGY.propose(SPACE, history, 5, seed=0)
+    assert [proposal.fidelity for proposal in proposals] == [6.0] * 4
+    assert 2 not in {proposal.parent for proposal in proposals}
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"explore": ["width"]}, "strategy.explore: 'width' is not a parameter that can change"),
+        ({"replaced": 0.7}, "strategy.replaced: 0.7 is not a number of at most 0.5"),
+    ],
+)
+def test_what_cannot_be_explored_is_told(settings: dict[str, object], message: str) -> None:
+    keys = {"name": "p", "metric": "loss", "direction": "minimize", "stop": {"trials": 9}}
+    keys |= {"fidelity": {"name": "epochs", "min": 1, "max": 9}}  # type: ignore[dict-item]
+    space = {"x": {"type": "float", "low": 0, "high": 1}}
+    with pytest.raises(InputError, match=message):
+        study_from({**keys, "space": space, "strategy": {"name": "pbt", **settings}})
+    spec = study_from({**keys, "space": space, "strategy": "pbt", "first": [{"x": 0.5}]})
+    assert spec.repeating is None
+    assert spec.propose(History(), 1)[0].fidelity == 1.0
