@@ -20,6 +20,7 @@ from hpo_core.strategies.algorithms.random import Random
 from hpo_core.strategies.algorithms.tpe import Tpe
 from hpo_core.strategies.auto import Auto
 from hpo_core.strategies.base import Strategy
+from hpo_core.strategies.common.costs import Promise
 
 STRATEGIES: dict[str, type[Strategy]] = {
     "asha": Asha,
@@ -89,6 +90,11 @@ def strategy_class(name: str, field: str = "strategy") -> type[Strategy]:
 def expected(space: SearchSpace, history: History, *, seed: int) -> dict[int, float]:
     """What a model expects of the complete trials, by number; see :meth:`Bayesian.expected`."""
     return Bayesian().expected(space, history, seed=seed)
+
+
+def promised(space: SearchSpace, history: History, *, seed: int) -> Promise | None:
+    """What a model expects of the best next trial, whatever the strategy; see :meth:`Bayesian.promise`."""
+    return Bayesian().promise(space, history, seed=seed)
 
 
 def _nested(value: Any, field: str) -> Strategy:

@@ -23,6 +23,7 @@ from hpo_core.base.errors import InputError
 from hpo_core.base.storable import bad_metric
 from hpo_core.history.fidelity import Fidelity
 from hpo_core.history.limits import Limit
+from hpo_core.history.spending import SECONDS
 from hpo_core.selection.early_stopping import Extrapolation, StopRule
 from hpo_core.selection.repeats import Repeats
 from hpo_core.space.parameters import Parameter
@@ -76,6 +77,11 @@ class StudyDefinition(Section):
     metric: str = Field(description="What the objective returns and MLflow shows.", min_length=1, max_length=250)
     direction: Literal["minimize", "maximize"] = Field(description="Whether less or more of the metric is better.")
     limits: dict[str, str] = Field({}, description="What other metrics must keep to, such as latency_ms: <= 20.")
+    cost: str = Field(
+        "",
+        description="What a trial costs: seconds, which are measured, or a metric that the objective logs.",
+        max_length=250,
+    )
     space: dict[str, Parameter] = Field(min_length=1, description="What is tuned: the parameters by name.")
     prior: dict[str, BeliefSpec] = Field(
         {}, description="What you believe of good values, by parameter: {around: 1e-3, confidence: medium}."
@@ -156,6 +162,11 @@ class StudyDefinition(Section):
             Limit.parse(metric, text)
         return value
 
+    @field_validator("cost")
+    @classmethod
+    def _payable(cls, value: str) -> str:
+        return value if value in ("", SECONDS) else cls._loggable(value)
+
     @field_validator("objective", "data")
     @classmethod
     def _reference(cls, value: str) -> str:
@@ -177,6 +188,7 @@ class StudyDefinition(Section):
             except ValueError as error:
                 raise ValueError(f"first.{i}: {error}") from None
         self._check_fidelity()
+        self._check_cost()
         self._check_objective()
         check_isolation(self)
         if self.runner.elsewhere and self.resources.gpus == "auto":
@@ -207,6 +219,18 @@ class StudyDefinition(Section):
                     f"{key}: hpo tune does this with an objective, and the study has none; remove it, or add "
                     "objective: module:function"
                 )
+
+    def _check_cost(self) -> None:
+        """Check that what counts costs has some.
+
+        Raises:
+            ValueError: It has none; the message begins with the key.
+        """
+        if self.cost == self.metric:
+            raise ValueError(f"cost: {self.cost!r} is the metric already; name another one, or seconds")
+        for key in ("cost", "worth"):
+            if not self.cost and getattr(self.stop, key) is not None:
+                raise ValueError(f"stop.{key}: the study says no cost; add cost: seconds, or remove this")
 
     def _check_fidelity(self) -> None:
         """Check what the fidelity, the strategy, the stop rules and the rule of early stopping want of each other.

@@ -6,6 +6,7 @@ import dataclasses
 import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
+from itertools import chain, islice
 from typing import Annotated, Any, ClassVar, Literal
 
 import numpy as np
@@ -26,6 +27,7 @@ from hpo_core.space.configuration import Scalar
 from hpo_core.space.cube import Cube
 from hpo_core.space.search_space import SearchSpace
 from hpo_core.strategies.base import Strategy
+from hpo_core.strategies.common.costs import POOL, Costs, Promise, best_promise, costs_differ
 from hpo_core.strategies.common.density_ratio import DensityRatio
 from hpo_core.strategies.common.feasibility import Feasibility
 from hpo_core.strategies.common.sampling import belief_weight, fill_ranked
@@ -65,6 +67,9 @@ class Bayesian(Strategy):
     In a study with limits, the logarithm of the probability that a candidate keeps them is added to the acquisition
     (Gardner et al. 2014); until one trial keeps them, that probability is all that counts.
 
+    Where trials have costs, an improvement counts for less the more the candidate is expected to cost, and the first
+    points are cheap ones that lie far from each other; ``thompson`` weighs no costs.
+
     What the user believes of good values (``prior``) is added as a logarithm, with a weight that fades (pi-BO).
 
     A failed trial counts as the worst loss seen, so its neighbourhood is avoided; a running one is assumed to come out
@@ -85,16 +90,17 @@ class Bayesian(Strategy):
     skill: Annotated[float, Field(ge=0, le=1)] = 0.75
 
     def propose(self, space: SearchSpace, history: History, n: int, *, seed: int) -> list[Proposal]:
-        cube = Cube(space)
-        return fill_ranked(
-            space,
-            history,
-            n,
-            seed=seed,
-            start=self.start,
-            model=lambda seen, number: self._ranked(cube, seen, number, trial_rng(seed, number, stream=3)),
-            first=suggested(space, history.prior),
-        )
+        cube, first = Cube(space), suggested(space, history.prior)
+
+        def model(seen: History, number: int) -> Iterator[Proposal]:
+            rng = trial_rng(seed, number, stream=3)
+            if len(seen) >= self.start:
+                return self._ranked(cube, seen, number, rng)
+            return chain(first, self._cheap(cube, seen, number, rng))
+
+        # As soon as costs are known, they choose the first points instead of the Sobol sequence.
+        start = min(2, self.start) if costs_differ(history) else self.start
+        return fill_ranked(space, history, n, seed=seed, start=start, model=model, first=first)
 
     def expected(self, space: SearchSpace, history: History, *, seed: int) -> dict[int, float]:
         """What the process expects of complete trials, trained to the highest fidelity, by number.
@@ -129,7 +135,8 @@ class Bayesian(Strategy):
         hyperparameters = fit(F[some], embed.owner, z[some], active=active, spread=spread.at(some))
         process = GaussianProcess.condition(F, embed.owner, z, hyperparameters, spread.counts)
         feasibility = Feasibility.fitted(kept, F, embed.owner, active, some)
-        return _Fitted(kept, X, z, transform, embed, process, spread, feasibility)
+        costs = Costs.fitted(kept, F, embed.owner, active, some)
+        return _Fitted(kept, X, z, transform, embed, process, spread, feasibility, costs)
 
     def _ranked(self, cube: Cube, history: History, number: int, rng: np.random.Generator) -> Iterator[Proposal]:
         if (fitted := self._fit(cube, history, number, rng)) is None:
@@ -141,13 +148,13 @@ class Bayesian(Strategy):
         best = float(process.predict(embed(X[feasible] if feasible.any() else X))[0].min())
         pending, valid = cube.encode([trial.config for trial in history.running])
         process = process.believing(embed(pending[valid]))
-        feasibility = fitted.feasibility.believing(embed(pending[valid]))
+        feasibility, costs = fitted.feasibility.believing(embed(pending[valid])), fitted.costs
 
         belief, weight = cube.space.belief, belief_weight(cube.space, history)
 
         def score(rows: Array) -> Array:
             F = embed(rows)
-            within = feasibility.log_probability(F)
+            within = feasibility.log_probability(F) + costs.log_weight(F)
             if belief:
                 within = within + weight * belief.log_density(rows)
             if not feasible.any():
@@ -169,9 +176,35 @@ class Bayesian(Strategy):
         else:
             rows, scores = _search(cube, score, elite, self.candidates, rng)
         for block in _blocks(rows, scores, np.vstack([X, pending])):
-            means, stds = process.predict(embed(rows[block]))
-            for i, mean, std in zip(block, means.tolist(), stds.tolist(), strict=True):
-                yield Proposal(cube.config(rows[i]), notes=_expectation(transform, mean, std, float(scores[i])))
+            F = embed(rows[block])
+            means, stds = process.predict(F)
+            for i, mean, std, priced in zip(block, means.tolist(), stds.tolist(), costs.notes(F), strict=True):
+                notes = _expectation(transform, mean, std, float(scores[i])) | priced
+                yield Proposal(cube.config(rows[i]), notes=notes)
+
+    def _cheap(self, cube: Cube, history: History, number: int, rng: np.random.Generator) -> Iterator[Proposal]:
+        """A cheap configuration far from those that were tried, for a start."""
+        fitted, belief = self._fit(cube, history, number, rng), cube.space.belief
+        if fitted is None:
+            return
+        points = rng.random((POOL, fitted.X.shape[1]))
+        rows = cube.snap(np.vstack([points, belief.warped(points)]) if belief else points)
+        pending, valid = cube.encode([trial.config for trial in history.running])
+        F, tried = fitted.embed(rows), fitted.embed(np.vstack([fitted.X, pending[valid]]))
+        i = fitted.costs.cheap(F, tried)
+        yield Proposal(cube.config(rows[i]), notes=fitted.costs.notes(F[i : i + 1])[0])
+
+    def promise(self, space: SearchSpace, history: History, *, seed: int) -> Promise | None:
+        """What the best next trial is expected to gain for its cost; None while too little is known to say so.
+
+        Both transforms of the losses are asked, and the more hopeful one counts.
+        """
+        best = history.incumbent
+        if len(history.complete) < 2 * self.start or best is None or best.loss is None or not best.feasible:
+            return None
+        cube, asked = Cube(space), [(number, trial_rng(seed, number, stream=7)) for number in (0, 1)]
+        candidates = (islice(self._ranked(cube, history, number, rng), BLOCK) for number, rng in asked)
+        return best_promise(chain.from_iterable(candidates), best.loss, self.widen)
 
     def _yielded(self, cube: Cube, history: History, skill: float, rng: np.random.Generator) -> Iterator[Proposal]:
         """The proposals of the Parzen estimators, with the reason that it is their turn."""
@@ -240,6 +273,7 @@ class _Fitted:
     process: GaussianProcess
     spread: Spread
     feasibility: Feasibility
+    costs: Costs
 
 
 class _Embedding:
