@@ -8,7 +8,7 @@ from collections import Counter
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-from hpo_core.history.spending import spent
+from hpo_core.history import spending
 from hpo_core.history.trial import Trial, fidelity_key
 from hpo_core.ledger.tags import Tag
 from hpo_core.selection.overtuning import overtuning_of
@@ -203,7 +203,7 @@ def seconds_left(spec: StudySpec, history: History, elapsed: float) -> float | N
     if spec.stop.full_trainings is not None and spec.scale is not None and (spent := spec.spent(history)):
         left = max(spec.stop.full_trainings - spent, 0)
         bounds.append(left * sum(durations) / spent / spec.parallel)
-    if spec.stop.cost is not None and durations and (cost := spent(history)):
+    if spec.stop.cost is not None and durations and (cost := spending.spent(history)):
         bounds.append(max(spec.stop.cost - cost, 0) * sum(durations) / cost / spec.parallel)
     if spec.stop.minutes is not None:
         bounds.append(max(60 * spec.stop.minutes - elapsed, 0))
@@ -235,7 +235,7 @@ def spent_parts(spec: StudySpec, history: History) -> list[str]:
         parts.append(f"{spec.spent(history):.3g} of {spec.stop.full_trainings:g} full trainings")
     if spec.cost:
         of = "" if spec.stop.cost is None else f" of {spec.stop.cost:g}"
-        parts.append(f"cost {spent(history):.4g}{of} {spec.cost}")
+        parts.append(f"cost {spending.spent(history):.4g}{of} {spec.cost}")
     return parts
 
 

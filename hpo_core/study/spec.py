@@ -212,15 +212,11 @@ class StudySpec(StudyDefinition):
             if spent >= stop.full_trainings - 1e-9:  # a sum of thirds
                 return f"{spent:.4g} full trainings' worth is spent"
         if stop.cost is not None and (cost := spending.spent(whole)) >= stop.cost:
-            return f"a cost of {cost:.4g} {self.cost} is spent" + (
-                ", that of running trials included" if whole.running else ""
-            )
-        if (
-            stop.worth is not None
-            and (promise := self.promise(history)) is not None
-            and promise.worth * spending.unit(self.cost)[1] < stop.worth
-        ):
-            return f"{self.promise_line(promise)}, less than {stop.worth:g} (stop.worth)"
+            running = ", that of running trials included" if whole.running else ""
+            return f"a cost of {cost:.4g} {self.cost} is spent{running}"
+        if stop.worth is not None and (promise := self.promise(history)) is not None:
+            if promise.worth * spending.unit(self.cost)[1] < stop.worth:
+                return f"{self.promise_line(promise)}, less than {stop.worth:g} (stop.worth)"
         if stop.minutes is not None and minutes >= stop.minutes:
             return f"{stop.minutes:g} minutes are over"
         return None

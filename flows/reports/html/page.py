@@ -81,11 +81,13 @@ def report_page(past: Past, place: Place | None, written: str) -> str:
         "Search": _grid(
             _plots(drawn["optimisation_history"], 8),
             cards.best_configuration(past, place),
+            _plots(drawn["best_by_cost"], 12),
             _plots(drawn["learning_curves"], 12, PICKS),
         ),
         "Winner": _grid(confirm_card(past), choice_card(past), champion_card(past)),
         "Parameters": _grid(
             cards.importance_card(past),
+            cards.deciding_card(past),
             cards.space_card(past),
             _plots(drawn["parallel_coordinates"], 12),
             _small("One at a time", _slices_caption(past), drawn["slices"]),

@@ -70,10 +70,15 @@ class Costs:
         return cls(GaussianProcess.condition(F[known], owner, y, hyperparameters), centre, scale)
 
     def log_expected(self, F: Array) -> Array:
-        """The expected logarithm of the cost of each candidate, with features of shape ``(q, k)``; shape ``(q,)``."""
+        """The logarithm of the expected cost of each candidate, with features of shape ``(q, k)``; shape ``(q,)``.
+
+        A cost is log-normal, so what is little known is expected to cost more than its median.
+        """
         if self.process is None:
             return np.full(len(F), self.centre)
-        return self.centre + self.scale * self.process.predict(F)[0]
+        mean, std = self.process.predict(F)
+        expected: Array = self.centre + self.scale * mean + 0.5 * (self.scale * std) ** 2
+        return expected
 
     def log_weight(self, F: Array) -> Array:
         """What is added to the logarithm of an acquisition, so that it counts against the cost; shape ``(q,)``."""
