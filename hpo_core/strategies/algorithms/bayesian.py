@@ -183,7 +183,7 @@ class Bayesian(Strategy):
                 yield Proposal(cube.config(rows[i]), notes=notes)
 
     def _cheap(self, cube: Cube, history: History, number: int, rng: np.random.Generator) -> Iterator[Proposal]:
-        """A cheap configuration far from those that were tried, for a start."""
+        """Configurations for a start: the cheap ones that are far from those that were tried come first."""
         fitted, belief = self._fit(cube, history, number, rng), cube.space.belief
         if fitted is None:
             return
@@ -191,8 +191,8 @@ class Bayesian(Strategy):
         rows = cube.snap(np.vstack([points, belief.warped(points)]) if belief else points)
         pending, valid = cube.encode([trial.config for trial in history.running])
         F, tried = fitted.embed(rows), fitted.embed(np.vstack([fitted.X, pending[valid]]))
-        i = fitted.costs.cheap(F, tried)
-        yield Proposal(cube.config(rows[i]), notes=fitted.costs.notes(F[i : i + 1])[0])
+        notes = fitted.costs.notes(F)
+        yield from (Proposal(cube.config(rows[i]), notes=notes[i]) for i in fitted.costs.cheap(F, tried))
 
     def promise(self, space: SearchSpace, history: History, *, seed: int) -> Promise | None:
         """What the best next trial is expected to gain for its cost; None while too little is known to say so.

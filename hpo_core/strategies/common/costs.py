@@ -86,11 +86,12 @@ class Costs:
 
     def notes(self, F: Array) -> list[dict[str, Scalar]]:
         """The expected cost of each candidate, as notes of its proposal."""
-        expected = np.exp(self.log_expected(F)).tolist()
+        with np.errstate(over="ignore"):
+            expected = np.exp(self.log_expected(F)).tolist()
         return [{EXPECTED: cost} if math.isfinite(cost) else {} for cost in expected]
 
-    def cheap(self, F: Array, tried: Array) -> int:
-        """The position of the candidate to start with: cheap, and far from what was tried.
+    def cheap(self, F: Array, tried: Array) -> list[int]:
+        """The positions of the candidates, what is best to start with first: cheap, and far from what was tried.
 
         Of the candidates the most expensive and the nearest to what was tried are dropped in turn, until one is left
         (Lee et al. 2020, arXiv:2003.10870, algorithm 2).
@@ -100,12 +101,12 @@ class Costs:
             tried: Those of all trials so far, shape ``(n, k)``.
         """
         costs, distances = self.log_expected(F), squared_distances(F, tried).min(axis=1)
-        left = np.arange(len(F))
-        while len(left) > 1:
-            left = np.delete(left, np.argmax(costs[left]))
-            if len(left) > 1:
-                left = np.delete(left, np.argmin(distances[left]))
-        return int(left[0])
+        left, dropped = np.arange(len(F)), list[int]()
+        while len(left):
+            i = int(np.argmin(distances[left]) if len(dropped) % 2 else np.argmax(costs[left]))
+            dropped.append(int(left[i]))
+            left = np.delete(left, i)
+        return dropped[::-1]
 
 
 @dataclass(frozen=True)
