@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -17,6 +18,24 @@ EXPECTED = "expected_cost"
 
 MOST_COST = 1e100
 """Larger costs would overflow as a sum."""
+
+
+@dataclass(frozen=True)
+class Promise:
+    """What the best next trial is expected to bring.
+
+    Args:
+        gain: By how much it improves on the best one, in units of the metric.
+        cost: What it costs.
+    """
+
+    gain: float
+    cost: float
+
+    @property
+    def worth(self) -> float:
+        """The gain for each unit of cost."""
+        return self.gain / self.cost
 
 
 def usable(cost: float | None) -> float | None:

@@ -9,6 +9,7 @@ from hpo_core.base.errors import InputError
 from hpo_core.base.settings import make_settings, near_or_known
 from hpo_core.history.fidelity import Fidelity
 from hpo_core.history.history import History
+from hpo_core.history.spending import Promise
 from hpo_core.space.search_space import SearchSpace
 from hpo_core.strategies.algorithms.asha import Asha
 from hpo_core.strategies.algorithms.bayesian import Bayesian
@@ -20,7 +21,6 @@ from hpo_core.strategies.algorithms.random import Random
 from hpo_core.strategies.algorithms.tpe import Tpe
 from hpo_core.strategies.auto import Auto
 from hpo_core.strategies.base import Strategy
-from hpo_core.strategies.common.costs import Promise
 
 STRATEGIES: dict[str, type[Strategy]] = {
     "asha": Asha,

@@ -19,6 +19,7 @@ from hpo_core.base.seeding import trial_rng
 from hpo_core.base.settings import STRICT, Count, Positive
 from hpo_core.history.history import History
 from hpo_core.history.prior import comparable
+from hpo_core.history.spending import Promise
 from hpo_core.history.trial import Proposal, Trial, TrialState
 from hpo_core.numerics import acquisition
 from hpo_core.numerics.gaussian_process import GaussianProcess, Spread, fit
@@ -27,7 +28,7 @@ from hpo_core.space.configuration import Scalar
 from hpo_core.space.cube import Cube
 from hpo_core.space.search_space import SearchSpace
 from hpo_core.strategies.base import Strategy
-from hpo_core.strategies.common.costs import POOL, Costs, Promise, best_promise, costs_differ
+from hpo_core.strategies.common.costs import POOL, Costs, best_promise, costs_differ
 from hpo_core.strategies.common.density_ratio import DensityRatio
 from hpo_core.strategies.common.feasibility import Feasibility
 from hpo_core.strategies.common.sampling import belief_weight, fill_ranked

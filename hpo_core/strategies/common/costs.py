@@ -11,7 +11,7 @@ import numpy as np
 
 from hpo_core.base.arrays import Array
 from hpo_core.history.history import History
-from hpo_core.history.spending import EXPECTED
+from hpo_core.history.spending import EXPECTED, Promise
 from hpo_core.history.trial import Proposal, Trial
 from hpo_core.numerics.acquisition import log_expected_improvement
 from hpo_core.numerics.gaussian_process import GaussianProcess, fit, squared_distances
@@ -107,24 +107,6 @@ class Costs:
             dropped.append(int(left[i]))
             left = np.delete(left, i)
         return dropped[::-1]
-
-
-@dataclass(frozen=True)
-class Promise:
-    """What the best next trial is expected to bring.
-
-    Args:
-        gain: By how much it improves on the best one, in units of the metric.
-        cost: What it costs.
-    """
-
-    gain: float
-    cost: float
-
-    @property
-    def worth(self) -> float:
-        """The gain for each unit of cost."""
-        return self.gain / self.cost
 
 
 def best_promise(candidates: Iterable[Proposal], best: float, widen: float) -> Promise | None:
