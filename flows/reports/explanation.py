@@ -11,7 +11,7 @@ from hpo_core.history.trial import TrialState
 from hpo_core.lineage.replay import Explanation, Neighbour
 from hpo_core.study.spec import StudySpec
 from hpo_flows.reports.html.figures.ped_anova import TENTH, Deciding, TooFew, deciding
-from hpo_flows.reports.text import metric_value, number, one_line, show
+from hpo_flows.reports.text import metric_value, metric_values, number, one_line, outcome_text, show
 
 
 def expectation(spec: StudySpec, found: Explanation) -> dict[str, float | None]:
@@ -77,12 +77,13 @@ def study_lines(spec: StudySpec, history: History) -> list[str]:
         told.append(f"What sets {what} apart (PED-ANOVA, {found.target} of {found.region} trials; 90 % intervals):")
         told += [f"  {name} {share:.0%} ({low:.0%} to {high:.0%})" for name, share, low, high in _seen(found)]
         told += [] if found.seen.any() else ["  no parameter more than chance would"]
-    if spec.cost:
+    if spec.cost and len(spec.objectives) == 1:
         promise = spec.promise(history.searched)
         line = (
             "too little is known to say what a next trial promises" if promise is None else spec.promise_line(promise)
         )
         told.append(f"{line[0].upper()}{line[1:]}")
+    if spec.cost:
         told.append(f"Spent: {number(spent(history))} {spec.cost}")
     if why := spec.stop_reason(history, 0.0):
         told.append(f"No further trial is to start: {why}")
@@ -91,7 +92,7 @@ def study_lines(spec: StudySpec, history: History) -> list[str]:
 
 def study_data(spec: StudySpec, history: History) -> dict[str, Any]:
     """The same as JSON."""
-    promise = spec.promise(history.searched) if spec.cost else None
+    promise = spec.promise(history.searched) if spec.cost and len(spec.objectives) == 1 else None
     return {
         "study": spec.name,
         "complete": len(history.complete),
@@ -119,6 +120,8 @@ def study_data(spec: StudySpec, history: History) -> dict[str, Any]:
 
 
 def _decided(spec: StudySpec, history: History) -> list[tuple[str, Deciding | TooFew]]:
+    if len(spec.objectives) > 1:
+        return []  # which trials are best has no order; the report shows each metric by itself
     regions = {"the best trials": 1.0, "the best of the best tenth": TENTH}
     return [(what, deciding(spec.search_space, history, region)) for what, region in regions.items()]
 
@@ -131,13 +134,13 @@ def _seen(found: Deciding) -> list[tuple[str, float, float, float]]:
 def _outcome(spec: StudySpec, found: Explanation) -> str:
     trial = found.trial
     if trial.state is TrialState.COMPLETE:
-        return f"{spec.metric} {number(metric_value(spec, trial))}" + (f", {trial.reason}" if trial.reason else "")
+        return outcome_text(spec, trial) + (f", {trial.reason}" if trial.reason else "")
     return f"{trial.state.value}: {trial.reason}" if trial.reason else trial.state.value
 
 
 def _neighbour(spec: StudySpec, neighbour: Neighbour) -> str:
     changes = ", ".join(f"{name} {show(old)} -> {show(new)}" for name, (old, new) in neighbour.changes.items())
-    where = f"trial {neighbour.trial.number}, {spec.metric} {number(metric_value(spec, neighbour.trial))}"
+    where = f"trial {neighbour.trial.number}, {outcome_text(spec, neighbour.trial)}"
     return f"{where}, distance {neighbour.distance:.3g}: {changes or 'no difference'}"
 
 
@@ -176,6 +179,7 @@ def _neighbour_data(spec: StudySpec, neighbour: Neighbour) -> dict[str, Any]:
     return {
         "trial": neighbour.trial.number,
         "value": metric_value(spec, neighbour.trial),
+        **({"values": metric_values(spec, neighbour.trial)} if spec.metrics else {}),
         "distance": neighbour.distance,
         "changes": {name: list(values) for name, values in neighbour.changes.items()},
     }

@@ -206,11 +206,12 @@ def _pending(trial: Trial) -> Trial:
         trial,
         state=TrialState.RUNNING,
         loss=None,
+        losses=(),
+        excess={},
+        cost=None,
         fidelity=trial.requested_fidelity,
         stopped_early=False,
         folds=(),
-        excess={},
-        cost=None,
     )
 
 

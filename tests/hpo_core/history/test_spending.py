@@ -76,7 +76,7 @@ def test_what_is_not_worth_its_cost_any_more_ends_the_search_and_says_what_it_ex
 @pytest.mark.parametrize(
     ("change", "told"),
     [
-        ({"cost": "loss"}, r"cost.*is the metric already"),
+        ({"cost": "loss"}, r"cost.*is what the study tunes"),
         ({"cost": "a\nb"}, r"cost.*not a metric that MLflow can keep"),
         ({"cost": ""}, r"stop\.cost.*says no cost; add cost: seconds"),
         ({"cost": "", "stop": {"worth": 1}}, r"stop\.worth.*says no cost; add cost: seconds"),

@@ -35,11 +35,11 @@ def study(count: int, priced: bool) -> History:
     )
 
 
-@WEIGHING
+@pytest.mark.parametrize("strategy", ["bayesian", "tpe"])
 def test_of_equal_gains_the_cheaper_is_proposed(strategy: str) -> None:
     def sizes(priced: bool) -> list[float]:
         history, found = study(24, priced), list[float]()
-        for _ in range(6):
+        for _ in range(3):
             (proposal,) = make_strategy(strategy).propose(SPACE, history, 1, seed=1)
             found.append(float(proposal.config["size"]))  # type: ignore[arg-type]
             history = history.with_pending([proposal])
@@ -54,6 +54,8 @@ def test_a_start_is_cheap_as_soon_as_costs_differ() -> None:
     proposals = [strategy.propose(SPACE, study(n, True), 1, seed=1)[0] for n in (3, 4, 5)]
     assert sum(float(p.config["size"]) for p in proposals) < sum(dear)  # type: ignore[arg-type]
     assert all(EXPECTED in proposal.notes for proposal in proposals)
+    (told,) = make_strategy("auto").propose(SPACE, study(3, True), 1, seed=1)
+    assert told.notes["picked"] == "bayesian" and "cheap" in str(told.notes["why"])
     equal = History(replace(trial, cost=2.0) for trial in study(3, True))
     assert strategy.propose(SPACE, equal, 1, seed=1) == strategy.propose(SPACE, study(3, False), 1, seed=1)
 

@@ -15,7 +15,7 @@ from hpo_flows.reports.text import fidelity_name
 def optimisation_history(past: Past) -> list[Plot]:
     """Every complete trial's value, and the incumbent's, by trial number."""
     complete = past.merged.complete
-    if not complete:
+    if not complete or past.spec.metrics:
         return []
     line = incumbents(past.history)
     leaders = list({trial.number: trial for trial in line}.values())
@@ -75,7 +75,7 @@ def optimisation_history(past: Past) -> list[Plot]:
 
 def best_by_cost(past: Past) -> list[Plot]:
     """The incumbent's value by the cost of all trials until then."""
-    if not past.spec.cost:
+    if not past.spec.cost or len(past.spec.objectives) > 1:
         return []
     ended = sorted((t for t in past.history if t.end is not None and t.cost is not None), key=lambda t: t.end or 0)
     spent = dict(zip((t.number for t in ended), accumulate(t.cost or 0.0 for t in ended), strict=True))
