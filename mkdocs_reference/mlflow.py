@@ -85,7 +85,8 @@ path; in other names, what it refuses becomes `_`, and six digits follow: `lr (l
 Windows takes no `:`.)
 
 The description has its value and the reason for its proposal. Metrics: the study's at a milestone of `early_stop`
-(`hpo.rung.N`), in a fold of [`trial.folds`](../how-to/folds.md) (`hpo.fold.N`), and what it uses
+(`hpo.rung.N`), in a fold of [`trial.folds`](../how-to/folds.md) (`hpo.fold.N`), how long it trained
+(`hpo.seconds`, with [`cost: seconds`](../how-to/cost.md)), and what it uses
 (`system/...`, with `resources: {log: true}`). Artifacts: `output.txt` (what it
 printed), `failure.txt` and `on_best.txt` (tracebacks), `model`, `hpo/checkpoint.zip`."""
 

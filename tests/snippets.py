@@ -142,6 +142,7 @@ fit, latency, size = lambda config: ("a model", 0.8, 0.01), lambda model: 12.0, 
     "docs/how-to/objectives.md: Two or three objectives (2)": """
 fit, latency = lambda config: ("a model", 0.8), lambda model: 12.0
 """,
+    "docs/how-to/cost.md: Tune where trainings differ in cost (2)": "fit = lambda config: (0.8, 2.0)",
     "docs/reference/python.md: Python": """
 from hpo_core.lineage.opening import open_study
 from hpo_core.study.file import study_from
@@ -227,6 +228,7 @@ assert train(a_trial(config={'max_depth': 3}, answer=lambda: True))['accuracy'] 
     "docs/how-to/limits.md: Keep to limits on results (2)": "assert train(a_trial())['size_mb'] == 3.0",
     "docs/how-to/objectives.md: Two or three objectives (2)": "assert train(a_trial())['latency_ms'] == 12.0",
     "docs/how-to/objectives.md: Two or three objectives (3)": "assert len(result.pareto) > 1",
+    "docs/how-to/cost.md: Tune where trainings differ in cost (2)": "assert train(a_trial())['dollars'] == 5.0",
     "docs/how-to/models.md: scikit-learn": "assert train(a_trial(config={'max_depth': 3}))['accuracy'] > 0.6",
     "docs/how-to/models.md: Keep the model of the best trials": "trial.finish_best()",
     "docs/how-to/models.md: MLflow's own calls and autologging": """

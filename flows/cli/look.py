@@ -267,14 +267,23 @@ def _tuning(spec: StudySpec, history: History, choice: Choice | None) -> dict[st
 
 def explain_trial(
     study: StudyArgument,
-    trial: Annotated[int, typer.Argument(metavar="TRIAL", help="The number of a trial.", min=0)],
+    trial: Annotated[
+        int | None, typer.Argument(metavar="[TRIAL]", help="The number of a trial; the study where absent.", min=0)
+    ] = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Say why a trial has its configuration."""
+    """Say why a trial has its configuration, or what sets the best trials of the study apart."""
     from hpo_core.lineage.replay import explain
-    from hpo_flows.reports.explanation import data, lines
+    from hpo_flows.reports.explanation import data, lines, study_data, study_lines
 
     ledger = open_stored(study)
+    if trial is None:
+        history = ledger.load()
+        if as_json:
+            print_json(**study_data(ledger.spec, history))
+        else:
+            typer.echo("\n".join(study_lines(ledger.spec, history)))
+        return
     found = explain(ledger, trial)
     if as_json:
         print_json(**data(ledger.spec, found))

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from hpo_core.history.history import History
+from hpo_core.history.spending import spent
 from hpo_core.ledger.ledger import Ledger
 from hpo_core.selection.evaluation import Training
 from hpo_core.study.spec import StudySpec
@@ -36,7 +37,7 @@ class ConfirmStage:
         return self._ledger.spec  # which changes while the study runs: hpo set
 
     def load(self, history: History) -> bool:
-        self.left = 0 if self._late else self._spec.confirmations_left(history, self._search.exhausted)
+        self.left = 0 if self._late(history) else self._spec.confirmations_left(history, self._search.exhausted)
         return self.left == 0 and not history.running
 
     def advance(self, history: History, free: int) -> Step:
@@ -47,7 +48,7 @@ class ConfirmStage:
 
     def _reserve(self, history: History, free: int) -> Iterator[Training | None]:
         """Reserve what confirms best for each free slot; None if another flow was faster."""
-        while free > 0 and not self._late and not self._search.halted:
+        while free > 0 and not self._late(history) and not self._search.halted:
             proposal = self._spec.confirm(history, self._search.exhausted)
             if proposal is None:
                 return
@@ -55,11 +56,18 @@ class ConfirmStage:
             yield training
             free -= 1
 
-    @property
-    def _late(self) -> bool:
-        """Whether so much time has passed since the study's minutes were over that no further training may start."""
-        minutes, repeats = self._spec.stop.minutes, self._spec.repeating
-        return repeats is None or (minutes is not None and self._search.minutes > minutes * (1 + repeats.share))
+    def _late(self, history: History) -> bool:
+        """Whether so much time has passed since the study's minutes were over that no further training may start.
+
+        The same holds for a cost.
+        """
+        stop, repeats = self._spec.stop, self._spec.repeating
+        if repeats is None:
+            return True
+        most = 1 + repeats.share
+        if stop.cost is not None and spent(history) > stop.cost * most:
+            return True
+        return stop.minutes is not None and self._search.minutes > stop.minutes * most
 
     def record(self, history: History) -> None:
         self._ledger.study.describe(study_description(self._spec, history))

@@ -1,13 +1,16 @@
-"""Formats the explanation of a trial, as lines for a terminal and as data for JSON."""
+"""Formats the explanation of a trial or of a study, as lines for a terminal and as data for JSON."""
 
 from __future__ import annotations
 
 import math
 from typing import Any
 
+from hpo_core.history.history import History
+from hpo_core.history.spending import EXPECTED, spent
 from hpo_core.history.trial import TrialState
 from hpo_core.lineage.replay import Explanation, Neighbour
 from hpo_core.study.spec import StudySpec
+from hpo_flows.reports.html.figures.ped_anova import TENTH, Deciding, TooFew, deciding
 from hpo_flows.reports.text import metric_value, metric_values, number, one_line, outcome_text, show
 
 
@@ -49,6 +52,9 @@ def lines(spec: StudySpec, found: Explanation) -> list[str]:
         told.append(f"Expected {name}{interval}, observed {number(expected['observed'])}{far}")
     if (score := expectation(spec, found)["acquisition"]) is not None:
         told.append(f"Acquisition {number(score)}")
+    if (priced := _float(trial.notes.get(EXPECTED))) is not None:
+        observed_cost = "not known" if trial.cost is None else number(trial.cost)
+        told.append(f"Expected cost {number(priced)}, observed {observed_cost}")
     if found.seen is not None:
         counts = (
             f"{len(found.seen.complete)} complete, {len(found.seen.failed)} failed, {len(found.seen.running)} running"
@@ -64,6 +70,70 @@ def lines(spec: StudySpec, found: Explanation) -> list[str]:
         told.append(f"{what} then: {_neighbour(spec, found.incumbent)}")
     told += [f"Near: {_neighbour(spec, neighbour)}" for neighbour in found.nearest]
     return [one_line(line, 1000) if not line.startswith("  ") else f"  {one_line(line, 1000)}" for line in told]
+
+
+def study_lines(spec: StudySpec, history: History) -> list[str]:
+    """What the study has shown so far, for a terminal: what sets its best trials apart, what a next one promises."""
+    told = [f"Study {spec.name}: {len(history.complete)} complete trials"]
+    for what, found in _decided(spec, history):
+        if isinstance(found, TooFew):
+            told.append(f"What sets {what} apart: estimated from {found.needed} complete trials on")
+            continue
+        told.append(f"What sets {what} apart (PED-ANOVA, {found.target} of {found.region} trials; 90 % intervals):")
+        told += [f"  {name} {share:.0%} ({low:.0%} to {high:.0%})" for name, share, low, high in _seen(found)]
+        told += [] if found.seen.any() else ["  no parameter more than chance would"]
+    if spec.cost and len(spec.objectives) == 1:
+        promise = spec.promise(history.searched)
+        line = (
+            "too little is known to say what a next trial promises" if promise is None else spec.promise_line(promise)
+        )
+        told.append(f"{line[0].upper()}{line[1:]}")
+    if spec.cost:
+        told.append(f"Spent: {number(spent(history))} {spec.cost}")
+    if why := spec.stop_reason(history, 0.0):
+        told.append(f"No further trial is to start: {why}")
+    return [one_line(line, 1000) if not line.startswith("  ") else f"  {one_line(line, 1000)}" for line in told]
+
+
+def study_data(spec: StudySpec, history: History) -> dict[str, Any]:
+    """The same as JSON."""
+    promise = spec.promise(history.searched) if spec.cost and len(spec.objectives) == 1 else None
+    return {
+        "study": spec.name,
+        "complete": len(history.complete),
+        "best": [
+            {
+                "of": what,
+                "needed": found.needed if isinstance(found, TooFew) else None,
+                "importance": {}
+                if isinstance(found, TooFew)
+                else {
+                    name: {"share": share, "low": low, "high": high, "seen": seen}
+                    for name, share, low, high, seen in zip(
+                        found.names,
+                        *(each.tolist() for each in (found.share, found.low, found.high, found.seen)),
+                        strict=True,
+                    )
+                },
+            }
+            for what, found in _decided(spec, history)
+        ],
+        "spent": spent(history) if spec.cost else None,
+        "promise": None if promise is None else {"gain": promise.gain, "cost": promise.cost},
+        "ended": spec.stop_reason(history, 0.0),
+    }
+
+
+def _decided(spec: StudySpec, history: History) -> list[tuple[str, Deciding | TooFew]]:
+    if len(spec.objectives) > 1:
+        return []  # which trials are best has no order; the report shows each metric by itself
+    regions = {"the best trials": 1.0, "the best of the best tenth": TENTH}
+    return [(what, deciding(spec.search_space, history, region)) for what, region in regions.items()]
+
+
+def _seen(found: Deciding) -> list[tuple[str, float, float, float]]:
+    every = zip(found.names, found.share.tolist(), found.low.tolist(), found.high.tolist(), found.seen, strict=True)
+    return [(name, share, low, high) for name, share, low, high, seen in every if seen]
 
 
 def _outcome(spec: StudySpec, found: Explanation) -> str:

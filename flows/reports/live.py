@@ -31,6 +31,7 @@ from hpo_flows.reports.text import (
     one_line,
     roughly,
     seconds_left,
+    spent_parts,
     status_line,
 )
 from hpo_flows.workers.output import log as printed
@@ -221,9 +222,7 @@ class LiveProgress:
         parts = [f"{spec.name}: {count_line(spec, history)}", f"{len(running)} running"]
         parts += ["paused: hpo resume goes on"] if seen.paused else []
         parts += [failed_line(spec, history)] if history.failed else []
-        if spec.stop.full_trainings is not None and spec.scale is not None:
-            parts.append(f"{spec.spent(history):.3g} of {spec.stop.full_trainings:g} full trainings")
-        return parts
+        return parts + spent_parts(spec, history)
 
     def _pace(self, seen: Progress) -> list[str]:
         """Trials per minute in this run, and the time left; each only if it is known."""

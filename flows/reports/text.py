@@ -8,6 +8,7 @@ from collections import Counter
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
+from hpo_core.history import spending
 from hpo_core.history.front import best_first
 from hpo_core.history.trial import Trial, TrialState
 from hpo_core.ledger.tags import Tag
@@ -234,6 +235,8 @@ def seconds_left(spec: StudySpec, history: History, elapsed: float) -> float | N
     if spec.stop.full_trainings is not None and spec.scale is not None and (spent := spec.spent(history)):
         left = max(spec.stop.full_trainings - spent, 0)
         bounds.append(left * sum(durations) / spent / spec.parallel)
+    if spec.stop.cost is not None and durations and (cost := spending.spent(history)):
+        bounds.append(max(spec.stop.cost - cost, 0) * sum(durations) / cost / spec.parallel)
     if spec.stop.minutes is not None:
         bounds.append(max(60 * spec.stop.minutes - elapsed, 0))
     left = min(bounds, default=0.0)
@@ -257,6 +260,17 @@ def count_line(spec: StudySpec, history: History) -> str:
     return f"{done} of {max(total, done)} trials done"
 
 
+def spent_parts(spec: StudySpec, history: History) -> list[str]:
+    """What is spent of a budget that is not counted in trials or minutes; empty if there is none."""
+    parts: list[str] = []
+    if spec.stop.full_trainings is not None and spec.scale is not None:
+        parts.append(f"{spec.spent(history):.3g} of {spec.stop.full_trainings:g} full trainings")
+    if spec.cost:
+        of = "" if spec.stop.cost is None else f" of {spec.stop.cost:g}"
+        parts.append(f"cost {spending.spent(history):.4g}{of} {spec.cost}")
+    return parts
+
+
 def status_parts(spec: StudySpec, history: History, elapsed: float) -> list[str]:
     """A study's progress in short texts: counts, the best value, the time left if it is known."""
     parts = [count_line(spec, history), f"{len(history.under_way)} running"]
@@ -264,8 +278,7 @@ def status_parts(spec: StudySpec, history: History, elapsed: float) -> list[str]
         parts.append(failed_line(spec, history))
     if history.outside:
         parts.append(f"{len(history.outside)} outside the space")
-    if spec.stop.full_trainings is not None and spec.scale is not None:
-        parts.append(f"{spec.spent(history):.3g} of {spec.stop.full_trainings:g} full trainings")
+    parts += spent_parts(spec, history)
     if (best := history.incumbent) is not None:
         parts.append(best_line(spec, history, best))
     if (left := seconds_left(spec, history, elapsed)) is not None:

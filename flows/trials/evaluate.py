@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import shutil
+import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -114,6 +115,7 @@ def _train(session: Session, training: Training, prepared: Prepared, record: Tri
                 record.note_usage(measured, usage.measured - 1)
             record.tick()
 
+        began = time.monotonic()
         try:
             metrics = worker.run(
                 prepared.job,
@@ -124,6 +126,7 @@ def _train(session: Session, training: Training, prepared: Prepared, record: Tri
                 cancelled=session.stopped(training.run_id),
             )
         finally:
+            record.note_seconds(time.monotonic() - began)
             record.keep_output(worker.printed())
     record.check()
     if training.phase == "search":

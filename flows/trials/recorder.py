@@ -13,6 +13,7 @@ from pathlib import Path, PurePosixPath
 
 from hpo_core.base.errors import TrackingError, TrackingRefusal
 from hpo_core.base.storable import bad_metric, plain
+from hpo_core.history.spending import SECONDS, usable
 from hpo_core.ledger.ledger import Report
 from hpo_core.ledger.note import trial_note
 from hpo_core.ledger.ownership import RENEW_SECONDS, new_lease
@@ -21,6 +22,7 @@ from hpo_core.ledger.tags import (
     CHECKPOINT_KEPT,
     FOLD_VALUE,
     INTERNAL,
+    MEASURED_SECONDS,
     MODEL,
     MODEL_KEPT,
     NOTE,
@@ -134,6 +136,10 @@ class TrialLog:
         if logged.clashes:
             clashes = "; ".join(f"{key}={value}" for key, value in sorted(logged.clashes.items()))
             self._tags[Tag.PARAMS_REFUSED] = plain(clashes)[:1000]
+
+    def note_seconds(self, seconds: float) -> None:
+        """Add to how long the trial trained, all attempts together."""
+        self._trace.seconds += seconds
 
     def note_usage(self, usage: Mapping[str, float], step: int) -> None:
         """Queue what the trial uses now; it is written with whatever is due next."""
@@ -253,6 +259,8 @@ class TrialLog:
         now, last = self._trace.tick(), max([self._last_step, *self._stale.values()])
         for key, value in (metrics or {}).items():
             self._add(key, value, now, max(last, self._logged_steps.get(key, 0)))
+        if self._ledger.spec.cost == SECONDS and self._trace.seconds:
+            self._add(MEASURED_SECONDS, self._trace.seconds, now, 0, ours=True)
         for key, step in self._stale.items():  # overwrite values of earlier attempts that MLflow still shows as latest
             own = self._latest.get(key, (-1, math.nan))
             if own[0] < step:
@@ -380,21 +388,29 @@ class TrialLog:
         return {name: value for name, (_, value) in self._latest.items()}
 
     def check_limits(self, metrics: Mapping[str, float]) -> None:
-        """Check that the trial has logged every metric that has a limit.
+        """Check that the trial has logged every metric that has a limit, and its cost.
 
         Args:
             metrics: What the objective returned.
 
         Raises:
-            TrialFailed: One is missing, or not finite.
+            TrialFailed: One is missing, or not finite; or the cost is not above 0.
         """
+        latest = self.latest | dict(metrics)
         for limit in self._ledger.spec.limiting:
-            known = metrics if limit.metric in metrics else self.latest
-            if (value := known.get(limit.metric)) is None:
+            if (value := latest.get(limit.metric)) is None:
                 why = f"the objective neither returned nor reported {limit.metric!r}; return it, or remove its limit"
                 raise TrialFailed(why, retry=False, blamed_key=f"limits.{limit.metric}")
             if not math.isfinite(value):
                 raise TrialFailed(f"it has {limit.metric} = {value}, which has a limit", retry=False)
+        cost = self._ledger.spec.cost
+        if cost in ("", SECONDS):
+            return
+        if cost not in latest:
+            why = f"the objective neither returned nor reported {cost!r}; return it, or give cost: seconds"
+            raise TrialFailed(why, retry=False, blamed_key="cost")
+        if usable(latest[cost]) is None:
+            raise TrialFailed(f"it has {cost} = {latest[cost]}, and a cost is above 0", retry=False)
 
     def check(self) -> None:
         """Check that an evaluation for the champion did its job.

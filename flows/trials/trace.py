@@ -21,6 +21,8 @@ class Trace:
     steps: dict[str, int] = field(default_factory=dict)
     """The highest step of each metric."""
     time: int = 0
+    seconds: float = 0.0
+    """How long the attempts trained."""
     printed: Printed = field(default_factory=Printed)
     """The output of earlier attempts, each under its own heading."""
 

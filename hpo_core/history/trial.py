@@ -80,6 +80,7 @@ class Trial:
         rungs: Its losses at milestones, by number of steps; only early-stopping rules use them.
         excess: How far it is beyond each limit of the study, by metric, as
             :meth:`hpo_core.history.limits.Limit.excess` says.
+        cost: What it cost, above 0; None if the study asks for no cost, or it is not known (yet).
         folds: The losses of its folds, in order, if the objective cross-validates in each trial.
         folds_wanted: How many folds a trial has that is not ended before the last one; 0 if it has none.
         start, end: Milliseconds since 1970, as stored by MLflow. For display only: no strategy may look at a clock.
@@ -108,6 +109,7 @@ class Trial:
     hypergradient: Mapping[str, float] = field(default_factory=dict)
     rungs: Mapping[int, float] = field(default_factory=dict)
     excess: Mapping[str, float] = field(default_factory=dict)
+    cost: float | None = None
     folds: tuple[float, ...] = ()
     folds_wanted: int = 0
     start: int = 0
@@ -219,6 +221,7 @@ class Trial:
         facts += [self.observed, self.confirmed] if self.observed else []
         facts += [self.folds, self.folds_wanted] if self.folds else []
         facts += [sorted(self.excess.items())] if self.excess else []
+        facts += [("cost", self.cost)] if self.cost is not None else []
         facts += [self.losses] if self.losses else []
         return int.from_bytes(hashlib.blake2b(repr(tuple(facts)).encode(), digest_size=8).digest(), "big")
 

@@ -11,6 +11,7 @@ from typing import TypeGuard
 from hpo_core.base.errors import InputError
 from hpo_core.base.storable import MAX_VALUE
 from hpo_core.history.limits import excesses
+from hpo_core.history.spending import SECONDS, usable
 from hpo_core.history.trial import Trial, TrialState, hypergradient_of
 from hpo_core.ledger import ownership
 from hpo_core.ledger.known_runs import number_of
@@ -19,6 +20,7 @@ from hpo_core.ledger.study_run import current_document, instructions_of
 from hpo_core.ledger.tags import (
     FOLD_VALUE,
     HIDDEN,
+    MEASURED_SECONDS,
     RUNG,
     SCHEMA,
     TRIAL_TAGS,
@@ -114,6 +116,7 @@ def trial_of(run: Run, spec: StudySpec) -> Trial:
         hypergradient=hypergradient_of(run.metrics, spec.sign),
         rungs=_rungs_of(run, spec),
         excess=excesses(spec.limiting, run.metrics) if state is TrialState.COMPLETE else {},
+        cost=None if state is TrialState.RUNNING else _cost_of(run, spec),
         folds=_folds_of(run, spec) if state is TrialState.COMPLETE else (),
         folds_wanted=parse_count(run.tags.get(Tag.FOLDS_WANTED, ""), 6) or 0,
         start=run.start,
@@ -123,6 +126,19 @@ def trial_of(run: Run, spec: StudySpec) -> Trial:
         edition=edition,
         outside=outside,
     )
+
+
+def _cost_of(run: Run, spec: StudySpec) -> float | None:
+    """What an ended trial cost; None if that is not known.
+
+    Trials of before the study had ``cost: seconds``, and asked ones, took as long as their runs. Those of a lost trial
+    end whenever somebody noticed.
+    """
+    if spec.cost != SECONDS:
+        return usable(run.metrics.get(spec.cost)) if spec.cost else None
+    if (measured := usable(run.metrics.get(MEASURED_SECONDS))) is not None:
+        return measured
+    return None if run.end is None or Tag.LOST in run.tags else usable((run.end - run.start) / 1000)
 
 
 def _losses_of(run: Run, spec: StudySpec) -> tuple[tuple[float, ...], str]:

@@ -154,7 +154,10 @@ so each milestone needs its own key."""
 FOLD_VALUE = "hpo.fold."
 """Prefix of the metrics of the study's metric in each fold of a trial that cross-validates, followed by 1, 2, ..."""
 
-INTERNAL = (RUNG, FOLD_VALUE)
+MEASURED_SECONDS = "hpo.seconds"
+"""The metric of how long a trial trained, all attempts together, in a study whose cost that is."""
+
+INTERNAL = (RUNG, FOLD_VALUE, MEASURED_SECONDS)
 """Prefixes of the metrics that no objective logs under such a name; they are not shown among a trial's metrics."""
 
 SYSTEM = "system/"

@@ -241,6 +241,7 @@ def _pending(trial: Trial) -> Trial:
         loss=None,
         losses=(),
         excess={},
+        cost=None,
         fidelity=trial.requested_fidelity,
         stopped_early=False,
         folds=(),

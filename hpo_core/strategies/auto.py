@@ -9,6 +9,7 @@ from pydantic.dataclasses import dataclass
 
 from hpo_core.base.settings import STRICT, Count
 from hpo_core.history.history import History
+from hpo_core.history.spending import EXPECTED
 from hpo_core.history.trial import Proposal
 from hpo_core.space.configuration import Scalar
 from hpo_core.space.search_space import SearchSpace
@@ -63,6 +64,7 @@ class Auto(Strategy):
         self, strategy: Bayesian | Tpe, space: SearchSpace, seen: History, proposal: Proposal
     ) -> dict[str, Scalar]:
         """What was picked and why, in a few words, as notes of the proposal."""
+        priced = EXPECTED in proposal.notes  # a cheap start; what is modelled comes before it
         modelled, source = "acquisition" in proposal.notes, proposal.notes.get("warm_start")
         so_far = f"{len(seen)}" if self.budget is None else f"{len(seen)} of {self.budget}"
         objectives = max((len(trial.losses) for trial in seen.complete), default=0)
@@ -78,11 +80,13 @@ class Auto(Strategy):
             why = f"all {space.size:.0f} configurations fit the budget; {process} chooses their order"
         elif modelled:
             why = f"{so_far} trials over {space.dimensions} parameters: few enough for {process}"
+        elif priced:
+            why = f"trial {len(seen) + 1} of the {strategy.start} that cover the space, where a model expects it cheap"
         elif len(seen) < strategy.start:
             why = f"trial {len(seen) + 1} of the {strategy.start} that cover the space before a model is used"
         elif len(seen.complete) < 2:
             why = f"{len(seen.complete)} complete trials are too few to compare"
         else:
             why = "the model proposed no new configuration"
-        picked = "warm_start" if source is not None else strategy.name if modelled else "quasi_random"
+        picked = "warm_start" if source is not None else strategy.name if modelled or priced else "quasi_random"
         return {"picked": picked, "why": why, **budget}

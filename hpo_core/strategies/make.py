@@ -9,6 +9,7 @@ from hpo_core.base.errors import InputError
 from hpo_core.base.settings import make_settings, near_or_known
 from hpo_core.history.fidelity import Fidelity
 from hpo_core.history.history import History
+from hpo_core.history.spending import Promise
 from hpo_core.space.search_space import SearchSpace
 from hpo_core.strategies.algorithms.asha import Asha
 from hpo_core.strategies.algorithms.bayesian import Bayesian
@@ -123,6 +124,11 @@ def names_in(name: str, settings: Mapping[str, Any], field: str = "strategy") ->
 def expected(space: SearchSpace, history: History, *, seed: int) -> dict[int, float]:
     """What a model expects of the complete trials, by number; see :meth:`Bayesian.expected`."""
     return Bayesian().expected(space, history, seed=seed)
+
+
+def promised(space: SearchSpace, history: History, *, seed: int) -> Promise | None:
+    """What a model expects of the best next trial, whatever the strategy; see :meth:`Bayesian.promise`."""
+    return Bayesian().promise(space, history, seed=seed)
 
 
 def _nested(value: Any, field: str) -> Strategy:

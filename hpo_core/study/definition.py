@@ -90,6 +90,11 @@ class StudyDefinition(Section):
         {}, description="Two or three metrics at once, such as {accuracy: maximize, latency_ms: minimize}."
     )
     limits: dict[str, str] = Field({}, description="What other metrics must keep to, such as latency_ms: <= 20.")
+    cost: str = Field(
+        "",
+        description="What a trial costs: seconds, which are measured, or a metric that the objective logs.",
+        max_length=250,
+    )
     space: dict[str, Parameter] = Field(min_length=1, description="What is tuned: the parameters by name.")
     prior: dict[str, BeliefSpec] = Field(
         {}, description="What you believe of good values, by parameter: {around: 1e-3, confidence: medium}."
@@ -180,6 +185,13 @@ class StudyDefinition(Section):
             Limit.parse(metric, text)
         return value
 
+    @field_validator("cost")
+    @classmethod
+    def _payable(cls, value: str) -> str:
+        if value:
+            cls._loggable(value)
+        return value
+
     @field_validator("objective", "data")
     @classmethod
     def _reference(cls, value: str) -> str:
@@ -204,6 +216,7 @@ class StudyDefinition(Section):
             except ValueError as error:
                 raise ValueError(f"first.{i}: {error}") from None
         self._check_fidelity()
+        self._check_cost()
         self._check_objective()
         check_objectives(self)
         check_isolation(self)
@@ -254,6 +267,20 @@ class StudyDefinition(Section):
                     f"{key}: hpo tune does this with an objective, and the study has none; remove it, or add "
                     "objective: module:function"
                 )
+
+    def _check_cost(self) -> None:
+        """Check that what counts costs has some.
+
+        Raises:
+            ValueError: It has none; the message begins with the key.
+        """
+        if self.cost in {objective.metric for objective in self.objectives}:
+            raise ValueError(f"cost: {self.cost!r} is what the study tunes; name another metric, or seconds")
+        if self.stop.worth is not None and len(self.objectives) > 1:
+            raise ValueError("stop.worth: of several metrics none says what a gain is worth; give another rule")
+        for key in ("cost", "worth"):
+            if not self.cost and getattr(self.stop, key) is not None:
+                raise ValueError(f"stop.{key}: the study says no cost; add cost: seconds, or remove this")
 
     def _check_fidelity(self) -> None:
         """Check what the fidelity, the strategy, the stop rules and the rule of early stopping want of each other.

@@ -71,6 +71,10 @@ class StopRules(Section):
     )
     no_improvement: int | None = Field(None, ge=1, description="Complete trials since the incumbent was found.")
     full_trainings: float | None = Field(None, gt=0, description="Total fidelity spent, in units of fidelity.max.")
+    cost: float | None = Field(None, gt=0, description="Sum of the costs of all trials, in what the key cost counts.")
+    worth: float | None = Field(
+        None, gt=0, description="Gain of the metric per hour of cost that is still worth it; per unit of another cost."
+    )
     same_error: bool = Field(
         True, description="Whether the study ends once its first 3 trials, or parallel, all failed with the same error."
     )

@@ -10,16 +10,19 @@ import math
 import re
 from collections.abc import Container, Mapping
 from dataclasses import replace
-from functools import partial
+from functools import cached_property, partial
 from types import MappingProxyType
+from typing import Any
 
 import numpy as np
 
+from hpo_core.history import spending
 from hpo_core.history.history import History
+from hpo_core.history.spending import Promise
 from hpo_core.history.trial import PURPOSE, REPEAT_OF, Proposal, Trial, TrialState, fidelity_key
 from hpo_core.selection.folds import as_whole
 from hpo_core.space.configuration import Config, Scalar
-from hpo_core.strategies.make import expected
+from hpo_core.strategies.make import expected, promised
 from hpo_core.study.definition import StudyDefinition
 from hpo_core.study.failing import failed_alike
 from hpo_core.study.instructions import ENQUEUED
@@ -208,7 +211,7 @@ class StudySpec(StudyDefinition):
             if (left := stop.trials - self.started(history)) > 0:
                 return f"the last {left} of {stop.trials} trials confirm the best configurations"
             return f"all {stop.trials} trials are {'started' if history.running else 'done'}"
-        history = history.searched
+        whole, history = history, history.searched
         best = history.incumbent
         if any(map(self._on_target, history.front)):
             return " and ".join(f"{name} reached the target {value:g}" for name, value in self.targets.items())
@@ -219,9 +222,37 @@ class StudySpec(StudyDefinition):
             spent = self.spent(history)
             if spent >= stop.full_trainings - 1e-9:  # a sum of thirds
                 return f"{spent:.4g} full trainings' worth is spent"
+        if stop.cost is not None and (cost := spending.spent(whole)) >= stop.cost:
+            running = ", that of running trials included" if whole.running else ""
+            return f"a cost of {cost:.4g} {self.cost} is spent{running}"
+        if stop.worth is not None and (promise := self.promise(history)) is not None:
+            if promise.worth * spending.unit(self.cost)[1] < stop.worth:
+                return f"{self.promise_line(promise)}, less than {stop.worth:g} (stop.worth)"
         if stop.minutes is not None and minutes >= stop.minutes:
             return f"{stop.minutes:g} minutes are over"
         return None
+
+    def promise(self, history: History) -> Promise | None:
+        """What the best next trial is expected to gain for its cost; None while too little is known to say so.
+
+        Remembered until the history changes: everybody who asks whether the study is over asks for it.
+        """
+        if self._promises.get("digest") != history.digest:
+            seen = as_whole(history.without_retaken().merged)
+            found = promised(self.search_space, seen, seed=self.seed)
+            self._promises.update(digest=history.digest, promise=found)
+        promise: Promise | None = self._promises["promise"]
+        return promise
+
+    @cached_property
+    def _promises(self) -> dict[str, Any]:
+        return {}
+
+    def promise_line(self, promise: Promise) -> str:
+        """What the best next trial is expected to gain for its cost, in words."""
+        unit, size = spending.unit(self.cost)
+        gain = f"{promise.gain:.3g} of {self.metric} for {promise.cost:.3g} {self.cost}"
+        return f"the best next trial promises {gain}, or {promise.worth * size:.3g} per {unit}"
 
     def _on_target(self, trial: Trial) -> bool:
         """Whether a complete trial is good enough in every metric that has a target."""

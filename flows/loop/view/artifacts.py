@@ -14,6 +14,7 @@ from prefect.client.orchestration import SyncPrefectClient, get_client
 from prefect.client.schemas.actions import ArtifactCreate, ArtifactUpdate
 
 from hpo_core.history.history import History
+from hpo_core.history.spending import spent
 from hpo_core.history.trial import Trial
 from hpo_core.ledger.ledger import Ledger
 from hpo_core.ledger.note import as_markdown
@@ -30,6 +31,8 @@ def share_done(ledger: Ledger, history: History, seconds: float) -> float:
     done = [0.0]
     if stop.trials is not None:
         done.append(ledger.spec.ended(history) / stop.trials)
+    if stop.cost is not None:
+        done.append(spent(history) / stop.cost)
     if stop.minutes is not None:
         done.append(seconds / (60 * stop.minutes))
     return 100 * min(max(done), 1.0)

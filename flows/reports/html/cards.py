@@ -15,6 +15,7 @@ from hpo_flows.reports.front import COMPROMISE
 from hpo_flows.reports.html.figures.axes import short
 from hpo_flows.reports.html.figures.importance import FEWEST, METHOD
 from hpo_flows.reports.html.figures.past import BEST, Past
+from hpo_flows.reports.html.figures.ped_anova import TENTH, Deciding, TooFew, deciding
 from hpo_flows.reports.html.findings import edges, failures, remarks, status, time_spent
 from hpo_flows.reports.html.place import Place
 from hpo_flows.reports.text import (
@@ -27,6 +28,12 @@ from hpo_flows.reports.text import (
     outcome_text,
     show,
     spread,
+)
+
+DECIDING = (
+    "By PED-ANOVA: how differently the values of the best trials are distributed from those of all trials they were "
+    "chosen from, as a share of the sum over the parameters. Whiskers hold 90 % of the shares when the trials are "
+    "drawn again. A parameter that chance would let differ as much has no bar."
 )
 
 BINS = 24
@@ -183,6 +190,22 @@ def to_know(past: Past) -> str:
     return f'<ul class="remarks">{items}</ul>' if told else ""
 
 
+def bar(name: str, length: float, low: float, high: float, text: str, title: str) -> str:
+    """A row of a chart of bars: all lengths as shares of the longest; the whisker is from ``low`` to ``high``."""
+    return (
+        f'<div class="bars" title="{escape(name)}: {escape(title)}">'
+        f"<span>{escape(short(name, 34))}</span>"
+        f'<i><i style="width:{100 * length:.4g}%"></i>'
+        f'<u style="left:{100 * low:.4g}%;width:{100 * (high - low):.4g}%"></u></i>'
+        f"<em>{escape(text)}</em></div>"
+    )
+
+
+def unseen_line(names: Sequence[str]) -> str:
+    """The parameters without a bar; nothing if all have one."""
+    return f'<p class="unseen">No effect seen: {escape(", ".join(names))}.</p>' if names else ""
+
+
 def importance_card(past: Past) -> str:
     """How much each parameter matters, or why that cannot be said."""
     title, found = "Importance of the parameters", past.importance
@@ -203,20 +226,46 @@ def importance_card(past: Past) -> str:
             unseen.append(name)
             continue
         low, high = max(mean - deviation, 0.0), mean + deviation
-        rows.append(
-            f'<div class="bars" title="{escape(name)}: {mean:.3f} ± {deviation:.3f}">'
-            f"<span>{escape(short(name, 34))}</span>"
-            f'<i><i style="width:{100 * mean / most:.4g}%"></i>'
-            f'<u style="left:{100 * low / most:.4g}%;width:{100 * (high - low) / most:.4g}%"></u></i>'
-            f"<em>{mean:.2f}</em></div>"
-        )
-    rest = f'<p class="unseen">No effect seen: {escape(", ".join(unseen))}.</p>' if unseen else ""
+        rows.append(bar(name, mean / most, low / most, high / most, f"{mean:.2f}", f"{mean:.3f} ± {deviation:.3f}"))
+    rest = unseen_line(unseen)
     caption = (
         f"By {METHOD}: how far R2 on held-out trials falls when a parameter's values are shuffled; whiskers are the "
         f"standard deviation over splits. The forests explain {explained}."
     )
     many = len(found.names) > MOST_ROWS
     return card(title, f'<div class="rows">{"".join(rows)}</div>{rest}', caption, span=12 if many else 6)
+
+
+def deciding_card(past: Past) -> str:
+    """What decides whether a trial is among the best; nothing for a study of one parameter."""
+    space, history = past.spec.search_space, past.history
+    if space.dimensions < 2:
+        return ""
+    parts = []
+    for title, region in (("Of all trials", 1.0), ("Of the best tenth", TENTH)):
+        found = deciding(space, history, region)
+        parts.append(f"<h4>{title}</h4>{_few(found) if isinstance(found, TooFew) else _chart(found)}")
+    many = space.dimensions > MOST_ROWS
+    return card("What the best trials have in common", "".join(parts), DECIDING, span=12 if many else 6)
+
+
+def _few(found: TooFew) -> str:
+    why = f"It is estimated from {found.needed} complete trials on; there are {found.complete}."
+    return f'<p class="empty">{why}</p>'
+
+
+def _chart(found: Deciding) -> str:
+    rows, unseen, most = [], [], max(float(found.high.max()), 1e-12)
+    for name, share, low, high, seen in zip(found.names, found.share, found.low, found.high, found.seen, strict=True):
+        if seen:
+            title = f"{share:.0%}, {low:.0%} to {high:.0%}"
+            rows.append(bar(name, share / most, low / most, high / most, f"{share:.0%}", title))
+        else:
+            unseen.append(name)
+    about = f"The best {found.target} of {found.region} trials."
+    if not rows:
+        return f'<p class="empty">{about} None of the parameters sets them apart more than chance would.</p>'
+    return f'<div class="rows">{"".join(rows)}</div><p class="unseen">{escape(about)}</p>{unseen_line(unseen)}'
 
 
 def space_card(past: Past) -> str:

@@ -84,11 +84,13 @@ def report_page(past: Past, place: Place | None, written: str) -> str:
             _plots(drawn["pareto_front"], 8 if len(drawn["pareto_front"]) == 1 else 4),
             cards.best_configuration(past, place),
             _plots(drawn["hypervolume"], 12 if len(drawn["pareto_front"]) == 1 else 8),
+            _plots(drawn["best_by_cost"], 12),
             *(_plots(each["learning_curves"], 12, PICKS) for _, each in by_metric),
         ),
         "Winner": _grid(confirm_card(past), choice_card(past), champion_card(past)),
         "Parameters": _grid(
             *map(cards.importance_card, past.views),
+            *map(cards.deciding_card, past.views),
             cards.space_card(past),
             _plots(drawn["parallel_coordinates"], 12),
             *(

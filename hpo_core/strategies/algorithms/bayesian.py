@@ -6,6 +6,7 @@ import dataclasses
 import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
+from itertools import chain, islice
 from typing import Annotated, Any, ClassVar, Literal
 
 import numpy as np
@@ -19,6 +20,7 @@ from hpo_core.base.settings import STRICT, Count, Positive
 from hpo_core.history.front import by_standing
 from hpo_core.history.history import History
 from hpo_core.history.prior import comparable
+from hpo_core.history.spending import Promise
 from hpo_core.history.trial import Proposal, Trial, TrialState
 from hpo_core.numerics import acquisition, pareto
 from hpo_core.numerics.gaussian_process import GaussianProcess, Spread, fit
@@ -27,6 +29,7 @@ from hpo_core.space.configuration import Scalar
 from hpo_core.space.cube import Cube
 from hpo_core.space.search_space import SearchSpace
 from hpo_core.strategies.base import Strategy
+from hpo_core.strategies.common.costs import POOL, Costs, best_promise, costs_differ
 from hpo_core.strategies.common.density_ratio import DensityRatio
 from hpo_core.strategies.common.feasibility import Feasibility
 from hpo_core.strategies.common.sampling import belief_weight, fill_ranked
@@ -70,6 +73,9 @@ class Bayesian(Strategy):
     In a study with limits, the logarithm of the probability that a candidate keeps them is added to the acquisition
     (Gardner et al. 2014); until one trial keeps them, that probability is all that counts.
 
+    Where trials have costs, an improvement counts for less the more the candidate is expected to cost, and the first
+    points are cheap ones that lie far from each other; ``thompson`` weighs no costs.
+
     What the user believes of good values (``prior``) is added as a logarithm, with a weight that fades (pi-BO).
 
     A failed trial counts as the worst loss seen, so its neighbourhood is avoided; a running one is assumed to come out
@@ -96,16 +102,17 @@ class Bayesian(Strategy):
             )
 
     def propose(self, space: SearchSpace, history: History, n: int, *, seed: int) -> list[Proposal]:
-        cube = Cube(space)
-        return fill_ranked(
-            space,
-            history,
-            n,
-            seed=seed,
-            start=self.start,
-            model=lambda seen, number: self._ranked(cube, seen, number, trial_rng(seed, number, stream=3)),
-            first=suggested(space, history.prior),
-        )
+        cube, first = Cube(space), suggested(space, history.prior)
+
+        def model(seen: History, number: int) -> Iterator[Proposal]:
+            rng = trial_rng(seed, number, stream=3)
+            if len(seen) >= self.start:
+                return self._ranked(cube, seen, number, rng)
+            return chain(first, self._cheap(cube, seen, number, rng))
+
+        # As soon as costs are known, they choose the first points instead of the Sobol sequence.
+        start = min(2, self.start) if costs_differ(history) else self.start
+        return fill_ranked(space, history, n, seed=seed, start=start, model=model, first=first)
 
     def expected(self, space: SearchSpace, history: History, *, seed: int) -> dict[int, float]:
         """What the process expects of complete trials, trained to the highest fidelity, by number.
@@ -142,7 +149,8 @@ class Bayesian(Strategy):
             process = GaussianProcess.condition(F, embed.owner, z, hyperparameters, spread.counts)
             surrogates.append(_Surrogate(z, transform, process, spread))
         feasibility = Feasibility.fitted(kept, F, embed.owner, active, some)
-        return _Fitted(kept, X, embed, surrogates, feasibility)
+        costs = Costs.fitted(kept, F, embed.owner, active, some)
+        return _Fitted(kept, X, embed, surrogates, feasibility, costs)
 
     def _ranked(self, cube: Cube, history: History, number: int, rng: np.random.Generator) -> Iterator[Proposal]:
         if (fitted := self._fit(cube, history, number, rng)) is None:
@@ -154,7 +162,7 @@ class Bayesian(Strategy):
         pending, valid = cube.encode([trial.config for trial in history.running])
         running = embed(pending[valid])
         processes = [surrogate.process.believing(running) for surrogate in fitted.surrogates]
-        process, feasibility = processes[0], fitted.feasibility.believing(running)
+        process, feasibility, costs = processes[0], fitted.feasibility.believing(running), fitted.costs
         seen = embed(X[feasible] if feasible.any() else X)
         best = float(first.process.predict(seen)[0].min())
         scales = [surrogate.transform for surrogate in fitted.surrogates]
@@ -164,7 +172,7 @@ class Bayesian(Strategy):
 
         def score(rows: Array) -> Array:
             F = embed(rows)
-            within = feasibility.log_probability(F)
+            within = feasibility.log_probability(F) + costs.log_weight(F)
             if belief:
                 within = within + weight * belief.log_density(rows)
             if not feasible.any():
@@ -189,13 +197,37 @@ class Bayesian(Strategy):
         else:
             rows, scores = _search(cube, score, elite, self.candidates, rng)
         for block in _blocks(rows, scores, np.vstack([X, pending])):
-            means, stds = _predictions(processes, embed(rows[block]))
-            for i, mean, std in zip(block, means.tolist(), stds.tolist(), strict=True):
-                notes: dict[str, Scalar] = {}
+            F = embed(rows[block])
+            means, stds = _predictions(processes, F)
+            for i, mean, std, notes in zip(block, means.tolist(), stds.tolist(), costs.notes(F), strict=True):
                 for j, each in enumerate(fitted.surrogates):
                     notes |= _expectation(each.transform, mean[j], std[j], f"_{j + 1}" if j else "")
                 score_of = {"acquisition": float(scores[i])} if np.isfinite(scores[i]) else {}
                 yield Proposal(cube.config(rows[i]), notes=notes | score_of)
+
+    def _cheap(self, cube: Cube, history: History, number: int, rng: np.random.Generator) -> Iterator[Proposal]:
+        """Configurations for a start: the cheap ones that are far from those that were tried come first."""
+        fitted, belief = self._fit(cube, history, number, rng), cube.space.belief
+        if fitted is None:
+            return
+        points = rng.random((POOL, fitted.X.shape[1]))
+        rows = cube.snap(np.vstack([points, belief.warped(points)]) if belief else points)
+        pending, valid = cube.encode([trial.config for trial in history.running])
+        F, tried = fitted.embed(rows), fitted.embed(np.vstack([fitted.X, pending[valid]]))
+        notes = fitted.costs.notes(F)
+        yield from (Proposal(cube.config(rows[i]), notes=notes[i]) for i in fitted.costs.cheap(F, tried))
+
+    def promise(self, space: SearchSpace, history: History, *, seed: int) -> Promise | None:
+        """What the best next trial is expected to gain for its cost; None while too little is known to say so.
+
+        Both transforms of the losses are asked, and the more hopeful one counts.
+        """
+        best = history.incumbent
+        if len(history.complete) < 2 * self.start or best is None or best.loss is None or not best.feasible:
+            return None
+        cube, asked = Cube(space), [(number, trial_rng(seed, number, stream=7)) for number in (0, 1)]
+        candidates = (islice(self._ranked(cube, history, number, rng), BLOCK) for number, rng in asked)
+        return best_promise(chain.from_iterable(candidates), best.loss, self.widen)
 
     def _yielded(self, cube: Cube, history: History, skill: float, rng: np.random.Generator) -> Iterator[Proposal]:
         """The proposals of the Parzen estimators, with the reason that it is their turn."""
@@ -315,6 +347,7 @@ class _Fitted:
     embed: _Embedding
     surrogates: Sequence[_Surrogate]
     feasibility: Feasibility
+    costs: Costs
 
     @property
     def elite(self) -> Any:

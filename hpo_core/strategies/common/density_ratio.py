@@ -18,6 +18,7 @@ from hpo_core.history.trial import Proposal, Trial, TrialState
 from hpo_core.numerics import pareto
 from hpo_core.numerics.parzen import Parzen
 from hpo_core.space.cube import Cube
+from hpo_core.strategies.common.costs import Costs, costs_differ
 from hpo_core.strategies.common.sampling import belief_weight
 
 LEAST_WEIGHT = 0.1
@@ -25,6 +26,10 @@ LEAST_WEIGHT = 0.1
 
 FADE = 10.0
 """The number of trials that halves the weight of a past observation."""
+
+
+PRICED = 200
+"""How many trials tell what others cost: a process over more would take longer than all the densities."""
 
 
 @dataclass(frozen=True, config=STRICT)
@@ -88,6 +93,8 @@ class DensityRatio:
             scores = promising.log_density(rows) - ordinary.log_density(rows)
         if belief:
             scores += belief_weight(cube.space, history) * belief.log_density(rows)
+        if costs_differ(history):
+            scores += self._costs(cube, kept, X, rng).log_weight(cube.features(rows)[0])
         for i in np.argsort(-scores, kind="stable"):
             yield Proposal(cube.config(rows[i]), notes={"acquisition": float(scores[i])})
 
@@ -107,6 +114,13 @@ class DensityRatio:
                 Parzen(cube, X[rows], np.ones(int(rows.sum())), self.narrowest, self.spread) for rows in (keeps, ~keeps)
             )
             yield inside, outside, float(keeps.mean())
+
+    def _costs(self, cube: Cube, trials: Sequence[Trial], X: Array, rng: np.random.Generator) -> Costs:
+        """The costs, by at most :data:`PRICED` of the trials, whose rows of the cube are ``X``."""
+        some = np.sort(rng.permutation(len(trials))[:PRICED])
+        F, owner = cube.features(X[some])
+        active = float((~np.isnan(X[some])).sum(axis=1).mean())
+        return Costs.fitted([trials[i] for i in some], F, owner, active, np.arange(len(some)))
 
     def _fidelity(self, history: History) -> float | None:
         counts: dict[float | None, int] = {}

@@ -24,7 +24,7 @@ USAGE = {
     "tune x y": "unexpected extra argument",
     "tune x --parallel many": "'--parallel'",
     "tune x --trials": "'--trials' requires an argument",
-    "explain x first": "'TRIAL'",
+    "explain x first": "'[TRIAL]'",
     "ui --port 99999999": "'--port'",
 }
 

@@ -171,7 +171,7 @@ BAD: list[tuple[str, Any, str, str, str]] = [
     ("objective", "train.py:f/g:", "objective", "'train.py:f/g:'", "module:function"),
     ("metric", "", "metric", "''", "at least 1 character"),
     ("direction", "down", "direction", "'down'", "minimize, maximize"),
-    ("stop", {}, "stop", "no rule", "give trials, minutes, target, no_improvement or full_trainings"),
+    ("stop", {}, "stop", "no rule", "give trials, minutes, target, no_improvement, full_trainings, cost or worth"),
     ("stop", 3, "stop", "3", "correct it"),
     ("stop/trials", 0, "stop.trials", "0", "of at least 1"),
     ("stop/trials", "many", "stop.trials", "'many'", "is not a whole number"),

@@ -17,6 +17,7 @@ from hpo_flows.reports.html.figures.learning import learning_curves
 from hpo_flows.reports.html.figures.parameters import interplay, parallel_coordinates, slices
 from hpo_flows.reports.html.figures.past import Past, Plot
 from hpo_flows.reports.html.figures.progress import (
+    best_by_cost,
     distribution,
     fidelity_spent,
     optimisation_history,
@@ -25,6 +26,7 @@ from hpo_flows.reports.html.figures.progress import (
 
 WHOLE: tuple[Callable[[Past], list[Plot]], ...] = (
     optimisation_history,
+    best_by_cost,
     pareto_front,
     hypervolume,
     parallel_coordinates,

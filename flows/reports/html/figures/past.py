@@ -82,11 +82,12 @@ def incumbents(history: History) -> list[Trial]:
     """The incumbent after each configuration, by number, with one metric: higher fidelity first, then loss."""
     best: list[Trial] = []
     for trial in history.merged.complete:
-        best.append(trial if not best or _rank(trial) < _rank(best[-1]) else best[-1])
+        best.append(trial if not best or rank(trial) < rank(best[-1]) else best[-1])
     return best
 
 
-def _rank(trial: Trial) -> tuple[float, bool, float, float | None]:
+def rank(trial: Trial) -> tuple[float, bool, float, float | None]:
+    """A sort key for complete trials, best first."""
     return -fidelity_key(trial.fidelity), not trial.whole, trial.violation, trial.loss
 
 

@@ -8,7 +8,7 @@ from itertools import accumulate
 from hpo_core.history.history import continues
 from hpo_core.history.trial import Trial
 from hpo_flows.reports.html.figures.axes import brief, plotly_text
-from hpo_flows.reports.html.figures.past import MOST_DRAWN, Past, Plot, finite, incumbents, moment
+from hpo_flows.reports.html.figures.past import MOST_DRAWN, Past, Plot, finite, incumbents, moment, rank
 from hpo_flows.reports.text import fidelity_name
 
 
@@ -71,6 +71,37 @@ def optimisation_history(past: Past) -> list[Plot]:
     if again:
         caption += " A configuration that was trained again has the mean, with its standard error."
     return [Plot("history", "Optimization history", caption, traces, layout, 380)]
+
+
+def best_by_cost(past: Past) -> list[Plot]:
+    """The incumbent's value by the cost of all trials until then."""
+    if not past.spec.cost or len(past.spec.objectives) > 1:
+        return []
+    ended = sorted((t for t in past.history if t.end is not None and t.cost is not None), key=lambda t: t.end or 0)
+    spent = dict(zip((t.number for t in ended), accumulate(t.cost or 0.0 for t in ended), strict=True))
+    complete = [trial for trial in ended if trial.loss is not None and trial.repeat_of is None]
+    if len(complete) < 2:
+        return []
+    best = list[Trial]()
+    for trial in complete:
+        best.append(trial if not best or rank(trial) < rank(best[-1]) else best[-1])
+    leaders = [trial for trial, leader in zip(complete, best, strict=True) if trial is leader]
+    x, y = [brief(spent[trial.number]) for trial in complete], [past.value(trial) for trial in best]
+    total = brief(spent[ended[-1].number])
+    line = {
+        "type": "scatter", "mode": "lines", "name": "best so far", "x": [*x, total], "y": [*y, y[-1]],
+        "line": {"color": "--accent", "width": 2.5, "shape": "hv"}, "hoverinfo": "skip",
+    }  # fmt: skip
+    every = past.points(complete, x, {"color": "--mute"}, name="trial", showlegend=True)
+    marker = {"color": "--accent", "size": 9}
+    dots = past.points(leaders, [brief(spent[t.number]) for t in leaders], marker, name="new best", showlegend=True)
+    unit = plotly_text(past.spec.cost, 32)
+    layout = {
+        "xaxis": {"title": {"text": f"cost spent ({unit})"}, "rangemode": "tozero"},
+        "yaxis": {"title": {"text": past.metric}},
+    }
+    caption = f"What all trials together had cost when each ended, and the best value by then.{past.cut}"
+    return [Plot("cost", "Best by cost", caption, [every, line, dots], layout, 340)]
 
 
 def distribution(past: Past) -> list[Plot]:
