@@ -19,6 +19,8 @@ from hpo_core.strategies.base import Strategy
 from hpo_core.strategies.make import make_strategy
 
 Config = Mapping[str, Any]
+Loss = float | Sequence[float] | None
+"""A trial's loss, or its losses if there are several objectives; None for a failed trial."""
 ASK = Path(__file__).parent / "peers" / "ask.py"
 ENVIRONMENTS = Path(__file__).resolve().parents[1] / ".venv-peers"
 SHARED = {"hyperopt": "optuna", "skopt": "optuna"}
@@ -33,10 +35,10 @@ class Contender(Protocol):
     def ask(self, n: int) -> list[Config]:
         """Up to ``n`` configurations, before any of their losses is told."""
 
-    def tell(self, losses: Sequence[float | None], excesses: Sequence[Mapping[str, float]] = ()) -> None:
-        """The losses of what was asked for last, in its order; None for failed trials. With limits, their excesses."""
+    def tell(self, losses: Sequence[Loss], excesses: Sequence[Mapping[str, float]] = ()) -> None:
+        """The losses of what was asked for last, in its order. With limits, their excesses."""
 
-    def history(self, trials: Sequence[tuple[Config, float | None]]) -> None:
+    def history(self, trials: Sequence[tuple[Config, Loss]]) -> None:
         """Trials that it did not propose."""
 
     def seconds(self) -> float:
@@ -77,16 +79,18 @@ class Ours:
         self.spent += time.process_time() - begin
         return list(self.asked)
 
-    def tell(self, losses: Sequence[float | None], excesses: Sequence[Mapping[str, float]] = ()) -> None:
+    def tell(self, losses: Sequence[Loss], excesses: Sequence[Mapping[str, float]] = ()) -> None:
         first = len(self.done)
         self.history(list(zip(self.asked, losses, strict=True)))
         for i, excess in enumerate(excesses, first):
             self.done[i] = replace(self.done[i], excess=excess)
 
-    def history(self, trials: Sequence[tuple[Config, float | None]]) -> None:
+    def history(self, trials: Sequence[tuple[Config, Loss]]) -> None:
         for config, loss in trials:
             state = TrialState.FAILED if loss is None else TrialState.COMPLETE
-            self.done.append(Trial(len(self.done), config, state, loss))
+            several = tuple(loss) if isinstance(loss, Sequence) else ()
+            first = several[0] if isinstance(loss, Sequence) else loss
+            self.done.append(Trial(len(self.done), config, state, first, losses=several))
 
     def seconds(self) -> float:
         return self.spent
@@ -126,21 +130,24 @@ class Process:
 class Theirs:
     """A study of a peer in its process."""
 
-    def __init__(self, process: Process, name: str, space: SearchSpace, seed: int, trials: int) -> None:
+    def __init__(
+        self, process: Process, name: str, space: SearchSpace, seed: int, trials: int, objectives: int
+    ) -> None:
         self.process = process
         described = {"peer": name, "space": json.loads(space.to_json()), "seed": seed, "trials": trials}
+        described |= {"objectives": objectives} if objectives > 1 else {}
         process.send({"study": described})
 
     def ask(self, n: int) -> list[Config]:
         configs: list[Config] = self.process.send({"ask": n})
         return configs
 
-    def tell(self, losses: Sequence[float | None], excesses: Sequence[Mapping[str, float]] = ()) -> None:
+    def tell(self, losses: Sequence[Loss], excesses: Sequence[Mapping[str, float]] = ()) -> None:
         if excesses:  # the last trials' limits, before their losses
             self.process.send({"limits": [list(excess.values()) for excess in excesses]})
         self.process.send({"tell": list(losses)})
 
-    def history(self, trials: Sequence[tuple[Config, float | None]]) -> None:
+    def history(self, trials: Sequence[tuple[Config, Loss]]) -> None:
         self.process.send({"history": list(trials)})
 
     def seconds(self) -> float:
@@ -165,12 +172,12 @@ class Contenders:
         for label in list(self.processes):
             self.forget(label)
 
-    def open(self, name: str, space: SearchSpace, seed: int, trials: int) -> Contender:
+    def open(self, name: str, space: SearchSpace, seed: int, trials: int, objectives: int = 1) -> Contender:
         """A new study of so many trials; some peers plan their start by their number."""
         if not name.startswith("peer:"):
             return Ours(name, space, seed)
         label = name.removeprefix("peer:")
-        return Theirs(self.process(label), label, space, seed, trials)
+        return Theirs(self.process(label), label, space, seed, trials, objectives)
 
     def process(self, label: str) -> Process:
         """The process of a peer, started if need be."""

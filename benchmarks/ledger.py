@@ -51,7 +51,7 @@ def new_process(uri: str, name: str) -> dict[str, Any]:
 
 def one_trial(ledger: Any) -> float:
     """A round of the loop; returns how long the reservation took."""
-    history = ledger.load()
+    history = ledger.look()
     trials: list[Trial] = []
     taken = milliseconds(lambda: trials.append(reserve(ledger, history)))
     finish(ledger, trials[0])

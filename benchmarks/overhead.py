@@ -1,7 +1,7 @@
 """What a trial costs beside its training: one of a no-op objective, on one store, step by step.
 
 * bare: MLflow's create_run, log_batch and set_terminated, with the params and metrics that the ledger writes too.
-* ledger: load, propose, reserve, report. Taken in turns with bare trials, so that both see the same weather.
+* ledger: look, propose, reserve, report. Taken in turns with bare trials, so that both see the same weather.
 * flow: the whole thing, a Prefect task and a worker process a trial.
 * Prefect: a task that does nothing, through the same task runner.
 """
@@ -40,7 +40,7 @@ def bare_trial(client: MlflowClient, experiment: str) -> None:
 
 
 def ledger_trial(ledger: Ledger) -> None:
-    finish(ledger, reserve(ledger, ledger.load()))
+    finish(ledger, reserve(ledger, ledger.look()))
 
 
 def nothing(trial: TrialContext) -> dict[str, float]:

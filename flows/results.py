@@ -5,7 +5,7 @@ from __future__ import annotations
 import shutil
 import tempfile
 import weakref
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,13 +15,14 @@ from hpo_core.ledger.ledger import Ledger
 from hpo_core.ledger.tags import MODEL
 from hpo_core.lineage.opening import find_study
 from hpo_core.study.names import file_name
+from hpo_core.study.preference import preference_of
 from hpo_core.tracking.connection import connect
 from hpo_core.tracking.credentials import redact
 from hpo_flows.base.progress import Outcome
 from hpo_flows.reports.ending import model_runs
-from hpo_flows.reports.export import METRICS, PARAMS, rows
+from hpo_flows.reports.export import FRONT, METRICS, PARAMS, rows
 from hpo_flows.reports.links import run_url
-from hpo_flows.reports.text import failed_line, mean_text, metric_value, number, one_line, ranked, show, spread
+from hpo_flows.reports.text import failed_line, metric_values, number, one_line, outcome_text, ranked, show, spread
 
 if TYPE_CHECKING:
     import pandas
@@ -44,6 +45,29 @@ class StudyResult(Outcome):
 
     experiment_id: str = field(default="", compare=False)
 
+    @property
+    def pareto(self) -> list[StudyResult]:
+        """The Pareto front: a result for each of its points, in order of the first metric, of which that is the best.
+
+        With one metric it has at most the best trial.
+        """
+        if not self.spec.metrics:
+            return [] if self.best is None else [self]
+        return [replace(self, chosen=trial) for trial in self.history.front]
+
+    def prefer(self, *preferences: str) -> StudyResult:
+        """This result with another point of the Pareto front as the best one.
+
+        Args:
+            preferences: Conditions (``"latency_ms <= 10"``) on any metric, or weights (``"val_accuracy=2,
+                latency_ms=1"``), as ``hpo best --prefer`` takes them.
+
+        Raises:
+            InputError: A preference cannot be understood, or no point keeps the conditions.
+        """
+        wanted = preference_of(preferences, self.spec.objectives)
+        return replace(self, chosen=wanted.choose(self.history.front, self.spec.objectives))
+
     def trials_dataframe(self) -> pandas.DataFrame:
         """All trials as a pandas table, one row each, by number.
 
@@ -54,8 +78,9 @@ class StudyResult(Outcome):
 
         table = rows(self.spec, self.history)
         params = [f"{PARAMS}{name}" for name in self.spec.space]
-        names = ["number", "state", "value", "fidelity", *params, f"{METRICS}{self.spec.metric}"]
-        names += ["start", "end", "seconds", "reason", "run_id"]
+        own = [f"{METRICS}{each.metric}" for each in self.spec.objectives]
+        first = FRONT if self.spec.metrics else "value"
+        names = ["number", "state", first, "fidelity", *params, *own, "start", "end", "seconds", "reason", "run_id"]
         frame = pandas.DataFrame(table, columns=list(table[0]) if table else names)
         moments = {name: pandas.to_datetime(frame[name], utc=True) for name in ("start", "end")}
         numbers = [name for name in frame if name in ("value", "fidelity", "seconds") or name.startswith(METRICS)]
@@ -121,9 +146,11 @@ class StudyResult(Outcome):
         if self.best is None:
             return "no trial is complete"
         winner = None if self.choice is None else self.choice.winner
-        value = mean_text(self.spec, self.history, self.best)
+        value = outcome_text(self.spec, self.best, self.history)
+        if self.spec.metrics and self.chosen is None:
+            return f"front of {len(self.history.front)}, in its middle {value} (trial {self.best.number})"
         if winner is not None:
-            value = f"{spread(self.spec, winner)} over its folds"
+            value = f"{self.spec.metric} {spread(self.spec, winner)} over its folds"
         test = self.test_metrics.get(self.spec.metric)
         return f"{value} (trial {self.best.number})" + ("" if test is None else f", on the test set {number(test)}")
 
@@ -132,13 +159,13 @@ class StudyResult(Outcome):
         return f"{len(history.complete)} complete, {failed_line(self.spec, history)}, {len(history.running)} running"
 
     def __repr__(self) -> str:
-        return f"<StudyResult {self.spec.name!r}: {self.spec.metric} {self._best_line()}; {self._counts()}>"
+        return f"<StudyResult {self.spec.name!r}: {self._best_line()}; {self._counts()}>"
 
     def __str__(self) -> str:
         spec, best = self.spec, self.best
         config = {} if best is None else best.config
         lines = {
-            "Study": f"{spec.name}: {spec.direction} {spec.metric} by {spec.strategy.name}",
+            "Study": f"{spec.name}: {spec.goal} by {spec.strategy.name}",
             "Best": self._best_line(),
             "With": ", ".join(f"{name}={show(value)}" for name, value in config.items()) or "-",
             "Trials": self._counts(),
@@ -151,16 +178,17 @@ class StudyResult(Outcome):
         """A card for notebooks; sends no request."""
         spec = self.spec
         best = {} if self.best is None else self.best.config
-        names = list(spec.search_space.free)
+        names, metrics = list(spec.search_space.free), [each.metric for each in spec.objectives]
+        shown = self.history.front if spec.metrics else ranked(self.history)[:TOP]
         table = [
-            (trial.number, metric_value(spec, trial), *(trial.config.get(name, "-") for name in names))
-            for trial in ranked(self.history)[:TOP]
+            (trial.number, *metric_values(spec, trial).values(), *(trial.config.get(name, "-") for name in names))
+            for trial in shown
         ]
         return cards.card(
-            f"{spec.name}: {spec.direction} {spec.metric}",
+            f"{spec.name}: {spec.goal}",
             cards.facts({"best": self._best_line(), "trials": self._counts(), "ended": self.reason or "-"}),
             cards.facts(best) if best else "",
-            cards.table(["trial", spec.metric, *names], table) if table else "",
+            cards.table(["trial", *metrics, *names], table) if table else "",
             cards.link(run_url(self.tracking_uri, self.experiment_id, self.run_id), "The study in MLflow"),
         )
 
@@ -189,5 +217,12 @@ def result_of(ledger: Ledger, history: History, reason: str, stages: Stages) -> 
     """The result of a study, from its trials and stages as last loaded."""
     run = ledger.study_run
     return StudyResult(
-        ledger.spec, history, reason, ledger.store.uri, run.id, stages.choice, stages.challenge, run.experiment
+        ledger.spec,
+        history,
+        reason,
+        ledger.store.uri,
+        run.id,
+        stages.choice,
+        stages.challenge,
+        experiment_id=run.experiment,
     )

@@ -27,6 +27,8 @@ STUDY = {
     Tag.INSTRUCTION: "with time and random part behind it: what [people told it](../how-to/running-study.md)",
     Tag.TARGET: "why a study with `trials: +20` goes on to its total",
     Tag.NOTIFIED: "which of its ends was reported, and when",
+    Tag.REFERENCE: "with several metrics: the values from which `hypervolume` counts",
+    Tag.FRONT: "with several metrics: the numbers of the trials on the Pareto front, the first 500 of them",
     Tag.SERIES: "the name of its file's studies, if they [follow the data](../how-to/schedules.md#data-that-change)",
     Tag.GENERATION: "its place among them; the highest is current",
     Tag.FOLLOWS: "the id of the study before",
@@ -45,8 +47,8 @@ STUDY = {
     Tag.CHAMPION_REASON: "why",
 }
 STUDY_ELSE = """\
-The description names the incumbent, or the winner and the finalists. Metrics: `best_so_far` by trial number,
-`final/<metric>`, `final/<metric>_standard_error`, `test/<metric>`, `challenger/<metric>`,
+The description names the incumbent, or the winner and the finalists. Metrics: `best_so_far` by trial number
+(with several metrics [`hypervolume`](../how-to/objectives.md)), `final/<metric>`, `final/<metric>_standard_error`, `test/<metric>`, `challenger/<metric>`,
 `challenger/<metric>_deviation`, `champion/<metric>`, `challenger/gain`, `challenger/margin`. Artifact:
 [`report.html`](report.md)."""
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import math
+import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -98,8 +99,9 @@ class MemoryStore:
         self._logged.setdefault(run, []).extend(metrics)
         known = self._points.setdefault(run, {})
         for m in metrics:  # MLflow's latest value: of the highest step, then the latest time, then the larger one
-            value = -math.inf if math.isnan(m.value) else m.value
-            known[m.key] = max(known.get(m.key, (m.step, -1, value, m.value)), (m.step, m.timestamp, value, m.value))
+            kept = math.copysign(sys.float_info.max, m.value) if math.isinf(m.value) else m.value
+            value = -math.inf if math.isnan(m.value) else kept
+            known[m.key] = max(known.get(m.key, (m.step, -1, value, kept)), (m.step, m.timestamp, value, kept))
         latest = {key: value for key, (*_, value) in known.items()}
         self._change(run, metrics={**old.metrics, **latest}, params={**old.params, **params}, tags={**old.tags, **tags})
         self.after("log")

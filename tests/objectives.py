@@ -125,6 +125,21 @@ def facts(trial: TrialContext) -> dict[str, float]:
     return {"loss": quick(trial), "pid": os.getpid(), "seed": trial.seed, "files": len(list(trial.scratch.iterdir()))}
 
 
+def keeps_everything(trial: TrialContext) -> dict[str, float]:
+    """Logs every kind of artifact; the best ones a model, too."""
+    from matplotlib.figure import Figure
+    from sklearn.dummy import DummyRegressor
+
+    trial.log_text("a text", "notes.txt")
+    trial.log_dict({"a": 1}, "facts.json")
+    trial.log_table({"a": [1, 2]}, "table.json")
+    figure = Figure()
+    figure.add_subplot().plot([1, 2])
+    trial.log_figure(figure, "pictures/line.png")
+    trial.log_model(DummyRegressor().fit([[0.0]], [0.0]), [[0.0]])
+    return {"loss": quick(trial)}
+
+
 def epochs(trial: TrialContext) -> dict[str, float]:
     """Trains for as many epochs as asked, one after another; the loss falls with each. Goes on where its parent was."""
     done, resume = 0, trial.resume_from
@@ -226,6 +241,22 @@ def _autolog(trial: TrialContext) -> float:
     mlflow.autolog(silent=True, log_models=False, log_datasets=False)
     LinearRegression().fit([[0.0], [1.0]], [0.0, 1.0])
     return 1.0
+
+
+def logs_by_mlflow(trial: TrialContext) -> dict[str, float]:
+    """Logs by MLflow's own calls and by autologging, with nothing set up."""
+    import mlflow
+    from sklearn.linear_model import LinearRegression
+
+    mlflow.autolog(silent=True, log_models=False, log_datasets=False)
+    x = float(trial.config["x"])  # type: ignore[arg-type]
+    for step in range(3):
+        mlflow.log_metric("curve", x + step, step=step)
+        mlflow.log_metric("loss", 99.0, step=step)  # the result outdoes it
+    LinearRegression().fit([[0.0], [1.0]], [0.0, 1.0])
+    with mlflow.start_run():
+        mlflow.set_tag("asked", "yes")
+    return {"loss": x}
 
 
 def leaves_libraries_open(trial: TrialContext) -> dict[str, float]:

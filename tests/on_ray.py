@@ -16,7 +16,7 @@ from hpo_core.tracking.connection import connect
 from hpo_flows.api import open_ledger, run
 from hpo_flows.objectives.reference import Objective
 from tests.conftest import MlflowServer
-from tests.studies import ROOT, gated, let_pass, make_spec
+from tests.studies import ROOT, check_logged_by_mlflow, gated, let_pass, make_spec, tune
 
 
 def kill_one() -> None:
@@ -49,6 +49,10 @@ def main() -> None:
         ledger = open_ledger(spec)
         threading.Thread(target=kill_one, daemon=True).start()
         history = run(ledger, Objective(spec.objective, (str(ROOT),))).history
+        logging = make_spec("logs_by_mlflow", name="logs", runner=spec.runner.model_dump(), stop={"trials": 3})
+        logged = tune(logging)
+        check_logged_by_mlflow(logged)
+        assert ledger.owner not in {trial.owner for trial in logged.history}
     finally:
         if cluster is not None:
             cluster.shutdown()

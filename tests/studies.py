@@ -96,3 +96,20 @@ def wait_for_complete(count: int, study: str = "study") -> History:
         return history if len(history.complete) >= count else None
 
     return wait_until(so_far, "the study does not get on")
+
+
+def check_logged_by_mlflow(result: StudyResult) -> None:
+    """One run a trial of ``logs_by_mlflow``, wherever it trained: with what MLflow logged, ended by the trial itself."""
+    from mlflow import MlflowClient
+
+    client = MlflowClient(result.tracking_uri)
+    runs = {run.info.run_id: run for run in client.search_runs([result.experiment_id])}
+    assert runs.keys() == {result.run_id, *(trial.run_id for trial in result.history)}
+    for trial in result.history:
+        run, x = runs[trial.run_id], float(trial.config["x"])  # type: ignore[arg-type]
+        assert (run.info.status, trial.loss, run.data.metrics["loss"]) == ("FINISHED", x, x)
+        assert [(each.step, each.value) for each in client.get_metric_history(trial.run_id, "curve")] == [
+            (step, x + step) for step in range(3)
+        ]
+        assert run.data.metrics["training_score"] == 1.0 and run.data.params["fit_intercept"] == "True"
+        assert run.data.tags["asked"] == "yes" and run.data.tags["mlflow.runName"].startswith(result.spec.name)

@@ -4,7 +4,8 @@ of this repository than the shape of a space in JSON.
     {"study": {"peer": "optuna_tpe", "space": {...}, "seed": 0, "trials": 100}} -> true
     {"ask": 8}                          -> [{...}, ...]   configurations of active parameters
     {"tell": [0.1, ...]}                -> true           their losses, in the same order; null for failed
-                                                     trials (Optuna alone)
+                                                     trials (Optuna alone); lists of losses in a study
+                                                     with "objectives": 2 (Optuna and Ax alone)
     {"limits": [[0.1, ...], ...]}       -> true           before tell: each trial's excess beyond each
                                                      limit (Optuna alone)
     {"history": [[{...}, 0.1], ...]}    -> true           trials that it did not propose (Optuna alone)
@@ -28,12 +29,15 @@ import warnings
 from typing import Any
 
 
-def study(peer: str, space: dict[str, Any], seed: int, trials: int = 0, fidelity: Any = None) -> Any:
+def study(
+    peer: str, space: dict[str, Any], seed: int, trials: int = 0, fidelity: Any = None, objectives: int = 1
+) -> Any:
     parameters = {key: p for key, p in space["parameters"].items() if p["type"] != "fixed"}
     module = importlib.import_module("with_" + peer.split("_")[0])
     if fidelity is not None:
         return module.FidelityPeer(peer, parameters, seed, fidelity)
-    return module.Peer(peer, parameters, seed, trials)
+    several = {"objectives": objectives} if objectives > 1 else {}
+    return module.Peer(peer, parameters, seed, trials, **several)
 
 
 def main() -> None:

@@ -43,12 +43,13 @@ def _described(space: Space, key: str, p: Parameter) -> Any:
 
 
 class Peer:
-    def __init__(self, name: str, space: Space, seed: int, trials: int) -> None:
+    def __init__(self, name: str, space: Space, seed: int, trials: int, objectives: int = 1) -> None:
         logging.disable(logging.ERROR)
         self.space = space
         self.client = Client(random_seed=seed)
         self.client.configure_experiment(parameters=[_described(space, key, p) for key, p in space.items()])
-        self.client.configure_optimization(objective="-loss")
+        self.names = ["loss", *(f"loss{i}" for i in range(2, objectives + 1))]
+        self.client.configure_optimization(objective=", ".join(f"-{name}" for name in self.names))
         self.client.configure_generation_strategy(initialization_random_seed=seed)
 
     def ask(self, n: int) -> list[dict[str, Any]]:
@@ -56,6 +57,7 @@ class Peer:
         self.indices = list(asked)
         return [config_of(self.space, proposed) for proposed in asked.values()]
 
-    def tell(self, losses: list[float]) -> None:
+    def tell(self, losses: list[float] | list[list[float]]) -> None:
         for index, loss in zip(self.indices, losses, strict=True):
-            self.client.complete_trial(trial_index=index, raw_data={"loss": loss})
+            values = loss if isinstance(loss, list) else [loss]
+            self.client.complete_trial(trial_index=index, raw_data=dict(zip(self.names, values, strict=True)))

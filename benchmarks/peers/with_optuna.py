@@ -15,6 +15,8 @@ SAMPLERS: dict[str, Any] = {
         seed=seed, multivariate=True, group=True, constant_liar=True
     ),
     "optuna_gp": lambda seed: optuna.samplers.GPSampler(seed=seed),
+    "optuna_nsga": lambda seed: optuna.samplers.NSGAIISampler(seed=seed),
+    "optuna_nsga_small": lambda seed: optuna.samplers.NSGAIISampler(seed=seed, population_size=20),
     "optuna_tpe_limits": lambda seed: optuna.samplers.TPESampler(
         seed=seed, multivariate=True, constraints_func=_limits
     ),
@@ -50,9 +52,9 @@ def _limits(trial: Any) -> Any:
 
 
 class Peer:
-    def __init__(self, name: str, space: Space, seed: int, trials: int) -> None:
+    def __init__(self, name: str, space: Space, seed: int, trials: int, objectives: int = 1) -> None:
         self.space, self.trials, self.distributions = space, [], _distributions(space)
-        self.study = optuna.create_study(sampler=SAMPLERS[name](seed))
+        self.study = optuna.create_study(sampler=SAMPLERS[name](seed), directions=["minimize"] * objectives)
 
     def ask(self, n: int) -> list[dict[str, Any]]:
         self.trials = [self.study.ask() for _ in range(n)]
@@ -62,7 +64,7 @@ class Peer:
         for trial, excess in zip(self.trials, excesses, strict=True):
             trial.set_user_attr("limits", excess)
 
-    def tell(self, losses: list[float | None]) -> None:
+    def tell(self, losses: list[float | list[float] | None]) -> None:
         for trial, loss in zip(self.trials, losses, strict=True):
             failed = optuna.trial.TrialState.FAIL if loss is None else None
             self.study.tell(trial, loss, failed)

@@ -35,11 +35,11 @@ def metrics_told(spec: StudySpec, record: TrialLog, number: int, result: Any) ->
     """The metrics of a result that was told.
 
     Raises:
-        NotFinite: The study's metric, or one with a limit, is not finite, so the trial has failed.
-        InputError: It is neither a number nor metrics with the study's among them, or one with a limit is missing.
+        NotFinite: One of the study's own metrics, or one with a limit, is not finite, so the trial has failed.
+        InputError: It is neither a number nor metrics with the study's own among them, or one with a limit is missing.
     """
     try:
-        metrics = as_result(result, spec.metric)
+        metrics = as_result(result, [each.metric for each in spec.objectives], record.latest)
         record.check_limits(metrics)
         return metrics
     except TrialFailed as failed:

@@ -81,7 +81,7 @@ def open_study(
             given[0], "it is given beside a whole study", "write it there, or give keyword arguments alone"
         )
     if study is None:
-        spec = spec_of(space or {}, trials, stop, {"direction": "minimize"} | settings)
+        spec = spec_of(space or {}, trials, stop, settings)
     elif isinstance(study, StudySpec):
         spec = study
     elif isinstance(study, Mapping):

@@ -17,6 +17,7 @@ from hpo_core.ledger.ledger import Report
 from hpo_core.ledger.ownership import ASKER
 from hpo_core.ledger.store import FAILED, FINISHED
 from hpo_core.selection.evaluation import Training
+from hpo_core.study.spec import StudySpec
 from hpo_flows.api.asked import metrics_told
 from hpo_flows.api.asking import AskedStudy
 from hpo_flows.api.instructing import trial_of_number
@@ -90,7 +91,7 @@ def tell_for(study: AskedStudy, number: int, result: str, error: str, id: str = 
             metrics = metrics_told(spec, record, number, _read(result))
         except NotFinite as astray:
             error = str(astray)
-    if (said := _said(trial, spec.metric)) and metrics is not None and metrics.items() <= trial.metrics.items():
+    if (said := _said(spec, trial)) and metrics is not None and metrics.items() <= trial.metrics.items():
         return said  # told once more, by a program that does not know whether the first time was heard
     if said:
         raise InputError("TRIAL", f"trial {number} has ended: {said}", "tell each trial once")
@@ -102,13 +103,17 @@ def tell_for(study: AskedStudy, number: int, result: str, error: str, id: str = 
         record.finish(FAILED, None, error)
         return f"failed: {error}"
     record.finish(FINISHED, metrics)
-    return f"{spec.metric} {metrics[spec.metric]:g}"
+    return _in_words(spec, metrics)
 
 
-def _said(trial: Trial, metric: str) -> str:
+def _in_words(spec: StudySpec, metrics: Mapping[str, float]) -> str:
+    return ", ".join(f"{each.metric} {metrics[each.metric]:g}" for each in spec.objectives)
+
+
+def _said(spec: StudySpec, trial: Trial) -> str:
     """How a trial has ended, in words; empty if a result may still be told."""
     if trial.state is TrialState.COMPLETE:
-        return f"{metric} {trial.metrics[metric]:g}"
+        return _in_words(spec, trial.metrics)
     return trial.reason if trial.state is TrialState.FAILED and not trial.notes.get("lost") else ""
 
 

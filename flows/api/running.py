@@ -55,8 +55,9 @@ def run_study(
     *,
     name: str,
     space: Mapping[str, Any],
-    metric: str,
-    direction: str = "minimize",
+    metric: str = "",
+    direction: str = "",
+    metrics: Mapping[str, str] | None = None,
     trials: int | str | None = None,
     stop: Mapping[str, Any] | None = None,
     tracking_uri: str | None = None,
@@ -71,7 +72,8 @@ def run_study(
         name: The study's name.
         space: Parameters by name: :class:`hpo_core.Float` and the like, or dicts as in a study file.
         metric: The name of the returned metric in MLflow.
-        direction: ``minimize`` or ``maximize``.
+        direction: ``minimize``, which is the default, or ``maximize``.
+        metrics: Two or three metrics with their directions, in place of ``metric`` and ``direction``.
         trials: The total number of trials, or "+20" for 20 more; short for ``stop={"trials": trials}``.
         stop: Stop rules as in a study file.
         tracking_uri: An MLflow tracking URI; by default ``MLFLOW_TRACKING_URI``, or sqlite in the working folder.
@@ -85,8 +87,9 @@ def run_study(
         TrackingError: MLflow does not answer.
     """
     function = Objective.of(objective, isolation=settings.get("isolation", "process"))
-    given = {"name": name, "objective": function.reference, "metric": metric, "direction": direction}
-    spec = spec_of(space, trials, stop, given | settings)
+    goal = {"metric": metric, "direction": direction, "metrics": metrics or {}}
+    given = {key: value for key, value in goal.items() if value}
+    spec = spec_of(space, trials, stop, {"name": name, "objective": function.reference} | given | settings)
     from hpo_flows.reports.live import LiveProgress
 
     with second_signal_ends():
@@ -107,14 +110,15 @@ def spec_of(
 
     Args:
         space, trials, stop: As for :func:`run_study`.
-        others: The other keys of a study file.
+        others: The other keys of a study file; a metric is minimised where it has no direction.
 
     Raises:
         InputError: Something in it cannot be used.
     """
     rules = dict(stop or {}) | ({} if trials is None else {"trials": trials})
     parameters = {key: value.model_dump() if hasattr(value, "model_dump") else value for key, value in space.items()}
-    return study_from({"space": parameters, "stop": rules, **others})
+    direction = {} if others.get("metrics") else {"direction": "minimize"}
+    return study_from({"space": parameters, "stop": rules} | direction | dict(others))
 
 
 @contextlib.contextmanager

@@ -29,6 +29,7 @@ class Outcome:
         run_id: The study's run there.
         choice: The state of the final choice; None if the study asks for none.
         challenge: The state of the comparison with the champion; None if the study asks for none or has no winner.
+        chosen: The trial that this is about, if somebody chose one; see :attr:`best`.
     """
 
     spec: StudySpec
@@ -38,11 +39,16 @@ class Outcome:
     run_id: str
     choice: Choice | None = None
     challenge: Challenge | None = None
+    chosen: Trial | None = None
 
     @property
     def best(self) -> Trial | None:
-        """The winner of the final choice, else the search's incumbent; None if no trial is complete."""
-        return best_trial(self.history, self.choice)
+        """The winner of the final choice, else the search's incumbent; None if no trial is complete.
+
+        With several metrics it is the point of the Pareto front that was chosen; where none was, a compromise: the one
+        that is nearest to the best value in each metric.
+        """
+        return best_trial(self.history, self.choice) if self.chosen is None else self.chosen
 
     @property
     def test_metrics(self) -> Mapping[str, float]:
@@ -65,12 +71,28 @@ class Outcome:
         """The metric of :attr:`best`, in its own direction; for a winner, the mean over its folds.
 
         Raises:
-            ValueError: No trial is complete.
+            ValueError: No trial is complete, or the study has several metrics.
         """
+        if self.spec.metrics:
+            raise ValueError(f"study {self.spec.name!r} has several metrics; read best_values")
         if self.best is None or self.best.loss is None:
             raise ValueError(f"study {self.spec.name!r} has no complete trial")
         winner = None if self.choice is None else self.choice.winner
         return self.spec.sign * (self.best.loss if winner is None else winner.mean)
+
+    @property
+    def best_values(self) -> Mapping[str, float]:
+        """The study's metrics of :attr:`best`, each in its own direction.
+
+        Raises:
+            ValueError: No trial is complete.
+        """
+        if not self.spec.metrics:
+            return {self.spec.metric: self.best_value}
+        if self.best is None:
+            raise ValueError(f"study {self.spec.name!r} has no complete trial")
+        pairs = zip(self.spec.objectives, self.best.outcome, strict=True)
+        return {each.metric: each.sign * loss for each, loss in pairs}
 
 
 @dataclass(frozen=True)

@@ -24,6 +24,7 @@ from hpo_flows.cli.common import JsonOption, StudyArgument, open_stored, print_j
 
 if TYPE_CHECKING:
     from hpo_core.history.history import History
+    from hpo_core.history.trial import Trial
     from hpo_core.ledger.ledger import Ledger
     from hpo_core.selection.final_choice import Choice
     from hpo_core.study.spec import StudySpec
@@ -90,9 +91,9 @@ def _watch(ledger: Ledger, seconds: float, as_json: bool) -> None:
 
 
 def _print_status(ledger: Ledger, history: History, **more: str) -> None:
-    from hpo_flows.reports.text import metric_value
+    from hpo_flows.reports.front import best_facts
 
-    spec, best = ledger.spec, history.incumbent
+    spec = ledger.spec
     print_json(
         study=spec.name,
         complete=len(history.complete),
@@ -100,10 +101,7 @@ def _print_status(ledger: Ledger, history: History, **more: str) -> None:
         failed=len(history.failed),
         skipped=len(ledger.skipped),
         trials=spec.stop.trials,
-        best=metric_value(spec, best),
-        best_trial=None if best is None else best.number,
-        metric=spec.metric,
-        direction=spec.direction,
+        **best_facts(spec, history),
         experiment=spec.experiment,
         run_id=ledger.study_run.id,
         tracking_uri=shown_uri(ledger),
@@ -117,13 +115,24 @@ def best(
     yaml: Annotated[
         bool, typer.Option("--yaml", help="Print the configuration alone, as `first:` of a study file.")
     ] = False,
+    prefer: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="WISH",
+            help="With several metrics, a point of the Pareto front: 'latency_ms <= 10', or weights: "
+            "'accuracy=2, latency_ms=1'.",
+        ),
+    ] = None,
 ) -> None:
-    """Show the best trials and the configuration of the winner, or of the incumbent where no winner is chosen."""
+    """Show the best trials and the configuration of the winner, or of the incumbent where no winner is chosen.
+
+    With several metrics it shows the Pareto front, and the configuration of one point of it.
+    """
     from rich.console import Console
 
-    from hpo_core.selection.final_choice import best_trial
+    from hpo_core.study.preference import preference_of
     from hpo_flows.loop.final import choice_of
-    from hpo_flows.reports.ending import as_yaml, kept_model, model_lines, serve_line
+    from hpo_flows.reports.ending import as_yaml
     from hpo_flows.reports.terminal import best_table, print_choice
     from hpo_flows.reports.text import certainty_lines, metric_value, tuning_lines
 
@@ -138,8 +147,15 @@ def best(
     choice = choice_of(ledger, history)
     winner = None if choice is None else choice.winner
     best = incumbent if winner is None else winner.trial
+    what = ""
+    if prefer:
+        wanted = preference_of(prefer, spec.objectives)
+        best, what = wanted.choose(history.front, spec.objectives), f"preferred by {wanted}"
     if yaml:
         typer.echo("first:\n  - " + "\n    ".join(as_yaml(best.config) or ["{}"]))
+        return
+    if spec.metrics:
+        _show_front(ledger, history, best, what, as_json=as_json)
         return
     if as_json:
         print_json(
@@ -165,7 +181,43 @@ def best(
         remarks = [*certainty_lines(spec, history), *tuning_lines(spec, history, choice)]
         for line in [*as_yaml(incumbent.config), *(f"# {each}" for each in remarks)]:
             typer.echo(line)
-    if (model := kept_model(ledger, history, best_trial(history, choice) or incumbent, choice)) is not None:
+    _show_places(ledger, history, best, choice)
+
+
+def _show_front(ledger: Ledger, history: History, point: Trial, what: str, *, as_json: bool) -> None:
+    """Show the Pareto front, and the point of it that was chosen, or its compromise."""
+    from rich.console import Console
+
+    from hpo_flows.reports.front import COMPROMISE, front_data, prefer_hint
+    from hpo_flows.reports.terminal import front_table, front_title, print_point
+    from hpo_flows.reports.text import metric_values
+
+    spec, console = ledger.spec, Console()
+    if as_json:
+        print_json(
+            study=spec.name,
+            trial=point.number,
+            values=metric_values(spec, point),
+            metrics=dict(spec.metrics),
+            config=dict(point.config),
+            feasible=point.feasible,
+            run_id=point.run_id,
+            front=front_data(spec, history),
+            hypervolume=history.hypervolume,
+        )
+        return
+    console.print(front_table(spec, history, front_title(spec, history)))
+    print_point(spec, history, point, what or COMPROMISE, console)
+    if not what and len(history.front) > 1:
+        typer.echo(f"Another point: {prefer_hint(spec, history.front)}")
+    _show_places(ledger, history, point, None)
+
+
+def _show_places(ledger: Ledger, history: History, best: Trial, choice: Choice | None) -> None:
+    """Say where the model of the best trial and the study are."""
+    from hpo_flows.reports.ending import kept_model, model_lines, serve_line
+
+    if (model := kept_model(ledger, history, best, choice)) is not None:
         for line in [f"Model: {model.uri}, loaded by", *model_lines(model), "and served by", serve_line(model)]:
             typer.echo(line)
     typer.echo(f"MLflow: {ui_hint(ledger)}")
@@ -318,7 +370,7 @@ def _show_pages(server: str, ledger: Ledger | None, browse: bool) -> None:
         spec, run = ledger.spec, ledger.study_run
         trials = partial(trials_url, server, run.experiment, spec.metric, spec.direction == "minimize", study=spec.name)
         pages = {
-            "Trials, best first": trials(),
+            f"Trials by {spec.metric}" if spec.metrics else "Trials, best first": trials(),
             "Charts": trials(charts=True),
             "Study": run_url(server, run.experiment, run.id),
         }

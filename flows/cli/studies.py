@@ -41,7 +41,7 @@ def list_studies(as_json: JsonOption = False) -> None:
 
 
 def _data(study: ListedStudy) -> dict[str, Any]:
-    from hpo_flows.reports.text import metric_value
+    from hpo_flows.reports.front import best_facts
 
     spec, history = study.spec, study.history
     best = history.incumbent
@@ -52,11 +52,8 @@ def _data(study: ListedStudy) -> dict[str, Any]:
         "running": len(history.running),
         "failed": len(history.failed),
         "trials": None if spec is None else spec.stop.trials,
-        "best": None if spec is None else metric_value(spec, best),
-        "best_trial": None if best is None else best.number,
+        **(dict.fromkeys(("best", "best_trial", "metric", "direction")) if spec is None else best_facts(spec, history)),
         "feasible": None if best is None else best.feasible,
-        "metric": None if spec is None else spec.metric,
-        "direction": None if spec is None else spec.direction,
         "active": datetime.datetime.fromtimestamp(study.active / 1000, datetime.UTC).isoformat(timespec="seconds"),
         "experiment": None if spec is None else spec.experiment,
         "run_id": study.run.id,
@@ -106,6 +103,8 @@ def _cells(study: ListedStudy, *, unique: bool) -> list[str]:
     done = f"{len(history.complete)}" + ("" if spec.stop.trials is None else f"/{spec.stop.trials}")
     incumbent = history.incumbent
     best = "" if incumbent is None else f"{number(metric_value(spec, incumbent))} {spec.metric}"
+    if spec.metrics and incumbent is not None:
+        best = f"front of {len(history.front)}"
     return [name, study.state.value, done, str(len(history.failed)), best, active]
 
 
@@ -129,15 +128,21 @@ def export(
     out: Annotated[Path | None, typer.Option(metavar="FILE", help="The file to write; standard output by default.")] = (
         None
     ),
+    front: Annotated[
+        bool, typer.Option("--front", help="With several metrics: only the trials on the Pareto front.")
+    ] = False,
 ) -> None:
-    """Write all trials of a study as a table, one row for each."""
+    """Write the trials of a study as a table, one row for each."""
     from hpo_flows.reports import export as table
 
     if format_ is Format.PARQUET and out is None:
         raise InputError("--out", "it is missing, and Parquet is no text", "name a file: --out trials.parquet")
     ledger = open_stored(study)
     spec, history = ledger.spec, ledger.load()
+    if front and not spec.metrics:
+        raise InputError("--front", f"the study has one metric, {spec.metric}", "leave it out; hpo best shows the best")
     columns, rows = table.columns(spec, history), table.rows(spec, history)
+    rows = [row for row in rows if not front or row[table.FRONT]]
     try:
         if format_ is Format.PARQUET:
             assert out is not None

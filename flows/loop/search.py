@@ -59,7 +59,10 @@ class SearchStage:
         if self._began is None:
             self._began, self._earlier = time.monotonic(), frozenset(trial.number for trial in history.failed)
         step = collect(self._reserve(history, free))
-        return replace(step, over=bool(self.reason) and not step.stale)
+        over = bool(self.reason) and not step.stale
+        if over and not self._ledger.up_to_date:  # another flow may have begun a trial, which the end has to wait for
+            return replace(step, stale=True)
+        return replace(step, over=over)
 
     def _reserve(self, history: History, free: int) -> Iterator[Training | None]:
         """Ask the strategy, and reserve what it proposes; None if another flow was faster."""

@@ -255,7 +255,7 @@ class Loop:
             while True:
                 if self._signal is not None:
                     raise Stopped(self._signal)
-                history = self._load()
+                history = self._load(fresh=bool(self._stages.search.reason))
                 self._observe(history)
                 self._hear()
                 if self._ledger.study.stop_requested:
@@ -265,7 +265,7 @@ class Loop:
                 if step.stale:
                     continue
                 if step.over and not self._running:
-                    self._view.end(history, self._seconds, reason)
+                    self._view.end(self._load(fresh=True), self._seconds, reason)
                     return reason
                 self._wait()
         except BaseException:
@@ -297,8 +297,8 @@ class Loop:
         if (url := url_for("flow-run", obj_id=runtime.flow_run.id)) is not None:
             self._ledger.study.log({Tag.FLOW_RUN_URL: url})
 
-    def _load(self) -> History:
-        history = self._session.load()
+    def _load(self, *, fresh: bool) -> History:
+        history = self._session.load(fresh=fresh)
         for training in self._remote.ended() if self._remote is not None else ():
             del self._running[training.run_id]
             self._session.board.end(training)

@@ -78,6 +78,7 @@ class TrialContext(Artifacts):
         self._champion_folder = champion
         self._on_best: list[tuple[str, Callable[[], object]]] = []
         self._hypergradients = 0
+        self.reported: dict[str, float] = {}
         self._write_checkpoint: Callable[[Path], object] | None = None
 
     def __repr__(self) -> str:
@@ -380,7 +381,9 @@ class TrialContext(Artifacts):
         """
         step = as_step(step)
         milestone = self._due(step)
-        self._send(Report(step, as_metrics(metrics), milestone))
+        values = as_metrics(metrics)
+        self.reported |= values
+        self._send(Report(step, values, milestone))
         if milestone is not None:
             self._go_on = self._answer() and self._go_on
         return self._go_on

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from hpo_core.base.storable import MAX_STEP, MAX_VALUE
@@ -30,34 +30,57 @@ def as_metrics(values: Mapping[str, Any]) -> dict[str, float]:
 
 
 class MissingMetric(ValueError):
-    """The objective returned metrics, but not the study's: a mistake in the study file rather than in the trial."""
+    """The objective returned metrics, but not all of the study's own: a mistake in the study file, not in the trial."""
 
 
 class NotFinite(ValueError):
-    """The study's metric is not finite: the training went astray."""
+    """One of the study's own metrics is not finite: the training went astray."""
 
 
-def as_result(value: Any, metric: str) -> dict[str, float]:
-    """Convert what an objective returned to metrics, among which the study's is finite.
+def as_result(value: Any, own: Sequence[str], reported: Mapping[str, float] = {}) -> dict[str, float]:
+    """Convert what an objective returned to metrics, among which the study's own are all there, and finite.
+
+    Args:
+        value: What it returned.
+        own: The study's own metrics.
+        reported: The latest value of each metric that it reported; with several of its own, those that are not returned
+            are taken from here.
 
     Raises:
-        ValueError: It is neither a number nor a dict of numbers with the study's metric, or that metric is not finite.
+        ValueError: It is neither a number nor a dict of numbers with the study's own metrics, or one is not finite.
     """
     if not isinstance(value, Mapping):
-        try:
-            value = {metric: as_number(value)}
-        except Exception:
-            raise ValueError(
-                f"the objective returned {value!r:.80}; return the {metric} as a number, or a dict with it"
-            ) from None
+        value = _alone(value, own, reported)
     metrics = as_metrics(value)
-    if metric not in metrics:
-        raise MissingMetric(
-            f"the objective returned no {metric!r} but {sorted(metrics)}; return it, or correct metric: in the study"
-        )
-    if not abs(metrics[metric]) < MAX_VALUE:
-        raise NotFinite(f"the objective returned {metric} = {metrics[metric]}")
+    if len(own) > 1:
+        metrics = {name: reported[name] for name in own if name in reported} | metrics
+    for metric in own:
+        if metric not in metrics:
+            key = "metric" if len(own) == 1 else "metrics"
+            raise MissingMetric(
+                f"the objective returned no {metric!r} but {sorted(metrics)}; return it, or correct {key}: in the study"
+            )
+        if not abs(metrics[metric]) < MAX_VALUE:
+            raise NotFinite(f"the objective returned {metric} = {metrics[metric]}")
     return metrics
+
+
+def _alone(value: Any, own: Sequence[str], reported: Mapping[str, float]) -> Mapping[str, Any]:
+    """What an objective returned that is no dict, as one.
+
+    Raises:
+        ValueError: It is no number, or the study has several metrics.
+    """
+    if len(own) > 1:
+        if value is None and all(name in reported for name in own):
+            return {}
+        raise ValueError(f"the objective returned {value!r:.80}; return a dict with {' and '.join(own)}")
+    try:
+        return {own[0]: as_number(value)}
+    except Exception:
+        raise ValueError(
+            f"the objective returned {value!r:.80}; return the {own[0]} as a number, or a dict with it"
+        ) from None
 
 
 def as_step(step: Any) -> int:

@@ -14,7 +14,7 @@ from hpo_core.ledger.tags import MODEL
 from hpo_core.selection.repeats import trainings_of
 from hpo_core.study.names import file_name
 from hpo_flows.reports.links import run_url
-from hpo_flows.reports.text import metric_value, number, one_line
+from hpo_flows.reports.text import number, one_line, outcome_text
 
 if TYPE_CHECKING:
     from hpo_core.history.history import History
@@ -82,8 +82,8 @@ def write_best(spec: StudySpec, best: Trial, choice: Choice | None) -> str:
     """Write the best configuration to ``best-NAME.yaml`` in the working folder; returns its path, or a warning."""
     path = Path(f"best-{file_name(spec.name)}.yaml")
     winner = None if choice is None else choice.winner
-    value = metric_value(spec, best) if winner is None else spec.sign * winner.mean
-    about = f"# study {spec.name}, trial {best.number}: {one_line(spec.metric)} {number(value)}"
+    value = outcome_text(spec, best) if winner is None else f"{spec.metric} {number(spec.sign * winner.mean)}"
+    about = f"# study {spec.name}, trial {best.number}: {one_line(value)}"
     try:
         path.write_text("\n".join([about, *as_yaml(best.config), ""]), encoding="utf-8")
     except OSError as error:

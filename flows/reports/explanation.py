@@ -8,7 +8,7 @@ from typing import Any
 from hpo_core.history.trial import TrialState
 from hpo_core.lineage.replay import Explanation, Neighbour
 from hpo_core.study.spec import StudySpec
-from hpo_flows.reports.text import metric_value, number, one_line, show
+from hpo_flows.reports.text import metric_value, metric_values, number, one_line, outcome_text, show
 
 
 def expectation(spec: StudySpec, found: Explanation) -> dict[str, float | None]:
@@ -64,13 +64,13 @@ def lines(spec: StudySpec, found: Explanation) -> list[str]:
 def _outcome(spec: StudySpec, found: Explanation) -> str:
     trial = found.trial
     if trial.state is TrialState.COMPLETE:
-        return f"{spec.metric} {number(metric_value(spec, trial))}" + (f", {trial.reason}" if trial.reason else "")
+        return outcome_text(spec, trial) + (f", {trial.reason}" if trial.reason else "")
     return f"{trial.state.value}: {trial.reason}" if trial.reason else trial.state.value
 
 
 def _neighbour(spec: StudySpec, neighbour: Neighbour) -> str:
     changes = ", ".join(f"{name} {show(old)} -> {show(new)}" for name, (old, new) in neighbour.changes.items())
-    where = f"trial {neighbour.trial.number}, {spec.metric} {number(metric_value(spec, neighbour.trial))}"
+    where = f"trial {neighbour.trial.number}, {outcome_text(spec, neighbour.trial)}"
     return f"{where}, distance {neighbour.distance:.3g}: {changes or 'no difference'}"
 
 
@@ -109,6 +109,7 @@ def _neighbour_data(spec: StudySpec, neighbour: Neighbour) -> dict[str, Any]:
     return {
         "trial": neighbour.trial.number,
         "value": metric_value(spec, neighbour.trial),
+        **({"values": metric_values(spec, neighbour.trial)} if spec.metrics else {}),
         "distance": neighbour.distance,
         "changes": {name: list(values) for name, values in neighbour.changes.items()},
     }

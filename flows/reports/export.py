@@ -19,6 +19,9 @@ from hpo_flows.reports.text import metric_value
 REPEATS = ("repeat_of", "mean", "standard_error", "trainings")
 """The columns about all trainings of a configuration."""
 
+FRONT = "on_front"
+"""The column of studies with several metrics that says which trials are on the Pareto front."""
+
 PARAMS, METRICS = "params.", "metrics."
 """Prefixes of the columns of parameters and metrics, so that no name collides with another column."""
 
@@ -26,26 +29,29 @@ PARAMS, METRICS = "params.", "metrics."
 def columns(spec: StudySpec, history: History) -> list[str]:
     """The columns of :func:`rows`, also of a study without trials."""
     logged = _logged(spec, history)
+    first = ["number", "state", *([FRONT] if spec.metrics else ["value"]), *REPEATS]
     middle = [*(f"{PARAMS}{name}" for name in spec.space), *(f"{METRICS}{name}" for name in logged)]
-    return ["number", "state", "value", *REPEATS, "fidelity", *middle, "start", "end", "seconds", "reason", "run_id"]
+    return [*first, "fidelity", *middle, "start", "end", "seconds", "reason", "run_id"]
 
 
 def rows(spec: StudySpec, history: History) -> list[dict[str, Any]]:
     """One row for each trial, ordered by number. All rows have the same columns in the same order.
 
-    The columns are ``number``, ``state``, ``value`` (the study's metric of a complete trial, in its own direction),
+    The columns are ``number``, ``state``, ``value`` (the study's metric of a complete trial, in its own direction; with
+    several metrics there is ``on_front`` in its place, whether the trial is on the Pareto front),
     ``repeat_of`` (the trial whose configuration it trains again), ``mean``, ``standard_error`` and ``trainings`` (of
     all trainings of its configuration; they are those of the trial that is repeated in the rows of its repeats, too),
     ``fidelity``, ``params.NAME`` for each parameter of the space, ``metrics.NAME`` for each metric that any trial
-    logged (the study's first), ``start`` and ``end`` (``datetime`` in UTC), ``seconds``, ``reason`` and ``run_id``.
+    logged (the study's own first), ``start`` and ``end`` (``datetime`` in UTC), ``seconds``, ``reason`` and ``run_id``.
     A value that does not exist is None: that of an inactive parameter, the end of a running trial.
     """
     logged, means = _logged(spec, history), {trial.number: trial for trial in history.merged}
+    front = {trial.number for trial in history.front}
     return [
         {
             "number": trial.number,
             "state": trial.state.value,
-            "value": metric_value(spec, trial),
+            **({FRONT: trial.number in front} if spec.metrics else {"value": metric_value(spec, trial)}),
             **_certainty(spec, history, trial, means),
             "fidelity": trial.fidelity,
             **{f"{PARAMS}{name}": trial.config.get(name) for name in spec.space},
@@ -75,8 +81,9 @@ def _certainty(spec: StudySpec, history: History, trial: Trial, means: Mapping[i
 
 
 def _logged(spec: StudySpec, history: History) -> list[str]:
-    """The metrics that trials have logged; the study's comes first, whether or not any has."""
-    return [spec.metric, *sorted({name for trial in history for name in trial.metrics} - {spec.metric})]
+    """The metrics that trials have logged; the study's own come first, whether or not any has."""
+    own = [each.metric for each in spec.objectives]
+    return [*own, *sorted({name for trial in history for name in trial.metrics} - set(own))]
 
 
 def _moment(milliseconds: int) -> datetime.datetime:

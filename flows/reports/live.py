@@ -17,6 +17,7 @@ from rich.text import Text
 
 from hpo_core.history.trial import TrialState
 from hpo_flows.base.waiting import log as waiting
+from hpo_flows.reports.front import ranges
 from hpo_flows.reports.news import Ended, News, settings, trial_line
 from hpo_flows.reports.screens import screen_for
 from hpo_flows.reports.text import (
@@ -199,7 +200,9 @@ class LiveProgress:
             line = Text(best_line(self._spec, seen.history, best), "bold")
             if self._improved and time.monotonic() - self._improved < NEW_SECONDS:
                 line.append("  * new", "bold green")
-            lines += [_cut(line), _cut(Text(f"  {settings(best.config.items())}", "dim"))]
+            several = self._spec.metrics and best.feasible
+            said = GAP.join(ranges(self._spec, seen.history.front)) if several else settings(best.config.items())
+            lines += [_cut(line), _cut(Text(f"  {said}", "dim"))]
         lines += _folded(self._parts[1], width)
         lines.append(_running_table(self._spec, seen, height - len(lines) - 2))
         if self._said:
@@ -288,8 +291,9 @@ def _cells(spec: StudySpec, each: Running, fidelity: float | None) -> list[Text]
     steps = "" if each.steps is None else f"step {each.steps}"
     if each.steps is not None and spec.fidelity is not None and fidelity is not None:
         steps = f"{spec.fidelity.name} {each.steps} of {fidelity:g}"
-    metric = spec.metric if spec.metric in each.metrics else next(iter(each.metrics), None)
-    value = "" if metric is None else f"{one_line(metric, 40)} {number(each.metrics[metric])}"
+    own = [objective.metric for objective in spec.objectives if objective.metric in each.metrics]
+    shown = own or list(each.metrics)[:1]
+    value = ", ".join(f"{one_line(metric, 40)} {number(each.metrics[metric])}" for metric in shown)
     return [_cut(Text(name)), _cut(Text(one_line(steps, 40))), _cut(Text(value)), _since(each.since)]
 
 

@@ -5,21 +5,19 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from hpo_core.history.history import History
 from hpo_core.history.trial import Trial, TrialState
 from hpo_flows.reports.text import (
     broken_limits,
     duration,
     fidelity_name,
-    metric_value,
-    number,
     one_line,
-    rank,
+    outcome_text,
     seconds_of,
     show,
 )
 
 if TYPE_CHECKING:
-    from hpo_core.history.history import History
     from hpo_core.space.configuration import Config
     from hpo_core.study.spec import StudySpec
 
@@ -28,16 +26,20 @@ MIN_ROOM = 16
 
 
 class Ended(NamedTuple):
-    """A trial that has ended, and the best one before it."""
+    """A trial that has ended, and the front before it: with one metric, the best trial, if there was any."""
 
     trial: Trial
-    before: Trial | None
+    front: tuple[Trial, ...]
+
+    @property
+    def before(self) -> Trial | None:
+        """The best trial before it; with several metrics, a compromise."""
+        return History(self.front).incumbent
 
     @property
     def is_best(self) -> bool:
-        """Whether it is the best so far."""
-        new = self.trial.state is TrialState.COMPLETE and self.trial.repeat_of is None
-        return new and (self.before is None or rank(self.trial) < rank(self.before))
+        """Whether it is the best so far; with several metrics, whether it is on the front."""
+        return self.trial.repeat_of is None and self.trial in History((*self.front, self.trial)).front
 
 
 class News:
@@ -49,7 +51,7 @@ class News:
 
     def __init__(self) -> None:
         self._known: set[int] | None = None
-        self._best: Trial | None = None
+        self._front: tuple[Trial, ...] = ()
         self.count = 0
 
     def look(self, history: History) -> list[Ended]:
@@ -57,14 +59,14 @@ class News:
         known = self._known or set()
         ended = [trial for trial in history if trial.state is not TrialState.RUNNING and trial.number not in known]
         if self._known is None:
-            self._known, self._best = {trial.number for trial in ended}, history.incumbent
+            self._known, self._front = {trial.number for trial in ended}, history.front
             return []
         news = list[Ended]()
         for trial in sorted(ended, key=lambda trial: (trial.end or 0, trial.number)):
-            news.append(Ended(trial, self._best))
+            news.append(Ended(trial, self._front))
             if news[-1].is_best:
-                self._best = trial
-        self._best = history.incumbent
+                self._front = History((*self._front, trial)).front
+        self._front = history.front
         self._known |= {trial.number for trial in ended}
         self.count += len(news)
         return news
@@ -78,22 +80,27 @@ def trial_line(spec: StudySpec, ended: Ended, room: int | None = None) -> str:
         ended: The trial.
         room: The longest line that is wanted. A configuration that does not fit is told by what differs from the best.
     """
-    trial, before = ended
+    trial = ended.trial
     head = f"trial {trial.number:>{len(str((spec.stop.trials or 1000) - 1))}}  "
     if trial.state is TrialState.FAILED:
         head += f"failed: {one_line(trial.reason)}"
     else:
         took = seconds_of(trial)
-        head += f"{spec.metric} {number(metric_value(spec, trial))}"
+        head += outcome_text(spec, trial)
         head += "" if trial.fidelity is None else f" at {fidelity_name(spec)} {trial.fidelity:g}"
         head += "" if took is None else f" in {duration(took)}"
         head += f", {one_line(trial.reason)}" if trial.reason else ""
         head += f", breaks {broken}" if (broken := broken_limits(spec, trial)) else ""
-        head += ("  * best" if trial.feasible else "  * closest") if ended.is_best else ""
+        head += f"  * {_mark(spec, trial)}" if ended.is_best else ""
     if trial.repeat_of is not None:
         return f"{head}  ({trial.origin})"
     left = None if room is None else max(room - len(head) - 2, MIN_ROOM)
-    return f"{head}  {settings_text(trial.config, before, left)}"
+    return f"{head}  {settings_text(trial.config, ended.before, left)}"
+
+
+def _mark(spec: StudySpec, trial: Trial) -> str:
+    """What the best trial so far is called."""
+    return "closest" if not trial.feasible else "front" if spec.metrics else "best"
 
 
 def settings_text(config: Config, than: Trial | None, room: int | None) -> str:

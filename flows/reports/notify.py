@@ -22,8 +22,9 @@ from typing import TYPE_CHECKING, Any
 from hpo_core.ledger.tags import Tag
 from hpo_core.study.sections import Event, NotifySpec
 from hpo_core.study.spec import StudySpec
+from hpo_flows.reports.front import front_facts, goal_facts
 from hpo_flows.reports.links import run_url
-from hpo_flows.reports.text import challenge_line, metric_value, number
+from hpo_flows.reports.text import best_line, challenge_line, metric_value, metric_values, number, outcome_text
 
 if TYPE_CHECKING:
     from hpo_core.history.history import History
@@ -158,7 +159,7 @@ class Notifier:
     def __init__(self, spec: StudySpec, run_id: str = "", link: str = "", owner: str = "") -> None:
         self._spec, self._run_id, self._link, self._owner = spec, run_id, link, owner
         self._receivers: list[Receiver] = []
-        self._incumbent: Trial | None = None
+        self._front: tuple[Trial, ...] = ()
         self._looked = False
         for i, entry in enumerate(spec.notify):
             try:
@@ -167,15 +168,15 @@ class Notifier:
                 log.warning("%s: notify.%d.url: %s; no notifications are sent there", spec.name, i, error)
 
     def observe(self, progress: Progress) -> None:
-        """Report a new incumbent, but not the one that a resumed study already had."""
-        before, self._incumbent = self._incumbent, progress.history.incumbent
+        """Report a new incumbent, or a new point of the front, but not what a resumed study already had."""
+        before, self._front = self._front, progress.history.front
         looked, self._looked = self._looked, True
-        best = self._incumbent
         # If several flows see it, only the one that owns the trial reports it.
-        if not looked or best is None or best == before or best.owner != self._owner:
-            return
-        value = f"{self._spec.metric} {number(metric_value(self._spec, best))} (trial {best.number})"
-        self.tell("new_incumbent", f"new incumbent: {value}", progress.history)
+        new = [trial for trial in self._front if trial not in before and trial.owner == self._owner]
+        for trial in new if looked else ():
+            what = "new on the front" if self._spec.metrics else "new incumbent"
+            said = f"{what}: {outcome_text(self._spec, trial)} (trial {trial.number})"
+            self.tell("new_incumbent", said, progress.history, **self._about(trial))
 
     def tell(self, event: Event, text: str, history: History | None = None, **facts: Any) -> None:
         """Send a message to all addresses that want its event; returns at once."""
@@ -194,8 +195,7 @@ class Notifier:
             "time": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
             "study": spec.name,
             "experiment": spec.experiment,
-            "metric": spec.metric,
-            "direction": spec.direction,
+            **goal_facts(spec),
             "run_id": self._run_id,
             "url": self._link,
         }
@@ -204,11 +204,20 @@ class Notifier:
                 "complete": len(history.complete),
                 "failed": len(history.failed),
                 "running": len(history.running),
-                "value": metric_value(spec, best),
-                "trial": None if best is None else best.number,
-                "config": {} if best is None else dict(best.config),
+                **self._about(best),
+                **front_facts(spec, history),
             }
         return payload
+
+    def _about(self, trial: Trial | None) -> dict[str, Any]:
+        """What a message says of a trial."""
+        several = {"values": metric_values(self._spec, trial)} if self._spec.metrics else {}
+        return {
+            "value": metric_value(self._spec, trial),
+            **several,
+            "trial": None if trial is None else trial.number,
+            "config": {} if trial is None else dict(trial.config),
+        }
 
     def close(self) -> None:
         """Wait a limited time for unsent messages."""
@@ -260,8 +269,11 @@ def tell_end(notifier: Notifier, ledger: Ledger, result: Outcome) -> None:
     if result.best is None:
         notifier.tell(event, f"failed: no trial gave a value ({result.reason})", history, **facts)
         return
-    facts |= {"trial": result.best.number, "value": result.best_value, "config": dict(result.best_config)}
-    text = f"finished: {result.reason}; {spec.metric} {number(result.best_value)} (trial {result.best.number})"
+    facts |= {"trial": result.best.number, "config": dict(result.best_config)}
+    text = f"finished: {result.reason}; {best_line(spec, history, result.best)}"
+    if not spec.metrics:
+        facts["value"] = result.best_value
+        text = f"finished: {result.reason}; {spec.metric} {number(result.best_value)} (trial {result.best.number})"
     if result.test_metrics:
         facts["test"] = dict(result.test_metrics)
     if result.challenge is not None and spec.champion is not None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import shlex
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
@@ -13,6 +14,7 @@ from rich.text import Text
 
 from hpo_core.history.history import Noise
 from hpo_flows.reports.ending import as_yaml, model_lines, serve_line
+from hpo_flows.reports.front import COMPROMISE, prefer_hint
 from hpo_flows.reports.screens import say
 from hpo_flows.reports.text import (
     certainty_lines,
@@ -20,9 +22,10 @@ from hpo_flows.reports.text import (
     choice_rows,
     failed_line,
     fidelity_name,
-    metric_value,
+    metric_values,
     number,
     one_line,
+    outcome_text,
     ranked,
     show,
     test_lines,
@@ -37,6 +40,9 @@ if TYPE_CHECKING:
     from hpo_flows.reports.ending import Places
 
 TOP = 5
+
+MOST_POINTS = 10
+"""How many points of a front are shown when a study ends."""
 
 QUIET = Noise()
 
@@ -71,9 +77,13 @@ def trials_table(
         width: The width of the screen; by default the terminal's.
         noise: How much the losses of one configuration differ.
     """
-    cells: dict[str, list[str]] = {"trial": [str(trial.number) for trial in trials]}
-    columns = [("trial", cells["trial"]), (spec.metric, [number(metric_value(spec, trial)) for trial in trials])]
+    columns = [("trial", [str(trial.number) for trial in trials])]
+    for each in spec.objectives:
+        columns.append((each.metric, [number(metric_values(spec, trial).get(each.metric)) for trial in trials]))
+    own = [each.metric for each in spec.objectives] if spec.metrics else []
     for limit in spec.limiting:
+        if limit.metric in own:
+            continue  # it has a column
         values = [limit.value(trial.excess.get(limit.metric, math.inf)) for trial in trials]
         columns.append((str(limit), [number(value) if math.isfinite(value) else "" for value in values]))
     if noise.deviation > 0:
@@ -117,6 +127,24 @@ def best_table(spec: StudySpec, history: History, title: str, width: int | None 
     return trials_table(spec, ranked(history)[:TOP], title, width, history.noise)
 
 
+def front_table(
+    spec: StudySpec, history: History, title: str, width: int | None = None, most: int | None = None
+) -> Table:
+    """The Pareto front as rows, in order of the first metric; of a long one ``most`` points, evenly chosen."""
+    front = history.front
+    if most is not None and len(front) > most:
+        front = tuple(front[round(i * (len(front) - 1) / (most - 1))] for i in range(most))
+    return trials_table(spec, front, title, width)
+
+
+def front_title(spec: StudySpec, history: History, shown: int | None = None) -> str:
+    """The title of a table of the front: how many points it has, and what volume it dominates."""
+    count = len(history.front)
+    points = "1 trial" if count == 1 else f"{count} trials"
+    some = f", {shown} of them" if shown is not None and shown < count else ""
+    return f"Pareto front of {spec.name}: {points}, hypervolume {history.hypervolume:.4g}{some}"
+
+
 def choice_table(spec: StudySpec, choice: Choice) -> Table:
     """The finalists as rows."""
     rule = "" if spec.final is None else f" by {spec.final.rule}"
@@ -147,6 +175,8 @@ def print_summary(
     best = history.incumbent
     if best is None:
         say(console, "No trial is complete yet.")
+    elif spec.metrics:
+        print_front(spec, history, best, console)
     else:
         console.print(best_table(spec, history, f"Best trials by {spec.metric}", console.width))
         if choice is None or choice.winner is None:
@@ -161,6 +191,33 @@ def print_summary(
     if choice is not None and choice.standings:
         print_choice(spec, history, choice, console)
     print_places(places, console)
+
+
+def print_front(spec: StudySpec, history: History, best: Trial, console: Console) -> None:
+    """Print the Pareto front of a study that ends, and its compromise."""
+    console.print(front_table(spec, history, front_title(spec, history, MOST_POINTS), console.width, MOST_POINTS))
+    if len(history.front) > MOST_POINTS:
+        say(console, f"All of it: hpo best {shlex.quote(spec.name)}")
+    print_point(spec, history, best, COMPROMISE, console)
+    if len(history.front) > 1:
+        say(console, f"Another point: hpo best {shlex.quote(spec.name)} {prefer_hint(spec, history.front)}")
+
+
+def print_point(spec: StudySpec, history: History, point: Trial, what: str, console: Console) -> None:
+    """Print one point of the front with its configuration.
+
+    Args:
+        spec, history: The study.
+        point: The trial.
+        what: Why it is this one.
+        console: The output.
+    """
+    say(console, f"Trial {point.number}, {what}:")
+    say(console, f"  # {outcome_text(spec, point)}")
+    for line in certainty_lines(spec, history) if not point.feasible else []:
+        say(console, f"  # {line}")
+    for line in as_yaml(point.config):
+        say(console, f"  {line}")
 
 
 def print_choice(spec: StudySpec, history: History, choice: Choice, console: Console) -> None:

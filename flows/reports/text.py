@@ -8,7 +8,8 @@ from collections import Counter
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-from hpo_core.history.trial import Trial, fidelity_key
+from hpo_core.history.front import best_first
+from hpo_core.history.trial import Trial
 from hpo_core.ledger.tags import Tag
 from hpo_core.selection.overtuning import overtuning_of
 from hpo_core.selection.repeats import Leg, winner_of
@@ -88,18 +89,31 @@ def skipped_line(skipped: Mapping[str, str], most: int = 3) -> str:
 
 
 def metric_value(spec: StudySpec, trial: Trial | None) -> float | None:
-    """The study's metric of a trial, in the metric's own direction."""
-    return None if trial is None or trial.loss is None else spec.sign * trial.loss
+    """The study's metric of a trial, in the metric's own direction; None where no single metric says how good it is."""
+    return None if trial is None or trial.loss is None or spec.metrics else spec.sign * trial.loss
 
 
-def rank(trial: Trial) -> tuple[float, bool, float, bool, float, int]:
-    """A sort key for complete trials, best first: the highest fidelity, all folds, then their standing."""
-    return -fidelity_key(trial.fidelity), not trial.whole, *trial.standing
+def metric_values(spec: StudySpec, trial: Trial | None) -> dict[str, float]:
+    """The study's metrics of a complete trial by name, each in its own direction; empty for any other."""
+    if trial is None or trial.loss is None:
+        return {}
+    return {each.metric: each.sign * loss for each, loss in zip(spec.objectives, trial.outcome, strict=True)}
 
 
 def ranked(history: History) -> list[Trial]:
     """One complete trial for each configuration, with the mean loss of its trainings, best first."""
-    return sorted(history.merged.complete, key=rank)
+    return best_first(history.merged.complete)
+
+
+def outcome_text(spec: StudySpec, trial: Trial, history: History | None = None) -> str:
+    """The study's metrics of a trial, such as ``val_accuracy 0.9137, latency_ms 12``; a dash without a value.
+
+    With the history, one that is a mean has its standard error.
+    """
+    values = metric_values(spec, trial)
+    if not spec.metrics and history is not None:
+        return f"{spec.metric} {mean_text(spec, history, trial)}"
+    return ", ".join(f"{each.metric} {number(values.get(each.metric))}" for each in spec.objectives)
 
 
 def mean_text(spec: StudySpec, history: History, trial: Trial) -> str:
@@ -145,7 +159,7 @@ def limits_line(spec: StudySpec, best: Trial) -> str:
 
 def tuning_lines(spec: StudySpec, history: History, choice: Choice | None = None) -> list[str]:
     """What tuning was worth: the winner beside the first trial, by all that is known of both without luck."""
-    found = overtuning_of(history, choice, spec.metric, spec.sign)
+    found = None if spec.metrics else overtuning_of(history, choice, spec.metric, spec.sign)
     if found is None:
         return []
     winner, first = found.winner, found.first
@@ -245,9 +259,12 @@ def status_line(spec: StudySpec, history: History, elapsed: float) -> str:
 
 
 def best_line(spec: StudySpec, history: History, best: Trial) -> str:
+    """The best trial in a few words; with several metrics, the Pareto front."""
     if not best.feasible:
         return f"none keeps the limits, closest trial {best.number}"
-    return f"best {spec.metric} {mean_text(spec, history, best)} (trial {best.number})"
+    if spec.metrics:
+        return f"front of {len(history.front)}, hypervolume {history.hypervolume:.4g}"
+    return f"best {outcome_text(spec, best, history)} (trial {best.number})"
 
 
 def seconds_of(trial: Trial) -> float | None:

@@ -72,9 +72,9 @@ def inherited(store: Store, history: History, number: int, folder: Path) -> tupl
     return resume, ""
 
 
-def worth_keeping(spec: StudySpec, history: History, trial: Trial, loss: float) -> bool:
+def worth_keeping(spec: StudySpec, history: History, trial: Trial, losses: tuple[float, ...]) -> bool:
     """Whether a later trial may resume from a trial that has just ended. Same rule as :func:`discard_superfluous`."""
-    ended = replace(trial, state=TrialState.COMPLETE, loss=loss)
+    ended = replace(trial, state=TrialState.COMPLETE, loss=losses[0], losses=losses if spec.metrics else ())
     others = [each for each in history if each.number != trial.number]
     return spec.promotes and trial.number in spec.resumable(History([*others, ended]))
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -51,7 +52,7 @@ def prepare(session: Session, training: Training, folder: Path) -> Prepared:
         resume, obstacle = inherited(session.ledger.store, session.rungs.history, training.parent, folder)
     job = Job(
         session.objective,
-        spec.metric,
+        {each.metric: each.sign for each in spec.objectives},
         training.config,
         training.number,
         seed_of(session, training),
@@ -63,7 +64,6 @@ def prepare(session: Session, training: Training, folder: Path) -> Prepared:
         phase=phase,
         fold=training.kind if isinstance(training.kind, Fold) else None,
         champion=_champion(session, training.kind, folder),
-        sign=spec.sign,
         to_beat=_to_beat(session, training),
         reshuffle=spec.reshuffles,
         repeats=training.trial.repeat_of is not None,
@@ -109,18 +109,18 @@ def _champion(session: Session, kind: EvaluationKind | None, folder: Path) -> Pa
     return found
 
 
-def _to_beat(session: Session, training: Training) -> float:
-    """The loss a trial must beat to be the best so far. With a final choice, only the winner ever counts as best.
+def _to_beat(session: Session, training: Training) -> Sequence[Sequence[float]]:
+    """What a trial must beat to be the best so far. With a final choice, only the winner ever counts as best.
 
     Whatever confirms a configuration counts as best: one of these is the winner, and nobody knows yet which.
     """
+    nothing, everything = list[Sequence[float]](), ([-math.inf] * len(session.ledger.spec.objectives),)
     if training.phase in ("test", "seed") or (training.phase == "search" and training.trial.confirms):
-        return math.inf
+        return nothing
     if training.phase in ("fold", "champion") or session.ledger.spec.final is not None:
-        return -math.inf
-    best = session.rungs.history.incumbent
-    if best is None or best.loss is None or not best.feasible:
-        return math.inf
-    if fidelity_key(training.fidelity) > fidelity_key(best.fidelity):
-        return math.inf
-    return best.loss if fidelity_key(training.fidelity) == fidelity_key(best.fidelity) else -math.inf
+        return everything
+    best = session.rungs.history.front
+    if not best or not best[0].feasible or fidelity_key(training.fidelity) > fidelity_key(best[0].fidelity):
+        return nothing
+    same = fidelity_key(training.fidelity) == fidelity_key(best[0].fidelity)
+    return [trial.outcome for trial in best] if same else everything

@@ -121,6 +121,7 @@ class TrialLog:
 
     def _note_logged(self, logged: Logged) -> None:
         """Have the result outdo what the objective logged by MLflow, which shows the value at the highest step."""
+        self._ledger.share(self._training.run_id)
         for key, step in logged.steps.items():
             self._logged_steps[key] = max(step, self._logged_steps.get(key, 0))
         self._trace.time = max(self._trace.time, logged.time)
@@ -149,6 +150,8 @@ class TrialLog:
 
     def _take_fold(self, scored: FoldScore) -> bool:
         now = self._note_step(scored.fold.index, scored.metrics)
+        if self._ledger.spec.metrics:
+            return True  # no fold of one metric says that a trial is worse in all
         self._tags[Tag.FOLDS_WANTED] = str(scored.fold.of)
         if (value := scored.metrics.get(self._ledger.spec.metric)) is not None:
             # Each under a name of its own, since a search returns only the latest value of a metric.
@@ -254,12 +257,12 @@ class TrialLog:
             if own[0] < step:
                 self._add(key, own[1], now, step, ours=True)
         self._tags |= {f"hpo.{key}": plain(value) for key, value in tags.items()}
-        metric = self._ledger.spec.metric
-        no_value = status == FINISHED and metric in self._refused
+        spec = self._ledger.spec
+        no_value = status == FINISHED and (ours := spec.first_of(self._refused))
         if no_value:
-            status, reason = FAILED, f"MLflow refused {metric}: {self._refused[metric]}"
+            status, reason = FAILED, f"MLflow refused {ours}: {self._refused[ours]}"
         if status == FINISHED:
-            self._tags[Tag.RESULT] = metric
+            self._tags[Tag.RESULT] = spec.metric
             outcome = self._judge.outcome()
             reason = outcome.pop("reason", reason)
             self._tags |= {f"hpo.{key}": value for key, value in outcome.items()}
@@ -284,15 +287,18 @@ class TrialLog:
         self._session.traces.pop(self._training.run_id, None)
         if refused:
             self._leave_out(refused)
-        if no_value or (status == FINISHED and metric in refused):
-            raise TrialFailed(f"MLflow refused {metric}: {self._refused[metric]}", retry=False)
+        if no_value or (status == FINISHED and spec.first_of(refused)):
+            ours = spec.first_of(self._refused)
+            raise TrialFailed(f"MLflow refused {ours}: {self._refused[ours]}", retry=False)
 
     def _outcome(self, status: str, reason: str) -> str:
         """How the trial ended, in words."""
         if status != FINISHED:
             return f"Failed: {reason}"
-        metric = self._ledger.spec.metric
-        return f"{metric} {number(self._latest.get(metric, (0, math.nan))[1])}{f': {reason}' if reason else ''}"
+        values = self.latest
+        names = [objective.metric for objective in self._ledger.spec.objectives]
+        told = ", ".join(f"{name} {number(values.get(name, math.nan))}" for name in names)
+        return f"{told}{f': {reason}' if reason else ''}"
 
     def _save(self, status: str) -> Path | None:
         """Keep the report on disk until MLflow has it. If the disk refuses, the result goes out without this backup."""
@@ -321,9 +327,7 @@ class TrialLog:
                 if folder == MODEL:
                     self._tags[Tag.MODEL] = MODEL_KEPT
             except Exception as error:  # each artifact store has exceptions of its own
-                log.warning("the artifact store refuses %s of trial %d: %s", path.name, self._training.number, error)
-                where = self._set_aside([left for left, _ in self._artifacts[i:]])
-                self._tags[Tag.ARTIFACTS_LOST] = plain(f"{where}: {type(error).__name__}: {error}")[:500]
+                self._note_refused(self._artifacts[i:], f"{type(error).__name__}: {one_line(str(error))}")
                 break
         self._artifacts = []
         if self._checkpoint is not None:
@@ -332,6 +336,18 @@ class TrialLog:
                 self._tags[Tag.CHECKPOINT] = CHECKPOINT_KEPT
             except Exception as error:  # each artifact store has exceptions of its own
                 log.warning("the artifact store refuses the checkpoint of trial %d: %s", self._training.number, error)
+
+    def _note_refused(self, left: Sequence[tuple[Path, str]], reason: str) -> None:
+        """Set artifacts aside that the store refuses, and tell it in the run, and once on the screen."""
+        where = self._set_aside([path for path, _ in left])
+        self._tags[Tag.ARTIFACTS_LOST] = plain(f"{where}: {reason}")[:500]
+        if any(folder == MODEL for _, folder in left):
+            self._note_not_kept("the model", f"the artifact store refuses it (the tag {Tag.ARTIFACTS_LOST})")
+        self._session.warn(
+            f"the artifact store refuses what trial {self._training.number} has logged, and maybe that of others, which "
+            f"is {where} (the tag {Tag.ARTIFACTS_LOST} of each run): {reason}",
+            about=Tag.ARTIFACTS_LOST,
+        )
 
     def _set_aside(self, files: Sequence[Path]) -> str:
         """Move files to a folder that outlives the attempt; returns where they are, as text for the user."""
@@ -357,6 +373,11 @@ class TrialLog:
         except TrackingRefusal as error:
             log.warning("MLflow refuses the data set %r of trial %d: %s", dataset.name, self._training.number, error)
 
+    @property
+    def latest(self) -> dict[str, float]:
+        """The latest value of each metric that this attempt has reported."""
+        return {name: value for name, (_, value) in self._latest.items()}
+
     def check_limits(self, metrics: Mapping[str, float]) -> None:
         """Check that the trial has logged every metric that has a limit.
 
@@ -367,7 +388,7 @@ class TrialLog:
             TrialFailed: One is missing, or not finite.
         """
         for limit in self._ledger.spec.limiting:
-            known = metrics if limit.metric in metrics else {name: value for name, (_, value) in self._latest.items()}
+            known = metrics if limit.metric in metrics else self.latest
             if (value := known.get(limit.metric)) is None:
                 why = f"the objective neither returned nor reported {limit.metric!r}; return it, or remove its limit"
                 raise TrialFailed(why, retry=False, blamed_key=f"limits.{limit.metric}")

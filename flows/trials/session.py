@@ -67,9 +67,13 @@ class Session:
         """End a trial, because somebody wants it to end; see :func:`stop_reason`."""
         self.stops[training.run_id] = stop_reason(training.number, reason)
 
-    def load(self) -> History:
-        """Load the study, end the trials whose owner is dead, and drop the checkpoints that nothing goes on from."""
-        history = self.ledger.load()
+    def load(self, *, fresh: bool = True) -> History:
+        """Load the study, end the trials whose owner is dead, and drop the checkpoints that nothing goes on from.
+
+        Args:
+            fresh: Read MLflow even if this flow seems to be alone with the study.
+        """
+        history = self.ledger.load() if fresh else self.ledger.look()
         if self.ledger.reap():
             history = self.ledger.load()
         self.rungs.show(history)
@@ -85,10 +89,10 @@ class Session:
         """Forget the error, because it concerns one trial alone."""
         self.fatal = None
 
-    def warn(self, message: str) -> None:
-        """Show a warning, once."""
-        if message not in self.warned:
-            self.warned.add(message)
+    def warn(self, message: str, about: str = "") -> None:
+        """Show a warning once, or once about something that each trial would put in other words."""
+        if (about or message) not in self.warned:
+            self.warned.add(about or message)
             log.warning("%s: %s", self.ledger.spec.name, message)
 
     @property

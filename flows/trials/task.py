@@ -63,9 +63,10 @@ def tag_task(spec: StudySpec) -> None:
 
 
 def name_task(name: str, spec: StudySpec, metrics: Mapping[str, float]) -> None:
-    """Add the trial's value to the name of the task run in which this is called."""
-    if (context := TaskRunContext.get()) is not None and (value := metrics.get(spec.metric)) is not None:
-        context.task_run.name = f"{name}: {spec.metric} {number(value)}"
+    """Add the trial's values to the name of the task run in which this is called."""
+    own = [f"{each.metric} {number(metrics[each.metric])}" for each in spec.objectives if each.metric in metrics]
+    if (context := TaskRunContext.get()) is not None and own:
+        context.task_run.name = f"{name}: {', '.join(own)}"
 
 
 def plain_name(text: str) -> str:

@@ -163,11 +163,12 @@ def train(job: Job, function: Callable[..., Any], attempt: Attempt) -> Done | Fa
     finally:
         attempt.send(context.use)
     try:
-        metrics = as_result(returned, job.metric)
+        metrics = as_result(returned, list(job.metrics), context.reported)
         if job.objective.needs_hypergradient:
             context.check_hypergradient(metrics)
     except ValueError as error:
-        return Failed(str(error), blamed_key="metric" if isinstance(error, MissingMetric) else "")
+        key = "metric" if len(job.metrics) == 1 else "metrics"
+        return Failed(str(error), blamed_key=key if isinstance(error, MissingMetric) else "")
     if job.beats(metrics):
         context.finish_best()
     return Done(metrics)

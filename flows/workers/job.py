@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import operator
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,7 +23,7 @@ class Job:
 
     Args:
         objective: What to call.
-        metric: The study's metric.
+        metrics: The study's own metrics, each with +1 if it is minimised, -1 if it is maximised.
         config, number, seed, fidelity: The trial.
         folder: The attempt's own folder.
         resume_from: The folder with the parent trial's checkpoint; None if it does not resume.
@@ -30,15 +31,15 @@ class Job:
         callbacks: The study's callbacks, as plain data.
         phase, fold: The phase, and the fold in the final choice.
         champion: The folder of the model to score instead of training, in phase ``champion``.
-        sign: +1 if the metric is minimised, -1 if it is maximised.
-        to_beat: The trial is the best so far if its loss is lower than this.
+        to_beat: The trial is the best so far if it is better than each of these losses; with several metrics, these are
+            points, and it has to be better than each in one of them.
         reshuffle: Whether the search's split is the trial's own.
         repeats: Whether the trial trains the configuration of an earlier one again.
         run: The trial's run, for what the objective logs to MLflow itself; None if it cannot.
     """
 
     objective: Objective
-    metric: str
+    metrics: Mapping[str, int]
     config: Mapping[str, Scalar]
     number: int
     seed: int
@@ -50,8 +51,7 @@ class Job:
     phase: Phase = "search"
     fold: Fold | None = None
     champion: Path | None = None
-    sign: int = 1
-    to_beat: float = -math.inf
+    to_beat: Sequence[Sequence[float]] = ((-math.inf,),)
     reshuffle: bool = False
     repeats: bool = False
     run: TrialRun | None = None
@@ -70,8 +70,9 @@ class Job:
         return given | {"scratch": scratch, "outbox": self.folder / "outbox", "send": send, "answer": answer}
 
     def beats(self, metrics: Mapping[str, float]) -> bool:
-        """Whether a trial with these metrics is the best so far."""
-        return self.sign * metrics[self.metric] < self.to_beat
+        """Whether a trial with these metrics is the best so far, or belongs to the best."""
+        losses = [sign * metrics[name] for name, sign in self.metrics.items()]
+        return all(any(map(operator.lt, losses, point)) for point in self.to_beat)
 
 
 class TrialFailed(Exception):

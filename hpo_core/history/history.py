@@ -12,6 +12,7 @@ import numpy as np
 
 from hpo_core.base import moments
 from hpo_core.base.arrays import Array
+from hpo_core.history import front
 from hpo_core.history.fidelity import Fidelity
 from hpo_core.history.prior import Source
 from hpo_core.history.trial import Proposal, Trial, TrialState, fidelity_key
@@ -67,7 +68,9 @@ def _merge(trial: Trial, repeats: Sequence[Trial]) -> Trial:
     fails = any(t.state is TrialState.FAILED and not t.notes.get("lost") for t in repeats)
     confirmed = any(t.confirms for t in alike) and not fails
     excess = {name: moments.mean([each.excess[name] for each in (trial, *alike)]) for name in trial.excess}
-    return replace(trial, loss=moments.mean(observed), observed=observed, confirmed=confirmed, excess=excess)
+    losses = tuple(map(moments.mean, zip(trial.losses, *(each.losses for each in alike), strict=True)))
+    loss = moments.mean(observed)
+    return replace(trial, loss=loss, losses=losses, observed=observed, confirmed=confirmed, excess=excess)
 
 
 def continues(trial: Trial) -> bool:
@@ -100,8 +103,10 @@ class History:
             if before.number == after.number:
                 raise ValueError(f"two trials have the number {after.number}")
         for trial in ordered:
-            if trial.state is TrialState.COMPLETE and (trial.loss is None or not math.isfinite(trial.loss)):
-                raise ValueError(f"trial {trial.number} is complete with the loss {trial.loss}")
+            if trial.state is TrialState.COMPLETE and not all(
+                loss is not None and math.isfinite(loss) for loss in (trial.loss, *trial.losses)
+            ):
+                raise ValueError(f"trial {trial.number} is complete with the loss {trial.losses or trial.loss}")
         object.__setattr__(self, "trials", ordered)
         object.__setattr__(self, "prior", tuple(prior))
         object.__setattr__(self, "next_number", max(next_number, ordered[-1].number + 1 if ordered else 0))
@@ -193,25 +198,62 @@ class History:
 
         Once configurations were confirmed, only these can win, if they keep the limits: any other loss is one draw,
         chosen for its luck. A trial that ended after some of its folds cannot win at all.
+
+        With several objectives it is a compromise: the point of :attr:`front` that is nearest to the best in each, as
+        shares of the front's extent.
         """
+        return front.compromise(self.front)
+
+    @cached_property
+    def front(self) -> tuple[Trial, ...]:
+        """The trials that no other one of :attr:`merged` dominates at the highest fidelity, within limits.
+
+        They are in order of the first objective. As long as none keeps the limits, those that break them least stand
+        for them. With one objective, this is the incumbent alone.
+        """
+        return front.front_of(self._fullest)
+
+    @cached_property
+    def _fullest(self) -> tuple[Trial, ...]:
+        """The trials of :attr:`merged` that were trained furthest."""
         highest = self.max_fidelity
-        best = [trial for trial in self.merged.complete if trial.fidelity == highest]
-        best = [trial for trial in best if trial.whole] or best
-        return min(best, key=lambda trial: trial.standing, default=None)
+        full = tuple(trial for trial in self.merged.complete if trial.fidelity == highest)
+        return tuple(trial for trial in full if trial.whole) or full
+
+    @cached_property
+    def reference(self) -> tuple[float, ...]:
+        """The corner from which :attr:`hypervolume` counts; see :data:`hpo_core.history.front.REFERENCE_TRIALS`."""
+        return front.reference_of(self.complete)
+
+    @cached_property
+    def hypervolume(self) -> float:
+        """The volume that the front dominates up to the reference; 0 with one objective, or if no trial is there."""
+        return front.hypervolume_of(self.front, self.reference)
+
+    def hypervolumes(self) -> list[tuple[Trial, float]]:
+        """The hypervolume after each trial of the highest fidelity, in order of number; empty with one objective."""
+        if not self.reference:
+            return []
+        return list(zip(self._fullest, front.hypervolumes(self._fullest, self.reference), strict=True))
 
     @cached_property
     def luckiest(self) -> Trial | None:
-        """The complete trial with the lowest single loss at the highest fidelity; the earliest one in a tie."""
+        """The complete trial with the lowest single loss at the highest fidelity; the earliest one in a tie.
+
+        With several objectives, nothing is trained again, so that it is the incumbent.
+        """
+        if self.reference:
+            return self.incumbent
         best = [trial for trial in self.complete if trial.fidelity == self.max_fidelity]
         best = [trial for trial in best if trial.whole] or best
         return min(best, key=lambda trial: trial.standing, default=None)
 
     def since_improvement(self) -> int:
-        """How many complete trials after the incumbent had a chance to replace it.
+        """How many complete trials after the incumbent, or the newest trial of the front, had a chance to replace it.
 
         These are the trials at the incumbent's fidelity, and those that were stopped early because they looked worse.
         """
-        best = self.incumbent
+        best = max(self.front, key=lambda trial: trial.number, default=None)
         if best is None:
             return 0
         later = [trial for trial in self.merged.complete if trial.number > best.number]

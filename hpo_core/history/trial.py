@@ -65,7 +65,7 @@ class Trial:
         number: Position in the study, from 0; assigned without gaps.
         config: Values of the active parameters.
         state: Running (also called pending), complete or failed.
-        loss: The value that is minimised, finite; None unless complete.
+        loss: The value that is minimised, finite; None unless complete. With several objectives, the first one's.
         fidelity: The fidelity it was trained to: the requested one, or where a rule stopped it. None means to the end,
             in a study without a fidelity.
         parent: The number of the trial that this one continues.
@@ -87,6 +87,7 @@ class Trial:
         observed: The losses of all trainings of its configuration, its own first, if there are several; ``loss`` is
             then their mean. Only the trials of :attr:`hpo_core.history.history.History.merged` have it.
         confirmed: Whether some of these were made to confirm the configuration.
+        losses: With several objectives, the loss in each, finite; empty with one, and unless complete.
     """
 
     number: int
@@ -111,6 +112,7 @@ class Trial:
     owner: str = ""
     observed: tuple[float, ...] = ()
     confirmed: bool = False
+    losses: tuple[float, ...] = ()
 
     @cached_property
     def repeat_of(self) -> int | None:
@@ -134,11 +136,18 @@ class Trial:
         return self.violation == 0
 
     @property
+    def outcome(self) -> tuple[float, ...]:
+        """The losses of a complete trial, one for each objective."""
+        assert self.loss is not None
+        return self.losses or (self.loss,)
+
+    @property
     def standing(self) -> tuple[float, bool, float, int]:
         """A sort key for complete trials of one fidelity, best first.
 
         What keeps the limits comes before what breaks them by less, then by more; then what was confirmed, since any
-        other loss is one draw; then the lower loss, and the earlier trial.
+        other loss is one draw; then the lower loss, and the earlier trial. With several objectives it says nothing
+        beyond the limits: :mod:`hpo_core.history.front` orders such trials.
         """
         assert self.loss is not None
         return self.violation, not self.confirmed, self.loss, self.number
@@ -205,6 +214,7 @@ class Trial:
         facts += [self.observed, self.confirmed] if self.observed else []
         facts += [self.folds, self.folds_wanted] if self.folds else []
         facts += [sorted(self.excess.items())] if self.excess else []
+        facts += [self.losses] if self.losses else []
         return int.from_bytes(hashlib.blake2b(repr(tuple(facts)).encode(), digest_size=8).digest(), "big")
 
 

@@ -69,7 +69,7 @@ def trial_of(run: Run, spec: StudySpec) -> Trial:
     if run.tags.get(Tag.SCHEMA) != SCHEMA:
         raise ValueError(f"it was written by schema {run.tags.get('hpo.schema')!r}, this is {SCHEMA}")
     config = _config_of(run, spec)
-    value = run.metrics.get(spec.metric)
+    losses, unknown = _losses_of(run, spec)
     reason = run.tags.get(Tag.REASON, "")
     notes: dict[str, Scalar] = {
         key.removeprefix(Tag.PREFIX): text
@@ -78,14 +78,14 @@ def trial_of(run: Run, spec: StudySpec) -> Trial:
     }
     ended_well = run.status == FINISHED or (Tag.RESULT in run.tags and "lost" in notes)
     if run.status in (RUNNING, "SCHEDULED"):
-        state, loss = TrialState.RUNNING, None
-    elif ended_well and is_finite_metric(value):
-        state, loss = TrialState.COMPLETE, spec.loss(value)
+        state = TrialState.RUNNING
+    elif ended_well and not unknown:
+        state = TrialState.COMPLETE
         if notes.pop("lost", None):  # declared lost, but its result arrived later
             reason = ""
     else:
-        state, loss = TrialState.FAILED, None
-        reason = reason or f"{run.status.lower()} without a finite {spec.metric}"
+        state = TrialState.FAILED
+        reason = reason or f"{run.status.lower()} without a finite {unknown or spec.metric}"
     fidelity = requested = _fidelity_of(run, Tag.FIDELITY)
     stopped_early = False
     if state is TrialState.COMPLETE and (reached := _fidelity_of(run, Tag.REACHED)) is not None:
@@ -94,7 +94,7 @@ def trial_of(run: Run, spec: StudySpec) -> Trial:
         number=number,
         config=config,
         state=state,
-        loss=loss,
+        loss=losses[0] if state is TrialState.COMPLETE else None,
         fidelity=fidelity,
         parent=parse_count(run.tags.get(Tag.PARENT, ""), 6),
         notes=notes,
@@ -112,7 +112,18 @@ def trial_of(run: Run, spec: StudySpec) -> Trial:
         start=run.start,
         end=run.end,
         owner=run.tags.get(Tag.OWNER, ""),
+        losses=losses if state is TrialState.COMPLETE and spec.metrics else (),
     )
+
+
+def _losses_of(run: Run, spec: StudySpec) -> tuple[tuple[float, ...], str]:
+    """The loss in each objective, up to the first one without a finite value; and that one's metric, or nothing."""
+    losses: tuple[float, ...] = ()
+    for objective in spec.objectives:
+        if not is_finite_metric(value := run.metrics.get(objective.metric)):
+            return losses, objective.metric
+        losses += (objective.loss(value),)
+    return losses, ""
 
 
 def _fidelity_of(run: Run, key: str) -> float | None:

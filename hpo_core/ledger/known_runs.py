@@ -1,11 +1,18 @@
-"""Caches the runs of a study that one flow knows, indexed so that the ledger's frequent queries need no full scan."""
+"""Caches the runs of a study that one flow knows, indexed so that the ledger's frequent queries need no full scan.
+
+Also follows what this flow itself writes to the runs it trains, so that their outcomes need not be read.
+"""
 
 from __future__ import annotations
 
+import math
+import sys
+import threading
 from bisect import bisect_left, insort
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 
-from hpo_core.ledger.store import RUNNING, Run
+from hpo_core.ledger.store import RUNNING, Metric, Run
 from hpo_core.ledger.tags import Tag, parse_count
 
 
@@ -78,3 +85,73 @@ class KnownRuns:
     def since(self, start: int) -> list[Run]:
         """The runs that started at this time or later, oldest first."""
         return [self._runs[id] for _, id in self._starts[self.before(start) :]]
+
+
+Order = tuple[int, int, float]
+"""What makes one value of a metric the latest: its step, its time, and the value itself, with NaN as the least."""
+
+
+@dataclass
+class _Own:
+    run: Run
+    orders: dict[str, Order] = field(default_factory=dict)
+
+    def add(
+        self, metrics: Sequence[Metric], params: Mapping[str, str], tags: Mapping[str, str], status: str, now: int
+    ) -> None:
+        latest = dict(self.run.metrics)
+        for metric in metrics:
+            value = float(metric.value)
+            value = math.copysign(sys.float_info.max, value) if math.isinf(value) else value  # which MLflow does
+            order = (metric.step, metric.timestamp, -math.inf if math.isnan(value) else value)
+            if order >= self.orders.get(metric.key, order):
+                self.orders[metric.key], latest[metric.key] = order, value
+        run = self.run
+        self.run = replace(
+            run,
+            metrics=latest,
+            params={**run.params, **params},
+            tags={**run.tags, **tags},
+            status=status,
+            end=None if status == RUNNING else now,
+        )
+
+
+class OwnRuns:
+    """The runs that this flow trains, as MLflow has them after each of its writes. Safe for several threads."""
+
+    def __init__(self) -> None:
+        self._runs: dict[str, _Own] = {}
+        self._lock = threading.Lock()
+
+    def begin(self, run: Run) -> None:
+        """Follow a run that this flow has just created, and that nobody else writes to."""
+        with self._lock:
+            self._runs[run.id] = _Own(run)
+
+    def forget(self, id: str) -> None:
+        """Follow a run no longer, since what this flow writes to it is not all that MLflow has."""
+        with self._lock:
+            self._runs.pop(id, None)
+
+    def note(
+        self,
+        id: str,
+        metrics: Sequence[Metric],
+        params: Mapping[str, str],
+        tags: Mapping[str, str],
+        status: str,
+        now: int,
+    ) -> None:
+        """Note what MLflow has taken. Nothing happens if the run is not followed."""
+        with self._lock:
+            if (own := self._runs.get(id)) is not None:
+                own.add(metrics, params, tags, status, now)
+
+    def take_ended(self) -> list[Run]:
+        """The runs that have ended since the last call, which are followed no longer."""
+        with self._lock:
+            ended = [own.run for own in self._runs.values() if own.run.status != RUNNING]
+            for run in ended:
+                del self._runs[run.id]
+            return ended

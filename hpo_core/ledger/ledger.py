@@ -107,18 +107,20 @@ class Ledger(LedgerReader):
         if not self.claim(f"trial.{number}", run.id):
             self.store.delete_run(run.id)
             self._lost_number = number
+            self._read_at = None  # so that the next look reads
             return None
         self._trial_runs[number] = run.id
         self._owned.add(run.id)
         self._mine.add(run.id)
         self._put(run)
+        self._own.begin(run)
         return self._as_trial(run)
 
     def write(self, report: Report, *, patience: float | None = None) -> dict[str, str]:
         """Write a report to MLflow: values first, status last. Idempotent, so it is safe to repeat after a failure.
 
-        A metric that MLflow refuses is left out; the rest is still written. If it is the study's metric, a trial that
-        finished has no value and is marked failed.
+        A metric that MLflow refuses is left out; the rest is still written. If it is one of the study's own, a trial
+        that finished has no value and is marked failed.
 
         Args:
             report: What to write.
@@ -140,17 +142,26 @@ class Ledger(LedgerReader):
                 raise
             store.log(report.run_id, [], report.params, {Tag.SCHEMA: SCHEMA})  # raises if the metrics are not to blame
             refused = _log_what_is_taken(store, report.run_id, report.metrics)
-            if self.spec.metric in refused and report.status == FINISHED:
-                why = f"MLflow refused {self.spec.metric}: {refused[self.spec.metric]}"
+            if (ours := self.spec.first_of(refused)) and report.status == FINISHED:
+                why = f"MLflow refused {ours}: {refused[ours]}"
                 kept = {key: text for key, text in report.tags.items() if key not in (Tag.RESULT, NOTE)}
                 report = replace(report, status=FAILED, tags=kept | {Tag.REASON: plain(why)[:1000]})
             store.log(report.run_id, [], {}, {**report.tags, **refused_tag(refused, report.tags)})
+        if refused:
+            self._own.forget(report.run_id)
         if report.status != RUNNING:
             store.set_status(report.run_id, report.status)
+        self._own.note(report.run_id, report.metrics, report.params, report.tags, report.status, ownership.now_ms())
         return refused
 
+    def share(self, run_id: str) -> None:
+        """Note that somebody else writes to a run of this flow, too, so that its outcome has to be read."""
+        self._own.forget(run_id)
+
     def release(self, trial: Trial) -> None:
-        """Stop treating the trial as in training here; the next load reads its outcome."""
+        """Stop treating the trial as in training here; the next load reads its outcome if another process wrote it."""
+        self._take_own()
+        self.share(trial.run_id)
         self._mine.discard(trial.run_id)
 
     def stale(self) -> list[tuple[Run, int, str]]:
@@ -214,6 +225,7 @@ class Ledger(LedgerReader):
         return self._end(run, {Tag.REASON: INTERRUPTED, Tag.LOST: "interrupted"}, params)
 
     def _end(self, run: Run, tags: Mapping[str, str], params: Mapping[str, str]) -> bool:
+        self.share(run.id)
         self.write(Report(run.id, params=params, tags=tags, status=FAILED))
         if Tag.RESULT in self.store.get(run.id).tags:
             # Race: it was slow, not dead, and finished just now. The result counts, whoever wrote the status last.

@@ -7,6 +7,7 @@ import logging
 import tempfile
 from collections.abc import Iterable, Iterator
 from pathlib import Path
+from time import monotonic
 from typing import Any
 
 from hpo_core.base.errors import InputError, TrackingRefusal
@@ -14,7 +15,7 @@ from hpo_core.history.history import History
 from hpo_core.history.prior import Source
 from hpo_core.history.trial import Trial
 from hpo_core.ledger.decode import is_settled, trial_of
-from hpo_core.ledger.known_runs import KnownRuns, number_of
+from hpo_core.ledger.known_runs import KnownRuns, OwnRuns, number_of
 from hpo_core.ledger.ownership import Owner
 from hpo_core.ledger.snapshot import Snapshot, pack, unpack
 from hpo_core.ledger.store import RUNNING, Run, Store
@@ -36,6 +37,12 @@ MARGIN_MS = 200
 
 FEW = 200
 """Up to this many known runs are read again to save a second request."""
+
+NEWS_SECONDS = 5.0
+"""How long :meth:`LedgerReader.look` may go without reading what others did, as long as no other flow is known."""
+
+COMPANY_SECONDS = 30.0
+"""For so long after the last sign of another flow, each look reads: otherwise each would only see it by a lost claim."""
 
 SNAPSHOT_FROM = 200
 """Number of ended runs from which a snapshot is worth its requests."""
@@ -68,6 +75,11 @@ class LedgerReader:
         self._missing: set[int] = set()  # numbers whose run is gone for good
         self._lost_number = -1  # the last number whose claim went to another flow
         self._margin = MARGIN_MS
+        self._own = OwnRuns()  # those of _mine that nobody else writes to
+        self._unread: set[str] = set()  # runs whose outcome this flow knows because it wrote it
+        self._read_at: float | None = None
+        self._company_at = -COMPANY_SECONDS
+        self.up_to_date = False
         self._trials: dict[str, tuple[Run, Trial | None]] = {}
 
     @property
@@ -96,6 +108,8 @@ class LedgerReader:
         Doubtful runs (running, with no sign of a claim) are settled by claiming their number on their behalf, so every
         trial below ``next_number`` is known for certain.
         """
+        self._take_own()
+        began = monotonic()
         if self._runs:
             self._read_news()
         elif not self._read_snapshot():
@@ -111,7 +125,40 @@ class LedgerReader:
             self._margin = max([self._margin, *(newest - start + 1_000 for start in late)])
             self._missing |= unknown & self._unknown()
             unknown = self._unknown()
+        self._read_at, self.up_to_date = began, True
+        self._unread.clear()
         return self.history()
+
+    def look(self) -> History:
+        """As :meth:`load`, but without a request while this flow is alone with the study.
+
+        Its own trials are known from what it wrote. What another flow does in the meantime is known after
+        :data:`NEWS_SECONDS` at the latest, and before this flow reserves another trial: the other's trial has the
+        number that this flow would claim next, so that the claim is lost. ``docs/decisions/0001-claims.md`` has more.
+        """
+        self._take_own()
+        if self._alone():
+            self._settle()
+            self.up_to_date = False
+            return self.history()
+        return self.load()
+
+    def _alone(self) -> bool:
+        """Whether no other flow is known to work on the study, nor may have come too long ago."""
+        now = monotonic()
+        return (
+            self._read_at is not None
+            and now - self._read_at < NEWS_SECONDS
+            and now - self._company_at > COMPANY_SECONDS
+            and self._runs.open <= self._mine
+        )
+
+    def _take_own(self) -> None:
+        """Take over the outcomes that this flow has written."""
+        for run in self._own.take_ended():
+            if run.id in self._runs and self._runs[run.id].status == RUNNING:
+                self._put(run)
+                self._unread.add(run.id)
 
     @contextlib.contextmanager
     def patience(self, seconds: float) -> Iterator[None]:
@@ -151,8 +198,9 @@ class LedgerReader:
         self._unsettled = {run.id: run for run in self._runs}
 
     def _read_news(self) -> None:
-        """Read every run that is new or not known to have ended."""
-        since, running = self._runs.newest, [self._runs[id] for id in self._runs.open - self._mine]
+        """Read every run that is new or not known to have ended, and those whose outcome was not read yet."""
+        open_ = (self._runs.open - self._mine) | self._unread
+        since, running = self._runs.newest, [self._runs[id] for id in open_]
         if (first := min([since, *(run.start for run in running)])) < since:
             # Usually they are among the newest, but one long training must not make every load reread all others.
             if len(self._runs) - self._runs.before(first - self._margin) <= FEW:
@@ -164,12 +212,14 @@ class LedgerReader:
         for id in {*old, *(run.id for run in self._runs.since(since))} - kept:
             self._drop(id)
         for run in found:
-            self._put(run)
+            if self._put(run) and run.id not in self._owned:
+                self._company_at = monotonic()
 
-    def _put(self, run: Run) -> None:
-        if self._runs.put(run):
+    def _put(self, run: Run) -> bool:
+        if changed := self._runs.put(run):
             self._unsettled[run.id] = run
             self._history = None
+        return changed
 
     def _drop(self, id: str) -> None:
         number = number_of(self._runs.drop(id))
@@ -257,6 +307,8 @@ class LedgerReader:
         """
         if len(self._runs) - len(self._runs.open) < max(self._snapshot_size + news, SNAPSHOT_FROM):
             return False
+        if self._unread:
+            self.load()  # a snapshot has what MLflow has
         settled = [run for run in self._runs if is_settled(run)]
         others = [run.id for run in self._runs if not is_settled(run)]
         self._snapshot_size = len(self._runs) - len(self._runs.open)

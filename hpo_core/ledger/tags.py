@@ -32,6 +32,8 @@ class Tag:
     STOP = "hpo.stop"
     INSTRUCTION = "hpo.instruction"
     REPORT = "hpo.report"
+    REFERENCE = "hpo.reference"
+    FRONT = "hpo.front"
     NOTIFIED = "hpo.notified"
     SNAPSHOT = "hpo.snapshot"
     FLOW_RUN_URL = "hpo.flow_run_url"

@@ -203,7 +203,14 @@ def _orders(steps: Sequence[int], likely: int, wanted: int) -> Iterator[set[int]
 
 def _pending(trial: Trial) -> Trial:
     return replace(
-        trial, state=TrialState.RUNNING, loss=None, fidelity=trial.requested_fidelity, stopped_early=False, folds=()
+        trial,
+        state=TrialState.RUNNING,
+        loss=None,
+        losses=(),
+        excess={},
+        fidelity=trial.requested_fidelity,
+        stopped_early=False,
+        folds=(),
     )
 
 

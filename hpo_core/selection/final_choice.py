@@ -19,8 +19,9 @@ from functools import cached_property
 from typing import Literal
 
 from hpo_core.base import moments
+from hpo_core.history.front import best_first
 from hpo_core.history.history import History
-from hpo_core.history.trial import Trial, TrialState, fidelity_key
+from hpo_core.history.trial import Trial, TrialState
 from hpo_core.selection.evaluation import Evaluation, EvaluationKind, Fold, Latest, due, due_again, latest_of
 from hpo_core.space.search_space import SearchSpace
 
@@ -32,12 +33,8 @@ def finalists(history: History, top: int) -> list[Trial]:
 
     Trials that ended after some of their folds were worse than another one, and are left out.
     """
-    ordered = sorted(
-        (trial for trial in history.merged.complete if trial.whole),
-        key=lambda trial: (-fidelity_key(trial.fidelity), *trial.standing),
-    )
     best: dict[str, Trial] = {}
-    for trial in ordered:
+    for trial in best_first(trial for trial in history.merged.complete if trial.whole):
         best.setdefault(trial.identity, trial)
     return list(best.values())[:top]
 

@@ -27,7 +27,7 @@ class Auto(Strategy):
     """``bayesian`` up to ``long`` trials, then ``tpe``; each proposal's notes say what was picked and why.
 
     A Gaussian process makes the most of few trials, but models only a limited number. In a longer study the Parzen
-    estimators take over, which use all trials at little cost. Both start with a scrambled Sobol sequence, shorter in a
+    estimators take over, which use all trials at little cost. So they do with several metrics. Both start with a scrambled Sobol sequence, shorter in a
     short study. Both exhaust a space that can be enumerated, the most promising configurations first. The evidence is
     in ``docs/decisions/0004-bayesian.md``.
 
@@ -65,15 +65,17 @@ class Auto(Strategy):
         """What was picked and why, in a few words, as notes of the proposal."""
         modelled, source = "acquisition" in proposal.notes, proposal.notes.get("warm_start")
         so_far = f"{len(seen)}" if self.budget is None else f"{len(seen)} of {self.budget}"
+        objectives = max((len(trial.losses) for trial in seen.complete), default=0)
+        process = f"a Gaussian process of each of {objectives} metrics" if objectives else "a Gaussian process"
         budget: dict[str, Scalar] = {} if self.budget is None else {"budget": self.budget}
         if source is not None:
             why = f"among the best of the past: {source}"
         elif modelled and isinstance(strategy, Tpe):
-            why = f"{so_far} trials are more than a Gaussian process can model; Parzen estimators use them all"
+            why = f"{so_far} trials are more than {process} can model; Parzen estimators use them all"
         elif modelled and self.budget is not None and space.size <= self.budget:
-            why = f"all {space.size:.0f} configurations fit the budget; a Gaussian process chooses their order"
+            why = f"all {space.size:.0f} configurations fit the budget; {process} chooses their order"
         elif modelled:
-            why = f"{so_far} trials over {space.dimensions} parameters: few enough for a Gaussian process"
+            why = f"{so_far} trials over {space.dimensions} parameters: few enough for {process}"
         elif len(seen) < strategy.start:
             why = f"trial {len(seen) + 1} of the {strategy.start} that cover the space before a model is used"
         elif len(seen.complete) < 2:

@@ -59,6 +59,13 @@ class Strategy(ABC):
             ValueError: It cannot; the message begins with the setting to change.
         """
 
+    def check_several(self) -> None:  # noqa: B027  (most strategies can)
+        """Refuse several objectives if it cannot search for the best in all, by ``Trial.losses``.
+
+        Raises:
+            ValueError: It cannot, with its settings; the message begins with the setting to change.
+        """
+
     def promotable(self, history: History) -> frozenset[int]:
         """The numbers of the trials that later ones may still continue; their checkpoints must be kept.
 

@@ -6,15 +6,19 @@ The definition is stored with the study in MLflow; on resume the given one is he
 from __future__ import annotations
 
 import json
+from collections.abc import Container
 from functools import cached_property
+from itertools import starmap
 from typing import Annotated, Any, Literal, Self
 
 from pydantic import (
     BaseModel,
     BeforeValidator,
     Field,
+    SerializerFunctionWrapHandler,
     field_serializer,
     field_validator,
+    model_serializer,
     model_validator,
 )
 
@@ -31,6 +35,7 @@ from hpo_core.strategies.make import strategy_class
 from hpo_core.study.callbacks import checked_callback
 from hpo_core.study.isolation import check_isolation
 from hpo_core.study.names import BAD_NAME, MAX_NAME_LENGTH, NAME
+from hpo_core.study.objectives import Direction, Objective, check_objectives, with_first
 from hpo_core.study.sections import (
     BeliefSpec,
     ChampionSpec,
@@ -74,7 +79,10 @@ class StudyDefinition(Section):
         description="module:function, importable from the working folder or the file's; asked trials need none.",
     )
     metric: str = Field(description="What the objective returns and MLflow shows.", min_length=1, max_length=250)
-    direction: Literal["minimize", "maximize"] = Field(description="Whether less or more of the metric is better.")
+    direction: Direction = Field(description="Whether less or more of the metric is better.")
+    metrics: dict[str, Direction] = Field(
+        {}, description="Two or three metrics at once, such as {accuracy: maximize, latency_ms: minimize}."
+    )
     limits: dict[str, str] = Field({}, description="What other metrics must keep to, such as latency_ms: <= 20.")
     space: dict[str, Parameter] = Field(min_length=1, description="What is tuned: the parameters by name.")
     prior: dict[str, BeliefSpec] = Field(
@@ -122,6 +130,16 @@ class StudyDefinition(Section):
     resources: Resources = Field(Resources(), description="What one trial at a time may use.")
     editions: list[Edition] = Field([], description="Earlier spaces of a study that has grown; the study keeps them.")
 
+    @model_validator(mode="before")
+    @classmethod
+    def _first_metric(cls, data: Any) -> Any:
+        return with_first(data)
+
+    @model_serializer(mode="wrap")
+    def _as_given(self, dump: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        data: dict[str, Any] = dump(self)
+        return {key: value for key, value in data.items() if not (self.metrics and key in ("metric", "direction"))}
+
     @field_validator("name", "experiment")
     @classmethod
     def _plain_name(cls, value: str) -> str:
@@ -140,19 +158,18 @@ class StudyDefinition(Section):
     def _as_written(self, value: RepeatsSpec | None) -> Any:
         return "off" if value is None else value
 
-    @field_validator("metric")
+    @field_validator("metric", "metrics", "limits")
     @classmethod
-    def _loggable(cls, value: str) -> str:
-        if problem := bad_metric(value):
-            raise ValueError(f"{value!r} is not a metric that MLflow can keep; {problem}")
+    def _loggable(cls, value: str | dict[str, str]) -> str | dict[str, str]:
+        for metric in [value] if isinstance(value, str) else value:
+            if problem := bad_metric(metric):
+                raise ValueError(f"{metric!r} is not a metric that MLflow can keep; {problem}")
         return value
 
     @field_validator("limits")
     @classmethod
     def _readable(cls, value: dict[str, str]) -> dict[str, str]:
         for metric, text in value.items():
-            if problem := bad_metric(metric):
-                raise ValueError(f"{metric!r} is not a metric that MLflow can keep; {problem}")
             Limit.parse(metric, text)
         return value
 
@@ -178,6 +195,7 @@ class StudyDefinition(Section):
                 raise ValueError(f"first.{i}: {error}") from None
         self._check_fidelity()
         self._check_objective()
+        check_objectives(self)
         check_isolation(self)
         if self.runner.elsewhere and self.resources.gpus == "auto":
             raise ValueError("resources.gpus: auto divides the GPUs of this machine, and others train; give a number")
@@ -186,7 +204,10 @@ class StudyDefinition(Section):
         if self.repeats not in (None, RepeatsSpec()) and (why := self._why_never_repeated):
             raise ValueError(f"repeats: {why}; remove one of the two")
         try:
-            self.strategy.make(fidelity=self.scale).check(space)
+            strategy = self.strategy.make(fidelity=self.scale)
+            strategy.check(space)
+            if self.metrics:
+                strategy.check_several()
         except InputError:
             raise
         except ValueError as error:
@@ -262,6 +283,8 @@ class StudyDefinition(Section):
     def _why_never_repeated(self) -> str:
         """Why no configuration of this study can be trained again; empty if it can."""
         strategy = strategy_class(self.strategy.name)
+        if self.metrics:
+            return "of several metrics none says which configurations are worth another training"
         if self.final is not None:
             return "final already trains the best configurations again"
         if strategy.promotes and not strategy.chooses_fidelity:
@@ -293,14 +316,34 @@ class StudyDefinition(Section):
         beliefs = {name: belief.make() for name, belief in self.prior.items()}
         return SearchSpace(self.space, tuple(self.constraints), beliefs)
 
+    @cached_property
+    def objectives(self) -> tuple[Objective, ...]:
+        """What is optimised: one metric, or two or three. ``metric`` and ``direction`` are the first one's."""
+        return tuple(starmap(Objective, (self.metrics or {self.metric: self.direction}).items()))
+
+    @property
+    def goal(self) -> str:
+        """What is optimised, in words."""
+        return ", ".join(map(str, self.objectives))
+
+    def first_of(self, metrics: Container[str]) -> str:
+        """The first of the study's own metrics that is among these; empty if none is."""
+        return next((each.metric for each in self.objectives if each.metric in metrics), "")
+
+    @property
+    def targets(self) -> dict[str, float]:
+        """The values that are good enough, by metric; empty if the study is not to end at any."""
+        target = self.stop.target
+        return {} if target is None else target if isinstance(target, dict) else {self.metric: target}
+
     @property
     def sign(self) -> int:
         """+1 if the metric is minimised, -1 if it is maximised."""
-        return 1 if self.direction == "minimize" else -1
+        return self.objectives[0].sign
 
     def loss(self, value: float) -> float:
         """The metric's value as something to be minimised."""
-        return self.sign * value
+        return self.objectives[0].loss(value)
 
     @property
     def memory_cap(self) -> int | None:
@@ -326,7 +369,7 @@ class StudyDefinition(Section):
             if (section := getattr(self, name)) is not None:
                 told[name] = _set(section) or "as by default"
         space = [(name, parameter.type, _set(parameter)) for name, parameter in self.space.items()]
-        title = f"{self.name}: {self.direction} {self.metric}"
+        title = f"{self.name}: {self.goal}"
         return cards.card(title, cards.facts(told), cards.table(["parameter", "type", "values"], space))
 
 

@@ -63,16 +63,16 @@ def compare(stored: StudySpec, given: StudySpec) -> list[str]:
         StudyConflict: A difference makes old and new trials incomparable.
     """
     old, new = stored.stored(), given.stored()
-    changed = [key for key in old if not _same(old[key], new[key])]
+    changed = [key for key in dict.fromkeys((*old, *new)) if not _same(old.get(key), new.get(key))]
     if forbidden := [key for key in changed if key not in MAY_CHANGE]:
-        lines = [line for key in forbidden for line in _difference(key, old[key], new[key])]
+        lines = [line for key in forbidden for line in _difference(key, old.get(key), new.get(key))]
         raise StudyConflict(
             given.name,
             lines,
             "give the new one a name of its own (name: ...), or, if the stored one is worth nothing, delete that: "
             f"hpo delete {shlex.quote(given.name)}",
         )
-    return [line for key in changed for line in _difference(key, old[key], new[key])]
+    return [line for key in changed for line in _difference(key, old.get(key), new.get(key))]
 
 
 def _same(old: Any, new: Any) -> bool:

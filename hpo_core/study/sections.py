@@ -48,6 +48,22 @@ class Edition(Section):
     added: dict[str, Any] = Field(description="The parameters that came next, with their values in earlier trials.")
 
 
+def _target(value: Any) -> Any:
+    """
+    Raises:
+        ValueError: It is neither a finite number nor a mapping to such.
+    """
+    if isinstance(value, Mapping):
+        return {name: _target(each) for name, each in value.items()}
+    try:
+        number = None if value is None else float(value)
+    except (TypeError, ValueError):
+        number = math.nan
+    if number is not None and (isinstance(value, bool) or not math.isfinite(number)):
+        raise ValueError(f"{value!r} is not a finite number; correct it")
+    return number
+
+
 class StopRules(Section):
     """When to start no further trial; running trials are awaited. The first rule that holds ends the study."""
 
@@ -58,7 +74,9 @@ class StopRules(Section):
     )
     more: bool = Field(False, description="Whether trials counts from what the study has; written as trials: +20.")
     minutes: float | None = Field(None, gt=0, description="Minutes since this run of the study started.")
-    target: float | None = Field(None, description="Value of the metric that is good enough.")
+    target: Annotated[float | dict[str, float] | None, BeforeValidator(_target)] = Field(
+        None, description="Value of the metric that is good enough; with several metrics, values by name."
+    )
     no_improvement: int | None = Field(None, ge=1, description="Complete trials since the incumbent was found.")
     full_trainings: float | None = Field(None, gt=0, description="Total fidelity spent, in units of fidelity.max.")
     same_error: bool = Field(

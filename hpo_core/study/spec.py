@@ -168,7 +168,7 @@ class StudySpec(StudyDefinition):
         """The numbers of the trials whose checkpoints are needed.
 
         A trial goes on from them now, or is to once more because it was lost; they may yet be promoted; or they are the
-        incumbent's, which is what one would go on with by hand.
+        incumbent's (of several metrics: the front's), which is what one would go on with by hand.
         """
         strategy = self.strategy.make(fidelity=self.scale)
         parents = {trial.parent for trial in history}
@@ -177,7 +177,7 @@ class StudySpec(StudyDefinition):
             candidates -= parents
         now = [trial.parent for trial in history.running] + [proposal.parent for proposal in self._again(history)]
         needed = {number for number in now if number is not None} | candidates
-        return frozenset(needed | ({history.incumbent.number} if history.incumbent is not None else set()))
+        return frozenset(needed | {trial.number for trial in history.front})
 
     def stop_reason(self, history: History, minutes: float) -> str | None:
         """Why no further trial is to start; None if one may.
@@ -193,14 +193,8 @@ class StudySpec(StudyDefinition):
             return f"all {stop.trials} trials are {'started' if history.running else 'done'}"
         history = history.searched
         best = history.incumbent
-        if (
-            stop.target is not None
-            and best is not None
-            and best.loss is not None
-            and best.feasible
-            and best.loss <= self.loss(stop.target)
-        ):
-            return f"{self.metric} reached the target {stop.target:g}"
+        if any(map(self._on_target, history.front)):
+            return " and ".join(f"{name} reached the target {value:g}" for name, value in self.targets.items())
         full = self.fidelity is None or (best is not None and fidelity_key(best.fidelity) >= self.fidelity.max)
         if stop.no_improvement is not None and full and history.since_improvement() >= stop.no_improvement:
             return f"{history.since_improvement()} trials without improvement"
@@ -211,6 +205,12 @@ class StudySpec(StudyDefinition):
         if stop.minutes is not None and minutes >= stop.minutes:
             return f"{stop.minutes:g} minutes are over"
         return None
+
+    def _on_target(self, trial: Trial) -> bool:
+        """Whether a complete trial is good enough in every metric that has a target."""
+        targets, pairs = self.targets, zip(self.objectives, trial.outcome, strict=True)
+        missed = [each for each, loss in pairs if each.metric in targets and loss > each.loss(targets[each.metric])]
+        return bool(targets) and not missed and trial.feasible
 
     def _confirmations_within(self, history: History, trials: int) -> int:
         """How many of the trials that are left are kept for confirming."""

@@ -152,7 +152,7 @@ class MlflowStore(Searches):
         while (left := until - time.monotonic()) > 0 and self._haste.on == hasty:
             time.sleep(min(left, LOOK_SECONDS))
 
-    def _call(self, request: Callable[[], T]) -> T:
+    def _call(self, request: Callable[[], T], remedy: str = "start the server, or correct MLFLOW_TRACKING_URI") -> T:
         began, pause = time.monotonic(), 0.05
         while True:
             try:
@@ -172,11 +172,10 @@ class MlflowStore(Searches):
                         raise TrackingError(f"{type(error).__name__}: {message}") from None
                     raise
                 if time.monotonic() + pause > min(began + self.patience, self._haste.until):
-                    reason = scrub(error, self.uri).strip().splitlines()[0][:300]
-                    raise TrackingError(
-                        f"the MLflow store {redact(self.uri)} does not answer: {reason}; start the server, or correct "
-                        "MLFLOW_TRACKING_URI"
-                    ) from None
+                    reason = scrub(error, self.uri).strip().splitlines()[0]
+                    reason = reason if len(reason) <= 300 else f"{reason[:140]} ... {reason[-155:]}"  # the cause is last
+                    problem = f"the MLflow store {redact(self.uri)} does not answer: {reason}"
+                    raise TrackingError(f"{problem}; {remedy}") from None
                 if pause > 2:
                     log.warning("the MLflow store %s does not answer; asking again", redact(self.uri))
                 self._sleep(pause * random.uniform(0.5, 1.5))  # noqa: S311  (spreads waiting flows; proposals do not see it)
@@ -306,7 +305,7 @@ class MlflowStore(Searches):
             else:
                 self._client.log_artifact(run, str(path), folder)
 
-        self._call(copy)
+        self._call(copy, "see to its artifact store")
 
     def download(self, run: str, path: str) -> bytes | None:
         with tempfile.TemporaryDirectory() as folder:

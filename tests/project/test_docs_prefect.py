@@ -42,16 +42,33 @@ def test_an_automation_deploys_a_new_champion(mlflow_server: MlflowServer, tmp_p
     try:
         wait_until(lambda: client._client.post("/deployments/filter", json={}).json(), shipped.read_text)
         subprocess.run([sys.executable, "-c", automation], env=environment, check=True, timeout=PATIENCE)
-        tune = [sys.executable, "-m", "hpo_flows.cli", "tune", str(write_study(tmp_path, "constant", **STUDY))]
-        subprocess.run(tune, cwd=tmp_path, env=environment, check=True, timeout=PATIENCE)
-        wait_until(lambda: "\nmodels:/shapes/1\n" in shipped.read_text(), shipped.read_text)
+
+        def hpo(*command: str) -> None:
+            line = [sys.executable, "-m", "hpo_flows.cli", *command]
+            subprocess.run(line, cwd=tmp_path, env=environment, check=True, timeout=PATIENCE)
+
+        def ships(*versions: int) -> None:
+            expected = [f"models:/shapes/{version}" for version in versions]
+            wait_until(lambda: re.findall(r"^models:/shapes/\d+$", shipped.read_text(), re.M) == expected, shipped.read_text)
+
+        hpo("tune", str(write_study(tmp_path, "constant", **STUDY)))
+        ships(1)
+        better = STUDY | {"name": "better shapes", "space": STUDY["space"] | {"loss": {"type": "fixed", "value": 1.0}}}
+        hpo("tune", str(write_study(tmp_path, "constant", **better)))
+        ships(1, 2)
+        hpo("rollback", "shapes", "--reason", "it drifts")
+        ships(1, 2, 1)
+        hpo("promote", "better shapes", "--force", "--reason", "it does not")
+        ships(1, 2, 1, 3)
 
         filters = {"flow_runs": {"name": {"any_": ["shapes study"]}}}
         artifacts = client._client.post("/artifacts/filter", json=filters).json()
         shown = {each["key"].removeprefix("shapes-study-"): each["data"] for each in artifacts}
         assert sorted(shown) == ["best", "best-trial", "mlflow", "progress", "report"] and len(artifacts) == 5
-        assert shown["best-trial"].startswith(f"[Trial 0: loss 5]({mlflow_server.uri}/#/experiments/")
+        linked = rf"\[Trial 0: loss \d[\d.]*\]\({mlflow_server.uri}/#/experiments/"
+        assert re.match(linked, shown["best-trial"]), shown["best-trial"]
     finally:
+        client._client.close()
         served.terminate()
         served.wait(PATIENCE)
         server.stop()

@@ -55,9 +55,10 @@ def scratch(store: Store, spec: StudySpec | None) -> Iterator[Finding]:
 
 def writable(store: Store, run: Run, spec: StudySpec | None) -> Iterator[Finding]:
     """Check that the tracking store takes metrics, params and tags, those of the study's trials if there is one."""
-    metric, params = ("loss", {}) if spec is None else (spec.metric, longest_config(spec.search_space))
+    metrics = ["loss"] if spec is None else [each.metric for each in spec.objectives]
+    params = {} if spec is None else longest_config(spec.search_space)
     tags = split_tag(Tag.CONFIG, config_to_json(params))
-    store.log(run.id, [Metric(metric, 0.0, now_ms())], params, tags)
+    store.log(run.id, [Metric(metric, 0.0, now_ms()) for metric in metrics], params, tags)
     # MLflow truncates values that are too long instead of refusing them; the limit depends on the server.
     kept = store.get(run.id)
     given = {**params, **tags}

@@ -17,10 +17,11 @@ from hpo_core.history.history import History
 from hpo_core.history.trial import Trial
 from hpo_core.ledger.ledger import Ledger
 from hpo_core.ledger.note import as_markdown
+from hpo_flows.reports.front import COMPROMISE
 from hpo_flows.reports.links import artifact_url, run_url
-from hpo_flows.reports.text import mean_text, ranked, show, status_line
+from hpo_flows.reports.text import mean_text, metric_values, number, outcome_text, ranked, show, status_line
 
-BEST, COLUMNS = 10, 6
+BEST, FRONT, COLUMNS = 10, 30, 6
 
 
 def share_done(ledger: Ledger, history: History, seconds: float) -> float:
@@ -35,9 +36,9 @@ def share_done(ledger: Ledger, history: History, seconds: float) -> float:
 
 
 def best_trials(ledger: Ledger, history: History, seconds: float) -> str:
-    """The study in Markdown: a status line and a table of the best trials."""
+    """The study in Markdown: a status line and a table of the best trials, or of the Pareto front."""
     spec = ledger.spec
-    names = spec.search_space.free[:COLUMNS]
+    names, metrics = spec.search_space.free[:COLUMNS], [each.metric for each in spec.objectives]
     uri, experiment = ledger.store.uri, ledger.study_run.experiment
     link = run_url(uri, experiment, ledger.study_run.id)
     lines = [
@@ -45,12 +46,13 @@ def best_trials(ledger: Ledger, history: History, seconds: float) -> str:
         "",
         f"[The study in MLflow]({link})" if link else f"MLflow run `{ledger.study_run.id}` (`hpo ui` opens MLflow).",
         "",
-        f"| trial | {as_markdown(spec.metric)} | {' | '.join(map(as_markdown, names))} | MLflow |",
-        "| ---: | ---: |" + " --- |" * (len(names) + 1),
+        f"| trial | {' | '.join(as_markdown(name) for name in [*metrics, *names])} | MLflow |",
+        "| ---: |" + " ---: |" * len(metrics) + " --- |" * (len(names) + 1),
     ]
-    for trial in ranked(history)[:BEST]:
+    for trial in history.front[:FRONT] if spec.metrics else ranked(history)[:BEST]:
         link = run_url(uri, experiment, trial.run_id)
-        cells = [str(trial.number), mean_text(spec, history, trial)]
+        values = [number(value) for value in metric_values(spec, trial).values()]
+        cells = [str(trial.number), *(values if spec.metrics else [mean_text(spec, history, trial)])]
         cells += [as_markdown(show(trial.config[name])) if name in trial.config else "" for name in names]
         lines.append(f"| {' | '.join(cells)} | {f'[run]({link})' if link else f'`{trial.run_id[:8]}`'} |")
     return "\n".join(lines)
@@ -84,7 +86,8 @@ class StudyArtifacts:
             share = 100.0 if last else share_done(self._ledger, history, seconds)
             self._put(client, "progress", "progress", share, status_line(spec, history, seconds))
             if history.complete:
-                about = f"The best trials of the study {spec.name}, with their runs in MLflow."
+                which = "Pareto front" if spec.metrics else "best trials"
+                about = f"The {which} of the study {spec.name}, with their runs in MLflow."
                 self._put(client, "best", "markdown", best_trials(self._ledger, history, seconds), about)
 
     def _show_links(self, client: SyncPrefectClient, history: History, best: Trial | None) -> None:
@@ -100,8 +103,9 @@ class StudyArtifacts:
             ),
         }
         if best is not None:
-            text = f"Trial {best.number}: {as_markdown(spec.metric)} {mean_text(spec, history, best)}"
-            links["best-trial"] = run_url(uri, run.experiment, best.run_id), text, f"{text}, the best so far."
+            text = f"Trial {best.number}: {as_markdown(outcome_text(spec, best, history))}"
+            what = COMPROMISE if spec.metrics else "the best so far"
+            links["best-trial"] = run_url(uri, run.experiment, best.run_id), text, f"{text}, {what}."
         for end, (link, text, about) in links.items():
             if link:
                 self._put(client, end, "markdown", f"[{text}]({link})", about)

@@ -7,25 +7,30 @@ to the temporary server, which has no automations, nor to a server that is lost.
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any, Literal
 
 from prefect import runtime
 from prefect.context import FlowRunContext
 from prefect.events import emit_event
 
+from hpo_core.base.errors import InputError, TrackingRefusal
 from hpo_core.history.history import History
 from hpo_core.history.trial import Trial
+from hpo_core.ledger.decode import stored_spec
 from hpo_core.ledger.ledger import Ledger
+from hpo_core.ledger.store import Store
 from hpo_core.ledger.tags import Tag
 from hpo_flows.base.progress import Outcome
-from hpo_flows.loop.prefect_link import Link
+from hpo_flows.loop.prefect_link import Link, named_server, silence
 from hpo_flows.loop.stages import Stages
+from hpo_flows.reports.front import front_facts, goal_facts
 from hpo_flows.reports.links import run_url
 from hpo_flows.reports.news import Ended
-from hpo_flows.reports.text import metric_value
+from hpo_flows.reports.text import metric_value, metric_values
 
 log = logging.getLogger("hpo")
 
@@ -76,7 +81,7 @@ class StudyEvents:
         self._ledger, self._spec, self._link = ledger, ledger.spec, link
         self._allowance = Allowance(BURST, A_SECOND, time.monotonic())
         self._own = set[str]()  # run ids
-        self._incumbent: Trial | None = None
+        self._told: tuple[str, ...] = ()  # the runs of the front, as it was told
         self._omitted = 0
         self._crowned: int | None = None
         self._deployment: list[dict[str, str]] | None = None
@@ -87,7 +92,7 @@ class StudyEvents:
 
     def started(self, history: History) -> None:
         """Tell that this flow begins to work on the study."""
-        self._incumbent = history.incumbent
+        self._told = tuple(trial.run_id for trial in history.front)
         self._emit("hpo.study.started", trials=len(history), target=self._spec.stop.trials)
 
     def look(self, history: History, news: Iterable[Ended], stages: Stages) -> None:
@@ -103,15 +108,19 @@ class StudyEvents:
         self._tell_champion(stages)
 
     def _tell_incumbent(self, history: History, *, last: bool = False) -> None:
-        """Tell the incumbent if it is a new one, later if too many events are due: only the newest counts."""
-        best = history.incumbent
-        known = self._incumbent
-        if best is None or (known is not None and best.run_id == known.run_id):
-            return
-        if best.run_id not in self._own or last or self._allowance.take(time.monotonic()):
-            self._incumbent = best
-            if best.run_id in self._own:
-                self._emit("hpo.study.incumbent", best)
+        """Tell the incumbent, or a point of the front, if it is a new one.
+
+        It is told later if too many events are due: what is no longer on the front then does not count.
+        """
+        kept = []
+        for trial in history.front:
+            new = trial.run_id not in self._told
+            if new and trial.run_id in self._own:
+                if not (last or self._allowance.take(time.monotonic())):
+                    continue
+                self._emit("hpo.study.incumbent", trial, **front_facts(self._spec, history))
+            kept.append(trial.run_id)
+        self._told = tuple(kept)
 
     def _tell_champion(self, stages: Stages) -> None:
         version, model = stages.crowned, self._spec.champion
@@ -119,8 +128,11 @@ class StudyEvents:
             return
         self._crowned = version.number
         trial = None if stages.challenge is None else stages.challenge.trial
-        about = {"model": model.model, "version": version.number, "reason": version.tags.get(Tag.REASON, "")[:REASON]}
-        self._emit("hpo.study.champion", trial, **about, model_uri=f"models:/{model.model}/{version.number}")
+        self.champion(trial, champion_facts(model.model, version.number, version.tags.get(Tag.REASON, "")))
+
+    def champion(self, trial: Trial | None, facts: Mapping[str, Any]) -> None:
+        """Tell that a version of a trial's model is the champion now."""
+        self._emit("hpo.study.champion", trial, **facts)
 
     def finished(self, history: History, reason: str, stages: Stages) -> None:
         """Tell how the study ended, unless another flow still works on it."""
@@ -130,25 +142,22 @@ class StudyEvents:
         run = self._ledger.study_run
         outcome = Outcome(self._spec, history, reason, "", run.id, stages.choice, stages.challenge)
         best = outcome.best
-        facts: dict[str, Any] = {} if best is None else {"value": outcome.best_value}
+        facts: dict[str, Any] = front_facts(self._spec, history)
+        facts |= {} if best is None or self._spec.metrics else {"value": outcome.best_value}
         facts |= {"reason": reason[:REASON], "complete": len(history.complete), "failed": len(history.failed)}
         self._emit("hpo.study.finished", best, **facts, omitted=self._omitted)
 
     def _emit(self, event: EventName, trial: Trial | None = None, **facts: Any) -> None:
         if self._link.lost or self._link.server is not None:
             return
-        try:
-            emit_event(event, self._resource(), None, self._related(trial), self._payload(trial) | facts)
-        except Exception as error:  # Prefect's events are only a view
-            log.debug("Prefect does not take the event %s: %s", event, error)
+        _emit(event, self._resource(), self._related(trial), self._payload(trial) | facts)
 
     def _resource(self) -> dict[str, str]:
         spec = self._spec
         return {
-            "prefect.resource.id": f"hpo.study.{spec.name}",
-            "prefect.resource.name": spec.name,
+            **_study_resource(spec.name),
             "hpo.experiment": spec.experiment,
-            "hpo.metric": spec.metric,
+            "hpo.metric": ", ".join(each.metric for each in spec.objectives),
             "hpo.strategy": spec.strategy.name,
         }
 
@@ -163,8 +172,7 @@ class StudyEvents:
         spec, run, uri = self._spec, self._ledger.study_run, self._ledger.store.uri
         payload: dict[str, Any] = {
             "study": spec.name,
-            "metric": spec.metric,
-            "direction": spec.direction,
+            **goal_facts(spec),
             "study_run_id": run.id,
             "study_url": run_url(uri, run.experiment, run.id),
         }
@@ -172,10 +180,57 @@ class StudyEvents:
             payload |= {
                 "trial": trial.number,
                 "value": metric_value(spec, trial),
+                **({"values": metric_values(spec, trial)} if spec.metrics else {}),
                 "run_id": trial.run_id,
                 "url": run_url(uri, run.experiment, trial.run_id),
             }
         return payload
+
+
+@contextlib.contextmanager
+def told_by_hand(store: Store, model: str, reason: str) -> Iterator[None]:
+    """Inside the block a command may make another version the champion; tell that, if a Prefect server is there.
+
+    Args:
+        store: MLflow.
+        model: The registered model.
+        reason: Why, in the user's words.
+    """
+    before = store.champion(model)
+    yield
+    number = store.champion(model)
+    if number is None or number == before or named_server() is None or silence() is not None:
+        return
+    version = next(each for each in store.versions(model) if each.number == number)
+    facts = champion_facts(model, number, reason, by_hand=True)
+    try:
+        run = store.get(version.tags[Tag.STUDY_RUN])
+        ledger = Ledger(store, stored_spec(run), run)
+        trials = {str(trial.number): trial for trial in ledger.load()}
+        StudyEvents(ledger, Link()).champion(trials.get(version.tags[Tag.TRIAL]), facts)
+    except (KeyError, InputError, TrackingRefusal):  # registered by other means, or its study is gone
+        study = version.tags.get(Tag.STUDY, model)
+        run_resource = {"prefect.resource.id": f"mlflow.run.{version.run}", "prefect.resource.role": "mlflow-run"}
+        _emit("hpo.study.champion", _study_resource(study), [run_resource], {"study": study} | facts)
+
+
+def champion_facts(model: str, version: int, reason: str, *, by_hand: bool = False) -> dict[str, Any]:
+    """What the event about a new champion says of it."""
+    uri = f"models:/{model}/{version}"
+    return {"model": model, "version": version, "model_uri": uri, "reason": reason[:REASON], "by_hand": by_hand}
+
+
+def _study_resource(study: str) -> dict[str, str]:
+    return {"prefect.resource.id": f"hpo.study.{study}", "prefect.resource.name": study}
+
+
+def _emit(
+    event: EventName, resource: dict[str, str], related: list[dict[str, str]], payload: dict[str, Any]
+) -> None:
+    try:
+        emit_event(event, resource, None, related, payload)
+    except Exception as error:  # Prefect's events are only a view
+        log.debug("Prefect does not take the event %s: %s", event, error)
 
 
 def _deployment() -> list[dict[str, str]]:

@@ -11,10 +11,11 @@ import numpy as np
 
 from hpo_core.history.trial import Trial
 from hpo_flows.reports.ending import as_yaml
+from hpo_flows.reports.front import COMPROMISE
 from hpo_flows.reports.html.figures.axes import short
 from hpo_flows.reports.html.figures.importance import FEWEST, METHOD
-from hpo_flows.reports.html.figures.past import Past
-from hpo_flows.reports.html.findings import BEST, edges, failures, remarks, status, time_spent
+from hpo_flows.reports.html.figures.past import BEST, Past
+from hpo_flows.reports.html.findings import edges, failures, remarks, status, time_spent
 from hpo_flows.reports.html.place import Place
 from hpo_flows.reports.text import (
     certainty_lines,
@@ -23,6 +24,7 @@ from hpo_flows.reports.text import (
     mean_text,
     metric_value,
     number,
+    outcome_text,
     show,
     spread,
 )
@@ -76,7 +78,8 @@ def header(past: Past, place: Place | None, written: str) -> str:
     spec, (word, why) = past.spec, status(past)
     link = run_link(place, place.run, "Open in MLflow") if place is not None else ""
     of = f" of {escape(spec.objective)}" if spec.objective else ""
-    words = f"{spec.direction} <b>{escape(spec.metric)}</b>{of} by {escape(spec.strategy.name)}"
+    goal = ", ".join(f"{each.direction} <b>{escape(each.metric)}</b>" for each in spec.objectives)
+    words = f"{goal}{of} by {escape(spec.strategy.name)}"
     return (
         f'<header><div class="title"><h1>{escape(spec.name)}</h1><span class="pill {word}">{word}</span>{link}</div>'
         f"<p>{words}</p><p>{escape(why)}. Written {escape(written)}.</p></header>"
@@ -92,7 +95,10 @@ def facts(past: Past) -> str:
         f'<i class="bar"><i style="width:{100 * min(ended / total, 1):.4g}%"></i></i>' if total is not None else ""
     )
     lead = (f"best {spec.metric}", number(metric_value(spec, best)), "" if best is None else f"trial {best.number}")
-    if best is not None and past.error(best):
+    if spec.metrics:
+        points = f"{len(history.front)} trial{'s' * (len(history.front) != 1)}"
+        lead = ("Pareto front", points, f"hypervolume {history.hypervolume:.4g}")
+    elif best is not None and past.error(best):
         mean, _, error = mean_text(spec, history, best).partition(" ")
         lead = (lead[0], mean, f"{error}, {best.observations} trainings of trial {best.number}")
     if (winner := past.winner) is not None:
@@ -126,20 +132,43 @@ def best_configuration(past: Past, place: Place | None) -> str:
         caption = (
             f"Trial {best.number}, the winner: {past.spec.metric} = {spread(past.spec, past.winner)} over its folds."
         )
+    elif past.spec.metrics:
+        return _front_card(past, best, place)
     else:
         extent = f" at {fidelity_name(past.spec)} {best.fidelity:g}" if best.fidelity is not None else ""
         caption = f"Trial {best.number}: {past.spec.metric} = {mean_text(past.spec, past.history, best)}{extent}."
         caption += "".join(f" {line[0].upper()}{line[1:]}." for line in certainty_lines(past.spec, past.history)[1:])
-    body = (
+    body = _configuration(best, place)
+    if next_best := [trial for trial in past.best if trial is not best][:NEXT]:
+        title = "Next best" if past.winner is None else "Best of the search"
+        body += f'<h4>{title}</h4><div class="next">{"".join(_next(past, trial) for trial in next_best)}</div>'
+    return card("Best configuration", body, caption, span=4)
+
+
+def _configuration(best: Trial, place: Place | None) -> str:
+    return (
         f'<pre id="best-yaml">{escape(chr(10).join(as_yaml(best.config)))}</pre><div class="row">'
         f'<button class="copy main" data-from="best-yaml">Copy YAML</button>'
         f'<button class="more" data-trial="{best.number}">trial {best.number}</button>'
         f"{run_link(place, best.run_id, 'MLflow')}</div>"
     )
-    if next_best := [trial for trial in past.best if trial is not best][:NEXT]:
-        title = "Next best" if past.winner is None else "Best of the search"
-        body += f'<h4>{title}</h4><div class="next">{"".join(_next(past, trial) for trial in next_best)}</div>'
-    return card("Best configuration", body, caption, span=4)
+
+
+def _front_card(past: Past, best: Trial, place: Place | None) -> str:
+    """The compromise of the front, to be copied, and the best trial in each metric."""
+    body = _configuration(best, place)
+    ends = "".join(_end(past, i) for i in range(len(past.spec.objectives)))
+    body += f'<h4>Best in each metric</h4><div class="next">{ends}</div>'
+    caption = f"Trial {best.number}, {COMPROMISE}: {outcome_text(past.spec, best)}."
+    return card("Compromise", body, caption, span=4)
+
+
+def _end(past: Past, i: int) -> str:
+    """The point of the front that is best in the objective at a position."""
+    objective, trial = past.spec.objectives[i], min(past.history.front, key=lambda t: (t.outcome[i], t.outcome))
+    value = escape(number(objective.sign * trial.outcome[i]))
+    name = escape(short(objective.metric, 24))
+    return f'<button class="more" data-trial="{trial.number}">{name} <b>{value}</b></button>'
 
 
 def _next(past: Past, trial: Trial) -> str:
@@ -157,6 +186,8 @@ def to_know(past: Past) -> str:
 def importance_card(past: Past) -> str:
     """How much each parameter matters, or why that cannot be said."""
     title, found = "Importance of the parameters", past.importance
+    if past.whole is not None:
+        title += f" for {past.spec.metric}"
     if found is None:
         varied = len(past.merged.complete) >= FEWEST
         why = "All trials are equally good." if varied else f"It is estimated from {FEWEST} complete trials on."
@@ -194,7 +225,7 @@ def space_card(past: Past) -> str:
     rows = []
     for name in past.names:
         parameter = past.spec.search_space.parameters[name]
-        best = past.best[0].config if past.best else {}
+        best = past.leaders[0].config if past.leaders else {}
         note = f"<mark>widen: {at_edge[name].side}</mark>" if name in at_edge else ""
         value = escape(show(best[name])) if name in best else "-"
         when = "; ".join(f"if {key} is {' or '.join(map(str, values))}" for key, values in parameter.when.items())
@@ -206,6 +237,8 @@ def space_card(past: Past) -> str:
     caption = (
         f"Bars: where the trials lie in a range. Marks: the best {min(BEST, len(past.best))}, the tallest the best."
     )
+    if past.spec.metrics:
+        caption = "Bars: where the trials lie in a range. Marks: the Pareto front, the tallest its compromise."
     body, many = f'<div class="rows">{"".join(rows)}</div>', len(rows) > MOST_ROWS
     return card("Search space", body, caption if past.best else "", span=12 if many else 6)
 
@@ -230,7 +263,7 @@ def _strip(past: Past, name: str) -> str:
         if count
     )
     marks = ""
-    for place, trial in reversed(list(enumerate(past.best[:BEST]))):
+    for place, trial in reversed(list(enumerate(past.leaders))):
         if name in trial.config:
             x, y = 4 + 192 * parameter.encode(trial.config[name]), 18 if place else 0
             marks += f'<path class="{"good" if place else "first"}" d="M{x:.4g} {y}V30"/>'

@@ -9,12 +9,13 @@ from dataclasses import dataclass
 from hpo_core.history.trial import Trial
 from hpo_core.space.configuration import Scalar, scalar_key
 from hpo_core.space.parameters import Listed
+from hpo_flows.reports.html.figures.axes import ParameterAxis
 from hpo_flows.reports.html.figures.durations import lanes
-from hpo_flows.reports.html.figures.past import Past
+from hpo_flows.reports.html.figures.past import BEST, Past
 from hpo_flows.reports.text import limits_line, number
 
-BEST = 10
-"""How many of the best trials are taken to show where good values lie."""
+FEWEST_FRONT = 4
+"""A front of fewer trials says nothing about the ends of ranges."""
 
 FEWEST_ALIKE = 3
 """How many failed trials must share a value before a remark blames it."""
@@ -59,18 +60,38 @@ class Edge:
 
 
 def edges(past: Past) -> list[Edge]:
-    """The parameters whose range should be wider, for the best trial lies at its end."""
+    """The parameters whose range should be wider, for the best trial lies at its end.
+
+    Of several metrics the ends of a range may well be the ends of the front: then most of the front must lie there.
+    """
     if not past.best:
         return []
+    if past.spec.metrics:
+        return _edges_of_front(past)
     found = []
     for name in past.spec.search_space.free:
         axis, config = past.axis(name), past.best[0].config
         if side := axis.edge(config):
             others = sum(axis.edge(trial.config) == side for trial in past.best[1:BEST])
-            ends = [axis.parameter.decode(0.0), axis.parameter.decode(1.0)]
-            bound = ends[side == "high"] if axis.numeric else axis.parameter.options[-(side == "high")]
-            found.append(Edge(name, config[name], side, bound, others))
+            found.append(Edge(name, config[name], side, _end(axis, side), others))
     return found
+
+
+def _edges_of_front(past: Past) -> list[Edge]:
+    found, front = [], past.history.front
+    for name in past.spec.search_space.free:
+        axis = past.axis(name)
+        for side in ("low", "high"):
+            there = [trial for trial in front if axis.edge(trial.config) == side]
+            if len(front) >= FEWEST_FRONT and 2 * len(there) > len(front):
+                found.append(Edge(name, there[0].config[name], side, _end(axis, side), len(there)))
+    return found
+
+
+def _end(axis: ParameterAxis, side: str) -> Scalar:
+    ends = [axis.parameter.decode(0.0), axis.parameter.decode(1.0)]
+    bound: Scalar = ends[side == "high"] if axis.numeric else axis.parameter.options[-(side == "high")]
+    return bound
 
 
 @dataclass(frozen=True)
@@ -152,12 +173,14 @@ def remarks(past: Past) -> list[tuple[str, str]]:
     """What a reader should know first: how much it matters (``warn`` or ``info``), and a sentence."""
     found = []
     if past.spec.limiting and (best := past.history.incumbent) is not None:
-        line = limits_line(past.spec, best)
-        found.append(
-            ("info", f"The best trial {line}.") if best.feasible else ("warn", f"{line[0].upper()}{line[1:]}.")
-        )
+        line, which = limits_line(past.spec, best), "compromise" if past.spec.metrics else "best trial"
+        found.append(("info", f"The {which} {line}.") if best.feasible else ("warn", f"{line[0].upper()}{line[1:]}."))
     for edge in edges(past):
         end = "lower" if edge.side == "low" else "upper"
+        if past.spec.metrics:
+            where = f"{edge.name} is at the {end} end of its range in {edge.others} of {len(past.history.front)} trials"
+            found.append(("warn", f"{where} of the front: a wider range, in a new study, may be better."))
+            continue
         also = f", as in {edge.others} of the next {len(past.best[1:BEST])} best" if edge.others else ""
         lies = f"The best {edge.name} ({_said(edge.value)}) is at the {end} end of its range"
         found.append(("warn", f"{lies}{also}: a wider range, in a new study, may be better."))
@@ -168,9 +191,12 @@ def remarks(past: Past) -> list[tuple[str, str]]:
         most = f"; the {len(group.trials)} most alike all have {shared}" if shared else ""
         found.append(("warn", f"{len(failed)} of {len(complete) + len(failed)} ended trials failed{most}."))
     if complete and (since := past.history.since_improvement()) >= max(20, len(complete) // 2):
-        found.append(("info", f"The last {since} complete trials brought no improvement."))
-    if past.reliable is not None and past.reliable.mean[0] > 0:
-        found.append(("info", f"{past.reliable.names[0]} matters most among the parameters."))
+        nothing = "nothing new on the front" if past.spec.metrics else "no improvement"
+        found.append(("info", f"The last {since} complete trials brought {nothing}."))
+    for view in past.views:
+        if view.reliable is not None and view.reliable.mean[0] > 0:
+            for_one = f" for {view.spec.metric}" if past.spec.metrics else ""
+            found.append(("info", f"{view.reliable.names[0]} matters most among the parameters{for_one}."))
     return found
 
 

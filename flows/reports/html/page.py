@@ -18,14 +18,14 @@ from hpo_core.space.parameters import Float, Int
 from hpo_flows.reports.html import cards
 from hpo_flows.reports.html.cards import card
 from hpo_flows.reports.html.decisions import champion_card, choice_card, confirm_card
-from hpo_flows.reports.html.figures import plots
+from hpo_flows.reports.html.figures import plots, plots_by_metric
 from hpo_flows.reports.html.figures.parameters import MOST_DOTS
 from hpo_flows.reports.html.figures.past import Past, Plot, finite
 from hpo_flows.reports.html.parallel import PARALLEL
 from hpo_flows.reports.html.place import QUERY, Place
 from hpo_flows.reports.html.script import SCRIPT
 from hpo_flows.reports.html.style import STYLE
-from hpo_flows.reports.text import fidelity_name, metric_value
+from hpo_flows.reports.text import fidelity_name, metric_values
 
 HEAD = """<!DOCTYPE html>
 <html lang="en">
@@ -42,7 +42,7 @@ HEAD = """<!DOCTYPE html>
 TOOLS = """<div class="tools">
 <input id="words" type="search" aria-label="Filter" placeholder="{example}">
 <select id="kind" aria-label="State"><option value="">all states</option><option>complete</option>
-<option value="early">stopped early</option><option>failed</option><option>running</option></select>
+{front}<option value="early">stopped early</option><option>failed</option><option>running</option></select>
 <button id="chosen" hidden></button><button id="before">previous</button><button id="after">next</button>
 <span id="count"></span></div>
 <div class="table" id="table"><table><thead><tr></tr></thead><tbody></tbody></table></div>"""
@@ -76,39 +76,46 @@ def report_page(past: Past, place: Place | None, written: str) -> str:
         place: Where the study is in MLflow, for links.
         written: When the report was made, as shown to its readers.
     """
-    drawn = plots(past)
+    drawn, by_metric = plots(past), plots_by_metric(past)
+    single = not past.spec.metrics
     sections = {
         "Search": _grid(
             _plots(drawn["optimisation_history"], 8),
+            _plots(drawn["pareto_front"], 8 if len(drawn["pareto_front"]) == 1 else 4),
             cards.best_configuration(past, place),
-            _plots(drawn["learning_curves"], 12, PICKS),
+            _plots(drawn["hypervolume"], 12 if len(drawn["pareto_front"]) == 1 else 8),
+            *(_plots(each["learning_curves"], 12, PICKS) for _, each in by_metric),
         ),
         "Winner": _grid(confirm_card(past), choice_card(past), champion_card(past)),
         "Parameters": _grid(
-            cards.importance_card(past),
+            *map(cards.importance_card, past.views),
             cards.space_card(past),
             _plots(drawn["parallel_coordinates"], 12),
-            _small("One at a time", _slices_caption(past), drawn["slices"]),
-            _small("Two at a time", _pairs_caption(), drawn["interplay"]),
+            *(
+                _small(_titled("One at a time", view), _slices_caption(view), each["slices"])
+                + _small(_titled("Two at a time", view), _pairs_caption(), each["interplay"])
+                for view, each in by_metric
+            ),
         ),
         "Time": _grid(
             cards.time_card(past),
-            _plots(drawn["durations"], 6),
+            *(_plots(each["durations"], 6) for _, each in by_metric),
             _plots(drawn["timeline"], 12),
             _plots(drawn["fidelity_spent"], 12),
         ),
         "Metrics": _grid(
-            _small(
-                "Other metrics", "What else the objective measured, against the study's metric.", drawn["other_metrics"]
+            *(
+                _small(_titled("Other metrics", view), _other_caption(view), each["other_metrics"])
+                + _plots([*each["predictions"], *each["distribution"]], 6 if each["predictions"] or not single else 12)
+                for view, each in by_metric
             ),
-            _plots([*drawn["predictions"], *drawn["distribution"]], 6 if drawn["predictions"] else 12),
         ),
         "Failures": _grid(cards.failures_card(past)),
-        "Trials": _grid(card("All trials", TOOLS.format(example=escape(_example(past))), span=12)),
+        "Trials": _grid(card("All trials", _tools(past), span=12)),
     }
     sections = {name: body for name, body in sections.items() if body}
     tabs = "".join(f'<button data-to="{name.lower()}">{name}</button>' for name in sections)
-    shown = [plot for each in drawn.values() for plot in each]
+    shown = [plot for each in (drawn, *(each for _, each in by_metric)) for made in each.values() for plot in made]
     parts = [
         HEAD.format(title=escape(f"{past.spec.name}: report"), style=STYLE),
         f"<nav><div>{tabs}</div></nav><main>",
@@ -154,6 +161,21 @@ def _small(title: str, caption: str, drawn: Sequence[Plot]) -> str:
     return card(title, f'<div class="small">{"".join(made)}</div>', caption, span=12) if made else ""
 
 
+def _titled(title: str, view: Past) -> str:
+    """The title of a card; with several metrics, with the one that it is about."""
+    return title if view.whole is None else f"{title}: {view.spec.metric}"
+
+
+def _other_caption(view: Past) -> str:
+    which = "the study's metric" if view.whole is None else view.spec.metric
+    return f"What else the objective measured, against {which}."
+
+
+def _tools(past: Past) -> str:
+    front = '<option value="front">on the front</option>' if past.spec.metrics else ""
+    return TOOLS.format(example=escape(_example(past)), front=front)
+
+
 def _slices_caption(past: Past) -> str:
     first = "the most important first; " if past.reliable is not None else ""
     told = f"{past.spec.metric} by each parameter alone, {first}the stronger the colour, the later the trial; the ring "
@@ -182,15 +204,14 @@ def _data(past: Past, place: Place | None, shown: Sequence[Plot]) -> str:
         name for trial in history for name in trial.metrics if not name.startswith((HYPERGRADIENT, HYPERGRADIENT_NORM))
     }
     data = {
-        "metric": spec.metric,
-        "minimize": spec.sign > 0,
+        "objectives": [{"name": each.metric, "minimize": each.sign > 0} for each in spec.objectives],
         "fidelity": fidelity_name(spec),
-        "best": None if history.incumbent is None else history.incumbent.number,
+        "best": [trial.number for trial in history.front],
         "address": "" if place is None else place.address,
         "query": QUERY,
         "names": list(past.names),
         "numeric": [n for n in past.names if isinstance(spec.search_space.parameters[n], Float | Int)],
-        "metrics": sorted(names - {spec.metric})[:MOST_METRICS],
+        "metrics": sorted(names - past.own)[:MOST_METRICS],
         "trials": [_trial(past, trial) for trial in history],
         "plots": [
             {"name": plot.name, "height": plot.height, "data": plot.data, "layout": plot.layout} for plot in shown
@@ -200,18 +221,26 @@ def _data(past: Past, place: Place | None, shown: Sequence[Plot]) -> str:
     return f'<script type="application/json" id="data">{text.replace("<", chr(92) + "u003c")}</script>'
 
 
+def _signed(told: object, sign: int) -> float | str:
+    """A number of a note, in the metric's own direction; what is none, as it stands there."""
+    value = finite(told)
+    return str(told) if math.isnan(value) else sign * value
+
+
 def _trial(past: Past, trial: Trial) -> dict[str, Any]:
     notes = {key: trial.notes[key] for key in NOTES if key in trial.notes}
-    for key in ("predicted_mean", "predicted_std", "acquisition"):
-        if key in notes:
-            number = finite(notes[key])
-            notes[key] = str(notes[key]) if math.isnan(number) else number
-    if isinstance(mean := notes.get("predicted_mean"), float):
-        notes["predicted_mean"] = past.spec.sign * mean
+    for i, each in enumerate(past.spec.objectives):
+        ending, name = f"_{i + 1}" if i else "", f" {each.metric}" if past.spec.metrics else ""
+        for key, sign in (("predicted_mean", each.sign), ("predicted_std", 1)):
+            notes.pop(key, None)
+            if (told := trial.notes.get(f"{key}{ending}")) is not None:
+                notes[f"{key}{name}"] = _signed(told, sign)
+    if "acquisition" in notes:
+        notes["acquisition"] = _signed(notes["acquisition"], 1)
     return {
         "n": trial.number,
         "s": trial.state.value,
-        "v": metric_value(past.spec, trial),
+        "v": list(metric_values(past.spec, trial).values()) or None,
         "f": trial.fidelity,
         "t": past.seconds(trial),
         "at": trial.start,

@@ -6,6 +6,7 @@ report is written.
 
 from __future__ import annotations
 
+import json
 import logging
 import os
 import tempfile
@@ -15,6 +16,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from hpo_core.champion.challenge import Challenge
+from hpo_core.history.front import REFERENCE_TRIALS
 from hpo_core.history.history import History
 from hpo_core.history.trial import TrialState
 from hpo_core.ledger.ledger import Ledger
@@ -22,6 +24,7 @@ from hpo_core.ledger.store import Metric
 from hpo_core.ledger.tags import Tag
 from hpo_core.selection.final_choice import Choice
 from hpo_core.study.spec import StudySpec
+from hpo_flows.reports.front import front_csv, front_json
 from hpo_flows.reports.html.curves import CurveReader, Curves
 from hpo_flows.reports.html.place import Place
 
@@ -34,7 +37,13 @@ PAUSES = 20
 
 METRICS_A_REQUEST = 1_000
 
-BEST_SO_FAR = "best_so_far"
+TABLE = "pareto.json"
+"""The artifact with the Pareto front."""
+
+MOST_NUMBERS = 500
+"""So many trials of a front a tag can hold."""
+
+BEST_SO_FAR, HYPERVOLUME = "best_so_far", "hypervolume"
 
 WRITTEN = Tag.REPORT
 """The tag with the state that the report shows, so that a finished study does not get the same report again."""
@@ -82,17 +91,63 @@ def place_of(ledger: Ledger) -> Place:
 def best_so_far(spec: StudySpec, history: History) -> list[Metric]:
     """The incumbent's value after each complete trial: the step is the trial's number, the time its end.
 
-    It ends at the first trial that still runs, and leaves repeats out, so that no point has to be revised.
+    It ends at the first trial that still runs, and leaves repeats out, so that no point has to be revised. With several
+    metrics there is none.
     """
+    if spec.metrics:
+        return []
     from hpo_flows.reports.html.figures.past import incumbents
 
-    open_from = min((trial.number for trial in history.running), default=history.next_number)
-    settled = History(trial for trial in history if trial.number < open_from and trial.repeat_of is None)
+    settled = _settled(history)
     pairs = zip(settled.complete, incumbents(settled), strict=True)
     return [
         Metric(BEST_SO_FAR, spec.sign * (best.loss or 0.0), trial.end or trial.start, trial.number)
         for trial, best in pairs
     ]
+
+
+def hypervolumes(spec: StudySpec, history: History) -> list[Metric]:
+    """The hypervolume after each trial of the highest fidelity, as :func:`best_so_far`; none with one metric.
+
+    It begins once its reference is known for good. A trial that is trained further than all before it begins it anew.
+    """
+    settled = _settled(history)
+    if not spec.metrics or len(settled.complete) < REFERENCE_TRIALS:
+        return []
+    pairs = settled.hypervolumes()
+    return [Metric(HYPERVOLUME, value, trial.end or trial.start, trial.number) for trial, value in pairs]
+
+
+def write_front(spec: StudySpec, history: History, folder: Path) -> list[Path]:
+    """Write the Pareto front to a folder, as the table that MLflow shows and as CSV; nothing with one metric."""
+    if not spec.metrics or not history.front:
+        return []
+    table, csv = folder / TABLE, folder / "pareto.csv"
+    table.write_text(front_json(spec, history), encoding="utf-8")
+    csv.write_text(front_csv(spec, history), encoding="utf-8", newline="")
+    return [table, csv]
+
+
+def front_tags(spec: StudySpec, history: History) -> dict[str, str]:
+    """The tags of the study's run that say which trials are on the front, and that its artifact is a table."""
+    if not spec.metrics or not history.front:
+        return {}
+    numbers = [str(trial.number) for trial in history.front]
+    listed = json.dumps([{"path": TABLE, "type": "table"}])
+    return {Tag.FRONT: " ".join(numbers[:MOST_NUMBERS]), "mlflow.loggedArtifacts": listed}
+
+
+def reference_tag(spec: StudySpec, history: History) -> dict[str, str]:
+    """The tag with the corner from which the hypervolume counts; none with one metric."""
+    values = zip(spec.objectives, _settled(history).reference)  # noqa: B905  (one metric has no reference)
+    told = {each.metric: each.sign * loss for each, loss in values}
+    return {Tag.REFERENCE: json.dumps(told)} if told else {}
+
+
+def _settled(history: History) -> History:
+    """The trials before the first one that still runs, without repeats."""
+    open_from = min((trial.number for trial in history.running), default=history.next_number)
+    return History(trial for trial in history if trial.number < open_from and trial.repeat_of is None)
 
 
 class Publisher:
@@ -107,7 +162,7 @@ class Publisher:
         self._due = time.monotonic() + EVERY_SECONDS
         self._digest = ledger.study_run.tags.get(WRITTEN, "")
         self._curves = CurveReader(self._store, ledger.spec)
-        self._sent = 0  # points of best_so_far
+        self._sent = -1  # the step of the last point of the study's curve
         self._warned = False
         self._thread: threading.Thread | None = None
 
@@ -135,7 +190,8 @@ class Publisher:
         began = time.monotonic()
         try:
             self._publish(history, choice, challenge)
-            self._store.log(self._ledger.study_run.id, [], {}, {WRITTEN: digest})
+            tags = front_tags(self._ledger.spec, history)
+            self._store.log(self._ledger.study_run.id, [], {}, tags | {WRITTEN: digest})
         except Exception as error:  # plotly and the artifact store raise their own kinds
             (log.debug if self._warned else log.warning)(
                 "the report of %s could not be written: %s: %s", self._ledger.spec.name, type(error).__name__, error
@@ -147,13 +203,17 @@ class Publisher:
 
     def _publish(self, history: History, choice: Choice | None, challenge: Challenge | None) -> None:
         run, spec = self._ledger.study_run.id, self._ledger.spec
-        points = best_so_far(spec, history)
-        while batch := points[self._sent : self._sent + METRICS_A_REQUEST]:
-            self._store.log(run, batch, {}, {})
-            self._sent += len(batch)
+        points = hypervolumes(spec, history) or best_so_far(spec, history)
+        points = [point for point in points if point.step > self._sent]
+        for i in range(0, len(points), METRICS_A_REQUEST):
+            batch = points[i : i + METRICS_A_REQUEST]
+            self._store.log(run, batch, {}, reference_tag(spec, history))
+            self._sent = batch[-1].step
         with tempfile.TemporaryDirectory() as folder:
             place, curves = place_of(self._ledger), self._curves.read(history)
             self._store.upload(run, write_report(spec, history, Path(folder), place, curves, choice, challenge), "")
+            for path in write_front(spec, history, Path(folder)):
+                self._store.upload(run, path, "")
 
 
 def _digest(history: History, choice: Choice | None, challenge: Challenge | None) -> str:

@@ -15,7 +15,7 @@ const digits = (value, count) => typeof value !== "number" ? String(value)
 const took = s => s === null ? "" : s < 1 ? Math.round(1000 * s) + " ms" : s < 60 ? digits(s, 3) + " s"
   : s < 3600 ? Math.floor(s / 60) + " min " + Math.round(s % 60) + " s"
   : Math.floor(s / 3600) + " h " + Math.round(s % 3600 / 60) + " min";
-const value = trial => trial.v === null ? trial.s : digits(trial.v, 6);
+const value = (trial, i = 0) => trial.v === null ? trial.s : digits(trial.v[i], 6);
 
 // copying, also where a page may not use the clipboard: from a file, in a frame
 async function copy(text, button, said = "copied") {
@@ -78,13 +78,14 @@ function show(number) {
   const close = make("button", "close", "close"), list = make("dl"), config = make("pre", yaml(trial.c));
   close.onclick = () => dialog.close();
   const pair = (name, text) => { if (text !== "" && text !== null) list.append(make("dt", name), make("dd", text)); };
-  pair(data.metric, value(trial));
+  data.objectives.forEach(({ name }, i) => pair(name, value(trial, i)));
   pair(data.fidelity, trial.f === null ? "" : digits(trial.f, 6));
   pair("duration", took(trial.t));
   pair("started", trial.at ? new Date(trial.at).toISOString().slice(0, 19).replace("T", " ") + " UTC" : "");
   pair("goes on from trial", trial.p);
   for (const [name, text] of Object.entries(trial.notes)) pair(name.replaceAll("_", " "), digits(text, 6));
-  for (const [name, number] of Object.entries(trial.m)) if (name !== data.metric) pair(name, digits(number, 6));
+  for (const [name, number] of Object.entries(trial.m)) if (!data.objectives.some(each => each.name === name))
+    pair(name, digits(number, 6));
   const button = make("button", "Copy YAML", "copy main"), row = make("div", undefined, "row");
   button.dataset.text = config.textContent;
   row.append(button);
@@ -163,11 +164,12 @@ function redrawCurves() {
 }
 
 // the table: each column has a title, what sorts it and filters it, and what it shows
-const size = 25, state = { sort: 2, down: !data.minimize, page: 0, words: "", kind: "", chosen: null };
+const size = 25, state = { sort: 2, down: !data.objectives[0].minimize, page: 0, words: "", kind: "", chosen: null };
 const columns = [
   { title: "trial", of: t => t.n },
   { title: "state", of: t => t.e ? "stopped early" : t.s, text: true },
-  { title: data.metric, of: t => t.v, shown: t => t.v === null ? "" : digits(t.v, 6) },
+  ...data.objectives.map(({ name }, i) => ({ title: name, of: t => t.v && t.v[i],
+    shown: t => t.v === null ? "" : digits(t.v[i], 6) })),
 ];
 if (data.trials.some(t => t.f !== null))
   columns.push({ title: data.fidelity, of: t => t.f,
@@ -199,7 +201,8 @@ function asked(text) {
 }
 function rows() {
   const tests = asked(state.words), column = columns[state.sort], turn = state.down ? -1 : 1;
-  const kept = data.trials.filter(t => (!state.kind || t.s === state.kind || (state.kind === "early" && t.e))
+  const kept = data.trials.filter(t => (!state.kind || t.s === state.kind || (state.kind === "early" && t.e)
+    || (state.kind === "front" && data.best.includes(t.n)))
     && (!state.chosen || state.chosen.has(t.n)) && tests.every(test => test(t)));
   const keys = new Map(kept.map(t => [t, column.of(t)]));
   return kept.sort((s, t) => {
@@ -213,7 +216,7 @@ function fill() {
   const kept = rows(), pages = Math.max(1, Math.ceil(kept.length / size));
   state.page = Math.min(state.page, pages - 1);
   body.replaceChildren(...kept.slice(state.page * size, (state.page + 1) * size).map(trial => {
-    const line = make("tr", undefined, trial.n === data.best ? "best" : "");
+    const line = make("tr", undefined, data.best.includes(trial.n) ? "best" : "");
     line.dataset.number = trial.n;
     line.tabIndex = 0;
     line.append(...columns.map((column, i) => {
@@ -266,7 +269,8 @@ function label(number) {
   if (number === null || !trials.has(number)) return "";
   if (!labels.has(number)) {
     const trial = trials.get(number);
-    const lines = ["<b>" + plain(cut(data.metric)) + " " + value(trial) + "</b>  trial " + number];
+    const values = data.objectives.map(({ name }, i) => plain(cut(name)) + " " + value(trial, i));
+    const lines = ["<b>" + values.slice(0, trial.v ? 3 : 1).join("<br>") + "</b>  trial " + number];
     if (trial.f !== null) lines.push(plain(data.fidelity) + " " + digits(trial.f, 6));
     if (trial.why) lines.push(plain(cut(trial.why)));
     const settings = Object.entries(trial.c);

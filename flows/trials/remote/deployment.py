@@ -16,7 +16,7 @@ from prefect.client.orchestration import SyncPrefectClient, get_client
 from prefect.client.schemas.filters import FlowRunFilter, FlowRunFilterId
 from prefect.client.schemas.objects import State
 from prefect.exceptions import ObjectNotFound
-from prefect.settings import PREFECT_API_URL
+from prefect.settings import PREFECT_API_URL, PREFECT_CLIENT_MAX_RETRIES, temporary_settings
 from prefect.states import Cancelled, Cancelling, Crashed
 from prefect.task_runners import ThreadPoolTaskRunner
 
@@ -111,6 +111,7 @@ class DeploymentRunner:
         self._spec, self._pool = spec, spec.runner.work_pool
         self.name = f"the work pool {self._pool!r}"
         self._client: SyncPrefectClient = get_client(sync_client=True)
+        self._retries = PREFECT_CLIENT_MAX_RETRIES.value()  # the user's; the loop lowers it, since it needs no answer
         self._deployment: UUID | None = None
         self._open: dict[UUID, FlowRunFuture] = {}
         self._lock = threading.Lock()  # Prefect's client is shared between the poller and the loop
@@ -163,9 +164,14 @@ class DeploymentRunner:
     def submit(self, name: str, request: TrialRequest, retries: int) -> FlowRunFuture:
         assert self._deployment is not None
         given = parameters(name, request, retries)
-        made = self._client.create_flow_run_from_deployment(
-            self._deployment, parameters=given, name=name, tags=study_tags(self._spec)
-        )
+        with self._lock, temporary_settings({PREFECT_CLIENT_MAX_RETRIES: self._retries}):
+            made = self._client.create_flow_run_from_deployment(
+                self._deployment,
+                parameters=given,
+                name=name,
+                tags=study_tags(self._spec),
+                idempotency_key=request.run,  # a server may have done what it answered with an error
+            )
         future = self._open[made.id] = FlowRunFuture(made.id)
         if self._poller is None:
             self._poller = threading.Thread(target=self._poll, daemon=True)

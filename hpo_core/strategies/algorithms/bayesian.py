@@ -16,10 +16,11 @@ from hpo_core.base.arrays import Array
 from hpo_core.base.moments import LARGEST
 from hpo_core.base.seeding import trial_rng
 from hpo_core.base.settings import STRICT, Count, Positive
+from hpo_core.history.front import by_standing
 from hpo_core.history.history import History
 from hpo_core.history.prior import comparable
 from hpo_core.history.trial import Proposal, Trial, TrialState
-from hpo_core.numerics import acquisition
+from hpo_core.numerics import acquisition, pareto
 from hpo_core.numerics.gaussian_process import GaussianProcess, Spread, fit
 from hpo_core.numerics.transforms import LogDistance, Standardised, YeoJohnson
 from hpo_core.space.configuration import Scalar
@@ -62,6 +63,10 @@ class Bayesian(Strategy):
         skill: Once repeats show that losses are noisy, every second proposal is that of ``tpe`` while the process
             explains less than this share of the variance of each loss from the other ones; 0 turns this off.
 
+    With several objectives there is a process for each, and the acquisition is the logarithm of the expected improvement
+    of the hypervolume (Yang et al. 2019; Daulton et al. 2020, arXiv:2006.05078): that of the front of expected outcomes,
+    up to a tenth of its extent beyond its worst values.
+
     In a study with limits, the logarithm of the probability that a candidate keeps them is added to the acquisition
     (Gardner et al. 2014); until one trial keeps them, that probability is all that counts.
 
@@ -84,6 +89,12 @@ class Bayesian(Strategy):
     max_points: Annotated[int, Field(ge=10)] = 500
     skill: Annotated[float, Field(ge=0, le=1)] = 0.75
 
+    def check_several(self) -> None:
+        if self.acquisition != "log_ei":
+            raise ValueError(
+                f"acquisition: {self.acquisition!r} is of one metric, and the study has several; choose log_ei"
+            )
+
     def propose(self, space: SearchSpace, history: History, n: int, *, seed: int) -> list[Proposal]:
         cube = Cube(space)
         return fill_ranked(
@@ -105,7 +116,7 @@ class Bayesian(Strategy):
         cube = Cube(space)
         if not space.dimensions or (fitted := self._fit(cube, history, 0, trial_rng(seed, 0, stream=5))) is None:
             return {}
-        means, _ = fitted.process.predict(fitted.embed(fitted.X))
+        means, _ = fitted.surrogates[0].process.predict(fitted.embed(fitted.X))
         pairs = zip(fitted.trials, means.tolist(), strict=True)
         return {trial.number: mean for trial, mean in pairs if trial.state is TrialState.COMPLETE and trial.number >= 0}
 
@@ -114,34 +125,39 @@ class Bayesian(Strategy):
         trials, losses = self._observations(history, rng)
         X, valid = cube.encode([trial.config for trial in trials])
         X, losses = X[valid], losses[valid]
-        finished = np.isfinite(losses)
+        finished = np.isfinite(losses[:, 0])
         if finished.sum() < 2:
             return None
-        transform = self._transform(losses[finished], number)
-        z = np.full(len(losses), transform.forward(losses[finished]).max())
-        z[finished] = transform.forward(losses[finished])
+        transforms = [self._transform(column, number) for column in losses[finished].T]
+        targets = [_targets(transform, column) for transform, column in zip(transforms, losses.T, strict=True)]
         embed = _Embedding(cube, trials, valid)
         F = embed(X, observed=True)
-        some = _subset(z, FITTED, rng)
         kept = [trial for trial, ok in zip(trials, valid, strict=True) if ok]
-        spread = _spread(kept, transform)
+        some = _subset(targets[0] if len(targets) == 1 else _places(kept), FITTED, rng)
         active = float((~np.isnan(X)).sum(axis=1).mean())
-        hyperparameters = fit(F[some], embed.owner, z[some], active=active, spread=spread.at(some))
-        process = GaussianProcess.condition(F, embed.owner, z, hyperparameters, spread.counts)
+        surrogates: list[_Surrogate] = []
+        for transform, z in zip(transforms, targets, strict=True):
+            spread = _spread(kept, transform) if len(targets) == 1 else Spread(np.ones(len(kept)))
+            hyperparameters = fit(F[some], embed.owner, z[some], active=active, spread=spread.at(some))
+            process = GaussianProcess.condition(F, embed.owner, z, hyperparameters, spread.counts)
+            surrogates.append(_Surrogate(z, transform, process, spread))
         feasibility = Feasibility.fitted(kept, F, embed.owner, active, some)
-        return _Fitted(kept, X, z, transform, embed, process, spread, feasibility)
+        return _Fitted(kept, X, embed, surrogates, feasibility)
 
     def _ranked(self, cube: Cube, history: History, number: int, rng: np.random.Generator) -> Iterator[Proposal]:
         if (fitted := self._fit(cube, history, number, rng)) is None:
             return
-        X, z, transform, embed, process = fitted.X, fitted.z, fitted.transform, fitted.embed, fitted.process
-        if fitted.spread.variance > NOISY and number % 2 and (skill := max(process.skill, 0.0)) < self.skill:
+        X, embed, first = fitted.X, fitted.embed, fitted.surrogates[0]
+        if first.spread.variance > NOISY and number % 2 and (skill := max(first.process.skill, 0.0)) < self.skill:
             yield from self._yielded(cube, history, skill, rng)  # what follows is asked for if none of these is new
         feasible = np.array([t.feasible and t.state is TrialState.COMPLETE for t in fitted.trials])
-        best = float(process.predict(embed(X[feasible] if feasible.any() else X))[0].min())
         pending, valid = cube.encode([trial.config for trial in history.running])
-        process = process.believing(embed(pending[valid]))
-        feasibility = fitted.feasibility.believing(embed(pending[valid]))
+        running = embed(pending[valid])
+        processes = [surrogate.process.believing(running) for surrogate in fitted.surrogates]
+        process, feasibility = processes[0], fitted.feasibility.believing(running)
+        seen = embed(X[feasible] if feasible.any() else X)
+        best = float(first.process.predict(seen)[0].min())
+        free = _free(fitted.surrogates, seen, running) if len(processes) > 1 else None
 
         belief, weight = cube.space.belief, belief_weight(cube.space, history)
 
@@ -152,6 +168,9 @@ class Bayesian(Strategy):
                 within = within + weight * belief.log_density(rows)
             if not feasible.any():
                 return within  # until something keeps the limits, there is nothing to improve on
+            if free is not None:
+                means, stds = _predictions(processes, F)
+                return acquisition.log_expected_hypervolume_improvement(means, self.widen * stds, free) + within
             mean, std = process.predict(F)
             if self.acquisition == "ucb":
                 return acquisition.lower_confidence_bound(mean, std, self.kappa) + within
@@ -159,8 +178,7 @@ class Bayesian(Strategy):
                 return acquisition.log_probability_of_improvement(mean, self.widen * std, best) + within
             return acquisition.log_expected_improvement(mean, self.widen * std, best) + within
 
-        beyond = np.array([math.inf if trial.loss is None else trial.violation for trial in fitted.trials])
-        elite = X[np.lexsort((z, beyond))[:ELITE]]
+        elite = X[fitted.elite]
         if self.acquisition == "thompson":
             # One joint draw at fixed points: it cannot be extended to further points, so there is no local search.
             anywhere = rng.random((self.candidates, X.shape[1]))
@@ -169,9 +187,13 @@ class Bayesian(Strategy):
         else:
             rows, scores = _search(cube, score, elite, self.candidates, rng)
         for block in _blocks(rows, scores, np.vstack([X, pending])):
-            means, stds = process.predict(embed(rows[block]))
+            means, stds = _predictions(processes, embed(rows[block]))
             for i, mean, std in zip(block, means.tolist(), stds.tolist(), strict=True):
-                yield Proposal(cube.config(rows[i]), notes=_expectation(transform, mean, std, float(scores[i])))
+                notes: dict[str, Scalar] = {}
+                for j, each in enumerate(fitted.surrogates):
+                    notes |= _expectation(each.transform, mean[j], std[j], f"_{j + 1}" if j else "")
+                score_of = {"acquisition": float(scores[i])} if np.isfinite(scores[i]) else {}
+                yield Proposal(cube.config(rows[i]), notes=notes | score_of)
 
     def _yielded(self, cube: Cube, history: History, skill: float, rng: np.random.Generator) -> Iterator[Proposal]:
         """The proposals of the Parzen estimators, with the reason that it is their turn."""
@@ -182,14 +204,18 @@ class Bayesian(Strategy):
             yield replace(proposal, notes={"picked": "tpe", "why": why, **proposal.notes})
 
     def _observations(self, history: History, rng: np.random.Generator) -> tuple[list[Trial], Array]:
-        """The trials to model, in order of number, and their losses; infinite for failed trials."""
+        """The trials to model, in order of number, and their losses, shape ``(n, m)``; infinite for failed trials."""
         ended = [*history.complete, *history.failed, *comparable(history.prior)]
         ended.sort(key=lambda trial: trial.number)
+        m = max((len(trial.outcome) for trial in history.complete), default=1)
         # Clamped: differences of losses near the largest float would overflow.
         losses = np.array(
-            [np.inf if trial.loss is None else min(max(trial.loss, -LARGEST), LARGEST) for trial in ended]
-        )
-        some = _subset(losses, self.max_points, rng)
+            [
+                [np.inf] * m if trial.loss is None else [min(max(y, -LARGEST), LARGEST) for y in trial.outcome]
+                for trial in ended
+            ]
+        ).reshape(len(ended), m)
+        some = _subset(losses[:, 0] if m == 1 else _places(ended), self.max_points, rng)
         return [ended[i] for i in some], losses[some]
 
     def _transform(self, losses: Array, number: int) -> Standardised:
@@ -203,6 +229,45 @@ def _subset(losses: Array, most: int, rng: np.random.Generator) -> Any:
         return np.arange(len(losses))
     order, half = np.argsort(losses, kind="stable"), most // 2
     return np.sort(np.concatenate([order[:half], rng.choice(order[half:], most - half, replace=False)]))
+
+
+def _places(trials: Sequence[Trial]) -> Array:
+    """The place of each trial, the best first, shape ``(n,)``; infinite for those that are not complete."""
+    best = by_standing(trial for trial in trials if trial.state is TrialState.COMPLETE)
+    places = {trial.number: float(place) for place, trial in enumerate(best)}
+    return np.array([places.get(trial.number, math.inf) for trial in trials])
+
+
+def _targets(transform: Standardised, losses: Array) -> Array:
+    """The transformed losses; a failed trial has the worst of the others."""
+    finished = np.isfinite(losses)
+    z = np.full(len(losses), transform.forward(losses[finished]).max())
+    z[finished] = transform.forward(losses[finished])
+    return z
+
+
+def _predictions(processes: Sequence[GaussianProcess], F: Array) -> tuple[Array, Array]:
+    """The means and standard deviations of each process, of shape ``(q, m)``."""
+    means, stds = zip(*(process.predict(F) for process in processes), strict=True)
+    return np.column_stack(means), np.column_stack(stds)
+
+
+def _free(surrogates: Sequence[_Surrogate], seen: Array, running: Array) -> pareto.Boxes:
+    """What the front of the expected outcomes leaves free, up to just beyond its worst values.
+
+    Expected outcomes instead of observed ones: a lucky trial would otherwise hide what is better than it.
+    """
+    processes = [surrogate.process for surrogate in surrogates]
+    means, _ = _predictions(processes, seen)
+    import os
+    R=os.environ.get("REF","A"); front=means[pareto.nondominated(means)]
+    reference = pareto.reference_point(means)
+    if R[0]=="B": reference = front.max(axis=0)+float(R[1:] or .1)*np.ptp(means,axis=0)
+    if R[0]=="C": reference = np.maximum(front.max(axis=0),np.median(means,axis=0))+float(R[1:] or .1)*np.ptp(means,axis=0)
+    if R[0]=="D": reference = means.max(axis=0)+float(R[1:] or .1)*np.ptp(means,axis=0)
+    if len(running):
+        means = np.vstack([means, _predictions(processes, running)[0]])
+    return pareto.free_boxes(means, reference)
 
 
 def _spread(trials: Sequence[Trial], transform: Standardised) -> Spread:
@@ -229,17 +294,32 @@ def _keys(rows: Array) -> list[bytes]:
 
 
 @dataclasses.dataclass(frozen=True)
+class _Surrogate:
+    """The process of one objective, and the transformed losses ``z`` of ``n`` trials that it was fitted to."""
+
+    z: Array
+    transform: Standardised
+    process: GaussianProcess
+    spread: Spread
+
+
+@dataclasses.dataclass(frozen=True)
 class _Fitted:
-    """The process and what it was fitted to: ``n`` trials, their rows of the cube and their transformed losses."""
+    """The processes, one for each objective, and what they were fitted to: ``n`` trials and their rows of the cube."""
 
     trials: Sequence[Trial]
     X: Array
-    z: Array
-    transform: Standardised
     embed: _Embedding
-    process: GaussianProcess
-    spread: Spread
+    surrogates: Sequence[_Surrogate]
     feasibility: Feasibility
+
+    @property
+    def elite(self) -> Any:
+        """The positions of the best trials."""
+        if len(self.surrogates) > 1:
+            return np.argsort(_places(self.trials), kind="stable")[:ELITE]
+        beyond = np.array([math.inf if trial.loss is None else trial.violation for trial in self.trials])
+        return np.lexsort((self.surrogates[0].z, beyond))[:ELITE]
 
 
 class _Embedding:
@@ -307,10 +387,10 @@ def _search(
     return rows, scores
 
 
-def _expectation(transform: Standardised, mean: float, std: float, score: float) -> dict[str, Scalar]:
-    """The surrogate's prediction for a proposal, on the scale of the losses, as notes."""
+def _expectation(transform: Standardised, mean: float, std: float, ending: str) -> dict[str, Scalar]:
+    """The surrogate's prediction for a proposal, on the scale of the losses, as notes whose names end so."""
     with np.errstate(over="ignore"):
         low, middle, high = transform.inverse(np.array([mean - std, mean, mean + std])).tolist()
-    notes = {"predicted_mean": middle, "predicted_std": (high - low) / 2, "acquisition": score}
+    notes = {f"predicted_mean{ending}": middle, f"predicted_std{ending}": (high - low) / 2}
     # Near the largest float the inverse transform may overflow; a tag must be a finite number.
     return {name: value for name, value in notes.items() if np.isfinite(value)}

@@ -79,6 +79,9 @@ class Gradient(Strategy):
                 "choose another strategy, such as tpe"
             )
 
+    def check_several(self) -> None:
+        raise ValueError("name: 'gradient' follows the slope of one metric, and the study has several; choose auto, say")
+
     def propose(self, space: SearchSpace, history: History, n: int, *, seed: int) -> list[Proposal]:
         proposals: list[Proposal] = []
         for _ in range(n):

@@ -36,6 +36,10 @@ class Tpe(DensityRatio, Strategy):
         old: The weight of the oldest trial that is not good; it rises to 1 for the last 25. Early trials lie far from
             where the search is now.
 
+    With several objectives, the good trials are those of the first fronts, and of the front that they divide those that
+    dominate most volume together; each weighs as much as the volume that it dominates alone (MOTPE; Ozaki et al. 2022,
+    doi:10.1613/jair.1.13188).
+
     In a study with limits, each has two densities as well, of the trials that keep it and of the others, and the
     product of all relative ratios is maximised (c-TPE; Watanabe and Hutter 2023, arXiv:2211.14411).
 

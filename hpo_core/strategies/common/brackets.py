@@ -13,6 +13,7 @@ from dataclasses import dataclass, field, replace
 from itertools import count
 
 from hpo_core.history.fidelity import Fidelity
+from hpo_core.history.front import by_standing
 from hpo_core.history.history import History
 from hpo_core.history.trial import Proposal, Trial, TrialState
 
@@ -198,13 +199,13 @@ def _one(fidelity: Fidelity, order: Callable[[int], int], history: History, samp
 
 
 def best_first(trials: Iterable[Trial]) -> list[Trial]:
-    """The complete trials by loss, ties by number, those that break a limit last.
+    """The complete trials by their standing: by loss, or by front and crowding; those that break a limit last.
 
     Trials that were stopped early never reached the rung, and those that ended after some of their folds were worse
     than another; both are left out.
     """
     ended = [trial for trial in trials if trial.loss is not None and trial.whole and not trial.stopped_early]
-    return sorted(ended, key=lambda trial: trial.standing)
+    return by_standing(ended)
 
 
 def promoted(trial: Trial, fidelity: Fidelity, level: int, bracket: int, rung: int) -> Proposal:

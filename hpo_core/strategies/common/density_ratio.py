@@ -3,19 +3,25 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
 
 import numpy as np
 from pydantic.dataclasses import dataclass
 
 from hpo_core.base.arrays import Array
 from hpo_core.base.settings import STRICT, Count, Share
+from hpo_core.history.front import outcomes
 from hpo_core.history.history import History
 from hpo_core.history.prior import Source, comparable
-from hpo_core.history.trial import Proposal, TrialState
+from hpo_core.history.trial import Proposal, Trial, TrialState
+from hpo_core.numerics import pareto
 from hpo_core.numerics.parzen import Parzen
 from hpo_core.space.cube import Cube
 from hpo_core.strategies.common.sampling import belief_weight
+
+LEAST_WEIGHT = 0.1
+"""The least weight of a good trial, where 1 is that of the one that dominates most volume alone."""
 
 FADE = 10.0
 """The number of trials that halves the weight of a past observation."""
@@ -46,13 +52,14 @@ class DensityRatio:
             or (trial.stopped_early and trial.fidelity != fidelity)
         ]
         X, valid = cube.encode([trial.config for trial in (*good, *others)])
-        losses = np.array([trial.loss for trial in good] + [math.inf] * len(others), dtype=float)
-        numbers = np.array([trial.number for trial in (*good, *others)])
-        X, losses, numbers = X[valid], losses[valid], numbers[valid]
+        finite = int(valid[: len(good)].sum())
+        count = min(math.ceil(self.gamma * finite), self.most)
+        kept = [trial for trial, ok in zip((*good, *others), valid, strict=True) if ok]
+        numbers = np.array([trial.number for trial in kept])
+        X, losses = X[valid], np.full(len(kept), math.inf)
+        losses[:finite], volumes = _scalar(kept[:finite], count)
         # Stable sorts throughout: ties keep the order of the history, so every process proposes the same.
         order = np.argsort(losses, kind="stable")
-        count = min(math.ceil(self.gamma * int(np.isfinite(losses).sum())), self.most)
-        kept = [trial for trial, ok in zip((*good, *others), valid, strict=True) if ok]
         limits = sorted({name for trial in kept for name in trial.excess})
         if limits:  # the good trials reach as far down as it takes for that number of them to keep the limits
             feasible = np.array([kept[i].loss is not None and kept[i].feasible for i in order])
@@ -66,7 +73,7 @@ class DensityRatio:
         weight = FADE / (FADE + len(losses))
         promising, ordinary = (
             Parzen(cube, np.vstack([own, old]), np.append(w, np.full(len(old), weight)), self.narrowest, self.spread)
-            for own, w, old in zip((X[best], X[rest]), (np.ones(len(best)), ramp), past, strict=True)
+            for own, w, old in zip((X[best], X[rest]), (volumes(best), ramp), past, strict=True)
         )
         excess = np.array([[trial.excess.get(name, math.inf) for name in limits] for trial in kept])
         within = list(self._within(cube, X, excess)) if limits else []
@@ -116,6 +123,34 @@ def _relative(inside: Parzen, outside: Parzen, share: float, rows: Array) -> Arr
     """
     against = outside.log_density(rows) - inside.log_density(rows)
     return -np.logaddexp(math.log(share), math.log1p(-share) + against) if share < 1 else np.zeros(len(rows))
+
+
+def _scalar(trials: Sequence[Trial], count: int) -> tuple[Array, Callable[[Any], Array]]:
+    """One number for each complete trial, the lower the better; and the weights of those that count as good.
+
+    With one objective that is the loss, and all weights are 1. With several it is the place among the trials: by front,
+    and in the front that the good ones divide, by how much more volume they dominate (MOTPE; Ozaki et al. 2022,
+    doi:10.1613/jair.1.13188, section 4.1). Weights are then the volumes that each of the good ones dominates alone.
+
+    Args:
+        trials: The complete trials.
+        count: How many of them are good.
+    """
+    losses = np.array([trial.outcome for trial in trials], dtype=float)
+    if not len(losses) or losses.shape[1] == 1:
+        return losses.reshape(len(trials)), lambda best: np.ones(len(best))
+    losses = outcomes(trials)
+    places = pareto.ranks(losses).astype(float)
+    reference = pareto.reference_point(losses)
+    divided = np.flatnonzero(places == np.sort(places)[count - 1])
+    chosen = pareto.select(losses[divided], reference, count - int((places < places[divided[0]]).sum()))
+    places[divided[chosen]] -= 0.5
+
+    def volumes(best: Any) -> Array:
+        alone = pareto.contributions(losses[best], reference)
+        return np.maximum(alone / max(float(alone.max()), 1e-300), LEAST_WEIGHT)
+
+    return places, volumes
 
 
 def _past(cube: Cube, sources: Sequence[Source], gamma: float, most: int) -> tuple[Array, Array]:

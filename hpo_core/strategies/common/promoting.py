@@ -28,5 +28,8 @@ class Promoting(Strategy):
     sampler: Strategy
     fidelity: Fidelity = field(default_factory=Fidelity)
 
+    def check_several(self) -> None:
+        self.sampler.check_several()
+
     def learns_from_prior(self) -> bool:
         return self.sampler.learns_from_prior()

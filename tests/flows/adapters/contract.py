@@ -136,7 +136,15 @@ class Training:
         reference = Objective(objective, (str(ROOT),))
         milestones = None if stop_after is None else Milestones(stop_after, every=10**6)
         job = Job(
-            reference, metric, {"rate": 0.3, "evaluate": True} | config, 0, seed, fidelity, place, resume, milestones
+            reference,
+            {metric: 1},
+            {"rate": 0.3, "evaluate": True} | config,
+            0,
+            seed,
+            fidelity,
+            place,
+            resume,
+            milestones,
         )
         attempt = Attempt(sent.append)
         attempt.answers.put(False)

@@ -116,7 +116,7 @@ def test_metric_names_are_strings(key: Any) -> None:
 
 @pytest.mark.parametrize(("value", "number"), NUMBERS, ids=name)
 def test_a_number_is_the_metric_of_the_study(value: Any, number: float) -> None:
-    assert as_result(value, "loss") == {"loss": number}
+    assert as_result(value, ["loss"]) == {"loss": number}
 
 
 @pytest.mark.parametrize(
@@ -130,7 +130,7 @@ def test_a_number_is_the_metric_of_the_study(value: Any, number: float) -> None:
     ids=repr,
 )
 def test_a_mapping_holds_the_metric_of_the_study(value: Mapping[str, Any], metrics: dict[str, float]) -> None:
-    assert as_result(value, "loss") == metrics
+    assert as_result(value, ["loss"]) == metrics
 
 
 @pytest.mark.parametrize(
@@ -149,7 +149,7 @@ def test_a_mapping_holds_the_metric_of_the_study(value: Mapping[str, Any], metri
 )
 def test_other_results_are_refused(value: Any, message: str) -> None:
     with pytest.raises(ValueError, match=message) as caught:
-        as_result(value, "loss")
+        as_result(value, ["loss"])
     assert len(str(caught.value)) < 200
 
 
@@ -324,13 +324,13 @@ class Named(StrEnum):
 
 
 def test_metrics_are_plain_data_and_finite_as_mlflow_keeps_it() -> None:
-    found = as_result({Named.LOSS: np.float32(0.5), "big": np.float64(sys.float_info.max)}, "loss")
+    found = as_result({Named.LOSS: np.float32(0.5), "big": np.float64(sys.float_info.max)}, ["loss"])
     assert found == {"loss": 0.5, "big": sys.float_info.max}
     assert [type(name) for name in found] == [str, str]
     for value in (math.inf, -math.inf, math.nan, sys.float_info.max, -sys.float_info.max):
         with pytest.raises(ValueError, match="the objective returned loss = "):
-            as_result(value, "loss")
-    assert as_result(1e308, "loss") == {"loss": 1e308}
+            as_result(value, ["loss"])
+    assert as_result(1e308, ["loss"]) == {"loss": 1e308}
 
 
 @pytest.mark.parametrize("step", [1.5, math.nan, math.inf, "one", None, 10**20, -(10**20), np.array([1, 2])])

@@ -61,7 +61,7 @@ def test_continued_training_is_uninterrupted_training(tmp_path: Path) -> None:
                 if isinstance(message, Report):
                     curve[message.step] = message.metrics
 
-            job = Job(objective, "val_accuracy", config, 0, 11, fidelity, tmp_path / name, resume)
+            job = Job(objective, {"val_accuracy": -1}, config, 0, 11, fidelity, tmp_path / name, resume)
             with pool.worker() as worker:
                 curve[-1] = worker.run(job, timeout=PATIENCE, on_message=take)
             return curve

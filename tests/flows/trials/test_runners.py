@@ -18,6 +18,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, cast
 
+import httpx
 import pytest
 
 from hpo_core.base.errors import EngineError, InputError
@@ -32,7 +33,7 @@ from hpo_flows.api import open_ledger, run
 from hpo_flows.cli import app as cli
 from hpo_flows.loop.stages import FlowSession, Stages
 from hpo_flows.objectives.reference import Objective
-from hpo_flows.results import StudyResult
+from hpo_flows.results import StudyResult, result_of
 from hpo_flows.trials.remote import dispatcher as away_module
 from hpo_flows.trials.remote import engines, remote_session
 from hpo_flows.trials.remote.deployment import parameters as deployment_parameters
@@ -41,7 +42,7 @@ from hpo_flows.trials.remote.remote_session import AlreadyStarted, RemoteSession
 from hpo_flows.trials.remote.request import TrialRequest
 from hpo_flows.workers.job import TrialCancelled
 from tests.conftest import PATIENCE, MlflowServer, PrefectServer, free_port, wait_until
-from tests.studies import ROOT, gated, let_pass, make_spec
+from tests.studies import ROOT, check_logged_by_mlflow, gated, let_pass, make_spec
 
 
 @pytest.fixture(autouse=True)
@@ -202,6 +203,15 @@ def test_a_champion_is_challenged_at_a_distance(dask_address: str) -> None:
         assert (tags["hpo.champion_decision"], tags["hpo.champion_against"]) == ("promoted", against)
     owners = {trial.owner for trial in result.history}
     assert find_study(connect(), "far-second").owner not in owners
+
+
+@pytest.mark.slow
+def test_what_an_objective_logs_by_mlflow_is_in_its_trials_run_at_a_distance(dask_address: str) -> None:
+    dask = {"type": "dask", "address": dask_address}
+    result = tune(make_spec("logs_by_mlflow", name="far-logs", runner=dask, parallel=3))
+    assert len(result.history.complete) == 6
+    check_logged_by_mlflow(result)
+    assert find_study(connect(), "far-logs").owner not in {trial.owner for trial in result.history}
 
 
 # -- who answers for a trial ------------------------------------------------------------------------------------
@@ -374,9 +384,12 @@ def test_no_password_is_shown_or_stored(monkeypatch: pytest.MonkeyPatch) -> None
 
 PARTED = """
 import os
+import mlflow
+from tests.objectives import logs_by_mlflow
 
 def train(trial):
-    return {"loss": (trial.config["x"] - 0.3) ** 2, "folder": int(os.environ["HPO_TEST_FOLDER"])}
+    mlflow.log_metric("folder", int(os.environ["HPO_TEST_FOLDER"]))
+    return logs_by_mlflow(trial)
 """
 
 
@@ -410,11 +423,18 @@ def test_two_prefect_workers_share_nothing_but_the_servers(tmp_path: Path, mlflo
                 timeout=PATIENCE,
             )
             assert flow.returncode == 0, flow.stderr
+        with httpx.Client(base_url=f"{server.uri}/api", timeout=PATIENCE) as prefect:
+            trials = prefect.post("/flow_runs/filter", json={"flows": {"name": {"any_": ["trial"]}}}).json()
     finally:
         server.stop()
-    history = find_study(connect(), "parted").load()
+    ledger = find_study(connect(), "parted")
+    history = ledger.load()
     check_whole(history, complete=6, failed=0)
     assert {trial.metrics["folder"] for trial in history} == {1.0, 2.0}
+    check_logged_by_mlflow(result_of(ledger, history, "", Stages(ledger)))
+    assert sorted(each["name"] for each in trials) == [f"parted-{number:04d}" for number in range(6)]
+    for each in trials:
+        assert each["work_queue_name"] == "parted" and {"study:parted", "strategy:auto"} <= set(each["tags"])
 
 
 # -- Ray --------------------------------------------------------------------------------------------------------

@@ -48,7 +48,7 @@ def pool() -> Iterator[WorkerPool]:
 def trained(pool: WorkerPool, folder: Path, what: str, **config: Any) -> tuple[dict[str, float], str, int]:
     """What one trial returned and printed, and the process that trained it."""
     number = next(NUMBERS)
-    job = Job(OBJECTIVE, "loss", {"what": what} | config, number, 7, None, folder / str(number))
+    job = Job(OBJECTIVE, {"loss": 1}, {"what": what} | config, number, 7, None, folder / str(number))
     with pool.worker() as worker:
         metrics = worker.run(job, timeout=None, on_message=lambda message: None)
         return metrics, worker.printed(), worker.process.pid
@@ -349,7 +349,7 @@ def test_an_mlflow_run_that_is_left_open_is_ended_and_keras_is_cleared(
     with WorkerPool(1, objective) as pool:
         for number in range(3):
             with pool.worker() as worker:
-                job = Job(objective, "loss", {}, number, 7, None, tmp_path / str(number))
+                job = Job(objective, {"loss": 1}, {}, number, 7, None, tmp_path / str(number))
                 found = worker.run(job, timeout=None, on_message=lambda message: None)
             assert found == {"loss": 0.0, "layer": 1.0, "policy": 1.0}
 
@@ -391,7 +391,7 @@ def test_a_thread_that_is_left_behind_does_not_print_into_silence(tmp_path: Path
 def test_what_a_process_printed_before_it_was_killed_is_kept(tmp_path: Path) -> None:
     with WorkerPool(1, OBJECTIVE) as pool:
         with pytest.raises(TrialFailed) as caught, pool.worker() as worker:
-            job = Job(OBJECTIVE, "loss", {"what": "dies"}, 0, 7, None, tmp_path / "0")
+            job = Job(OBJECTIVE, {"loss": 1}, {"what": "dies"}, 0, 7, None, tmp_path / "0")
             worker.run(job, timeout=None, on_message=lambda message: None)
         assert worker.printed() == caught.value.details == "before the end\n"
 

@@ -139,7 +139,7 @@ def test_a_worker_has_its_share_and_so_has_the_one_that_replaces_it(
     objective = Objective("tests.objectives:surroundings", (str(ROOT),))
 
     def report(pool: WorkerPool) -> dict[str, float]:
-        job = Job(objective, "loss", {}, 0, 0, None, tmp_path)
+        job = Job(objective, {"loss": 1}, {}, 0, 0, None, tmp_path)
         with pool.worker() as worker:
             metrics = worker.run(job, timeout=PATIENCE, on_message=lambda message: True)
             worker.kill()
@@ -214,7 +214,7 @@ def test_a_trial_out_of_gpu_memory_is_not_tried_again_and_its_worker_is_replaced
     with WorkerPool(1, objective) as pool:
         with pool.worker() as worker, pytest.raises(TrialFailed, match="out of GPU memory") as failed:
             worker.run(
-                Job(objective, "loss", {}, 0, 0, None, tmp_path), timeout=PATIENCE, on_message=lambda message: True
+                Job(objective, {"loss": 1}, {}, 0, 0, None, tmp_path), timeout=PATIENCE, on_message=lambda message: True
             )
         assert not failed.value.retry
         with pool.worker() as next_one:

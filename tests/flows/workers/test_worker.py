@@ -32,7 +32,7 @@ OBJECTIVE = Objective("tests.flows.workers.test_worker:answers", (str(Path(__fil
 
 
 def job(number: int, folder: Path = Path("/dev/null/nowhere"), **config: Any) -> Job:
-    return Job(OBJECTIVE, "loss", config, number, seed=0, fidelity=None, folder=folder)
+    return Job(OBJECTIVE, {"loss": 1}, config, number, seed=0, fidelity=None, folder=folder)
 
 
 # -- a pool in which the children are played --------------------------------------------------------------------

@@ -21,9 +21,10 @@ from hypothesis.stateful import (
 )
 
 from hpo_core.history.history import History
-from hpo_core.ledger import ownership
+from hpo_core.ledger import ownership, reader
 from hpo_core.ledger.ledger import Report
 from hpo_core.ledger.ownership import LEASE_SECONDS
+from hpo_core.ledger.reader import NEWS_SECONDS
 from hpo_core.ledger.store import FINISHED, Metric
 from hpo_core.ledger.tags import Tag, unfold
 from hpo_core.lineage import opening
@@ -65,6 +66,23 @@ class GreedyByLoss:
         return min(free, key=lambda x: (abs(x - int(best or 0)), x)) if free else None  # type: ignore[call-overload]
 
 
+class ClaimTimes(MemoryStore):
+    """Notes when each trial was claimed."""
+
+    def claim(self, run: str, key: str, value: str) -> bool:
+        won = super().claim(run, key, value)
+        if won and key.startswith("trial."):
+            self.times.setdefault(int(key.removeprefix("trial.")), self._clock())
+        return won
+
+    def __init__(self, **hooks: Any) -> None:
+        super().__init__(**hooks)
+        self.times = dict[int, int]()
+
+    def claimed_before(self, time: float) -> set[int]:
+        return {number for number, claimed in self.times.items() if claimed < time}
+
+
 class Claims(InterleavedFlows):
     """Flows come, work, are slow and die; the ledger must hold."""
 
@@ -74,10 +92,11 @@ class Claims(InterleavedFlows):
         self.flows: dict[int, greenlet] = {}
         self.trained: list[tuple[int, Any]] = []
         self.finished: dict[str, float] = {}
-        self.store = MemoryStore(before=self._give_way, after=self._give_way, clock=self._tick)
+        self.store = ClaimTimes(before=self._give_way, after=self._give_way, clock=self._tick)
         self.main = greenlet.getcurrent()
         self.patch = pytest.MonkeyPatch()
         self.patch.setattr(ownership, "now_ms", self._tick)
+        self.patch.setattr(reader, "monotonic", lambda: self.now / 1000)
         self.patch.setattr(opening, "time", SimpleNamespace(sleep=self._sleep, monotonic=lambda: self.now / 1000))
 
     def teardown(self) -> None:
@@ -101,16 +120,20 @@ class Claims(InterleavedFlows):
         if greenlet.getcurrent() is not self.main:
             self.main.switch()
 
-    @initialize(strategy=st.sampled_from(["grid", "random", "greedy"]))
-    def choose(self, strategy: str) -> None:
+    @initialize(strategy=st.sampled_from(["grid", "random", "greedy"]), wary=st.booleans())
+    def choose(self, strategy: str, wary: bool) -> None:
         self.strategy = strategy
+        if not wary:  # a flow takes itself for alone as soon as it knows of no open trial
+            self.patch.setattr(reader, "COMPANY_SECONDS", -1.0)
         self.spec: StudySpec = SPECS["random" if strategy == "greedy" else strategy]
 
     def _work(self) -> None:
         """The loop of a flow."""
         ledger = open_study(self.store, self.spec)
         while True:
-            history = ledger.load()
+            began, history = self.now, ledger.look()
+            numbers = {trial.number for trial in history}
+            assert self.store.claimed_before(began - 1000 * NEWS_SECONDS) <= numbers, "news came too late"
             if ledger.reap():
                 history = ledger.load()
             if self.spec.stop_reason(history, 0) is not None:
@@ -147,6 +170,11 @@ class Claims(InterleavedFlows):
         assert self.spec.started(history) >= TRIALS
         exhausted = [trial for trial in history.lost if trial.number not in self.spec.retaken(history)]
         assert len(history.complete) + len(exhausted) == self.spec.started(history)
+
+    @rule(seconds=st.sampled_from([1, 6, 40]))
+    def time_passes(self, seconds: int) -> None:
+        """Trainings take their time."""
+        self.now += 1000 * seconds
 
     @rule()
     def leases_run_out(self) -> None:

@@ -7,6 +7,7 @@ import threading
 import uuid
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,7 @@ from mlflow import MlflowClient
 from hpo_core.base.errors import InputError, StudyConflict, TrackingError, TrackingRefusal
 from hpo_core.history.history import History
 from hpo_core.history.trial import Proposal, Trial, TrialState
-from hpo_core.ledger import ownership
+from hpo_core.ledger import ownership, reader
 from hpo_core.ledger.ledger import Ledger, Report
 from hpo_core.ledger.store import FAILED, FINISHED, Dataset, Metric, Store
 from hpo_core.ledger.tags import CLAIMS, Tag, unfold
@@ -135,6 +136,44 @@ def test_an_incremental_load_sees_what_another_flow_finishes(store: Store) -> No
     finish(one, slow, 0.7)
     assert other.load().incumbent == one.load().incumbent
     assert other.load().trials[0].loss == -0.7
+
+
+def test_a_flow_knows_of_its_own_trials_what_mlflow_has(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(reader, "NEWS_SECONDS", 3600.0)
+    ledger = open_study(store, make_spec())
+    assert len(ledger.load()) == 0
+    points = [
+        [Metric("score", 0.5, 10, 3), Metric("score", 0.25, 20, 3), Metric("score", 0.75, 5, 3)],
+        [Metric("score", math.nan, 10, 0), Metric("score", 0.1 + 0.2, 30, 1), Metric("later", 1.0, 9, 1)],
+        [Metric("score", math.inf, 10, 0)],
+        [Metric("score", 1.0, 10, 0), Metric("score", math.nan, 40, 0), Metric("rung", -0.0, 1, 0)],
+        [Metric("loss", 1e-320, 10, 0)],
+    ]
+    for number, metrics in enumerate(points):
+        history = ledger.look()
+        assert not ledger.up_to_date or number == 0
+        trial = ledger.reserve(ledger.spec.propose(history, 1)[0], history)
+        assert trial is not None
+        params = ledger.spec.search_space.to_params(trial.config)
+        ledger.write(Report(trial.run_id, metrics[:1], params, {Tag.LEASE: ownership.new_lease()}))
+        status = FAILED if number == 4 else FINISHED
+        ledger.write(Report(trial.run_id, metrics[1:], {}, {Tag.RESULT: "score", Tag.REACHED: "2.0"}, status))
+        if number % 2:  # the others are known before they are released
+            ledger.release(trial)
+    known = ledger.look()
+    read = open_study(store, ledger.spec).load()
+    assert known.digest == read.digest
+    ends = [[replace(trial, end=0, owner="") for trial in history] for history in (known, read)]
+    assert ends[0] == ends[1]
+
+
+def test_what_somebody_else_writes_to_a_trial_is_read(store: Store) -> None:
+    ledger = open_study(store, make_spec())
+    trial = reserve(ledger)
+    ledger.share(trial.run_id)
+    store.log(trial.run_id, [Metric("score", 0.75, ownership.now_ms(), 9)], {}, {})
+    finish(ledger, trial, 0.5)
+    assert [trial.loss for trial in ledger.look()] == [-0.75]
 
 
 def test_a_run_without_a_claim_is_settled_by_whoever_meets_it(store: Store) -> None:

@@ -16,9 +16,10 @@ from hpo_core.lineage.opening import open_study
 from hpo_core.tracking import searches
 from hpo_core.tracking.connection import connect
 from tests.conftest import MlflowServer
-from tests.hpo_core.ledger.test_ledger import finish, make_spec, reserve
+from tests.hpo_core.ledger.test_ledger import finish, make_spec
 
-MOST = 5
+MOST = 4
+"""Of a flow that is alone with its study: the trial's run, its claim, its values and its end."""
 
 
 @contextmanager
@@ -56,19 +57,23 @@ def counted_statements() -> Iterator[list[str]]:
 
 
 def one_trial(ledger: Ledger) -> None:
-    """The loop's round: load, propose, reserve, report."""
-    finish(ledger, reserve(ledger), 0.5)
+    """The loop's round: look, propose, reserve, report."""
+    history = ledger.look()
+    trial = ledger.reserve(ledger.spec.propose(history, 1)[0], history)
+    assert trial is not None
+    finish(ledger, trial, 0.5)
 
 
 def requests_at(ledger: Ledger, number: int, monkeypatch: pytest.MonkeyPatch) -> list[str]:
-    while ledger.load().next_number < number:
+    while ledger.look().next_number < number:
         one_trial(ledger)
+    ledger.load()  # or the news of the last seconds might be due
     with counted_requests(monkeypatch) as sent:
         one_trial(ledger)
     return sent
 
 
-def test_a_trial_costs_five_requests_at_most_and_no_more_later(
+def test_a_trial_costs_four_requests_and_no_more_later(
     mlflow_server: MlflowServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     ledger = open_study(connect(mlflow_server.uri), make_spec(strategy="random"))
@@ -78,7 +83,7 @@ def test_a_trial_costs_five_requests_at_most_and_no_more_later(
 
 
 @pytest.mark.slow
-def test_a_trial_costs_five_requests_at_trial_one_thousand(
+def test_a_trial_costs_four_requests_at_trial_one_thousand(
     mlflow_server: MlflowServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     ledger = open_study(connect(mlflow_server.uri), make_spec(strategy="random", stop={"trials": 2000}))
@@ -97,7 +102,7 @@ def test_sqlite_gets_no_more_statements_as_the_study_grows(tmp_path: Path) -> No
     ledger = open_study(connect(f"sqlite:///{tmp_path}/mlflow.db"), make_spec(strategy="random", stop={"trials": 500}))
     counts = {}
     for number in (10, 80):
-        while ledger.load().next_number < number:
+        while ledger.look().next_number < number:
             one_trial(ledger)
         counts[number] = min(statements_of_a_trial(ledger) for _ in range(3))  # one may have to be repeated
     assert 0 < counts[80] <= counts[10], counts

@@ -93,7 +93,10 @@ def repeats(history: History) -> list[Trial]:
     return [trial for trial in history if trial.repeat_of is not None]
 
 
-@pytest.mark.parametrize(("trials", "confirming"), [(11, 0), (12, 4), (20, 6), (30, 6), (50, 8), (100, 15), (400, 32)])
+@pytest.mark.parametrize(
+    ("trials", "confirming"),
+    [(11, 0), (12, 4), (20, 6), (30, 6), (50, 8), (100, 15), pytest.param(400, 32, marks=pytest.mark.slow)],
+)
 def test_the_last_part_of_a_noisy_studys_budget_confirms_the_best(trials: int, confirming: int) -> None:
     history = run(spec(trials), noisy)
     assert len(history) == trials
@@ -153,7 +156,7 @@ def test_a_study_that_is_killed_goes_on_as_if_nothing_had_happened() -> None:
 
 
 @given(legs=st.lists(st.integers(16, 30), min_size=1, max_size=3), parallel=st.integers(1, 3))
-@settings(deadline=None, max_examples=20)
+@settings(deadline=None, max_examples=10)
 def test_each_run_of_a_growing_study_confirms_anew(legs: list[int], parallel: int) -> None:
     """``trials: +20``, night after night."""
     history = History()
@@ -283,6 +286,7 @@ def test_what_cannot_be_is_refused_by_name(value: Any, told: str) -> None:
     assert told in str(refused.value) and "repeats" in str(refused.value)
 
 
+@pytest.mark.slow
 def test_confirming_finds_better_answers_than_the_luckiest_trial() -> None:
     """40 studies of noise as large as half the range: the true loss of what is named the best."""
 

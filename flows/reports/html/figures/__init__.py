@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 
 from hpo_core.champion.challenge import Challenge
 from hpo_core.history.history import History
@@ -10,6 +11,7 @@ from hpo_core.selection.final_choice import Choice
 from hpo_core.study.spec import StudySpec
 from hpo_flows.reports.html.curves import Curves
 from hpo_flows.reports.html.figures.durations import durations, other_metrics, timeline
+from hpo_flows.reports.html.figures.fronts import hypervolume, pareto_front
 from hpo_flows.reports.html.figures.importance import importance
 from hpo_flows.reports.html.figures.learning import learning_curves
 from hpo_flows.reports.html.figures.parameters import interplay, parallel_coordinates, slices
@@ -21,15 +23,20 @@ from hpo_flows.reports.html.figures.progress import (
     predictions,
 )
 
-DRAWN: tuple[Callable[[Past], list[Plot]], ...] = (
+WHOLE: tuple[Callable[[Past], list[Plot]], ...] = (
     optimisation_history,
-    learning_curves,
+    pareto_front,
+    hypervolume,
     parallel_coordinates,
+    timeline,
+    fidelity_spent,
+)
+
+BY_METRIC: tuple[Callable[[Past], list[Plot]], ...] = (
+    learning_curves,
     slices,
     interplay,
-    timeline,
     durations,
-    fidelity_spent,
     other_metrics,
     predictions,
     distribution,
@@ -44,9 +51,21 @@ def past_of(
     challenge: Challenge | None = None,
 ) -> Past:
     """A study as the report sees it."""
-    return Past(spec, history, importance(spec.search_space, history.merged), curves, choice, challenge)
+    found = None if spec.metrics else importance(spec.search_space, history.merged)
+    return Past(spec, history, found, curves, choice, challenge)
 
 
 def plots(past: Past) -> dict[str, list[Plot]]:
-    """All plots that the study's history gives, by the name of the function that draws them."""
-    return {draw.__name__: draw(past) for draw in DRAWN}
+    """The plots of the study as a whole, by the name of the function that draws them."""
+    return {draw.__name__: draw(past) for draw in WHOLE}
+
+
+def plots_by_metric(past: Past) -> list[tuple[Past, dict[str, list[Plot]]]]:
+    """The plots of one metric at a time, for each of the study's."""
+    found = []
+    for i, view in enumerate(past.views):
+        drawn = {draw.__name__: draw(view) for draw in BY_METRIC}
+        if i:  # ids are unique in a page
+            drawn = {name: [replace(plot, name=f"{plot.name}-by-{i}") for plot in each] for name, each in drawn.items()}
+        found.append((view, drawn))
+    return found

@@ -113,7 +113,7 @@ def other_metrics(past: Past) -> list[Plot]:
     complete = past.merged.complete
     names = {name for trial in complete for name in trial.metrics}
     measured: list[tuple[str, list[Trial]]] = []
-    for name in sorted(names - {past.spec.metric}):
+    for name in sorted(names - past.own):
         here = [trial for trial in complete if math.isfinite(trial.metrics.get(name, math.nan))]
         varies = len({trial.metrics[name] for trial in here}) > 1
         if len(here) >= FEWEST_MEASURED and varies and not name.startswith((HYPERGRADIENT, HYPERGRADIENT_NORM)):

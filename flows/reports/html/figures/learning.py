@@ -32,6 +32,8 @@ def learning_curves(past: Past) -> list[Plot]:
     which the page finds the curves of the trials that its reader picks.
     """
     by_rung, read = _by_rung(past), past.curves
+    if past.whole is not None and past.spec.metric != past.whole.spec.metric:
+        return []  # what is kept of trainings on their way is the first metric's
     metric = past.spec.metric if read is None else read.metric
     logged = {} if read is None else _whole(past, read.by_trial)
     ours = metric == past.spec.metric
@@ -78,7 +80,8 @@ def learning_curves(past: Past) -> list[Plot]:
     if ours and (end := _lowest(past, curves)) is not None:
         layout["yaxis"]["range"] = end
         caption += " The poorest values lie outside: double-click to see all."
-    return [Plot("rungs", "Learning curves", caption, traces, layout, 400)]
+    name = "Learning curves" if past.whole is None else f"Learning curves by {metric}"
+    return [Plot("rungs", name, caption, traces, layout, 400)]
 
 
 def _opacity(count: int) -> float:

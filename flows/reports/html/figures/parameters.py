@@ -22,6 +22,9 @@ MOST_AXES = 10
 AXIS_WIDTH = 108
 """Pixels for each axis of parallel coordinates."""
 
+SECOND = 0.6
+"""How far lines beside the front stand out at most."""
+
 BEST_LINES, MOST_LINES = 500, 1_500
 """So many of the best trials are lines there, and so many trials at most."""
 
@@ -54,24 +57,35 @@ def parallel_coordinates(past: Past) -> list[Plot]:
     drawn = [*past.best[:BEST_LINES], *sample][::-1]
     count = max(len(past.best) - 1, 1)
     ranks = {trial.number: brief(1 - i / count) for i, trial in enumerate(past.best)}
-    axes = [_axis(past.axis(name), drawn) for name in names]
-    values = [past.value(trial) for trial in drawn]
-    low, high = min(values), max(values)
-    axes.append(
-        {
-            "name": past.spec.metric, "label": short(past.spec.metric, LABEL), "values": values, "low": low,
-            "high": high if high > low else low + 1, "ticks": _even(low, high if high > low else low + 1, 5),
-        }
-    )  # fmt: skip
+    if past.spec.metrics:  # the front stands out from all others
+        on = {trial.number for trial in past.history.front}
+        ranks = {n: 1.0 if n in on else brief(SECOND * rank) for n, rank in ranks.items()}
+        drawn.sort(key=lambda trial: ranks[trial.number])
+    axes = [_axis(past.axis(name), drawn) for name in names] + [_values(view, drawn) for view in past.views]
     trace = {"axes": axes, "trials": [t.number for t in drawn], "ranks": [ranks[t.number] for t in drawn]}
-    caption = "A line is a trial: the more it stands out, the better. Drag along an axis to choose trials, click it to "
-    caption += f"end that, drag a name to move its axis. The table follows.{past.cut.replace(', as triangles', '')}"
+    caption = "A line is a trial: the more it stands out, the better."
+    if past.spec.metrics:
+        caption = "A line is a trial; those of the front stand out."
+    cut = "".join(view.cut.replace(", as triangles", "") for view in past.views)
+    caption += " Drag along an axis to choose trials, click it to "
+    caption += f"end that, drag a name to move its axis. The table follows.{cut}"
     if len(past.names) > MOST_AXES:
         caption += f" Drawn are {MOST_AXES} of {len(past.names)} parameters."
     if len(drawn) < len(complete):
         caption += f" Drawn are the best {BEST_LINES} and {len(sample)} others of {len(complete)} trials."
     least = AXIS_WIDTH * len(axes)
     return [Plot("parallel", "Parallel coordinates", caption, [trace], {}, 400, wide=True, least=least)]
+
+
+def _values(view: Past, trials: Sequence[Trial]) -> dict[str, Any]:
+    """The axis of a metric."""
+    values = [view.value(view.of(trial)) for trial in trials]
+    low, high = min(values), max(values)
+    high = high if high > low else low + 1
+    return {
+        "name": view.spec.metric, "label": short(view.spec.metric, LABEL), "values": values, "low": low, "high": high,
+        "ticks": _even(low, high, 5),
+    }  # fmt: skip
 
 
 def _axis(axis: ParameterAxis, trials: Sequence[Trial]) -> dict[str, Any]:

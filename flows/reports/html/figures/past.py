@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from functools import cached_property
 from typing import Any
@@ -16,14 +16,21 @@ from hpo_core.selection.final_choice import Choice, Standing
 from hpo_core.study.spec import StudySpec
 from hpo_flows.reports.html.curves import Curves
 from hpo_flows.reports.html.figures.axes import ParameterAxis, brief, plotly_text
-from hpo_flows.reports.html.figures.importance import Importance
+from hpo_flows.reports.html.figures.importance import Importance, importance
 from hpo_flows.reports.text import ranked
 
 MOST_DRAWN = 1e100
 """Larger values are drawn there: their squares and ranges would overflow. What the pointer shows is the true value."""
 
+BEST = 10
+"""How many of the best trials are taken to show where good values lie."""
+
 FEWEST_CUT = 8
 """With fewer values, nothing is cut off."""
+
+
+EXPECTED = ("predicted_mean", "predicted_std")
+"""The notes with what the surrogate expected; of several objectives, the names of the later ones end in _2 and _3."""
 
 
 @dataclass(frozen=True)
@@ -72,7 +79,7 @@ def poor_end(losses: Sequence[float]) -> float | None:
 
 
 def incumbents(history: History) -> list[Trial]:
-    """The incumbent after each configuration, in the order of their numbers: higher fidelity first, then loss."""
+    """The incumbent after each configuration, by number, with one metric: higher fidelity first, then loss."""
     best: list[Trial] = []
     for trial in history.merged.complete:
         best.append(trial if not best or _rank(trial) < _rank(best[-1]) else best[-1])
@@ -81,6 +88,16 @@ def incumbents(history: History) -> list[Trial]:
 
 def _rank(trial: Trial) -> tuple[float, bool, float, float | None]:
     return -fidelity_key(trial.fidelity), not trial.whole, trial.violation, trial.loss
+
+
+def _of_one(trial: Trial, i: int) -> Trial:
+    """A trial as if one objective were the only one: with its loss, and what the surrogate expected of that."""
+    if not trial.losses:
+        return trial
+    own = {f"{name}_{i + 1}" if i else name: name for name in EXPECTED}
+    notes = {key: value for key, value in trial.notes.items() if not key.startswith(EXPECTED)}
+    notes |= {name: trial.notes[key] for key, name in own.items() if key in trial.notes}
+    return replace(trial, loss=trial.losses[i], losses=(), notes=notes)
 
 
 def moment(milliseconds: int) -> str:
@@ -98,6 +115,7 @@ class Past:
         curves: The trials' learning curves, if they were read.
         choice: The state of the final choice; None if the study asks for none.
         challenge: The state of the comparison with the champion; None if it asks for none or has no winner yet.
+        whole: The study with all its metrics, if this is its view by one of them; see :attr:`views`.
     """
 
     spec: StudySpec
@@ -106,6 +124,36 @@ class Past:
     curves: Curves | None = None
     choice: Choice | None = None
     challenge: Challenge | None = None
+    whole: Past | None = None
+
+    @cached_property
+    def views(self) -> tuple[Past, ...]:
+        """The study by each of its metrics, for what can be shown of one at a time; with one metric, itself."""
+        return tuple(map(self._view, range(len(self.spec.objectives)))) if self.spec.metrics else (self,)
+
+    def _view(self, i: int) -> Past:
+        """The study as if the objective at this position were its only one."""
+        objective = self.spec.objectives[i]
+        spec = self.spec.model_copy(
+            update={"metrics": {}, "metric": objective.metric, "direction": objective.direction}
+        )
+        spec.__dict__.pop("objectives", None)  # which are cached, and copied
+        history = History([_of_one(trial, i) for trial in self.history], self.history.next_number, self.history.prior)
+        found = importance(spec.search_space, history.merged)
+        return Past(spec, history, found, self.curves if i == 0 else None, whole=self)
+
+    def of(self, trial: Trial) -> Trial:
+        """A trial of the whole study as this view has it."""
+        return self._by_number[trial.number]
+
+    @cached_property
+    def _by_number(self) -> Mapping[int, Trial]:
+        return {trial.number: trial for trial in self.merged}
+
+    @property
+    def own(self) -> frozenset[str]:
+        """The metrics that the study optimises."""
+        return frozenset(each.metric for each in (self if self.whole is None else self.whole).spec.objectives)
 
     @property
     def merged(self) -> History:
@@ -123,8 +171,15 @@ class Past:
 
     @cached_property
     def end(self) -> float | None:
-        """The loss at which plots end; poorer trials are drawn there. None if all fit."""
-        return poor_end([trial.loss for trial in self.merged.complete if trial.loss is not None])
+        """The loss at which plots end; poorer trials are drawn there. None if all fit.
+
+        The whole front fits, poor as its points may be in one of several metrics.
+        """
+        losses = [trial.loss for trial in self.merged.complete if trial.loss is not None]
+        end, front = poor_end(losses), () if self.whole is None else self.whole.history.front
+        on = [loss for trial in front if (loss := self.of(trial).loss) is not None]
+        reach = None if end is None else max([end, *on])
+        return reach if reach is not None and reach < max(losses) else None
 
     def beyond(self, trial: Trial) -> bool:
         """Whether a complete trial is poorer than what plots show."""
@@ -152,6 +207,14 @@ class Past:
     def best(self) -> list[Trial]:
         """The complete trials, best first."""
         return ranked(self.history)
+
+    @cached_property
+    def leaders(self) -> list[Trial]:
+        """What stands out: the best trials; with several metrics the compromise, then the rest of the front."""
+        if not self.spec.metrics:
+            return self.best[:BEST]
+        middle = self.history.incumbent
+        return sorted(self.history.front, key=lambda trial: trial is not middle)
 
     @property
     def winner(self) -> Standing | None:

@@ -15,7 +15,7 @@ from hpo_flows.reports.text import fidelity_name
 def optimisation_history(past: Past) -> list[Plot]:
     """Every complete trial's value, and the incumbent's, by trial number."""
     complete = past.merged.complete
-    if not complete:
+    if not complete or past.spec.metrics:
         return []
     line = incumbents(past.history)
     leaders = list({trial.number: trial for trial in line}.values())

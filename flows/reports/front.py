@@ -1,0 +1,96 @@
+"""Says what the Pareto front of a study with several metrics is: in words, as data, and as a table for MLflow."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+from hpo_flows.reports.text import metric_value, metric_values, number
+
+if TYPE_CHECKING:
+    from hpo_core.history.history import History
+    from hpo_core.history.trial import Trial
+    from hpo_core.study.spec import StudySpec
+
+COMPROMISE = "the compromise, nearest to the best value in each metric"
+"""How the views call the trial that stands for a front where one configuration is wanted."""
+
+
+def ranges(spec: StudySpec, front: Sequence[Trial]) -> list[str]:
+    """From where to where a front reaches in each metric, the better end first, such as ``latency_ms 3 to 40``."""
+    told = []
+    for i, each in enumerate(spec.objectives):
+        losses = [trial.outcome[i] for trial in front]
+        best, worst = (number(each.sign * loss) for loss in (min(losses), max(losses)))
+        told.append(f"{each.metric} {best}" + ("" if best == worst else f" to {worst}"))
+    return told
+
+
+def prefer_hint(spec: StudySpec, front: Sequence[Trial]) -> str:
+    """An example of how one point of a front is chosen: by a condition that its compromise keeps."""
+    last, middle = spec.objectives[-1], sorted(trial.outcome[-1] for trial in front)[len(front) // 2]
+    sign = "<=" if last.sign > 0 else ">="
+    return f'--prefer "{last.metric} {sign} {last.sign * middle:.3g}"'
+
+
+def front_data(spec: StudySpec, history: History) -> list[dict[str, Any]]:
+    """The points of the front as plain data, in order of the first metric."""
+    return [
+        {
+            "trial": trial.number,
+            "values": metric_values(spec, trial),
+            "config": dict(trial.config),
+            "run_id": trial.run_id,
+        }
+        for trial in history.front
+    ]
+
+
+def goal_facts(spec: StudySpec) -> dict[str, Any]:
+    """What a study optimises, as plain data; with several metrics, ``metric`` and ``direction`` are None."""
+    if not spec.metrics:
+        return {"metric": spec.metric, "direction": spec.direction}
+    return {"metric": None, "direction": None, "metrics": dict(spec.metrics)}
+
+
+def front_facts(spec: StudySpec, history: History) -> dict[str, Any]:
+    """What stands in place of one best value with several metrics, as plain data; nothing with one."""
+    if not spec.metrics:
+        return {}
+    points = [{"trial": trial.number, "values": metric_values(spec, trial)} for trial in history.front]
+    return {"front": points, "hypervolume": history.hypervolume}
+
+
+def best_facts(spec: StudySpec, history: History) -> dict[str, Any]:
+    """The best trial or the front, as plain data."""
+    best = history.incumbent
+    found = {"best": metric_value(spec, best), "best_trial": None if best is None else best.number}
+    return found | goal_facts(spec) | front_facts(spec, history)
+
+
+def front_rows(spec: StudySpec, history: History) -> tuple[list[str], list[list[Any]]]:
+    """The columns and rows of a table of the front: trial, metrics, parameters, run."""
+    metrics, names = [each.metric for each in spec.objectives], list(spec.space)
+    rows: list[list[Any]] = []
+    for trial in history.front:
+        values = metric_values(spec, trial)
+        config = [trial.config.get(name) for name in names]
+        rows.append([trial.number, *(values[metric] for metric in metrics), *config, trial.run_id])
+    return ["trial", *metrics, *(f"params.{name}" for name in names), "run_id"], rows
+
+
+def front_json(spec: StudySpec, history: History) -> str:
+    """The table of the front as MLflow's UI shows tables: columns, and rows as lists."""
+    columns, rows = front_rows(spec, history)
+    return json.dumps({"columns": columns, "data": rows})
+
+
+def front_csv(spec: StudySpec, history: History) -> str:
+    """The table of the front as CSV."""
+    columns, rows = front_rows(spec, history)
+    text = io.StringIO()
+    csv.writer(text, lineterminator="\n").writerows([columns, *rows])
+    return text.getvalue()

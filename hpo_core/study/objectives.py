@@ -1,0 +1,92 @@
+"""Defines what a study optimises: one metric, or two or three at once, and what goes with the latter."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Literal
+
+if TYPE_CHECKING:
+    from hpo_core.study.definition import StudyDefinition
+
+Direction = Literal["minimize", "maximize"]
+
+MOST = 3
+"""How many objectives a study can have: up to here the improvement of a front is computed exactly."""
+
+ONE_NUMBER = {
+    "early_stop": "its rules compare trials by one metric; with hyperband or asha, poor trials end early, too",
+    "warm_start": "past runs are compared by one metric; name the configurations to begin with in first",
+    "final": "it names the winner by one metric; train the points of the front again by hand",
+    "champion": "a champion is better or worse by one metric; register a point of the front by hand",
+}
+"""The keys of a study file that need one number of each trial, each with the reason and the remedy."""
+
+
+@dataclass(frozen=True)
+class Objective:
+    """A metric that a study optimises.
+
+    >>> objective = Objective("val_accuracy", "maximize")
+    >>> str(objective), objective.loss(0.9)
+    ('maximize val_accuracy', -0.9)
+    """
+
+    metric: str
+    direction: Direction
+
+    def __str__(self) -> str:
+        return f"{self.direction} {self.metric}"
+
+    @property
+    def sign(self) -> int:
+        """+1 if the metric is minimised, -1 if it is maximised."""
+        return 1 if self.direction == "minimize" else -1
+
+    def loss(self, value: float) -> float:
+        """The metric's value as something to be minimised."""
+        return self.sign * value
+
+
+def with_first(data: Any) -> Any:
+    """What a study file says, with the first of several metrics where code wants one.
+
+    Raises:
+        ValueError: It names one metric twice, or too few, or too many; the message begins with the key.
+    """
+    if not isinstance(data, Mapping) or not isinstance(metrics := data.get("metrics"), Mapping) or not metrics:
+        return data
+    if both := [key for key in ("metric", "direction") if data.get(key)]:
+        raise ValueError(f"{both[0]}: it stands beside metrics; give metrics alone, or metric and direction")
+    if len(metrics) == 1:
+        ((name, direction),) = metrics.items()
+        raise ValueError(f"metrics: it names one; write metric: {name} and direction: {direction}")
+    if len(metrics) > MOST:
+        raise ValueError(f"metrics: it names {len(metrics)}; keep two or three, and set limits on the others")
+    first = next(iter(metrics))
+    known = metrics[first] in ("minimize", "maximize")  # else the error is that of metrics alone
+    direction = metrics[first] if known else "minimize"
+    return {**data, "metric": first, "direction": direction}
+
+
+def check_objectives(study: StudyDefinition) -> None:
+    """Check that nothing is asked for that the number of objectives does not allow.
+
+    Raises:
+        ValueError: It is; the message begins with the key.
+    """
+    target = study.stop.target
+    if not study.metrics:
+        if isinstance(target, Mapping):
+            raise ValueError(f"stop.target: the study has one metric, {study.metric}; give its value alone")
+        return
+    for key, why in ONE_NUMBER.items():
+        if getattr(study, key):
+            raise ValueError(f"{key}: the study has several metrics, and {why}")
+    if target is not None and not isinstance(target, Mapping):
+        raise ValueError(f"stop.target: the study has several metrics; write {{{study.metric}: {target:g}, ...}}")
+    for name in target or ():
+        if name not in study.metrics:
+            raise ValueError(
+                f"stop.target.{name}: the study has no such metric; name one of {', '.join(study.metrics)}"
+            )

@@ -1,0 +1,115 @@
+"""Picks one point of a Pareto front by what a user says matters: conditions on metrics, or weights of objectives."""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+
+from hpo_core.base.errors import InputError
+from hpo_core.history.front import compromise
+from hpo_core.history.limits import Limit
+from hpo_core.history.trial import Trial
+from hpo_core.study.objectives import Objective
+
+FIELD = "--prefer"
+
+_PART = re.compile(r"\s*(?P<metric>.+?)\s*(?P<sign><=|>=|=)\s*(?P<number>[^<>=]*?)\s*")
+
+
+@dataclass(frozen=True)
+class Preference:
+    """What matters to a user.
+
+    Args:
+        conditions: What metrics must keep to: objectives, or others that trials have logged.
+        weights: How much each objective matters; one that is not named does not.
+    """
+
+    conditions: tuple[Limit, ...] = ()
+    weights: Mapping[str, float] = field(default_factory=dict)
+
+    def __str__(self) -> str:
+        weights = (f"{name}={weight:g}" for name, weight in self.weights.items())
+        return ", ".join([*map(str, self.conditions), *weights])
+
+    def choose(self, front: Sequence[Trial], objectives: Sequence[Objective]) -> Trial:
+        """The point of a front that is preferred.
+
+        With weights it is the one of those that keep the conditions that is nearest to the best value in each
+        objective: distances are shares of their extent in an objective, times its weight. Without weights it is the
+        best one in the first objective that no condition names; if conditions name all, the same as with equal weights.
+
+        Raises:
+            InputError: No point of the front keeps the conditions.
+        """
+        kept = [trial for trial in front if all(each.excess(_value(trial, each)) <= 0 for each in self.conditions)]
+        if not kept:
+            raise InputError(FIELD, f"no point of the front has {self._unmet(front)}", "ask for less")
+        bound = {each.metric for each in self.conditions}
+        free = [i for i, each in enumerate(objectives) if each.metric not in bound]
+        if not self.weights and free:
+            return min(kept, key=lambda trial: (trial.outcome[free[0]], trial.outcome, trial.number))
+        chosen = compromise(kept, [self.weights.get(each.metric, 0.0) for each in objectives] if self.weights else ())
+        assert chosen is not None
+        return chosen
+
+    def _unmet(self, front: Sequence[Trial]) -> str:
+        """The conditions in words, with the nearest value that the front has to each that no point keeps alone."""
+        told = []
+        for each in self.conditions:
+            values = [value for trial in front if (value := _value(trial, each)) is not None]
+            nearest = min(values, key=each.excess, default=None)
+            if nearest is None:
+                told.append(f"{each} (no point has this metric)")
+            else:
+                told.append(f"{each} (nearest: {nearest:.6g})" if each.excess(nearest) > 0 else str(each))
+        return " and ".join(told)
+
+
+def _value(trial: Trial, condition: Limit) -> float | None:
+    return trial.metrics.get(condition.metric)
+
+
+def preference_of(texts: Iterable[str], objectives: Sequence[Objective]) -> Preference:
+    """Read what a user prefers, such as ``latency_ms <= 10`` or ``val_accuracy=2, latency_ms=1``.
+
+    Args:
+        texts: Conditions and weights, each text with one or more between commas.
+        objectives: The study's.
+
+    Raises:
+        InputError: A text is neither, or it weighs what is no objective, or the study has only one objective.
+    """
+    if len(objectives) < 2:
+        only = objectives[0].metric
+        raise InputError(FIELD, f"the study has one metric, {only}, so its best trial is the only choice")
+    names = [each.metric for each in objectives]
+    conditions: list[Limit] = []
+    weights: dict[str, float] = {}
+    for part in (part for text in texts for part in text.split(",")):
+        found = _PART.fullmatch(part)
+        number = _number(found["number"]) if found is not None else math.nan
+        if found is None or not math.isfinite(number):
+            remedy = f"write a condition such as '{names[-1]} <= 10', or weights such as '{names[0]}=2, {names[-1]}=1'"
+            raise InputError(FIELD, f"{part.strip()!r} is neither a condition nor a weight", remedy)
+        metric = found["metric"]
+        if found["sign"] != "=":
+            conditions.append(Limit(metric, found["sign"], number))
+        elif metric not in names:
+            raise InputError(FIELD, f"{metric!r} is not a metric that the study optimizes", f"weigh {', '.join(names)}")
+        elif number < 0:
+            raise InputError(FIELD, f"the weight {number:g} of {metric} is below 0", "give 0 or more")
+        else:
+            weights[metric] = number
+    if weights and not any(weights.values()):
+        raise InputError(FIELD, "all weights are 0", "give one above 0")
+    return Preference(tuple(conditions), weights)
+
+
+def _number(text: str) -> float:
+    try:
+        return float(text)
+    except ValueError:
+        return math.nan
