@@ -28,6 +28,8 @@ def callback(trial: TrialContext) -> LightningCallback:
     trial's fidelity, which counts epochs, or when a rule of the study says so: ``max_epochs`` stays that of a whole
     training. Its attribute ``ckpt_path`` is the value for ``fit``, and ``metrics`` what to return.
 
+    A ``MLFlowLogger`` logs to the trial's run, too, with ``lightning-`` before the names unless it has another prefix.
+
     Args:
         trial: The trial.
 
@@ -70,14 +72,6 @@ class LightningCallback(EpochReporter):
         return folder / CHECKPOINT
 
     def setup(self, trainer: Any, pl_module: Any, stage: str) -> None:
-        from lightning.pytorch.loggers import MLFlowLogger
-
-        if any(isinstance(each, MLFlowLogger) for each in trainer.loggers):
-            raise InputError(
-                "logger",
-                "an MLFlowLogger writes to a second run for the same training",
-                "give Trainer(logger=False): the callback reports to the trial's run",
-            )
         if stage == "fit":
             self._check_length("max_epochs", trainer.max_epochs)
             if trainer.min_epochs or trainer.min_steps:

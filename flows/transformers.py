@@ -6,7 +6,6 @@ Transformers is imported in the functions, so that importing this file stays che
 from __future__ import annotations
 
 import json
-import os
 import shutil
 import zipfile
 from functools import cached_property
@@ -37,7 +36,7 @@ def callback(trial: TrialContext) -> TransformersCallback:
     study says so: ``num_train_epochs`` stays that of a whole training. The fidelity counts epochs, or steps if you give
     ``max_steps``. Its attribute ``resume_from_checkpoint`` is the value for ``train``, and ``metrics`` what to return.
 
-    Transformers' own MLflow callback is not added by ``report_to="all"``, since it would make a second run.
+    Transformers' own MLflow callback (``report_to="mlflow"``) logs to the trial's run, too, all but the evaluations.
 
     Args:
         trial: The trial.
@@ -49,7 +48,7 @@ def callback(trial: TrialContext) -> TransformersCallback:
         require(package, "hpo_flows.transformers.callback")
     from transformers import TrainerCallback
 
-    os.environ["DISABLE_MLFLOW_INTEGRATION"] = "TRUE"  # until the trial has ended
+    _leave_evaluations_to_the_trial()
     made: TransformersCallback = type("TransformersCallback", (TransformersCallback, TrainerCallback), {})(trial)
     return made
 
@@ -124,6 +123,19 @@ class TransformersCallback(EpochReporter):
         if self._ended and control.should_training_stop:
             saved = Path(args.output_dir) / f"checkpoint-{state.global_step}"
             self._trial.leave_checkpoint(lambda folder: _copy(saved, folder))
+
+
+def _leave_evaluations_to_the_trial() -> None:
+    """Have Transformers' MLflow callback leave out evaluations, which are reported: it counts other steps."""
+    from transformers.integrations import INTEGRATION_TO_CALLBACK, MLflowCallback
+
+    class Training(MLflowCallback):  # type: ignore[misc]
+        def on_log(self, args: Any, state: Any, control: Any, logs: dict[str, Any], **given: Any) -> None:
+            logs = {name: value for name, value in logs.items() if not name.startswith("eval_")}
+            super().on_log(args, state, control, logs, **given)
+
+    if INTEGRATION_TO_CALLBACK["mlflow"] is MLflowCallback:
+        INTEGRATION_TO_CALLBACK["mlflow"] = Training
 
 
 def _copy(saved: Path, folder: Path) -> None:

@@ -5,7 +5,9 @@ MLflow project, and starts nested runs below it. The objective may log to that r
 and gives it the params of its configuration. So MLflow's store of this process lets no end, name or differing param
 through, whoever asks for it: the fluent API, autologging, its threads, or MLflow's hook at the process's exit.
 
-MLflow is changed as it is imported. A trial that does not import it pays nothing.
+Lightning's ``MLFlowLogger``, which makes a run by a client of its own, is given the trial's run instead.
+
+Both are changed as they are imported. A trial that does not import them pays nothing.
 """
 
 from __future__ import annotations
@@ -27,6 +29,7 @@ from typing import Any
 from hpo_core.tracking.credentials import without_credentials
 
 FLUENT = "mlflow.tracking.fluent"
+LOGGERS = ("lightning.pytorch.loggers.mlflow", "pytorch_lightning.loggers.mlflow")
 
 
 @dataclass(frozen=True)
@@ -163,10 +166,13 @@ def _trial_of(run: str) -> _Joined | None:
 
 
 class _AfterImport(importlib.abc.MetaPathFinder):
-    """Changes MLflow's fluent API once it is imported, before anybody has taken a function from it."""
+    """Changes a module once it is imported, before anybody has taken anything from it."""
+
+    def __init__(self, name: str, change: Callable[[Any], None]) -> None:
+        self.name, self._change = name, change
 
     def find_spec(self, name: str, path: Any, target: Any = None) -> Any:
-        if name != FLUENT:
+        if name != self.name:
             return None
         sys.meta_path.remove(self)
         spec = importlib.util.find_spec(name)
@@ -175,17 +181,20 @@ class _AfterImport(importlib.abc.MetaPathFinder):
 
             def exec_module(module: Any) -> None:
                 execute(module)
-                _change(module)
+                self._change(module)
 
             spec.loader.exec_module = exec_module  # type: ignore[method-assign]
         return spec
 
 
 def _change_mlflow() -> None:
-    if (fluent := sys.modules.get(FLUENT)) is not None:
-        _change(fluent)
-    elif not any(isinstance(finder, _AfterImport) for finder in sys.meta_path):
-        sys.meta_path.insert(0, _AfterImport())
+    """Change MLflow's fluent API and Lightning's loggers, now or when they are imported."""
+    waiting = {finder.name for finder in sys.meta_path if isinstance(finder, _AfterImport)}
+    for name, change in ((FLUENT, _change), *((name, _change_logger) for name in LOGGERS)):
+        if (module := sys.modules.get(name)) is not None:
+            change(module)
+        elif name not in waiting:
+            sys.meta_path.insert(0, _AfterImport(name, change))
 
 
 def _change(fluent: Any) -> None:
@@ -223,6 +232,27 @@ def _change(fluent: Any) -> None:
                 setattr(module, name, new)
     get_store = registry.get_store
     registry.get_store = lambda *args, **kwargs: _guarded(get_store(*args, **kwargs))
+
+
+def _change_logger(module: Any) -> None:
+    """Have Lightning's ``MLFlowLogger`` log to the trial's run, unless it is given another run or store.
+
+    It counts steps of the optimizer, and the trial's reports epochs: its metrics get names of their own.
+    """
+    start = module.MLFlowLogger.__init__
+    if hasattr(start, "hpo_original"):
+        return
+
+    @functools.wraps(start)
+    def __init__(*args: Any, **kwargs: Any) -> None:
+        asked = inspect.signature(start).bind(*args, **kwargs).arguments
+        run = None if (trial := _here()) is None else trial.run
+        if run is not None and not asked.get("run_id") and _same_store(asked.get("tracking_uri") or run.uri, run.uri):
+            asked |= {"tracking_uri": run.uri, "run_id": run.id, "prefix": asked.get("prefix") or "lightning"}
+        start(**asked)
+
+    __init__.hpo_original = start  # type: ignore[attr-defined]
+    module.MLFlowLogger.__init__ = __init__
 
 
 def _start_in(run: TrialRun, fluent: Any, start: Callable[..., Any], asked: dict[str, Any]) -> Any:

@@ -4,13 +4,20 @@ from __future__ import annotations
 
 import os
 import pickle
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import mlflow
 import pytest
+from mlflow import MlflowClient
 
 from hpo_core.base.errors import InputError
 from hpo_core.base.extras import is_installed
+from hpo_core.tracking.connection import connect
+from hpo_core.tracking.mlflow_store import MlflowStore
+from hpo_core.tracking.trial_run import TrialRun, joined
 from hpo_flows.objectives.context import TrialContext
 from hpo_flows.objectives.messages import Failed
 from tests.flows.adapters import networks
@@ -33,6 +40,40 @@ def left(trained: Trained) -> list[Path]:
 def why(trained: Trained) -> str:
     assert isinstance(trained.outcome, Failed) and trained.outcome.blamed_key, trained.outcome
     return trained.outcome.reason
+
+
+@dataclass
+class OneRun:
+    """A trial's run, to which what is trained in the context logs by MLflow itself, and afterwards what it has."""
+
+    store: MlflowStore
+    params: Mapping[str, str] = field(default_factory=dict)
+    metrics: Mapping[str, float] = field(default_factory=dict)
+
+    def __enter__(self) -> OneRun:
+        experiment = self.store.experiment("study", create=True)
+        assert experiment is not None
+        self._run = TrialRun(self.store.uri, self.store.create_run(experiment, "study-0000", {}).id, experiment, {})
+        self._joined = joined(self._run)
+        self._joined.__enter__()
+        return self
+
+    def __exit__(self, *error: Any) -> None:
+        self._joined.__exit__(*error)
+        (found,) = MlflowClient(self.store.uri).search_runs(
+            [each.experiment_id for each in MlflowClient(self.store.uri).search_experiments()]
+        )
+        assert found.info.run_id == self._run.id and found.info.status == "RUNNING"
+        self.params, self.metrics = found.data.params, found.data.metrics
+
+
+@pytest.fixture
+def one_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[OneRun]:
+    before = mlflow.get_tracking_uri()
+    mlflow.set_tracking_uri(None)
+    monkeypatch.chdir(tmp_path)
+    yield OneRun(connect(f"sqlite:///{tmp_path}/mlflow.db"))
+    mlflow.set_tracking_uri(before)
 
 
 # -- PyTorch ------------------------------------------------------------------------------------------------------
@@ -150,7 +191,7 @@ def lightning_long(trial: TrialContext) -> dict[str, float]:
 def lightning_logs(trial: TrialContext) -> dict[str, float]:
     from lightning.pytorch.loggers import MLFlowLogger
 
-    return networks.lightning(trial, logger=MLFlowLogger(tracking_uri=f"sqlite:///{trial.scratch}/mlflow.db"))
+    return networks.lightning(trial, logger=MLFlowLogger(), log_every_n_steps=5)
 
 
 def lightning_early(trial: TrialContext) -> dict[str, float]:
@@ -165,12 +206,20 @@ def lightning_early(trial: TrialContext) -> dict[str, float]:
     [
         ("short", "max_epochs: it is 2, and the trial's fidelity is 4; give the study's fidelity.max"),
         ("long", "min_epochs: with it a training goes on that the study has ended; leave it out"),
-        ("logs", "logger: an MLFlowLogger writes to a second run for the same training; give Trainer(logger=False)"),
     ],
 )
-@pytest.mark.filterwarnings("ignore")  # MLflow's
 def test_mistakes_with_lightning_are_told(kind: str, told: str, training: Training) -> None:
     assert told in why(training(f"{HERE}:lightning_{kind}", "val_loss", fidelity=4))
+
+
+@needs("lightning")
+@pytest.mark.filterwarnings("ignore")  # Lightning's, of num_workers and of PyTorch
+def test_lightnings_mlflow_logger_logs_to_the_trials_run(training: Training, one_run: OneRun) -> None:
+    with one_run as found:
+        training(f"{HERE}:lightning_logs", "val_loss", fidelity=2)
+    assert found.params["rate"] and {"lightning-train_loss", "lightning-val_loss", "lightning-epoch"} == set(
+        found.metrics
+    )
 
 
 @needs("lightning")
@@ -206,7 +255,7 @@ def transformers_mixes(trial: TrialContext) -> dict[str, float]:
 
 
 def transformers_logs(trial: TrialContext) -> dict[str, float]:
-    return networks.transformers(trial, report_to="all")
+    return networks.transformers(trial, report_to=trial.config["to"])
 
 
 @needs("transformers")
@@ -241,14 +290,12 @@ def test_a_checkpoint_that_transformers_is_not_given_is_told(training: Training)
 
 
 @needs("transformers")
-def test_transformers_makes_no_second_run(training: Training, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    import mlflow
-
-    monkeypatch.setenv("DISABLE_MLFLOW_INTEGRATION", "FALSE")  # so that it is put back
-    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{tmp_path}/mlflow.db")
-    monkeypatch.chdir(tmp_path)
-    training(f"{HERE}:transformers_logs", "eval_loss", fidelity=1)
-    assert mlflow.search_runs(search_all_experiments=True).empty
+@pytest.mark.parametrize("to", ["all", "mlflow"])
+def test_transformers_mlflow_callback_logs_to_the_trials_run(to: str, training: Training, one_run: OneRun) -> None:
+    with one_run as found:
+        training(f"{HERE}:transformers_logs", "eval_loss", fidelity=1, to=to)
+    assert found.params["n_head"] == "2" and "train_loss" in found.metrics
+    assert not any(name.startswith("eval_") for name in found.metrics), "they are reported"
 
 
 # -- two ranks ----------------------------------------------------------------------------------------------------
