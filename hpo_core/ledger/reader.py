@@ -69,7 +69,7 @@ class LedgerReader:
         self._unsettled: dict[str, Run] = {}  # new or changed since their claims were last checked
         self._known_below = 0  # for every number below, the run is known, or known to be gone
         self._history: History | None = None  # None: to be made of all runs
-        self._learnt_from = self.prior  # what it was made with
+        self._learnt_from: tuple[Source, ...] = ()  # what it was made with
         self._changed: set[str] = set()  # the runs that have changed since it was made
         self._snapshot_size = 0  # ended runs at the last snapshot read or written
         self._mine: set[str] = set()  # runs this flow is training

@@ -107,7 +107,8 @@ def known_class(name: str) -> type[Strategy]:
 
     One of the user's own that this process has not imported counts as one that says nothing special of itself.
     """
-    return STRATEGIES.get(name) or LOADED.get(name, Strategy)
+    known: Mapping[str, type[Strategy]] = {**LOADED, **STRATEGIES}
+    return known.get(name, Strategy)
 
 
 def names_in(name: str, settings: Mapping[str, Any], field: str = "strategy") -> dict[str, str]:

@@ -4,10 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal
-
-if TYPE_CHECKING:
-    from hpo_core.study.definition import StudyDefinition
+from typing import Any, Literal
 
 Direction = Literal["minimize", "maximize"]
 
@@ -69,7 +66,7 @@ def with_first(data: Any) -> Any:
     return {**data, "metric": first, "direction": direction}
 
 
-def check_objectives(study: StudyDefinition) -> None:
+def check_objectives(study: Any) -> None:
     """Check that nothing is asked for that the number of objectives does not allow.
 
     Raises:

@@ -7,6 +7,7 @@ import os
 import subprocess
 import sys
 from collections.abc import Mapping, Sequence
+from functools import partial
 from typing import Any
 
 from hpo_core.strategies.contract.laws import Proposing, answers_of
@@ -48,8 +49,7 @@ def answers_elsewhere(
 def _main() -> None:
     strategies, seed, spaces = json.load(sys.stdin)
     found = {
-        label: answers_of(lambda name=name, settings=settings: made(name, settings), seed, spaces)
-        for label, (name, settings) in strategies.items()
+        label: answers_of(partial(made, name, settings), seed, spaces) for label, (name, settings) in strategies.items()
     }
     print(json.dumps(found))
 

@@ -352,7 +352,7 @@ def used_up(case: Case) -> None:
 
 def last_one(case: Case) -> None:
     """the last configuration of a finite space is found"""
-    *others, last = sorted(everything(case.space), key=lambda config: identity(config | {"seed": case.seed}))
+    *others, last = sorted(everything(case.space), key=lambda config: identity({**config, "seed": case.seed}))
     proposals = case.ask(History(completed(others)), 3)
     case.equal(exact([proposal.config for proposal in proposals]), exact([last]), "with one configuration left")
 
