@@ -199,11 +199,13 @@ class AskedStudy:
     def best(self) -> Trial | None:
         """The best trial so far, read from MLflow; None if none is complete."""
         with self._lock:
+            self._hear()
             return self.ledger.load().incumbent
 
     def result(self) -> StudyResult:
         """What the study came to so far, read from MLflow."""
         with self._lock:
+            self._hear()
             history = self.ledger.load()
             self._stages.load(history)
             return result_of(self.ledger, history, self.reason or self._stages.search.reason or "not yet", self._stages)

@@ -10,7 +10,7 @@ from hpo_core.history.spending import EXPECTED, spent
 from hpo_core.history.trial import TrialState
 from hpo_core.lineage.replay import Explanation, Neighbour
 from hpo_core.study.spec import StudySpec
-from hpo_flows.reports.html.figures.ped_anova import TENTH, Deciding, TooFew, deciding
+from hpo_flows.reports.ped_anova import TENTH, Deciding, TooFew, deciding
 from hpo_flows.reports.text import metric_value, metric_values, number, one_line, outcome_text, show
 
 

@@ -169,10 +169,10 @@ class Notifier:
 
     def observe(self, progress: Progress) -> None:
         """Report a new incumbent, or a new point of the front, but not what a resumed study already had."""
-        before, self._front = self._front, progress.history.front
+        before, self._front = {trial.number for trial in self._front}, progress.history.front
         looked, self._looked = self._looked, True
         # If several flows see it, only the one that owns the trial reports it.
-        new = [trial for trial in self._front if trial not in before and trial.owner == self._owner]
+        new = [trial for trial in self._front if trial.number not in before and trial.owner == self._owner]
         for trial in new if looked else ():
             what = "new on the front" if self._spec.metrics else "new incumbent"
             said = f"{what}: {outcome_text(self._spec, trial)} (trial {trial.number})"

@@ -91,7 +91,9 @@ def log_expected_hypervolume_improvement(mean: Array, std: Array, free: Boxes, s
         finite = np.isfinite(sides)
         gains[:, finite] = _log_gains(mean[:, j, None], std[:, j, None], sides[finite], scale)
         low, high = gains[:, places[: len(lower)]], gains[:, places[len(lower) :]]
-        total += high + _log1mexp(low - high)
+        # What gains nothing up to the upper side, to the precision of floats, has no difference to the lower one.
+        below = np.subtract(low, high, out=np.full_like(low, -math.inf), where=np.isfinite(high))
+        total += high + _log1mexp(below)
     result: Array = scipy.special.logsumexp(total, axis=1)
     return result
 

@@ -94,6 +94,8 @@ def validate(text: str) -> None:
     whole = BASE | data
     if "metrics" in data:  # in place of the base's one
         del whole["metric"], whole["direction"]
+    if {"cost", "worth"} & {*dict(data.get("stop") or {})}:
+        whole.setdefault("cost", "seconds")
     strategy = whole.get("strategy", "auto")
     name = strategy["name"] if isinstance(strategy, dict) else strategy
     rule = whole.get("early_stop", "")

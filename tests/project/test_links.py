@@ -8,7 +8,7 @@ from typing import get_args
 
 import pytest
 
-from hpo_core.ledger.tags import Tag
+from hpo_core.ledger.tags import MEASURED_SECONDS, Tag
 from hpo_flows.loop.view.events import EventName
 from mkdocs_reference.mlflow import STUDY, TRIAL, VERSION
 from tests.documents import PAGES, ROOT, spans
@@ -54,7 +54,7 @@ def test_every_picture_is_shown() -> None:
 def test_files_tests_and_tags_that_are_named_exist() -> None:
     tests = {path.name: path.read_text(encoding="utf-8") for path in (ROOT / "tests").rglob("test_*.py")}
     tags = {value for name, value in vars(Tag).items() if name.isupper()} | {*STUDY, *TRIAL, *VERSION}
-    tags |= {*get_args(EventName)}
+    tags |= {*get_args(EventName), MEASURED_SECONDS}
     wrong = []
     for page, code in spans():
         if page.startswith("docs/decisions/"):

@@ -15,9 +15,9 @@ from hpo_flows.reports.front import COMPROMISE
 from hpo_flows.reports.html.figures.axes import short
 from hpo_flows.reports.html.figures.importance import FEWEST, METHOD
 from hpo_flows.reports.html.figures.past import BEST, Past
-from hpo_flows.reports.html.figures.ped_anova import TENTH, Deciding, TooFew, deciding
 from hpo_flows.reports.html.findings import edges, failures, remarks, status, time_spent
 from hpo_flows.reports.html.place import Place
+from hpo_flows.reports.ped_anova import TENTH, Deciding, TooFew, deciding
 from hpo_flows.reports.text import (
     certainty_lines,
     duration,

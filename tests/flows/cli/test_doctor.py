@@ -7,7 +7,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from email.utils import formatdate
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
@@ -144,7 +144,9 @@ def test_an_artifact_folder_that_cannot_be_written_is_a_problem(tmp_path: Path) 
 
 
 def test_a_metric_that_mlflow_does_not_take_is_found_before_any_training(store: MlflowStore) -> None:
-    findings = list(store_checks.scratch(store, make_spec().model_copy(update={"metric": "what?!"})))
+    spec = make_spec()
+    spec = spec.model_copy(update={"objectives": (replace(spec.objectives[0], metric="what?!"),)})
+    findings = list(store_checks.scratch(store, spec))
     assert seen(iter(findings)) == [("tracking store", "problem"), ("artifact store", "ok")]
     assert "what?!" in findings[0].found
 

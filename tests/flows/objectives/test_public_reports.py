@@ -44,9 +44,10 @@ from hpo_flows.keras.tuner.oracles import _grid_size
 from hpo_flows.objectives.metrics import classification_metrics, log_pictures, regression_metrics
 from hpo_flows.objectives.splits import split
 from hpo_flows.reports.notify import post
+from tests.installed import HERE
 from tests.memory_store import MemoryStore
 
-SAMPLERS = sorted(name for name in STRATEGIES if not STRATEGIES[name].chooses_fidelity and name != "grid")
+SAMPLERS = sorted(name for name in HERE if not STRATEGIES[name].chooses_fidelity and name != "grid")
 
 
 def spec_of(space: dict[str, Any], **changes: Any) -> StudySpec:
@@ -116,7 +117,7 @@ def test_pruned_enumeration_is_enumeration_and_then_a_filter(constraints: list[s
     assert list(space.enumerate(feasible=True)) == [c for c in space.enumerate() if space.feasible(c)]
 
 
-@pytest.mark.parametrize("strategy", sorted(STRATEGIES))
+@pytest.mark.parametrize("strategy", sorted(HERE))
 def test_numpys_error_state_is_no_business_of_a_proposal(strategy: str) -> None:
     """optuna/optuna#2639, optuna/optuna#5664: an objective's module calls ``np.seterr(all="raise")``, and the sampler
     fails of an underflow."""

@@ -12,7 +12,7 @@ import pytest
 from hpo_core import Choice, Float, SearchSpace
 from hpo_core.history.history import History
 from hpo_core.history.trial import Trial, TrialState
-from hpo_flows.reports.html.figures.ped_anova import TENTH, Deciding, TooFew, deciding
+from hpo_flows.reports.ped_anova import TENTH, Deciding, TooFew, deciding
 
 SPACE = SearchSpace(
     {

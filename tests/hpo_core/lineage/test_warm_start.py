@@ -26,11 +26,12 @@ from hpo_core.lineage.opening import find_study, open_study
 from hpo_core.lineage.warm_start import NotImportable, fitting_config, recall, warm_start
 from hpo_core.space.configuration import identity
 from hpo_core.strategies.common.transfer import CONSENSUS, SUGGESTED, suggested
-from hpo_core.strategies.make import STRATEGIES, make_strategy
+from hpo_core.strategies.make import make_strategy
 from hpo_core.tracking.connection import connect
 from hpo_flows.api import open_ledger
 from tests.conftest import MlflowServer
 from tests.hpo_core.ledger.test_ledger import finish, make_spec, reserve
+from tests.installed import HERE
 from tests.memory_store import MemoryStore
 
 SPACE = SearchSpace(
@@ -312,7 +313,7 @@ def test_the_first_suggestion_is_what_all_sources_expect_to_do_well() -> None:
     assert suggested(SPACE, []) == suggested(SPACE, [source(count=2)]) == []
 
 
-@pytest.mark.parametrize("strategy", STRATEGIES)
+@pytest.mark.parametrize("strategy", HERE)
 @pytest.mark.parametrize("how", ["standardise", "none"])
 def test_the_laws_hold_with_a_past(strategy: str, how: str, seed: int) -> None:
     """Determinism, order, purity, resume and batch; and the past is no trial of the study."""

@@ -13,8 +13,9 @@ from hpo_core.history.history import History
 from hpo_core.history.spending import EXPECTED
 from hpo_core.history.trial import Proposal, Trial, TrialState
 from hpo_core.strategies.common.costs import best_promise
+from hpo_core.strategies.contract.histories import SPACES, answer, completed, history_of
+from hpo_core.strategies.contract.laws import Case
 from hpo_core.strategies.make import make_strategy
-from tests.hpo_core.strategies.test_strategies import SPACES, answer, check_valid, completed, history_of
 
 WEIGHING = pytest.mark.parametrize("strategy", ["bayesian", "tpe", "auto"])
 SPACE = SearchSpace({"x": Float(low=0, high=1), "size": Float(low=0, high=1)})
@@ -71,7 +72,7 @@ def test_with_costs_proposals_are_valid_and_a_batch_is_what_single_ones_are(
     history = History(replace(trial, cost=next(values)) for trial in completed(configs))
     made = make_strategy(strategy)
     proposals = made.propose(SPACES[space], history, 2, seed=seed)
-    check_valid(SPACES[space], history, proposals, 2)
+    Case(lambda: make_strategy(strategy), space, seed).check(history, proposals, 2)
     one = made.propose(SPACES[space], history, 1, seed=seed)
     two = made.propose(SPACES[space], history.with_pending(one), 1, seed=seed)
     assert answer([*one, *two]) == answer(proposals)

@@ -13,14 +13,13 @@ from typing import Any, cast
 import pytest
 
 from hpo_core.base.errors import InputError
-from hpo_core.base.extras import is_installed
 from hpo_core.strategies.contract.elsewhere import answers_elsewhere, made
 from hpo_core.strategies.contract.histories import FINITE, SPACES, everything, exact, history_of
 from hpo_core.strategies.contract.laws import LAWS, Case, spaces_of
 from hpo_core.strategies.make import STRATEGIES, make_strategy
+from tests.installed import HERE
 
 every_strategy = pytest.mark.parametrize("strategy", STRATEGIES)
-HERE = [name for name, cls in STRATEGIES.items() if not cls.package or is_installed(cls.package)]
 
 
 @cache
