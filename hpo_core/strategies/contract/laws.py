@@ -395,7 +395,7 @@ LAWS: dict[str, Law] = {
 """All laws by name; the docstring of each says it in words."""
 
 _ONLY: dict[str, Sequence[str]] = {
-    "resume": ("mixed", "tiny", "constrained"),
+    **dict.fromkeys(("resume", "several_objectives"), ("mixed", "tiny", "constrained")),
     **dict.fromkeys(("used_up", "last_one", "nothing_left"), FINITE),
 }
 
