@@ -17,7 +17,7 @@ from hpo_core.base.arrays import Array
 from hpo_core.base.moments import LARGEST
 from hpo_core.base.seeding import trial_rng
 from hpo_core.base.settings import STRICT, Count, Positive
-from hpo_core.history.front import by_standing
+from hpo_core.history.front import REFERENCE_TRIALS, by_standing
 from hpo_core.history.history import History
 from hpo_core.history.prior import comparable
 from hpo_core.history.spending import Promise
@@ -68,7 +68,8 @@ class Bayesian(Strategy):
 
     With several objectives there is a process for each, and the acquisition is the logarithm of the expected
     improvement of the hypervolume (Yang et al. 2019; Daulton et al. 2020, arXiv:2006.05078) of the front of expected
-    outcomes. It counts from a tenth of the front's extent beyond its worst values, or from the median of all outcomes.
+    outcomes. It counts from a tenth of the front's extent beyond its worst values, or, while the front is narrow, from
+    the worst of the first outcomes.
 
     In a study with limits, the logarithm of the probability that a candidate keeps them is added to the acquisition
     (Gardner et al. 2014); until one trial keeps them, that probability is all that counts.
@@ -290,7 +291,7 @@ def _free(surrogates: Sequence[_Surrogate], seen: Array, running: Array) -> pare
     """What the front of the expected outcomes leaves free, in the losses' own units.
 
     Expected outcomes instead of observed ones: a lucky trial would otherwise hide what is better than it. The region
-    ends a tenth of the front's extent beyond its worst values, but not before the median of all outcomes.
+    ends a tenth of the front's extent beyond its worst values; see :func:`_far_enough`.
     """
 
     def expected(F: Array) -> Array:
@@ -298,11 +299,22 @@ def _free(surrogates: Sequence[_Surrogate], seen: Array, running: Array) -> pare
         return np.column_stack(means)
 
     losses = expected(seen)
-    # A front of a few neighbours has no extent to speak of, and nothing beyond it would ever count.
-    reference = np.maximum(pareto.reference_point(losses), np.median(losses, axis=0))
+    reference = _far_enough(pareto.reference_point(losses), losses)
     if len(running):
         losses = np.vstack([losses, expected(running)])
     return pareto.free_boxes(losses, reference)
+
+
+def _far_enough(reference: Array, losses: Array) -> Array:
+    """A reference that leaves room beyond a front of a few neighbours.
+
+    Such a front has no extent to speak of, so that nothing beyond it would ever count, and the search would stay at
+    one end. As long as it covers less than half of the way from the best to the worst of the first outcomes, the region
+    ends at the worst of these. Later outcomes do not count, for they gather where the search is.
+    """
+    worst, best = losses[:REFERENCE_TRIALS].max(axis=0), losses.min(axis=0)
+    narrow = np.ptp(losses[pareto.nondominated(losses)], axis=0) < (worst - best) / 2
+    return np.where(narrow, np.maximum(reference, worst), reference)
 
 
 def _spread(trials: Sequence[Trial], transform: Standardised) -> Spread:
