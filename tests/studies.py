@@ -74,6 +74,8 @@ def write_study(folder: Path, objective: str = "slow", **changes: Any) -> Path:
     spec = make_spec(objective, **changes)
     path = folder / "study.yaml"
     data = spec.model_dump(mode="json", exclude_none=True)
+    if spec.repeats is None:
+        data["repeats"] = "off"
     path.write_text(yaml.safe_dump(data, sort_keys=False))
     return path
 

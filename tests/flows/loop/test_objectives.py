@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from hpo_core import Float
-from hpo_core.base.errors import InputError
+from hpo_core.base.errors import InputError, StudyUnknown
 from hpo_core.history.history import History
 from hpo_core.history.trial import TrialState
 from hpo_core.lineage.opening import find_study
@@ -19,7 +19,7 @@ from hpo_flows import TrialContext, open_study, run_study
 from hpo_flows.api.outside import ask_for, tell_for
 from hpo_flows.reports.html.publish import hypervolumes, reference_tag
 from tests.studies import _somewhere_else as _somewhere_else
-from tests.studies import start, write_study
+from tests.studies import gated, let_pass, start, wait_until, write_study
 
 SPACE = {"x": Float(low=-2, high=3), "y": Float(low=0, high=5)}
 METRICS = {"gain": "maximize", "cost": "minimize"}
@@ -66,12 +66,30 @@ def test_a_study_finds_a_front_and_goes_on(tmp_path: Path) -> None:
 @pytest.mark.parametrize("strategy", ["bayesian", "tpe", "hyperband"])
 def test_two_flows_at_once_lose_and_double_nothing(strategy: str, tmp_path: Path) -> None:
     fidelity = {"fidelity": {"name": "epochs", "min": 1, "max": 9, "eta": 3}} if strategy == "hyperband" else {}
-    changes = {"strategy": strategy, "stop": {"trials": 30}, "name": f"together-{strategy}", **GIVEN, **fidelity}
-    flows = [start(write_study(tmp_path, "two_metrics", **changes)) for _ in range(2)]
+    name = f"together-{strategy}"
+    changes = {
+        "strategy": strategy,
+        "stop": {"trials": 30},
+        "name": name,
+        "space": gated(tmp_path, 0),
+        **GIVEN,
+        **fidelity,
+    }
+    path = write_study(tmp_path, "two_metrics", space=gated(tmp_path, 0), **changes)
+    flows = [start(path) for _ in range(2)]
+
+    def both_train() -> bool:
+        try:
+            return len({trial.owner for trial in find_study(connect(), name).load().running}) == 2
+        except StudyUnknown:
+            return False
+
+    wait_until(both_train)
+    let_pass(tmp_path)
     for flow in flows:
         _, errors = flow.communicate()
         assert flow.returncode == 0, errors
-    history = find_study(connect(), f"together-{strategy}").load()
+    history = find_study(connect(), name).load()
     assert [t.number for t in history] == list(range(30)) and len(history.complete) == 30
     assert len({(t.identity, t.fidelity) for t in history}) == 30
     assert len({t.owner for t in history}) == 2
