@@ -144,7 +144,7 @@ class Training:
             fidelity,
             place,
             resume,
-            milestones,
+            milestones=milestones,
         )
         attempt = Attempt(sent.append)
         attempt.answers.put(False)
