@@ -125,7 +125,7 @@ def every(values: Mapping[str, Any]) -> list[tuple[str, int]]:
     return [(name, i) for name, value in values.items() for i in sorted({0, np.size(value) - 1})]
 
 
-@pytest.mark.parametrize("optimizer", ["sgd", "adam"])
+@pytest.mark.parametrize("optimizer", [pytest.param("sgd", marks=pytest.mark.slow), "adam"])
 def test_reverse_mode_against_finite_differences(optimizer: str) -> None:
     found = hg.reverse(problem(optimizer), VALUES, steps=STEPS)
     assert found.loss == hg.train(problem(optimizer), VALUES, steps=STEPS).loss

@@ -102,6 +102,7 @@ def test_the_mlflow_server_goes_away_and_comes_back(own_server: MlflowServer, tm
     assert waiting_results(tmp_path) == []
 
 
+@pytest.mark.slow
 def test_prefects_server_is_lost_under_the_flow_which_goes_on_and_says_so_once(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

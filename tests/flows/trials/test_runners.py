@@ -122,6 +122,7 @@ def check_whole(history: History, complete: int, failed: int) -> None:
 # -- Dask -------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_a_dask_worker_that_is_killed_loses_its_trial_alone(dask_address: str, tmp_path: Path) -> None:
     dask = {"type": "dask", "address": dask_address}
     shared = {"runner": dask, "resources": {"cpus": 1}, "space": gated(tmp_path, 3)}
