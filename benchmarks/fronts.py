@@ -11,16 +11,15 @@ all strategies share.
 
 from __future__ import annotations
 
-import argparse
 import functools
 import json
-import math
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from benchmarks import several
+from benchmarks.command import Key, command, side_by_side
 from benchmarks.contenders import Contenders
 from hpo_core.base.arrays import Array
 from hpo_core.numerics.pareto import hypervolume, nondominated
@@ -29,8 +28,6 @@ AT = (20, 50, 100)
 
 LEAST = 1e-4
 """What is missing counts as at least so much, since no logarithm of 0 is finite."""
-
-Key = tuple[str, str, int]
 
 
 def study(contenders: Contenders, name: str, problem: several.Problem, seed: int, trials: int) -> dict[str, Any]:
@@ -84,34 +81,13 @@ def missing(studies: dict[Key, Array]) -> dict[Key, list[float]]:
 
 def table(path: Path) -> None:
     found = missing(_read(path))
-    names = list(dict.fromkeys(name for name, _, _ in found))
-    pairs = sorted({key[1:] for key in found if all((name, *key[1:]) in found for name in names)})
-    print(f"{len(pairs)} studies each; missing hypervolume after {', '.join(map(str, AT))} trials, geometric means")
-    for problem in ["all", *dict.fromkeys(problem for problem, _ in pairs)]:
-        print(f"\n{problem}")
-        shared = [pair for pair in pairs if problem in ("all", pair[0])]
-        for name in names:
-            logarithms = np.log([found[(name, *pair)] for pair in shared])
-            print(f"  {name:28} " + "  ".join(f"{math.exp(mean):8.4f}" for mean in logarithms.mean(axis=0)))
 
+    def mean(keys: list[Key]) -> list[float]:
+        return np.exp(np.log([found[key] for key in keys]).mean(axis=0)).tolist()  # type: ignore[no-any-return]
 
-def cli() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    commands = parser.add_subparsers(dest="command", required=True)
-    running = commands.add_parser("run")
-    running.add_argument("names", nargs="+")
-    running.add_argument("--problems", nargs="+", default=list(several.NAMES))
-    running.add_argument("--seeds", type=int, default=5)
-    running.add_argument("--trials", type=int, default=100)
-    running.add_argument("--out", type=Path, required=True)
-    running.add_argument("--python", help="the interpreter that has the peers")
-    commands.add_parser("table").add_argument("file", type=Path)
-    given = parser.parse_args()
-    if given.command == "run":
-        run(given.names, given.problems, given.seeds, given.trials, given.out, given.python)
-    else:
-        table(given.file)
+    told = f"missing hypervolume after {', '.join(map(str, AT))} trials, geometric means"
+    print(*side_by_side(found, told, mean), sep="\n")
 
 
 if __name__ == "__main__":
-    cli()
+    command(__doc__, several.NAMES, 5, run, table)

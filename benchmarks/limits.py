@@ -10,12 +10,12 @@ seeds, and problem by problem, for the studies that all strategies share.
 
 from __future__ import annotations
 
-import argparse
 import json
 from pathlib import Path
 from typing import Any
 
 from benchmarks import limited
+from benchmarks.command import Key, command, side_by_side
 from benchmarks.contenders import Contenders
 
 AT = (20, 50, 100)
@@ -55,36 +55,14 @@ def _key(line: dict[str, Any]) -> tuple[str, str, int]:
 
 
 def table(path: Path) -> None:
-    lines = {_key(line): line["regret"] for line in _read(path)}
-    names = list(dict.fromkeys(name for name, _, _ in lines))
-    pairs = sorted({key[1:] for key in lines if all((name, *key[1:]) in lines for name in names)})
-    print(f"{len(pairs)} studies each; regret after {', '.join(map(str, AT))} trials")
-    for problem in ["all", *dict.fromkeys(problem for problem, _ in pairs)]:
-        print(f"\n{problem}")
-        shared = [pair for pair in pairs if problem in ("all", pair[0])]
-        for name in names:
-            curves = [lines[(name, *pair)] for pair in shared]
-            means = [sum(curve[at - 1] for curve in curves) / len(curves) for at in AT if at <= len(curves[0])]
-            print(f"  {name:28} " + "  ".join(f"{mean:8.4f}" for mean in means))
+    regrets = {_key(line): line["regret"] for line in _read(path)}
 
+    def mean(keys: list[Key]) -> list[float]:
+        curves = [regrets[key] for key in keys]
+        return [sum(curve[at - 1] for curve in curves) / len(curves) for at in AT if at <= len(curves[0])]
 
-def cli() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    commands = parser.add_subparsers(dest="command", required=True)
-    running = commands.add_parser("run")
-    running.add_argument("names", nargs="+")
-    running.add_argument("--problems", nargs="+", default=list(limited.NAMES))
-    running.add_argument("--seeds", type=int, default=10)
-    running.add_argument("--trials", type=int, default=100)
-    running.add_argument("--out", type=Path, required=True)
-    running.add_argument("--python", help="the interpreter that has the peers")
-    commands.add_parser("table").add_argument("file", type=Path)
-    given = parser.parse_args()
-    if given.command == "run":
-        run(given.names, given.problems, given.seeds, given.trials, given.out, given.python)
-    else:
-        table(given.file)
+    print(*side_by_side(regrets, f"regret after {', '.join(map(str, AT))} trials", mean), sep="\n")
 
 
 if __name__ == "__main__":
-    cli()
+    command(__doc__, limited.NAMES, 10, run, table)

@@ -43,7 +43,6 @@ def validate(
     ] = False,
 ) -> None:
     """Check a study file and that its objective, if any, can be imported; nothing is run."""
-
     spec = load_spec(study, list(set_ or []))
     if change_space:
         _preview(study, spec)

@@ -304,3 +304,19 @@ class GaussianProcess:
             self.hyperparameters,
             self.hyperparameters.noise / np.concatenate([self.noise, np.full(len(X), self.hyperparameters.noise)]),
         )
+
+
+def fit_known(F: Array, owner: Any, y: Array, known: Any, rows: Any, active: float) -> GaussianProcess:
+    """The process of a value that only some trials have.
+
+    Args:
+        F: The features of all trials, shape ``(n, m)``.
+        owner: The parameter each feature belongs to, shape ``(m,)``.
+        y: The standardised values of those that have one, shape ``(k,)``.
+        known: Their positions among the trials, ascending, shape ``(k,)``.
+        rows: Positions of the trials that hyperparameters are fitted to; each step costs the cube of their number.
+        active: How many parameters a configuration uses on average.
+    """
+    some = np.searchsorted(known, np.intersect1d(rows, known))
+    hyperparameters = fit(F[known][some], owner, y[some], active=active)
+    return GaussianProcess.condition(F[known], owner, y, hyperparameters)

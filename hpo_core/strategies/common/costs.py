@@ -14,7 +14,7 @@ from hpo_core.history.history import History
 from hpo_core.history.spending import EXPECTED, Promise
 from hpo_core.history.trial import Proposal, Trial
 from hpo_core.numerics.acquisition import log_expected_improvement
-from hpo_core.numerics.gaussian_process import GaussianProcess, fit, squared_distances
+from hpo_core.numerics.gaussian_process import GaussianProcess, fit_known, squared_distances
 from hpo_core.space.configuration import Scalar
 
 POWER = 0.5
@@ -65,9 +65,7 @@ class Costs:
         if scale < 1e-9:
             return cls(None, centre)
         y = (logs - centre) / scale
-        some = np.searchsorted(known, np.intersect1d(rows, known))
-        hyperparameters = fit(F[known][some], owner, y[some], active=active)
-        return cls(GaussianProcess.condition(F[known], owner, y, hyperparameters), centre, scale)
+        return cls(fit_known(F, owner, y, known, rows, active), centre, scale)
 
     def log_expected(self, F: Array) -> Array:
         """The logarithm of the expected cost of each candidate, with features of shape ``(q, k)``; shape ``(q,)``.

@@ -11,7 +11,7 @@ import scipy
 
 from hpo_core.base.arrays import Array
 from hpo_core.history.trial import Trial
-from hpo_core.numerics.gaussian_process import GaussianProcess, fit
+from hpo_core.numerics.gaussian_process import GaussianProcess, fit_known
 from hpo_core.numerics.transforms import YeoJohnson
 
 
@@ -42,15 +42,12 @@ class Feasibility:
         processes, thresholds = list[GaussianProcess](), list[float]()
         for name in sorted({name for trial in trials for name in trial.excess}):
             excess = np.array([trial.excess.get(name, np.inf) for trial in trials], dtype=float)
-            known = np.isfinite(excess)
-            if known.sum() < 2:
+            known = np.flatnonzero(np.isfinite(excess))
+            if len(known) < 2:
                 continue
             transform = YeoJohnson.fit(excess[known])
             z = transform.forward(excess[known])
-            some = np.intersect1d(rows, np.flatnonzero(known))
-            places = np.searchsorted(np.flatnonzero(known), some)
-            hyperparameters = fit(F[some], owner, z[places], active=active)
-            processes.append(GaussianProcess.condition(F[known], owner, z, hyperparameters))
+            processes.append(fit_known(F, owner, z, known, rows, active))
             thresholds.append(float(transform.forward(np.zeros(1))[0]))
         return cls(processes, thresholds)
 
