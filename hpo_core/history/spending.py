@@ -59,11 +59,12 @@ def expected(trial: Trial, usual: float) -> float:
 def spent(history: History) -> float:
     """The sum of all known costs, and of what running trials are expected to cost; 0 if none is known.
 
-    Trials that died with their flow, and whose cost nobody recorded, count for nothing.
+    Trials outside a space that was changed since have cost as much. Trials that died with their flow, and whose cost
+    nobody recorded, count for nothing.
     """
-    known = [trial.cost for trial in history if trial.cost is not None]
+    known = [trial.cost for trial in history.every if trial.cost is not None]
     usual = math.fsum(known) / len(known) if known else 0.0
-    return math.fsum([*known, *(expected(trial, usual) for trial in history.running)])
+    return math.fsum([*known, *(expected(trial, usual) for trial in history.under_way)])
 
 
 def unit(cost: str) -> tuple[str, float]:

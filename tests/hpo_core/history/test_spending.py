@@ -109,3 +109,10 @@ def test_a_history_with_limits_and_costs_is_rebuilt_where_trials_ran() -> None:
     at_the_time = History(replace(t, **bare) if t.number in pending else t for t in trials)
     assert rebuild(trials, trial(6, 1.0, start=60), at_the_time.digest, [()]) is not None
     assert History([trial(0, 1.0)]).digest != History([trial(0, 2.0)]).digest
+
+
+def test_trials_outside_a_changed_space_have_cost_as_much() -> None:
+    inside = Trial(0, {"x": 0.5}, TrialState.COMPLETE, 1.0, cost=2.0)
+    outside = Trial(1, {"x": 9.0}, TrialState.COMPLETE, 1.0, cost=3.0, outside={"x": "9"})
+    runs = Trial(2, {"x": 8.0}, TrialState.RUNNING, notes={EXPECTED: 4.0}, outside={"x": "8"})
+    assert spent(History([inside, outside, runs])) == 9.0
