@@ -291,9 +291,12 @@ def test_mistakes_with_lightning_are_told(kind: str, told: str, training: Traini
 def test_lightnings_mlflow_logger_logs_to_the_trials_run(training: Training, one_run: OneRun) -> None:
     with one_run as found:
         training(f"{HERE}:lightning_logs", "val_loss", fidelity=2)
-    assert found.params["rate"] and {"lightning-train_loss", "lightning-val_loss", "lightning-epoch"} == set(
-        found.metrics
-    )
+    assert found.params["rate"] and {
+        "lightning-train_loss",
+        "lightning-rate",
+        "lightning-val_loss",
+        "lightning-epoch",
+    } == set(found.metrics)
 
 
 @needs("lightning")
