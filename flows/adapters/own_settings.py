@@ -26,7 +26,7 @@ def settings_of(state: Any) -> Any:
     if isinstance(state, Mapping):
         return {key: settings_of(value) for key, value in state.items()}
     if isinstance(state, list | tuple):
-        return type(state)([settings_of(value) for value in state])
+        return (list if isinstance(state, list) else tuple)(map(settings_of, state))
     if hasattr(state, "item"):  # a number of numpy's or PyTorch's, if it is no array
         return None if state.ndim else state.item()
     return state if isinstance(state, bool | int | float | str) else None
@@ -48,19 +48,20 @@ def with_own_settings(state: Any, begun: Any, own: Any) -> Any:
     """
     if begun == own:
         return state
+    of_its_kind: Any = type(state)
     if isinstance(state, Mapping):
         if begun.keys() != own.keys():
             if "lr" in own:
                 raise ValueError("its optimizer is of another kind")
-            return type(state)(own)
+            return of_its_kind(own)
         merged = {key: with_own_settings(value, begun.get(key), own.get(key)) for key, value in state.items()}
         for name, base in RATES.items():
             if name in own:
                 at = base if base in own else name
                 merged[name] = _in_proportion(state[name], begun[at], own[at])
-        return type(state)(merged)
+        return of_its_kind(merged)
     if isinstance(state, list | tuple) and len(state) == len(begun) == len(own):
-        return type(state)(map(with_own_settings, state, begun, own))
+        return of_its_kind(map(with_own_settings, state, begun, own))
     return own
 
 
