@@ -164,8 +164,10 @@ def time_spent(past: Past) -> TimeSpent | None:
         what = "failed" if trial.loss is None else "stopped early" if trial.stopped_early else "trained to the end"
         shares[what] += timed[trial.number]
     where = lanes(trials)
-    for owner in {trial.owner for trial in trials}:
-        own = [trial for trial in trials if trial.owner == owner]
+    by_owner: dict[str, list[Trial]] = {}
+    for trial in trials:
+        by_owner.setdefault(trial.owner, []).append(trial)
+    for own in by_owner.values():
         span = (max(trial.end or 0 for trial in own) - min(trial.start for trial in own)) / 1000
         slots = len({where[trial.number] for trial in own})
         shares["idle"] += max(slots * span - sum(timed[trial.number] for trial in own), 0.0)
