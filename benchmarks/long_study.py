@@ -32,7 +32,7 @@ ROUNDS = 5
 
 COMMANDS = ("status", "best", "list", "export", "report")
 
-NAME = "long"
+NAME = "big"
 
 
 def milliseconds(call: Callable[[], Any]) -> float:

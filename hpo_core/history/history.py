@@ -74,6 +74,11 @@ def _merge(trial: Trial, repeats: Sequence[Trial]) -> Trial:
     return replace(trial, loss=loss, losses=losses, observed=observed, confirmed=confirmed, excess=excess)
 
 
+def encoded(space: SearchSpace, trials: Sequence[Trial]) -> Array:
+    """The configurations of trials, shape ``(n, d)``, in the unit cube with NaN where inactive."""
+    return np.array([space.encode(trial.config) for trial in trials]).reshape(len(trials), space.dimensions)
+
+
 def continues(trial: Trial) -> bool:
     """Whether a trial resumes from its parent's checkpoint: it reported so, or it runs and has not reported yet."""
     said = str(trial.notes.get("continued", ""))
@@ -458,10 +463,7 @@ class History:
 
     def arrays(self, space: SearchSpace) -> tuple[Array, Array]:
         """The complete trials: ``X``, shape ``(n, d)``, in the unit cube with NaN where inactive; losses, ``(n,)``."""
-        if not self.complete:
-            return np.empty((0, space.dimensions)), np.empty(0)
-        losses = np.array([trial.loss for trial in self.complete], dtype=float)
-        return np.array([space.encode(trial.config) for trial in self.complete]), losses
+        return encoded(space, self.complete), np.array([trial.loss for trial in self.complete], dtype=float)
 
     def with_pending(self, proposals: Sequence[Proposal]) -> History:
         """This history with the proposals added as running trials, as they will be once reserved."""

@@ -11,7 +11,7 @@ from hpo_core.space.configuration import Scalar, scalar_key
 from hpo_core.space.parameters import Listed
 from hpo_flows.reports.html.figures.axes import ParameterAxis
 from hpo_flows.reports.html.figures.durations import lanes
-from hpo_flows.reports.html.figures.past import BEST, Past
+from hpo_flows.reports.html.figures.past import BEST, BEST_DRAWN, LAST_DRAWN, Past
 from hpo_flows.reports.text import limits_line, number, outside_lines
 
 FEWEST_FRONT = 4
@@ -207,7 +207,17 @@ def remarks(past: Past) -> list[tuple[str, str]]:
     for name, metrics in matter.items():
         for_some = f" for {' and '.join(metrics)}" if past.spec.metrics else ""
         found.append(("info", f"{name} matters most among the parameters{for_some}."))
+    if not past.all_drawn:
+        found.append(("info", _left_out(past)))
     return found
+
+
+def _left_out(past: Past) -> str:
+    """Which trials the page has, of a study of very many."""
+    shown = f"{len(past.drawn(past.history)):,} of the {len(past.history):,} trials"
+    new = "" if past.spec.metrics else "all that were a new best, "
+    which = f"the best {BEST_DRAWN:,}, {new}the last {LAST_DRAWN:,}, and an even selection of the others"
+    return f"Plots and table have {shown}: {which}. Counts and the best are of all; hpo export writes all."
 
 
 def _said(value: Scalar) -> str:
