@@ -10,7 +10,7 @@ from scipy.stats import rankdata
 
 from hpo_core.history.trial import HYPERGRADIENT, HYPERGRADIENT_NORM, Trial, TrialState
 from hpo_flows.reports.html.figures.axes import brief, plotly_text
-from hpo_flows.reports.html.figures.past import LAST_DRAWN, MOST_DRAWN, Past, Plot, moment
+from hpo_flows.reports.html.figures.past import MOST_DRAWN, Past, Plot, moment
 
 MOST_METRICS = 9
 
@@ -36,11 +36,10 @@ def lanes(trials: Sequence[Trial]) -> dict[int, tuple[int, int]]:
 
 def timeline(past: Past) -> list[Plot]:
     """Which trial each slot of each flow trained when; gaps are idle times."""
-    trials = [trial for trial in past.history if trial.start]
+    trials = [trial for trial in past.latest if trial.start]
     if not trials:
         return []
-    last = "" if past.all_drawn else f" The last {LAST_DRAWN} trials are drawn."
-    trials = trials if past.all_drawn else trials[-LAST_DRAWN:]
+    last = "" if past.all_drawn else f" The last {len(past.latest):,} trials are drawn."
     now = max(trial.end or trial.start for trial in trials)
     where = lanes(trials)
     order = sorted(set(where.values()))

@@ -229,6 +229,11 @@ class Past:
     def all_drawn(self) -> bool:
         return (self if self.whole is None else self.whole)._chosen is None
 
+    @property
+    def latest(self) -> Sequence[Trial]:
+        """All trials; of very many, the last."""
+        return self.history.trials if self.all_drawn else self.history.trials[-LAST_DRAWN:]
+
     @cached_property
     def _chosen(self) -> frozenset[int] | None:
         """The numbers of the trials that the page has; None if it has all."""
