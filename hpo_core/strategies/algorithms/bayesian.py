@@ -243,13 +243,11 @@ class Bayesian(Strategy):
         ended = [*history.complete, *history.failed, *comparable(history.prior)]
         ended.sort(key=lambda trial: trial.number)
         m = max((len(trial.outcome) for trial in history.complete), default=1)
+        failed = (np.inf,) * m
+        losses = np.array([failed if trial.loss is None else trial.outcome for trial in ended], dtype=float)
+        losses = losses.reshape(len(ended), m)
         # Clamped: differences of losses near the largest float would overflow.
-        losses = np.array(
-            [
-                [np.inf] * m if trial.loss is None else [min(max(y, -LARGEST), LARGEST) for y in trial.outcome]
-                for trial in ended
-            ]
-        ).reshape(len(ended), m)
+        losses = np.where(np.isinf(losses), losses, np.clip(losses, -LARGEST, LARGEST))
         some = _subset(losses[:, 0] if m == 1 else _places(ended), self.max_points, rng)
         return [ended[i] for i in some], losses[some]
 
