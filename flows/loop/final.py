@@ -25,7 +25,7 @@ class FinalStage:
     def __init__(self, ledger: Ledger, folds: FoldLedger) -> None:
         assert ledger.spec.final is not None
         self._ledger, self._space, self._folds = ledger, ledger.spec.search_space, folds
-        self._selection: Selection = ledger.spec.final.selection()
+        self._selection: Selection = ledger.spec.final.selection(ledger.spec.stands_for)
         self._evaluations: list[Evaluation] = []
         self.choice: Choice | None = None
 

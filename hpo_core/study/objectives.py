@@ -14,8 +14,6 @@ MOST = 3
 ONE_NUMBER = {
     "early_stop": "its rules compare trials by one metric; with hyperband or asha, poor trials end early, too",
     "warm_start": "past runs are compared by one metric; name the configurations to begin with in first",
-    "final": "it names the winner by one metric; train the points of the front again by hand",
-    "champion": "a champion is better or worse by one metric; register a point of the front by hand",
 }
 """The keys of a study file that need one number of each trial, each with the reason and the remedy."""
 
@@ -72,7 +70,7 @@ def check_objectives(study: Any) -> None:
     Raises:
         ValueError: It is; the message begins with the key.
     """
-    target = study.stop.target
+    target, wanted = study.stop.target, study.preference
     if not study.metrics:
         if isinstance(target, Mapping):
             raise ValueError(f"stop.target: the study has one metric, {study.metric}; give its value alone")
@@ -80,6 +78,18 @@ def check_objectives(study: Any) -> None:
     for key, why in ONE_NUMBER.items():
         if getattr(study, key):
             raise ValueError(f"{key}: the study has several metrics, and {why}")
+    if study.final is not None and study.final.rule != "mean":
+        raise ValueError(
+            f"final.rule: the study has several metrics, and {study.final.rule} compares one; leave it out, and say in "
+            "prefer which point of the front wins"
+        )
+    if study.champion is not None and (wanted is None or wanted.compared(study.objectives) is None):
+        others = study.objectives[1:]
+        example = ", ".join(f"{each.metric} {'<=' if each.sign > 0 else '>='} 10" for each in others)
+        raise ValueError(
+            "champion: the study has several metrics, and a champion is better or worse by one; leave that one free, "
+            f"and say in prefer what the others must keep to, such as prefer: {example!r}"
+        )
     if target is not None and not isinstance(target, Mapping):
         raise ValueError(f"stop.target: the study has several metrics; write {{{study.metric}: {target:g}, ...}}")
     for name in target or ():
