@@ -221,10 +221,9 @@ def _show_front(
         )
         return
     console.print(front_table(spec, front, front_title(spec, history, front)))
-    chosen = choice is not None and choice.winner is not None and not what
-    if choice is not None and choice.standings:
+    if choice is not None and choice.standings and not what:
         print_choice(spec, history, choice, console)
-    if not chosen:
+    if choice is None or choice.winner is None or what:
         print_point(spec, history, point, what or standing_line(spec, front), console)
     if not what and len(front) > 1:
         typer.echo(f"Another point: {prefer_hint(spec, front)}")

@@ -142,8 +142,9 @@ def front_title(spec: StudySpec, history: History, front: Sequence[Trial], shown
     """The title of a table of the front: how many points it has, and what volume it dominates."""
     points = "1 trial" if len(front) == 1 else f"{len(front)} trials"
     some = f", {shown} of them" if shown is not None and shown < len(front) else ""
-    about = f"hypervolume {history.hypervolume:.4g}" if front == history.front else "by the means over their folds"
-    return f"Pareto front of {spec.name}: {points}, {about}{some}"
+    if front != history.front:
+        return f"Pareto front of {spec.name} by its folds: {points}{some}"
+    return f"Pareto front of {spec.name}: {points}, hypervolume {history.hypervolume:.4g}{some}"
 
 
 def choice_table(spec: StudySpec, choice: Choice) -> Table:
@@ -235,6 +236,8 @@ def print_choice(spec: StudySpec, history: History, choice: Choice, console: Con
     say(console, f"{line[0].upper()}{line[1:]}")
     if choice.winner is None:
         return
+    if spec.metrics and len(choice.front) > 1:
+        say(console, f"  # {standing_line(spec, choice.front)}")
     for line in as_yaml(choice.winner.trial.config):
         say(console, f"  {line}")
     for line in [*test_lines(choice), *tuning_lines(spec, history, choice)]:

@@ -119,11 +119,9 @@ def choice_card(past: Past) -> str:
         rule = "the means form a new front"
     elif spec.final.rule == "one_standard_error":
         rule = "the simplest within one standard error of the best mean (shaded) wins"
-    what = "Of the front, the least crowded" if spec.metrics else "The best"
-    caption = (
-        f"{what} {len(choice.standings)} of the search, trained again on {spec.final.folds} folds: {rule}. A dot is a "
-        "fold, the stroke their mean."
-    )
+    count = len(choice.standings)
+    what = f"{count} points of the search's front" if spec.metrics else f"The best {count} of the search"
+    caption = f"{what}, trained again on {spec.final.folds} folds: {rule}. A dot is a fold, the stroke their mean."
     return card("Final choice", f'<p class="said">{escape(_why(past, choice))}</p>{tables}', caption, span=12)
 
 
