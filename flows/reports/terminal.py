@@ -199,7 +199,7 @@ def print_summary(
 
 
 def print_front(spec: StudySpec, history: History, console: Console, choice: Choice | None = None) -> None:
-    """Print the Pareto front of a study that ends, and the point that stands for it, unless the final choice names it."""
+    """Print the Pareto front of a study that ends, and what stands for it unless the final choice names a winner."""
     front = best_front(history, choice)
     title = front_title(spec, history, front, MOST_POINTS)
     console.print(front_table(spec, front, title, console.width, MOST_POINTS))

@@ -40,7 +40,7 @@ from hpo_core.space.search_space import SearchSpace
 Rule = Literal["mean", "one_standard_error"]
 
 Pick = Callable[[Sequence[Trial]], Trial | None]
-"""Picks the point of a front that stands for a study, which with one objective is its only one; None of an empty one."""
+"""Picks the point of a front that stands for a study: with one objective its only one; None of an empty front."""
 
 
 def finalists(history: History, top: int) -> list[Trial]:

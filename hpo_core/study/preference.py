@@ -63,7 +63,7 @@ class Preference:
         return [each for each in objectives if each.metric not in bound]
 
     def compared(self, objectives: Sequence[Objective]) -> Objective | None:
-        """The one objective that conditions leave free; None if they leave none or several, or if weights count, too."""
+        """The one objective that conditions leave free; None if they leave none or several, or if weights count."""
         free = self.free(objectives)
         return free[0] if len(free) == 1 and not self.weights else None
 

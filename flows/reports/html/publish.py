@@ -12,13 +12,14 @@ import os
 import tempfile
 import threading
 import time
+from collections.abc import Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 
 from hpo_core.champion.challenge import Challenge
 from hpo_core.history.front import REFERENCE_TRIALS
 from hpo_core.history.history import History
-from hpo_core.history.trial import TrialState
+from hpo_core.history.trial import Trial, TrialState
 from hpo_core.ledger.ledger import Ledger
 from hpo_core.ledger.store import Metric
 from hpo_core.ledger.tags import Tag

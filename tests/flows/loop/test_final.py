@@ -231,7 +231,11 @@ def test_the_front_is_trained_again_and_what_is_preferred_becomes_the_champion(
     assert json.loads(capsys.readouterr().out)["config"] == smallest.best_config
     best_command("study")
     text = " ".join(capsys.readouterr().out.split())
-    assert "Pareto front of study by its folds: " in text and "# preferred by size <= 4" in text and f"Final choice: trial {choice.winner.trial.number}" in text
+    assert (
+        "Pareto front of study by its folds: " in text
+        and "# preferred by size <= 4" in text
+        and f"Final choice: trial {choice.winner.trial.number}" in text
+    )
 
     greedy = spec.model_copy(update={"name": "greedy", "prefer": ["accuracy >= 0.5"]})  # by size, so champions compare
     assert tune(greedy).challenge.record.tags["hpo.metric"] == "size"  # type: ignore[union-attr]

@@ -141,8 +141,11 @@ def test_the_final_choice_of_several_metrics_shows_the_folds_by_each() -> None:
     losses = {0: [(0.3, 1.0), (0.5, 3.0)], 1: [(0.2, 9.0), (0.2, 9.0)], 2: [(0.6, 8.0), (0.6, 8.0)]}
     spec = make_spec(
         **{"metric": "", "direction": "", "metrics": {"error": "minimize", "ms": "minimize"}},
-        name="both", space={"depth": {"type": "int", "low": 1, "high": 9}}, final={"top": 3, "folds": 2}, prefer="ms <= 5",
-    )  # fmt: skip
+        name="both",
+        space={"depth": {"type": "int", "low": 1, "high": 9}},
+        final={"top": 3, "folds": 2},
+        prefer="ms <= 5",
+    )
     trials = [
         Trial(n, {"depth": n + 1}, TrialState.COMPLETE, float(n), losses=(float(n), 3.0 - n), start=1, end=2)
         for n in range(3)

@@ -97,8 +97,8 @@ def test_a_study_says_which_point_stands_for_it() -> None:
     [
         ({"prefer": "fast"}, "prefer: 'fast' is neither a condition nor a weight; write a condition such as"),
         ({"prefer": ["size_mb=1"]}, "prefer: 'size_mb' is not a metric that the study optimizes"),
-        ({"metrics": {}, "metric": "a", "direction": "minimize", "prefer": "a <= 1"}, "prefer: the study has one metric"),
-        ({"final": {"rule": "one_standard_error"}}, "final.rule: the study has several metrics.*; leave it out, and say"),
+        ({"metrics": {}, "metric": "a", "direction": "minimize", "prefer": "a <= 1"}, "prefer: the study has one"),
+        ({"final": {"rule": "one_standard_error"}}, "final.rule: the study has several metrics.*; leave it out"),
         ({"champion": {"model": "m"}}, "champion: .*several metrics.*such as prefer: 'latency_ms <= 10'"),
         ({"champion": {"model": "m"}, "prefer": "latency_ms=1"}, "champion: .*; leave that one free"),
         ({"champion": {"model": "m"}, "prefer": "latency_ms <= 1, accuracy >= 1"}, "champion: .*; leave that one free"),
