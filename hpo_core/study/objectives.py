@@ -11,12 +11,6 @@ Direction = Literal["minimize", "maximize"]
 MOST = 3
 """How many objectives a study can have: up to here the improvement of a front is computed exactly."""
 
-ONE_NUMBER = {
-    "early_stop": "its rules compare trials by one metric; with hyperband or asha, poor trials end early, too",
-    "warm_start": "past runs are compared by one metric; name the configurations to begin with in first",
-}
-"""The keys of a study file that need one number of each trial, each with the reason and the remedy."""
-
 
 @dataclass(frozen=True)
 class Objective:
@@ -75,9 +69,11 @@ def check_objectives(study: Any) -> None:
         if isinstance(target, Mapping):
             raise ValueError(f"stop.target: the study has one metric, {study.metric}; give its value alone")
         return
-    for key, why in ONE_NUMBER.items():
-        if getattr(study, key):
-            raise ValueError(f"{key}: the study has several metrics, and {why}")
+    if study.early_stop is not None:
+        raise ValueError(
+            "early_stop: the study has several metrics, and its rules compare trials by one; with hyperband or asha, "
+            "poor trials end early, too"
+        )
     if study.final is not None and study.final.rule != "mean":
         raise ValueError(
             f"final.rule: the study has several metrics, and {study.final.rule} compares one; leave it out, and say in "
