@@ -2,9 +2,9 @@
 
 Each source gets its own Gaussian process, fitted to its aligned losses; ``m_s(x)`` is its posterior mean. The first
 suggestion is the past configuration with the lowest ``sum_s m_s(x)``: all sources together expect most of it. Then come
-the best configurations of each source in turn. With several objectives, a source has a process for each, all of which are
-summed up, and the best configurations are the least crowded of its front: so the first is a compromise, the next are
-the ends. The past proposes only the first trials, because that measured best
+the best configurations of each source in turn. With several objectives, a source has a process for each, all of which
+are summed up, and its best configurations are the least crowded of its front: the first suggestion is a compromise, the
+next are the ends. The past proposes only the first trials, because that measured best
 (``docs/decisions/0006-warm-start.md``); Feurer et al. (2015, doi:10.1609/aaai.v29i1.9354) start Bayesian optimization
 in the same way.
 """
