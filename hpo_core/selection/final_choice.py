@@ -2,8 +2,8 @@
 
 A search ranks configurations by one split of the data, so the best value found is also the luckiest one. The final
 choice trains the ``top`` configurations again, once per fold, and picks the winner by the mean over its folds. With
-several objectives these are points of the Pareto front, the least crowded first; the means over their folds form a new
-front, and the winner is the point of it that stands for the study.
+several objectives these are points of the Pareto front: those that are preferred most, or, where nothing is preferred,
+its compromise and the least crowded. The means over their folds form a new front, from which the winner is picked.
 
 Everything here is a function of the history and the evaluations in MLflow, so every flow arrives at the same choice.
 
@@ -43,18 +43,32 @@ Pick = Callable[[Sequence[Trial]], Trial | None]
 """Picks the point of a front that stands for a study: with one objective its only one; None of an empty front."""
 
 
-def finalists(history: History, top: int) -> list[Trial]:
+def finalists(history: History, top: int, pick: Pick | None = None) -> list[Trial]:
     """The best trials of the search, at most one per configuration: highest fidelity first, then lowest loss.
 
     Trials that ended after some of their folds were worse than another one, and are left out. So are those that break
     the study's limits, if any keeps them. With several objectives only the front is trained again.
+
+    Args:
+        history: The study.
+        top: How many there are at most.
+        pick: With several objectives, picks the point of a front that is preferred; None if nothing is.
     """
-    several = bool(history.reference)
     best: dict[str, Trial] = {}
-    for trial in best_first(history.front if several else (t for t in history.merged.complete if t.whole)):
+    several = bool(history.reference)
+    for trial in _front(history, top, pick) if several else best_first(t for t in history.merged.complete if t.whole):
         best.setdefault(trial.identity, trial)
     some = any(trial.feasible for trial in best.values())
     return [trial for trial in best.values() if trial.feasible or not some][:top]
+
+
+def _front(history: History, top: int, pick: Pick | None) -> list[Trial]:
+    """The front in order: what is preferred, again and again, or the compromise; then the least crowded first."""
+    left, first = best_first(history.front), list[Trial]()
+    while len(first) < (1 if pick is None else top) and (point := (pick or compromise)(left)) is not None:
+        first.append(point)
+        left.remove(point)
+    return [*first, *left]
 
 
 @dataclass(frozen=True)
@@ -163,20 +177,21 @@ class Selection:
         prefer: Defines simplicity: ``low`` or ``high`` by parameter, the most important first. A configuration without
             the parameter is simpler than any with it. If this is empty or does not decide, the faster training is
             simpler.
-        pick: Picks the winner from the front by the means; only ``mean`` asks it.
+        pick: With several objectives, picks what is preferred from a front: finalists, and then the winner. None if
+            nothing is preferred.
     """
 
     top: int
     folds: int
     rule: Rule = "mean"
     prefer: Mapping[str, Literal["low", "high"]] = field(default_factory=dict)
-    pick: Pick = compromise
+    pick: Pick | None = None
 
     def choice(self, history: History, evaluations: Iterable[Evaluation], space: SearchSpace) -> Choice:
         """The current state of the choice; a pure function of its arguments, whatever the order of their items."""
         latest = latest_of(evaluations)
         fidelity = history.max_fidelity
-        standings = [self._standing(trial, fidelity, latest) for trial in finalists(history, self.top)]
+        standings = [self._standing(trial, fidelity, latest) for trial in finalists(history, self.top, self.pick)]
         choice = Choice(standings)
         if not choice.decided or (winner := self._winner(choice, space)) is None:
             return choice
@@ -216,7 +231,7 @@ class Selection:
         return Standing(trial, complete, self.folds, reason)
 
     def _winner(self, choice: Choice, space: SearchSpace) -> Standing | None:
-        if (picked := self.pick(choice.front)) is None:
+        if (picked := (self.pick or compromise)(choice.front)) is None:
             return None
         remaining = [standing for standing in choice.standings if not standing.reason]
         best = next(standing for standing in remaining if standing.trial.number == picked.number)

@@ -11,7 +11,6 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationInfo, field_validator, model_validator
 
 from hpo_core.history.fidelity import Fidelity
-from hpo_core.history.front import compromise
 from hpo_core.selection.early_stopping import StopRule, make_rule
 from hpo_core.selection.final_choice import Pick, Rule, Selection
 from hpo_core.selection.repeats import SHARE, TOP, Repeats
@@ -167,7 +166,7 @@ class FinalSpec(Section):
     rule: Rule = Field("mean", description="How the winner is told from the folds.")
     prefer: dict[str, Literal["low", "high"]] = Field({}, description="Which values are simpler, by parameter.")
 
-    def selection(self, pick: Pick = compromise) -> Selection:
+    def selection(self, pick: Pick | None = None) -> Selection:
         return Selection(self.top, self.folds, self.rule, self.prefer, pick)
 
     def check(self, space: SearchSpace) -> None:
