@@ -213,7 +213,7 @@ def test_with_several_objectives_the_front_is_trained_again_and_its_means_are_a_
     assert {t.number for t in finalists(SEVERAL, 9)} == {0, 1, 2, 3}
     assert [t.number for t in finalists(SEVERAL, 1)] == [1]  # the compromise; then the least crowded
     assert {t.number for t in finalists(SEVERAL, 3)} == {1, 0, 3}
-    low = [t.number for t in finalists(SEVERAL, 3, lambda front: min(front, key=lambda t: t.losses[1], default=None))]
+    low = [t.number for t in finalists(SEVERAL, 3, lambda front: min(front, key=lambda p: p.losses[1], default=None))]
     assert low == [3, 2, 1]  # what is preferred most
     choice = Selection(top=9, folds=2).choice(SEVERAL, FOLDED, SPACE)
     assert [(t.number, t.losses, t.metrics) for t in choice.front] == [
