@@ -68,7 +68,8 @@ def environment() -> dict[str, str]:
 
     api = os.environ.get("HPO_TEST_PREFECT") or get_current_settings().api.url
     assert api is not None
-    return os.environ | {"PREFECT_API_URL": api, "PYTHONPATH": str(ROOT)}
+    path = os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")]))
+    return os.environ | {"PREFECT_API_URL": api, "PYTHONPATH": path}
 
 
 def write_study(folder: Path, objective: str = "slow", **changes: Any) -> Path:
