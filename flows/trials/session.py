@@ -78,7 +78,9 @@ class Session:
             history = self.ledger.load()
         self.rungs.show(history)
         discard_superfluous(self.ledger, history)
-        self.ledger.save_snapshot(news=1_000)
+        self.ledger.save_snapshot(
+            news=max(1_000, len(history) // 20)
+        )  # a share, or together they would take its square
         return history
 
     def fail(self, error: Exception) -> None:
