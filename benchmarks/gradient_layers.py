@@ -61,7 +61,7 @@ def digits() -> dict[str, Any]:
 
 
 @cache
-def problem(width: int = WIDTH) -> Any:
+def problem(width: int = WIDTH, jit_compile: bool = True) -> Any:
     import keras
 
     from hpo_flows import hypergradient as hg
@@ -75,7 +75,13 @@ def problem(width: int = WIDTH) -> Any:
         places[f"l2_{i}"] = hg.l2([f"layer_{i}"])
         places[f"learning_rate_{i}"] = hg.learning_rate([f"layer_{i}"])
     return hg.Bilevel(
-        build, loss=hg.cross_entropy, hyperparameters=places, optimizer=hg.SGD(momentum=0.9), batch=BATCH, **digits()
+        build,
+        loss=hg.cross_entropy,
+        hyperparameters=places,
+        optimizer=hg.SGD(momentum=0.9),
+        batch=BATCH,
+        jit_compile=jit_compile,
+        **digits(),
     )
 
 

@@ -11,7 +11,6 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import cached_property
 from threading import RLock
 from typing import Any
 
@@ -20,6 +19,7 @@ import numpy as np
 import tensorflow as tf
 
 from hpo_core.base.errors import InputError
+from hpo_flows.hypergradient.compiled import Compiled
 from hpo_flows.hypergradient.hyperparameters import Batch, Hyperparameter, Place
 from hpo_flows.hypergradient.optimizers import SGD, Optimizer, Tensor, Tensors
 from hpo_flows.objectives.seeds import seeded
@@ -103,6 +103,8 @@ class Bilevel:
         hyperparameters: The hyperparameters by name.
         optimizer: The inner optimiser.
         batch: Examples per step; None for all of them.
+        jit_compile: Whether XLA compiles the training. That takes it some seconds once in each process, and makes
+            trainings of small networks several times faster. The last digits of results depend on it.
 
     Raises:
         InputError: A hyperparameter names a layer or variable that the model does not have.
@@ -118,9 +120,11 @@ class Bilevel:
         hyperparameters: Mapping[str, Hyperparameter],
         optimizer: Optimizer | None = None,
         batch: int | None = None,
+        jit_compile: bool = False,
     ) -> None:
         self.build, self.loss, self.hyperparameters = build, loss, dict(hyperparameters)
         self.optimizer: Optimizer = SGD() if optimizer is None else optimizer
+        self.jit_compile = jit_compile
         self.model = build()
         self.dtype = tf.as_dtype(self.model.trainable_variables[0].dtype)
         self.train = tuple(tf.constant(np.asarray(part), self.dtype) for part in train)
@@ -140,6 +144,8 @@ class Bilevel:
         others = self.model.non_trainable_variables
         self._seeds = [i for i, v in enumerate(others) if v.dtype == "uint32"]
         self._kept = [i for i, v in enumerate(others) if i not in self._set and v.dtype == self.dtype.name]
+        self.structure = self.state_of(self.model)
+        self.compiled = Compiled(self)
 
     def _check_layers(self) -> None:
         known = {path.partition("/")[0] for path in self._paths}
@@ -289,103 +295,6 @@ class Bilevel:
         if not factors:
             return tf.constant(self.optimizer.learning_rate, self.dtype)
         return tf.reduce_prod(tf.stack(factors))
-
-    # -- compiled -------------------------------------------------------------------------------------------------
-
-    @cached_property
-    def step(self) -> Callable[..., Tensors]:
-        """``step(flat state, values, index, seed, t, steps)``: the flat state after it."""
-
-        def step(flat: Tensors, values: Tensors, *place: Tensor) -> Tensors:
-            return self.advance(self._structure.like(flat), values, *place).flat
-
-        return self._compiled(step)
-
-    @cached_property
-    def step_vjp(self) -> Callable[..., tuple[Tensors, Tensors]]:
-        """``step_vjp(flat state, values, adjoint, index, ...)``: the adjoint times the step's two Jacobians."""
-
-        def pull(flat: Tensors, values: Tensors, adjoint: Tensors, *place: Tensor) -> tuple[Tensors, Tensors]:
-            with tf.GradientTape() as tape:
-                tape.watch(flat)
-                tape.watch(values)
-                after = self.advance(self._structure.like(flat), values, *place).flat
-            back = tape.gradient(after, [flat, values], adjoint, unconnected_gradients="zero")
-            return _dense(back[0]), _dense(back[1])
-
-        return self._compiled(pull)
-
-    @cached_property
-    def step_jvp(self) -> Callable[..., tuple[Tensors, Tensors]]:
-        """``step_jvp(flat state, values, state tangent, value tangent, .., ...)``: the state after and its tangent."""
-
-        def push(
-            flat: Tensors, values: Tensors, tangent: Tensors, direction: Tensors, *place: Tensor
-        ) -> tuple[Tensors, Tensors]:
-            with tf.autodiff.ForwardAccumulator([*flat, *values], [*tangent, *direction]) as accumulator:
-                after = self.advance(self._structure.like(flat), values, *place).flat
-            return after, [accumulator.jvp(tensor, unconnected_gradients="zero") for tensor in after]
-
-        return self._compiled(push)
-
-    @cached_property
-    def outer(self) -> Callable[..., tuple[Tensor, Tensors, Tensors]]:
-        """``outer(flat state, values)``: validation loss, its derivative by the state, and by the values directly."""
-
-        def outer(flat: Tensors, values: Tensors) -> tuple[Tensor, Tensors, Tensors]:
-            state = self._structure.like(flat)
-            with tf.GradientTape() as tape:
-                tape.watch(flat)
-                tape.watch(values)
-                loss = self.validation_loss(state.weights, state.variables, values)
-            by_state, by_values = tape.gradient(loss, [flat, values], unconnected_gradients="zero")
-            return loss, _dense(by_state), _dense(by_values)
-
-        return self._compiled(outer)
-
-    @cached_property
-    def hessian_product(self) -> Callable[..., tuple[Tensors, Tensors]]:
-        """``hessian_product(flat, values, vector, index, seed, t)``: ``H v``, and ``v`` times the mixed derivative."""
-
-        def product(flat: Tensors, values: Tensors, vector: Tensors, *place: Tensor) -> tuple[Tensors, Tensors]:
-            state = self._structure.like(flat)
-            with tf.GradientTape() as outer:
-                outer.watch(state.weights)
-                outer.watch(values)
-                with tf.GradientTape() as inner:
-                    inner.watch(state.weights)
-                    loss, _ = self.training_loss(state.weights, state.variables, values, *place)
-                gradient = inner.gradient(loss, state.weights, unconnected_gradients="zero")
-            back = outer.gradient(gradient, [state.weights, values], vector, unconnected_gradients="zero")
-            return _dense(back[0]), _dense(back[1])
-
-        return self._compiled(product)
-
-    @cached_property
-    def training_gradient(self) -> Callable[..., tuple[Tensor, Tensors]]:
-        """``training_gradient(flat, values, index, seed, t)``: the inner loss and its derivative by the weights."""
-
-        def gradient(flat: Tensors, values: Tensors, *place: Tensor) -> tuple[Tensor, Tensors]:
-            state = self._structure.like(flat)
-            with tf.GradientTape() as tape:
-                tape.watch(state.weights)
-                loss, _ = self.training_loss(state.weights, state.variables, values, *place)
-            return loss, _dense(tape.gradient(loss, state.weights, unconnected_gradients="zero"))
-
-        return self._compiled(gradient)
-
-    @cached_property
-    def _structure(self) -> State:
-        return self.state_of(self.model)
-
-    def _compiled(self, function: Callable[..., Any]) -> Callable[..., Any]:
-        compiled: Callable[..., Any] = tf.function(function, autograph=False)
-        return compiled
-
-
-def _dense(tensors: Sequence[Any]) -> Tensors:
-    """Convert gradients of embeddings, which come as pairs of rows and positions, to dense tensors."""
-    return [tf.convert_to_tensor(t) for t in tensors]
 
 
 def _leaves(layer: Any) -> list[Any]:

@@ -16,7 +16,7 @@ from __future__ import annotations
 
 import resource
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -25,11 +25,16 @@ import tensorflow as tf
 
 from hpo_core.base.errors import InputError
 from hpo_flows.hypergradient.bilevel import Bilevel, State
+from hpo_flows.hypergradient.compiled import Stretch
 from hpo_flows.hypergradient.hyperparameters import Place
-from hpo_flows.hypergradient.optimizers import Tensor, Tensors
+from hpo_flows.hypergradient.optimizers import Tensors
 
 PATH_ONLY = (Place.LEARNING_RATE, Place.MOMENTUM)
 """Places that the implicit mode cannot see."""
+
+
+STRETCH = 25
+"""How many steps are one call of a compiled function, unless a stride says otherwise."""
 
 
 def peak_memory() -> int:
@@ -65,7 +70,7 @@ def train(
     """Train without a derivative, for comparison."""
     run = _Run(problem, values, steps, seed)
     state = run.walk(problem.initial(seed) if start is None else start, 0, steps)
-    loss, _, _ = problem.outer(state.flat, run.values)
+    loss, _, _ = problem.compiled.outer(state.flat, run.values)
     return Result(float(loss), {}, state, state.nbytes)
 
 
@@ -97,22 +102,24 @@ def reverse(
     Raises:
         InputError: A value is missing.
     """
-    run = _Run(problem, values, steps, seed)
+    run = _Run(problem, values, steps, seed, rows=stride if stride > 1 else STRETCH)
+    compiled = problem.compiled
     first = steps - min(steps if last is None else last, steps)
-    state = run.walk(problem.initial(seed) if start is None else start, 0, first)
-    marks: dict[int, State] = {}
-    for t in range(first, steps, stride):
-        marks[t] = state
-        state = run.walk(state, t, min(t + stride, steps))
-    loss, adjoint, gradient = problem.outer(state.flat, run.values)
-    for begin in reversed(marks):
-        stretch = [marks[begin]]
-        for t in range(begin, min(begin + stride, steps) - 1):
-            stretch.append(run.walk(stretch[-1], t, t + 1))
-        for t in range(begin + len(stretch) - 1, begin - 1, -1):
-            adjoint, part = problem.step_vjp(stretch[t - begin].flat, run.values, adjoint, *run.at(t))
-            gradient = [a + b for a, b in zip(gradient, part, strict=True)]
-    held = state.nbytes * (len(marks) + (stride if stride > 1 else 0) + 1)
+    flat = run.walk(problem.initial(seed) if start is None else start, 0, first).flat
+    way: list[tuple[Stretch, Tensors]] = []
+    for stretch in run.stretches(first, steps):
+        if stride > 1:
+            way.append((stretch, flat))
+            flat = compiled.walk(flat, run.values, stretch)
+        else:
+            flat, states = compiled.record(flat, run.values, stretch)
+            way.append((stretch, states))
+    loss, adjoint, gradient = compiled.outer(flat, run.values)
+    for stretch, kept in reversed(way):
+        states = compiled.record(kept, run.values, stretch)[1] if stride > 1 else kept
+        adjoint, gradient = compiled.walk_back(states, run.values, adjoint, gradient, stretch)
+    state = problem.structure.like(flat)
+    held = state.nbytes * (1 + (len(way) + stride if stride > 1 else len(way) * STRETCH))
     return Result(float(loss), run.named(gradient), state, held)
 
 
@@ -134,21 +141,15 @@ def forward(
     run = _Run(problem, values, steps, seed)
     state = problem.initial(seed) if start is None else start
     directions = run.directions()
-    tangents = [[tf.zeros_like(part) for part in state.flat] for _ in directions]
-    for t in range(steps):
-        after = state.flat
-        for j, direction in enumerate(directions):
-            after, tangents[j] = problem.step_jvp(state.flat, run.values, tangents[j], direction, *run.at(t))
-        state = state.like(after)
-    loss, by_state, direct = problem.outer(state.flat, run.values)
-    slopes = [float(sum(tf.reduce_sum(a * b) for a, b in zip(by_state, tangent, strict=True))) for tangent in tangents]
-    ends = np.cumsum([int(np.prod(value.shape)) for value in run.values])[:-1]
-    through = [
-        tf.constant(part.reshape(value.shape), problem.dtype)
-        for part, value in zip(np.split(np.array(slopes), ends), run.values, strict=True)
-    ]
-    gradient = [a + b for a, b in zip(direct, through, strict=True)]
-    return Result(float(loss), run.named(gradient), state, state.nbytes * (len(directions) + 1))
+    flat = state.flat
+    tangents = [tf.zeros([len(directions[0]), *part.shape], part.dtype) for part in flat]
+    for stretch in run.stretches(0, steps):
+        flat, tangents = problem.compiled.push(flat, run.values, tangents, directions, stretch)
+    loss, by_state, direct = problem.compiled.outer(flat, run.values)
+    through = sum(tf.reshape(t, [len(t), -1]) @ tf.reshape(a, [-1, 1]) for t, a in zip(tangents, by_state, strict=True))
+    parts = tf.split(tf.reshape(through, [-1]), [value.shape.num_elements() for value in run.values])
+    gradient = [a + tf.reshape(b, a.shape) for a, b in zip(direct, parts, strict=True)]
+    return Result(float(loss), run.named(gradient), state.like(flat), state.nbytes * (len(directions[0]) + 1))
 
 
 def implicit(
@@ -190,49 +191,46 @@ def implicit(
         raise InputError("solver", f"there is no solver {solver!r}", "choose cg or neumann")
     run = _Run(problem, values, 1, seed)
     everything = tf.range(problem.size), tf.constant(seed), tf.constant(0)
-    loss, by_state, direct = problem.outer(state.flat, run.values)
+    loss, by_state, direct = problem.compiled.outer(state.flat, run.values)
     target = by_state[: len(state.weights)]
 
     def product(vector: Tensors) -> Tensors:
-        hessian, _ = problem.hessian_product(state.flat, run.values, vector, *everything)
+        hessian, _ = problem.compiled.hessian_product(state.flat, run.values, vector, *everything)
         return _axpy(damping, vector, hessian)
 
     solve = _conjugate_gradients if solver == "cg" else _neumann
     q, residual, count = solve(product, target, iterations, tolerance if solver == "cg" else rate)
-    _, mixed = problem.hessian_product(state.flat, run.values, q, *everything)
+    _, mixed = problem.compiled.hessian_product(state.flat, run.values, q, *everything)
     gradient = [a - b for a, b in zip(direct, mixed, strict=True)]
-    _, slope = problem.training_gradient(state.flat, run.values, *everything)
+    _, slope = problem.compiled.training_gradient(state.flat, run.values, *everything)
     facts = {"residual": residual, "iterations": float(count), "training_gradient": _norm(slope)}
     return Result(float(loss), run.named(gradient), state, 5 * state.nbytes, facts)
 
 
 class _Run:
-    """One training: values as tensors, and the batch of each step."""
+    """One training: values as tensors, and its stretches, of up to so many steps."""
 
-    def __init__(self, problem: Bilevel, values: Mapping[str, Any], steps: int, seed: int) -> None:
-        self.problem, self.values, self.steps = problem, problem.values(values), tf.constant(steps)
-        self._batches, self._seed = problem.batches(seed, steps), tf.constant(seed)
+    def __init__(self, problem: Bilevel, values: Mapping[str, Any], steps: int, seed: int, rows: int = STRETCH) -> None:
+        self.problem, self.values, self.steps, self.rows = problem, problem.values(values), tf.constant(steps), rows
+        # The last stretch has as many rows as all others, so that it needs no compilation of its own.
+        self._batches, self._seed = tf.pad(problem.batches(seed, steps), [[0, rows], [0, 0]]), tf.constant(seed)
 
-    def at(self, t: int) -> tuple[Tensor, ...]:
-        """The arguments that identify step ``t``."""
-        return self._batches[t], self._seed, tf.constant(t), self.steps
+    def stretches(self, begin: int, end: int) -> Iterator[Stretch]:
+        for t in range(begin, end, self.rows):
+            count = tf.constant(min(self.rows, end - t))
+            yield Stretch(self._batches[t : t + self.rows], self._seed, tf.constant(t), count, self.steps)
 
     def walk(self, state: State, begin: int, end: int) -> State:
-        for t in range(begin, end):
-            state = state.like(self.problem.step(state.flat, self.values, *self.at(t)))
-        return state
+        flat = state.flat
+        for stretch in self.stretches(begin, end):
+            flat = self.problem.compiled.walk(flat, self.values, stretch)
+        return state.like(flat)
 
-    def directions(self) -> list[Tensors]:
-        """A unit tangent for each number among the values."""
-        found = []
-        for i, value in enumerate(self.values):
-            for k in range(int(np.prod(value.shape))):
-                unit = np.zeros(int(np.prod(value.shape)))
-                unit[k] = 1.0
-                direction = [tf.zeros_like(other) for other in self.values]
-                direction[i] = tf.constant(unit.reshape(value.shape), value.dtype)
-                found.append(direction)
-        return found
+    def directions(self) -> Tensors:
+        """A unit tangent for each number among the values, along the first axis of each tensor."""
+        sizes = [value.shape.num_elements() for value in self.values]
+        units = tf.split(tf.eye(sum(sizes), dtype=self.problem.dtype), sizes, axis=1)
+        return [tf.reshape(part, [-1, *value.shape]) for part, value in zip(units, self.values, strict=True)]
 
     def named(self, gradient: Tensors) -> dict[str, Any]:
         arrays = (part.numpy() for part in gradient)

@@ -287,25 +287,27 @@ def evaluation_of(run: Run, spec: StudySpec) -> Evaluation | None:
     readable = fidelity is None or re.fullmatch(r"\d+(\.\d+)?(e[-+]?\d+)?", fidelity)
     if number is None or attempt is None or not readable:
         return None
-    value, reason, lost = run.metrics.get(spec.metric), tags.get(Tag.REASON, ""), tags.get(Tag.LOST, "")
-    loss: float | None = None
+    reason, lost = tags.get(Tag.REASON, ""), tags.get(Tag.LOST, "")
+    losses, unknown = _losses_of(run, spec)
     if run.status == RUNNING:
         state = TrialState.RUNNING
-    elif (run.status == FINISHED or (Tag.RESULT in tags and lost)) and is_finite_metric(value):
-        state, loss, reason, lost = TrialState.COMPLETE, spec.loss(value), "", ""
+    elif (run.status == FINISHED or (Tag.RESULT in tags and lost)) and not unknown:
+        state, reason, lost = TrialState.COMPLETE, "", ""
     else:
-        state, reason = TrialState.FAILED, reason or f"{run.status.lower()} without a finite {spec.metric}"
+        state, reason = TrialState.FAILED, reason or f"{run.status.lower()} without a finite {unknown or spec.metric}"
+    complete = state is TrialState.COMPLETE
     return Evaluation(
         number=number,
         kind=kind,
         fidelity=None if fidelity is None else float(fidelity),
         attempt=attempt,
         state=state,
-        loss=loss,
+        loss=losses[0] if complete else None,
         lost=lost,
         reason=reason,
         run_id=run.id,
         metrics=run.metrics,
         start=run.start,
         end=run.end,
+        losses=losses if complete and spec.metrics else (),
     )

@@ -201,6 +201,6 @@ def _past(cube: Cube, sources: Sequence[Source], gamma: float, most: int) -> tup
         X, valid = cube.encode([observation.config for observation in source.observations])
         X, losses = X[valid], source.losses[valid]
         count = min(math.ceil(gamma * int(np.isfinite(losses).sum())), most)
-        good.append(X[:count])  # a source is sorted by loss
+        good.append(X[:count])  # a source is sorted, best first
         others.append(X[count:])
     return np.vstack(good), np.vstack(others)

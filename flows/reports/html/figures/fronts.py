@@ -22,7 +22,7 @@ def pareto_front(past: Past) -> list[Plot]:
 
 def _pair(past: Past, id: str, x: Past, y: Past, *, alone: bool) -> Plot:
     """Two metrics of all complete trials."""
-    front, middle = list(past.history.front), past.history.incumbent
+    front, point = list(past.history.front), past.point
     on = {trial.number for trial in front}
     others = [trial for trial in past.drawn(past.merged.complete) if trial.number not in on]
     highest = past.history.max_fidelity
@@ -45,9 +45,10 @@ def _pair(past: Past, id: str, x: Past, y: Past, *, alone: bool) -> Plot:
             }
         )  # fmt: skip
     traces.append(_dots(x, y, front, {"color": "--accent", "size": 9}, name))
-    if middle is not None:
+    if point is not None:
+        preferred = past.spec.preference is not None and not past.spec.preference.unmet(front)
         ring = {"color": "--ink", "symbol": "circle-open", "size": 14, "line": {"width": 2}}
-        traces.append(_dots(x, y, [middle], ring, "compromise"))
+        traces.append(_dots(x, y, [point], ring, "preferred" if preferred else "compromise"))
     layout = {"xaxis": {"title": {"text": x.metric}}, "yaxis": {"title": {"text": y.metric}}}
     title = "Pareto front" if alone else f"{x.spec.metric} and {y.spec.metric}"
     return Plot(id, title, _caption(past, x, y, alone), traces, layout, 400)

@@ -139,7 +139,7 @@ class Past:
         """The study as if the objective at this position were its only one."""
         objective = self.spec.objectives[i]
         spec = self.spec.model_copy(
-            update={"metrics": {}, "metric": objective.metric, "direction": objective.direction}
+            update={"metrics": {}, "prefer": [], "metric": objective.metric, "direction": objective.direction}
         )
         spec.__dict__.pop("objectives", None)  # which are cached, and copied
         history = History([_of_one(trial, i) for trial in self.history], self.history.next_number, self.history.prior)
@@ -214,11 +214,15 @@ class Past:
 
     @cached_property
     def leaders(self) -> list[Trial]:
-        """What stands out: the best trials; with several metrics the compromise, then the rest of the front."""
+        """What stands out: the best trials; with several metrics what stands for the front, then the rest of it."""
         if not self.spec.metrics:
             return self.best[:BEST]
-        middle = self.history.incumbent
-        return sorted(self.history.front, key=lambda trial: trial is not middle)
+        return sorted(self.history.front, key=lambda trial: trial is not self.point)
+
+    @property
+    def point(self) -> Trial | None:
+        """What stands for the search: the incumbent; with several metrics, a point of the front."""
+        return self.spec.stands_for(self.history.front)
 
     def drawn(self, trials: Iterable[Trial]) -> list[Trial]:
         """Those of some trials that the page has; all of them unless the study has very many."""
