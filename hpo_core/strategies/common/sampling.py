@@ -139,11 +139,24 @@ def first_new(
     )
 
 
+class Taken:
+    """The identities of a history, and of what was proposed since; without a copy, since trials may be many."""
+
+    def __init__(self, history: History) -> None:
+        self._known, self._new = history.identities, set[str]()
+
+    def __contains__(self, identity: object) -> bool:
+        return identity in self._new or identity in self._known
+
+    def add(self, identity: str) -> None:
+        self._new.add(identity)
+
+
 def fill(
     space: SearchSpace, history: History, n: int, *, seed: int, points: Callable[[int], Iterator[Array]]
 ) -> list[Proposal]:
     """A proposal for each of the next ``n`` trials, from the points for its number."""
-    taken = set(history.identities)
+    taken = Taken(history)
     proposals: list[Proposal] = []
     for number in range(history.next_number, history.next_number + n):
         source = believed(space, history, points(number), seed, number)
@@ -178,7 +191,7 @@ def fill_ranked(
             proposals, best first. If none is feasible and new, a uniform point is used instead.
         first: Suggestions from the study's past; they replace the first Sobol points.
     """
-    taken = set(history.identities)
+    taken = Taken(history)
     proposals: list[Proposal] = []
     for number in range(history.next_number, history.next_number + n):
         seen = history.with_pending(proposals) if proposals else history
