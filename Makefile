@@ -82,7 +82,7 @@ docs-serve: $(DEV) ## Show the site at http://127.0.0.1:8000 and renew it as one
 	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs serve --dev-addr 127.0.0.1:8000
 
 # All but PyTorch and what needs it: 3 GB, for tests that skip without them.
-EXTRAS = $(addprefix --extra ,keras xgboost lightgbm catboost postgres dask ray team)
+EXTRAS = $(addprefix --extra ,keras xgboost lightgbm catboost optuna postgres dask ray team)
 
 lock: $(DEV) ## Renew the pins
 	$(LOCK) --extra keras --output-file requirements/run.txt

@@ -57,7 +57,7 @@ class CatBoostCallback(BoostingCallback):
             return given | {"allow_writing_files": False}
         folder = self._trial.scratch / "catboost"
         folder.mkdir()
-        if (parent := self._trial.resume_from) is not None:
+        if (parent := self._trial.resume_from) is not None and self._can_go_on():
             try:
                 # If CatBoost's early stopping has ended the training, no round is left to have metrics.
                 self._curve[-1] = json.loads((parent / METRICS).read_text(encoding="utf-8"))
@@ -73,6 +73,14 @@ class CatBoostCallback(BoostingCallback):
             # The default. CatBoost changes it in short trainings, and then refuses to make a longer one of them.
             "max_ctr_complexity": 4,
         }
+
+    def _can_go_on(self) -> bool:
+        """Whether CatBoost takes the parent's snapshot: with other parameters it raises, the learning rate apart."""
+        own, parents = self._trial.config, self._trial.parent_config or self._trial.config
+        changed = {name for name in own.keys() | parents.keys() if own.get(name) != parents.get(name)}
+        if others := sorted(changed - {"learning_rate"}):
+            self._trial.scratch_instead(f"CatBoost does not go on with another {', '.join(others)}")
+        return not others
 
     def after_iteration(self, info: Any) -> bool:
         if self._resumes and not self._lengths and info.iteration == 1:

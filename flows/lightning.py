@@ -6,12 +6,14 @@ Lightning is imported in the functions, so that importing this file stays cheap.
 from __future__ import annotations
 
 import shutil
+from collections.abc import Mapping
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 from hpo_core.base.errors import InputError
 from hpo_core.base.extras import require
+from hpo_flows.adapters.own_settings import settings_of, with_own_settings
 from hpo_flows.adapters.random_states import keeps_workers, own_generators, random_states, restore_random_states
 from hpo_flows.adapters.reporting import EpochReporter
 from hpo_flows.objectives.context import TrialContext
@@ -51,6 +53,11 @@ class LightningCallback(EpochReporter):
     """Under which Lightning keeps its state in checkpoints."""
 
     _validated = False
+    _settings: Mapping[str, Any] | None = None
+    """What may be hyperparameters in the states of optimizers and schedules, by their keys in a checkpoint."""
+    _begun: Mapping[str, Any] | None = None
+    """The parent's, if they are to be replaced."""
+    _loaded: dict[str, Any] | None = None
 
     @cached_property
     def ckpt_path(self) -> Path | None:
@@ -60,11 +67,13 @@ class LightningCallback(EpochReporter):
         folder = self._trial.resume_from
         if folder is None:
             return None
-        self._check_not_reconfigured("Lightning")
         try:
             # Lightning would unpickle it. What this can read holds nothing but tensors and plain values.
             saved = torch.load(folder / CHECKPOINT, map_location="cpu", weights_only=True)
-            self._first = saved["callbacks"][self.state_key]["epochs"]
+            state = saved["callbacks"][self.state_key]
+            self._first = state["epochs"]
+            if self._trial.reconfigured:
+                self._begun = state["settings"]
         except Exception as error:  # of a damaged file
             reason = f"{type(error).__name__}: {error}".partition("\n")[0]
             self._trial.scratch_instead(f"the checkpoint cannot be read: {reason}")
@@ -79,7 +88,8 @@ class LightningCallback(EpochReporter):
                 raise InputError("min_epochs" if trainer.min_epochs else "min_steps", problem, "leave it out")
 
     def state_dict(self) -> dict[str, Any]:
-        return {"epochs": self._last + 1, "metrics": self._curve.get(self._last, {}), "random": random_states()}
+        metrics = self._curve.get(self._last, {})
+        return {"epochs": self._last + 1, "metrics": metrics, "random": random_states(), "settings": self._settings}
 
     def on_load_checkpoint(self, trainer: Any, pl_module: Any, checkpoint: dict[str, Any]) -> None:
         state = checkpoint["callbacks"].get(self.state_key)
@@ -87,9 +97,18 @@ class LightningCallback(EpochReporter):
             self._last = state["epochs"] - 1
             self._curve[self._last] = state["metrics"]
             restore_random_states(state["random"])  # now, since making the iterator over the batches draws
+            self._loaded = checkpoint
 
     def on_fit_start(self, trainer: Any, pl_module: Any) -> None:
         self._check_resumed("ckpt_path")
+        parts = {"optimizer_states": trainer.optimizers}
+        parts["lr_schedulers"] = [each.scheduler for each in trainer.lr_scheduler_configs]
+        self._settings = {name: [settings_of(each.state_dict()) for each in made] for name, made in parts.items()}
+        if self._loaded is not None and self._begun is not None:
+            # Lightning has made the optimizers by now, and restores their states next.
+            for name, own in self._settings.items():
+                self._loaded[name] = with_own_settings(self._loaded[name], self._begun[name], own)
+        self._loaded = None
 
     def on_validation_end(self, trainer: Any, pl_module: Any) -> None:
         self._validated = not trainer.sanity_checking

@@ -14,6 +14,7 @@ from hpo_core.base.errors import InputError
 from hpo_core.ledger.ledger import Ledger
 from hpo_core.ledger.tags import MODEL
 from hpo_core.lineage.opening import find_study
+from hpo_core.selection.final_choice import best_front
 from hpo_core.study.names import file_name
 from hpo_core.study.preference import preference_of
 from hpo_core.tracking.connection import connect
@@ -22,7 +23,7 @@ from hpo_flows.base.progress import Outcome
 from hpo_flows.reports.ending import model_runs
 from hpo_flows.reports.export import FRONT, METRICS, PARAMS, rows
 from hpo_flows.reports.links import run_url
-from hpo_flows.reports.text import failed_line, metric_values, number, one_line, outcome_text, ranked, show, spread
+from hpo_flows.reports.text import failed_line, metric_values, number, one_line, outcome_text, ranked, show, spread_text
 
 if TYPE_CHECKING:
     import pandas
@@ -49,11 +50,12 @@ class StudyResult(Outcome):
     def pareto(self) -> list[StudyResult]:
         """The Pareto front: a result for each of its points, in order of the first metric, of which that is the best.
 
-        With one metric it has at most the best trial.
+        With a final choice it is the front by the folds, with the means over these as values. With one metric it has at
+        most the best trial.
         """
         if not self.spec.metrics:
             return [] if self.best is None else [self]
-        return [replace(self, chosen=trial) for trial in self.history.front]
+        return [replace(self, chosen=trial) for trial in best_front(self.history, self.choice)]
 
     def prefer(self, *preferences: str) -> StudyResult:
         """This result with another point of the Pareto front as the best one.
@@ -66,7 +68,7 @@ class StudyResult(Outcome):
             InputError: A preference cannot be understood, or no point keeps the conditions.
         """
         wanted = preference_of(preferences, self.spec.objectives)
-        return replace(self, chosen=wanted.choose(self.history.front, self.spec.objectives))
+        return replace(self, chosen=wanted.choose(best_front(self.history, self.choice), self.spec.objectives))
 
     def trials_dataframe(self) -> pandas.DataFrame:
         """All trials as a pandas table, one row each, by number.
@@ -147,10 +149,11 @@ class StudyResult(Outcome):
             return "no trial is complete"
         winner = None if self.choice is None else self.choice.winner
         value = outcome_text(self.spec, self.best, self.history)
+        if winner is not None and winner.trial.number == self.best.number:
+            value = f"{spread_text(self.spec, winner)} over its folds"
         if self.spec.metrics and self.chosen is None:
-            return f"front of {len(self.history.front)}, in its middle {value} (trial {self.best.number})"
-        if winner is not None:
-            value = f"{self.spec.metric} {spread(self.spec, winner)} over its folds"
+            which = "in its middle" if self.spec.preference is None else "preferred"
+            return f"front of {len(best_front(self.history, self.choice))}, {which} {value} (trial {self.best.number})"
         test = self.test_metrics.get(self.spec.metric)
         return f"{value} (trial {self.best.number})" + ("" if test is None else f", on the test set {number(test)}")
 
@@ -179,7 +182,7 @@ class StudyResult(Outcome):
         spec = self.spec
         best = {} if self.best is None else self.best.config
         names, metrics = list(spec.search_space.free), [each.metric for each in spec.objectives]
-        shown = self.history.front if spec.metrics else ranked(self.history)[:TOP]
+        shown = best_front(self.history, self.choice) if spec.metrics else ranked(self.history)[:TOP]
         table = [
             (trial.number, *metric_values(spec, trial).values(), *(trial.config.get(name, "-") for name in names))
             for trial in shown

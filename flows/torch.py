@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from hpo_core.base.errors import InputError
 from hpo_core.base.extras import require
+from hpo_flows.adapters.own_settings import settings_of, with_own_settings
 from hpo_flows.adapters.random_states import keeps_workers, own_generators, random_states, restore_random_states
 
 if TYPE_CHECKING:  # the context imports this file, at the first call of its epochs
@@ -68,6 +69,7 @@ class _Training:
             elif not (hasattr(part, "load_state_dict") or _is_generator(part)):
                 problem = f"a {type(part).__name__} has no state_dict and is no DataLoader and no torch.Generator"
                 raise InputError(name, problem, "give what has a state in trial.epochs(...), each by a name")
+        self._settings = {name: _settings_of(part) for name, part in parts.items()}
 
     def resume(self) -> int:
         """Restore the parent trial's state, if there is one. Returns the epoch to begin with."""
@@ -100,7 +102,7 @@ class _Training:
         if self._trial.fidelity is not None and self._exact:
             # Now, since the objective may draw from the generators and change the model until it returns.
             file = self._trial.scratch / STATE
-            torch.save(self._state() | {"epochs": last}, file)
+            torch.save(self._state() | {"epochs": last, "settings": self._settings}, file)
             self._trial.leave_checkpoint(lambda folder: shutil.move(file, folder / STATE))
 
     def _state(self) -> dict[str, Any]:
@@ -110,10 +112,10 @@ class _Training:
         if state["parts"].keys() != self._parts.keys():
             raise ValueError(f"it has {sorted(state['parts'])}, and this training {sorted(self._parts)}")
         for name, part in self._parts.items():
-            before = _settings_of(part)
-            _restore_part(part, state["parts"][name])
+            saved = state["parts"][name]
             if own_settings:
-                _put_back(part, before)
+                saved = with_own_settings(saved, state["settings"][name], self._settings[name])
+            _restore_part(part, saved)
         restore_random_states(state["random"])
 
 
@@ -133,21 +135,12 @@ def _restore_part(part: Any, state: Any) -> None:
         part.load_state_dict(state)
 
 
-def _settings_of(part: Any) -> dict[str, Any]:
-    """The hyperparameters in an optimizer or in a schedule of its learning rate: what a configuration may have set."""
-    groups = getattr(part, "param_groups", ())
-    settings = [{name: value for name, value in group.items() if name != "params"} for group in groups]
-    return {"groups": settings, "base_lrs": getattr(part, "base_lrs", None)}
+def _settings_of(part: Any) -> Any:
+    """What a configuration may have set in the state of a part: nothing in a model, a loader or a generator."""
+    from torch import nn
 
-
-def _put_back(part: Any, settings: Mapping[str, Any]) -> None:
-    """Give an optimizer or a schedule its own hyperparameters again, at the point that the schedule has reached."""
-    for group, own in zip(getattr(part, "param_groups", ()), settings["groups"], strict=False):
-        if "initial_lr" in own and group.get("initial_lr"):
-            own = own | {"lr": group["lr"] * own["initial_lr"] / group["initial_lr"]}
-        group.update(own)
-    if settings["base_lrs"] is not None:
-        part.base_lrs = settings["base_lrs"]
+    holds_none = isinstance(part, nn.Module) or _is_loader(part) or _is_generator(part)
+    return None if holds_none else settings_of(part.state_dict())
 
 
 def _is_loader(part: Any) -> bool:

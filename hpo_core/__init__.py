@@ -5,7 +5,7 @@ from __future__ import annotations
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
-from hpo_core.base import telemetry
+from hpo_core.base import quiet
 
 if TYPE_CHECKING:
     from hpo_core.base.seeding import trial_rng
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from hpo_core.strategies.base import Strategy
     from hpo_core.strategies.common.sampling import fill
 
-telemetry.turn_off()  # here, since every process of this project imports this package before MLflow and Prefect
+quiet.set_defaults()  # here, since every process of this project imports this package before MLflow and Prefect
 
 _HOMES = {
     **dict.fromkeys(("Boolean", "Choice", "Fixed", "Float", "Int", "Ordinal"), "space.parameters"),

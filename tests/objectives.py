@@ -337,6 +337,19 @@ def wine(trial: TrialContext) -> dict[str, float]:
     return sklearn_objective(lambda config: DecisionTreeClassifier(**config), *_wine(), name="wine")(trial)
 
 
+def small_trees(trial: TrialContext) -> dict[str, float]:
+    """Two metrics of a tree: how often it is right, and how large it is; or the champion's."""
+    from sklearn.tree import DecisionTreeClassifier
+
+    X, y = _wine()
+    rows, held_out = trial.split(y, stratify=y)
+    model = trial.champion
+    if model is None:
+        model = DecisionTreeClassifier(max_leaf_nodes=trial.config["leaves"], random_state=0).fit(X[rows], y[rows])
+    trial.log_model(model, X[held_out][:5])
+    return {"accuracy": model.score(X[held_out], y[held_out]), "size": float(model.get_n_leaves())}
+
+
 def folded_by_two(trial: TrialContext, folds: int) -> float:
     """Takes more than the trial, as what functools.partial is for does."""
     return quick(trial) / folds

@@ -18,6 +18,7 @@ from hpo_core.study.file import study_from
 from hpo_core.study.spec import StudySpec
 from hpo_core.tracking.connection import connect, create
 from hpo_flows.api import open_ledger, run
+from hpo_flows.cli.app import main
 from hpo_flows.objectives.reference import Objective
 from hpo_flows.results import StudyResult
 from tests.conftest import wait_until
@@ -67,7 +68,8 @@ def environment() -> dict[str, str]:
 
     api = os.environ.get("HPO_TEST_PREFECT") or get_current_settings().api.url
     assert api is not None
-    return os.environ | {"PREFECT_API_URL": api, "PYTHONPATH": str(ROOT)}
+    path = os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")]))
+    return os.environ | {"PREFECT_API_URL": api, "PYTHONPATH": path}
 
 
 def write_study(folder: Path, objective: str = "slow", **changes: Any) -> Path:
@@ -85,6 +87,16 @@ def start(path: Path, *arguments: str) -> subprocess.Popen[str]:
     return subprocess.Popen(
         command, env=environment(), stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, start_new_session=True
     )
+
+
+def called(
+    arguments: list[str], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> tuple[int, str, str]:
+    """The command line in this process, since another takes seconds to import MLflow: exit code, output, errors."""
+    monkeypatch.setattr(sys, "argv", ["hpo", *arguments])
+    with pytest.raises(SystemExit) as end:
+        main()
+    return int(end.value.code or 0), *capsys.readouterr()
 
 
 def wait_for_complete(count: int, study: str = "study") -> History:

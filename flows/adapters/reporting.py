@@ -40,9 +40,9 @@ class Reporter:
         return dict(found)
 
     def _report(self, step: int, metrics: Mapping[str, float]) -> bool:
-        """Report a step, counted from 0. Returns whether to go on."""
+        """Report a step, counted from 0, or more of it. Returns whether to go on."""
         self._last = step
-        self._curve[step] = {name: float(value) for name, value in metrics.items()}
+        self._curve.setdefault(step, {}).update({name: float(value) for name, value in metrics.items()})
         return self._trial.report(step, metrics)
 
     def _best_step(self) -> int | None:
@@ -84,16 +84,6 @@ class EpochReporter(Reporter):
             raise InputError(
                 argument, f"it is {length:g}, and the trial's fidelity is {fidelity:g}", "give the study's fidelity.max"
             )
-
-    def _check_not_reconfigured(self, library: str) -> None:
-        """Check that the checkpoint is not to be gone on from with other hyperparameters.
-
-        Raises:
-            InputError: It is, and the library would put those of the checkpoint in their place.
-        """
-        if self._trial.reconfigured:
-            problem = f"{library} goes on with the learning rate of the checkpoint, not with the trial's own"
-            raise InputError("strategy.name", problem, "choose hyperband, say; pbt needs a loop of your own or Keras")
 
     def _check_resumed(self, argument: str) -> None:
         """Check that the training goes on from the checkpoint that was asked for.

@@ -242,7 +242,7 @@ def conclude(ledger: Ledger, stages: Stages, publisher: Publisher, history: Hist
     stages.record(history)
     if not history.under_way:  # otherwise another flow still works on it
         ledger.study.set_status(FINISHED)
-        if (best := best_trial(history, stages.choice)) is not None:
+        if (best := best_trial(history, stages.choice, ledger.spec.stands_for)) is not None:
             publish_model(ledger, model_runs(history, best, stages.choice))
     publisher.finish(history, stages.choice, stages.challenge)
     ledger.save_snapshot(news=100)

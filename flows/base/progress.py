@@ -45,10 +45,10 @@ class Outcome:
     def best(self) -> Trial | None:
         """The winner of the final choice, else the search's incumbent; None if no trial is complete.
 
-        With several metrics it is the point of the Pareto front that was chosen; where none was, a compromise: the one
-        that is nearest to the best value in each metric.
+        With several metrics it is the point of the Pareto front that was chosen; where none was, the one that stands
+        for the study: what its ``prefer`` picks, else a compromise, nearest to the best value in each metric.
         """
-        return best_trial(self.history, self.choice) if self.chosen is None else self.chosen
+        return best_trial(self.history, self.choice, self.spec.stands_for) if self.chosen is None else self.chosen
 
     @property
     def test_metrics(self) -> Mapping[str, float]:
@@ -82,7 +82,7 @@ class Outcome:
 
     @property
     def best_values(self) -> Mapping[str, float]:
-        """The study's metrics of :attr:`best`, each in its own direction.
+        """The study's metrics of :attr:`best`, each in its own direction; for a winner, the means over its folds.
 
         Raises:
             ValueError: No trial is complete.
@@ -91,7 +91,9 @@ class Outcome:
             return {self.spec.metric: self.best_value}
         if self.best is None:
             raise ValueError(f"study {self.spec.name!r} has no complete trial")
-        pairs = zip(self.spec.objectives, self.best.outcome, strict=True)
+        winner = None if self.choice is None or self.chosen is not None else self.choice.winner
+        best = self.best if winner is None else winner.averaged
+        pairs = zip(self.spec.objectives, best.outcome, strict=True)
         return {each.metric: each.sign * loss for each, loss in pairs}
 
 

@@ -136,6 +136,7 @@ def best(
     """
     from rich.console import Console
 
+    from hpo_core.selection.final_choice import best_front, best_trial
     from hpo_core.study.preference import preference_of
     from hpo_flows.loop.final import choice_of
     from hpo_flows.reports.ending import as_yaml
@@ -152,16 +153,16 @@ def best(
         raise typer.Exit(1)
     choice = choice_of(ledger, history)
     winner = None if choice is None else choice.winner
-    best = incumbent if winner is None else winner.trial
-    what = ""
+    best, what, front = best_trial(history, choice, spec.stands_for), "", best_front(history, choice)
+    assert best is not None
     if prefer:
         wanted = preference_of(prefer, spec.objectives)
-        best, what = wanted.choose(history.front, spec.objectives), f"preferred by {wanted}"
+        best, what = wanted.choose(front, spec.objectives), f"preferred by {wanted}"
     if yaml:
         typer.echo("first:\n  - " + "\n    ".join(as_yaml(best.config) or ["{}"]))
         return
     if spec.metrics:
-        _show_front(ledger, history, best, what, as_json=as_json)
+        _show_front(ledger, history, best, what, choice, as_json=as_json)
         return
     if as_json:
         print_json(
@@ -191,15 +192,19 @@ def best(
     _show_places(ledger, history, best, choice)
 
 
-def _show_front(ledger: Ledger, history: History, point: Trial, what: str, *, as_json: bool) -> None:
-    """Show the Pareto front, and the point of it that was chosen, or its compromise."""
+def _show_front(
+    ledger: Ledger, history: History, point: Trial, what: str, choice: Choice | None, *, as_json: bool
+) -> None:
+    """Show the Pareto front, and the point of it that was chosen, or the one that stands for it."""
     from rich.console import Console
 
-    from hpo_flows.reports.front import COMPROMISE, front_data, prefer_hint
-    from hpo_flows.reports.terminal import front_table, front_title, print_point
+    from hpo_core.selection.final_choice import best_front
+    from hpo_flows.reports.front import front_data, prefer_hint, standing_line
+    from hpo_flows.reports.terminal import front_table, front_title, print_choice, print_point
     from hpo_flows.reports.text import metric_values
 
-    spec, console = ledger.spec, Console()
+    spec, console, front = ledger.spec, Console(), best_front(history, choice)
+    point = next((trial for trial in front if trial.number == point.number), point)
     if as_json:
         print_json(
             study=spec.name,
@@ -209,15 +214,20 @@ def _show_front(ledger: Ledger, history: History, point: Trial, what: str, *, as
             config=dict(point.config),
             feasible=point.feasible,
             run_id=point.run_id,
-            front=front_data(spec, history),
+            front=front_data(spec, front),
             hypervolume=history.hypervolume,
+            winner=None if choice is None or choice.winner is None else choice.winner.trial.number,
+            test=None if choice is None or choice.test is None else dict(choice.test.metrics),
         )
         return
-    console.print(front_table(spec, history, front_title(spec, history)))
-    print_point(spec, history, point, what or COMPROMISE, console)
-    if not what and len(history.front) > 1:
-        typer.echo(f"Another point: {prefer_hint(spec, history.front)}")
-    _show_places(ledger, history, point, None)
+    console.print(front_table(spec, front, front_title(spec, history, front)))
+    if choice is not None and choice.standings and not what:
+        print_choice(spec, history, choice, console)
+    if choice is None or choice.winner is None or what:
+        print_point(spec, history, point, what or standing_line(spec, front), console)
+    if not what and len(front) > 1:
+        typer.echo(f"Another point: {prefer_hint(spec, front)}")
+    _show_places(ledger, history, point, choice)
 
 
 def _show_places(ledger: Ledger, history: History, best: Trial, choice: Choice | None) -> None:

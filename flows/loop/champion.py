@@ -76,9 +76,9 @@ class ChampionStage:
             name_verdict(self._ledger, self.challenge)
 
     def _winner(self, history: History) -> Trial | None:
-        """The challenger: the winner of the final choice, or the incumbent of a study without one."""
+        """The challenger: the winner of the final choice, or what stands for the search of a study without one."""
         if self._final is None:
-            return history.incumbent
+            return self._ledger.spec.stands_for(history.front)
         choice = self._final.choice
         return choice.winner.trial if choice is not None and choice.done and choice.winner is not None else None
 

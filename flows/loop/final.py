@@ -23,9 +23,10 @@ class FinalStage:
     """
 
     def __init__(self, ledger: Ledger, folds: FoldLedger) -> None:
-        assert ledger.spec.final is not None
-        self._ledger, self._space, self._folds = ledger, ledger.spec.search_space, folds
-        self._selection: Selection = ledger.spec.final.selection()
+        spec = ledger.spec
+        assert spec.final is not None
+        self._ledger, self._space, self._folds = ledger, spec.search_space, folds
+        self._selection: Selection = spec.final.selection(spec.stands_for if spec.prefer else None)
         self._evaluations: list[Evaluation] = []
         self.choice: Choice | None = None
 

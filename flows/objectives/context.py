@@ -68,6 +68,7 @@ class TrialContext(Artifacts):
         champion: Path | None = None,
         reshuffle: bool = False,
         repeats: bool = False,
+        metric: str | None = None,
     ) -> None:
         super().__init__(outbox, send)
         self.config, self.number, self.seed, self.scratch = config, number, seed, scratch
@@ -75,6 +76,7 @@ class TrialContext(Artifacts):
         self._fidelity, self._resume_from = fidelity, resume_from
         self.parent_config = parent_config
         self._milestones, self._answer, self._judged, self._go_on = milestones, answer, -1, True
+        self._metric = metric  # that of the study, by which it is judged; None for any
         self._read: set[str] = set()
         self._scratch_reason = ""
         self._phase, self._fold, self._reshuffle, self._repeats = phase, fold, reshuffle, repeats
@@ -375,7 +377,8 @@ class TrialContext(Artifacts):
         """Log the metrics of one step (an epoch, a fold, a number of trees). MLflow shows them as curves.
 
         It returns at once: the flow's process writes several steps in one request. Only at the milestones of the
-        study's ``early_stop`` does it wait for the rule's decision, which needs the study's metric among ``metrics``.
+        study's ``early_stop`` does it wait for the rule's decision, and only with the study's metric among ``metrics``:
+        one step may be reported in several calls.
 
         Args:
             step: The step, a whole number; the first is 0.
@@ -389,8 +392,8 @@ class TrialContext(Artifacts):
             ValueError: A value is not a number, or the step is not a whole number that MLflow can hold.
         """
         step = as_step(step)
-        milestone = self._due(step)
         values = as_metrics(metrics)
+        milestone = self._due(step) if self._metric is None or self._metric in values else None
         self.reported |= values
         self._send(Report(step, values, milestone))
         if milestone is not None:

@@ -14,7 +14,7 @@ from hpo_core.ledger.tags import MODEL
 from hpo_core.selection.repeats import trainings_of
 from hpo_core.study.names import file_name
 from hpo_flows.reports.links import run_url
-from hpo_flows.reports.text import number, one_line, outcome_text
+from hpo_flows.reports.text import one_line, outcome_text
 
 if TYPE_CHECKING:
     from hpo_core.history.history import History
@@ -82,7 +82,7 @@ def write_best(spec: StudySpec, best: Trial, choice: Choice | None) -> str:
     """Write the best configuration to ``best-NAME.yaml`` in the working folder; returns its path, or a warning."""
     path = Path(f"best-{file_name(spec.name)}.yaml")
     winner = None if choice is None else choice.winner
-    value = outcome_text(spec, best) if winner is None else f"{spec.metric} {number(spec.sign * winner.mean)}"
+    value = outcome_text(spec, best if winner is None else winner.averaged)
     about = f"# study {spec.name}, trial {best.number}: {one_line(value)}"
     try:
         path.write_text("\n".join([about, *as_yaml(best.config), ""]), encoding="utf-8")
@@ -106,10 +106,12 @@ def kept_model(ledger: Ledger, history: History, best: Trial, choice: Choice | N
 def model_runs(history: History, best: Trial, choice: Choice | None) -> list[str]:
     """The runs that may hold the model of the best configuration, the first choice first.
 
-    With a final choice that is the winner's test. Otherwise it is a training that confirmed the configuration, a
+    Of the winner of a final choice that is its test. Otherwise it is a training that confirmed the configuration, a
     typical one: the luckiest one is no better than the others, but looks it.
     """
+    winner = None if choice is None else choice.winner
     tested = [choice.test.run_id] if choice is not None and choice.test is not None else []
+    tested = tested if winner is not None and winner.trial.number == best.number else []
     return [*tested, *(trial.run_id for trial in trainings_of(history, best))]
 
 

@@ -54,7 +54,8 @@ def rows(spec: StudySpec, history: History) -> list[dict[str, Any]]:
     logged (the study's own first), ``start`` and ``end`` (``datetime`` in UTC), ``seconds``, ``reason`` and ``run_id``.
     A value that does not exist is None: that of an inactive parameter, the end of a running trial.
     """
-    logged, means = _logged(spec, history), {trial.number: trial for trial in history.merged}
+    parameters, logged = _parameters(spec, history), _logged(spec, history)
+    means = {trial.number: trial for trial in history.merged}
     front = {trial.number for trial in history.front}
     return [
         {
@@ -63,7 +64,7 @@ def rows(spec: StudySpec, history: History) -> list[dict[str, Any]]:
             **({FRONT: trial.number in front} if spec.metrics else {"value": metric_value(spec, trial)}),
             **_certainty(spec, history, trial, means),
             "fidelity": trial.fidelity,
-            **{f"{PARAMS}{name}": trial.config.get(name) for name in _parameters(spec, history)},
+            **{f"{PARAMS}{name}": trial.config.get(name) for name in parameters},
             **{f"{METRICS}{name}": trial.metrics.get(name) for name in logged},
             "start": _moment(trial.start),
             "end": None if trial.end is None else _moment(trial.end),

@@ -16,7 +16,16 @@ if TYPE_CHECKING:
     from hpo_core.study.spec import StudySpec
 
 COMPROMISE = "the compromise, nearest to the best value in each metric"
-"""How the views call the trial that stands for a front where one configuration is wanted."""
+"""How the views call the trial that stands for a front where one configuration is wanted, and nothing is preferred."""
+
+
+def standing_line(spec: StudySpec, front: Sequence[Trial]) -> str:
+    """Why the point that stands for a front does so; see ``stands_for`` of the study."""
+    wanted = spec.preference
+    if wanted is None:
+        return COMPROMISE
+    unmet = wanted.unmet(front)
+    return f"{COMPROMISE} ({unmet})" if unmet else f"preferred by {wanted}"
 
 
 def ranges(spec: StudySpec, front: Sequence[Trial]) -> list[str]:
@@ -36,8 +45,8 @@ def prefer_hint(spec: StudySpec, front: Sequence[Trial]) -> str:
     return f'--prefer "{last.metric} {sign} {last.sign * middle:.3g}"'
 
 
-def front_data(spec: StudySpec, history: History) -> list[dict[str, Any]]:
-    """The points of the front as plain data, in order of the first metric."""
+def front_data(spec: StudySpec, front: Sequence[Trial]) -> list[dict[str, Any]]:
+    """The points of a front as plain data, in order of the first metric."""
     return [
         {
             "trial": trial.number,
@@ -45,7 +54,7 @@ def front_data(spec: StudySpec, history: History) -> list[dict[str, Any]]:
             "config": dict(trial.config),
             "run_id": trial.run_id,
         }
-        for trial in history.front
+        for trial in front
     ]
 
 
@@ -71,11 +80,11 @@ def best_facts(spec: StudySpec, history: History) -> dict[str, Any]:
     return found | goal_facts(spec) | front_facts(spec, history)
 
 
-def front_rows(spec: StudySpec, history: History) -> tuple[list[str], list[list[Any]]]:
-    """The columns and rows of a table of the front: trial, metrics, parameters, run."""
+def front_rows(spec: StudySpec, front: Sequence[Trial]) -> tuple[list[str], list[list[Any]]]:
+    """The columns and rows of a table of a front: trial, metrics, parameters, run."""
     metrics, names = [each.metric for each in spec.objectives], list(spec.space)
     rows: list[list[Any]] = []
-    for trial in history.front:
+    for trial in front:
         values = metric_values(spec, trial)
         config = [trial.config.get(name) for name in names]
         rows.append([trial.number, *(values[metric] for metric in metrics), *config, trial.run_id])
@@ -83,18 +92,18 @@ def front_rows(spec: StudySpec, history: History) -> tuple[list[str], list[list[
     return ["trial", *metrics, *(f"parameter {name}" if name in taken else name for name in names), "run_id"], rows
 
 
-def front_json(spec: StudySpec, history: History) -> str:
-    """The table of the front as MLflow's UI shows tables: columns, and rows as lists.
+def front_json(spec: StudySpec, front: Sequence[Trial]) -> str:
+    """The table of a front as MLflow's UI shows tables: columns, and rows as lists.
 
     There a dot in the name of a column is a path, which leads nowhere, and the column is empty.
     """
-    columns, rows = front_rows(spec, history)
+    columns, rows = front_rows(spec, front)
     return json.dumps({"columns": [name.replace(".", "_") for name in columns], "data": rows})
 
 
-def front_csv(spec: StudySpec, history: History) -> str:
-    """The table of the front as CSV."""
-    columns, rows = front_rows(spec, history)
+def front_csv(spec: StudySpec, front: Sequence[Trial]) -> str:
+    """The table of a front as CSV."""
+    columns, rows = front_rows(spec, front)
     text = io.StringIO()
     csv.writer(text, lineterminator="\n").writerows([columns, *rows])
     return text.getvalue()

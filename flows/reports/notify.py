@@ -271,7 +271,9 @@ def tell_end(notifier: Notifier, ledger: Ledger, result: Outcome) -> None:
         return
     facts |= {"trial": result.best.number, "config": dict(result.best_config)}
     text = f"finished: {result.reason}; {best_line(spec, history, result.best)}"
-    if not spec.metrics:
+    if spec.metrics:
+        facts["values"] = dict(result.best_values)
+    else:
         facts["value"] = result.best_value
         text = f"finished: {result.reason}; {spec.metric} {number(result.best_value)} (trial {result.best.number})"
     if result.test_metrics:

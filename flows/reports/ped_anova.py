@@ -17,8 +17,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from hpo_core.base.arrays import Array
-from hpo_core.history.history import History
+from hpo_core.base.arrays import Array, evenly
+from hpo_core.history.history import History, encoded
 from hpo_core.space.cube import Cube
 from hpo_core.space.search_space import SearchSpace
 
@@ -84,9 +84,8 @@ def deciding(space: SearchSpace, history: History, region: float = 1.0) -> Decid
     The target of all trials is the best tenth, and that of the best tenth its better half; at least :data:`LEAST`.
     Ties are broken by number, so equally good trials need not be in the target together.
     """
-    X, losses = history.merged.arrays(space)
-    chosen = np.linspace(0, len(losses) - 1, min(len(losses), MOST)).astype(int)
-    X, losses = X[chosen], losses[chosen]
+    chosen = evenly(history.merged.complete, MOST)
+    X, losses = encoded(space, chosen), np.array([trial.loss for trial in chosen], dtype=float)
     inside = math.ceil(region * len(losses))
     target = max(LEAST, round((TENTH if region == 1 else 0.5) * inside))
     needed = math.ceil(LEAST_TIMES * LEAST / region)

@@ -13,8 +13,9 @@ from rich.table import Table
 from rich.text import Text
 
 from hpo_core.history.history import Noise
+from hpo_core.selection.final_choice import best_front
 from hpo_flows.reports.ending import as_yaml, model_lines, serve_line
-from hpo_flows.reports.front import COMPROMISE, prefer_hint
+from hpo_flows.reports.front import prefer_hint, standing_line
 from hpo_flows.reports.screens import say
 from hpo_flows.reports.text import (
     certainty_lines,
@@ -129,27 +130,27 @@ def best_table(spec: StudySpec, history: History, title: str, width: int | None 
 
 
 def front_table(
-    spec: StudySpec, history: History, title: str, width: int | None = None, most: int | None = None
+    spec: StudySpec, front: Sequence[Trial], title: str, width: int | None = None, most: int | None = None
 ) -> Table:
-    """The Pareto front as rows, in order of the first metric; of a long one ``most`` points, evenly chosen."""
-    front = history.front
+    """A Pareto front as rows, in order of the first metric; of a long one ``most`` points, evenly chosen."""
     if most is not None and len(front) > most:
-        front = tuple(front[round(i * (len(front) - 1) / (most - 1))] for i in range(most))
+        front = [front[round(i * (len(front) - 1) / (most - 1))] for i in range(most)]
     return trials_table(spec, front, title, width)
 
 
-def front_title(spec: StudySpec, history: History, shown: int | None = None) -> str:
+def front_title(spec: StudySpec, history: History, front: Sequence[Trial], shown: int | None = None) -> str:
     """The title of a table of the front: how many points it has, and what volume it dominates."""
-    count = len(history.front)
-    points = "1 trial" if count == 1 else f"{count} trials"
-    some = f", {shown} of them" if shown is not None and shown < count else ""
+    points = "1 trial" if len(front) == 1 else f"{len(front)} trials"
+    some = f", {shown} of them" if shown is not None and shown < len(front) else ""
+    if front != history.front:
+        return f"Pareto front of {spec.name} by its folds: {points}{some}"
     return f"Pareto front of {spec.name}: {points}, hypervolume {history.hypervolume:.4g}{some}"
 
 
 def choice_table(spec: StudySpec, choice: Choice) -> Table:
     """The finalists as rows."""
-    rule = "" if spec.final is None else f" by {spec.final.rule}"
-    table = new_table(f"Final choice{rule} of {spec.metric}")
+    rule = "" if spec.final is None or spec.metrics else f" by {spec.final.rule}"
+    table = new_table(f"Final choice{rule} of {', '.join(each.metric for each in spec.objectives)}")
     add_column(table, "trial", right=True)
     add_column(table, "in the search", right=True)
     add_column(table, "over the folds", right=True)
@@ -179,7 +180,7 @@ def print_summary(
     if best is None:
         say(console, "No trial is complete yet.")
     elif spec.metrics:
-        print_front(spec, history, best, console)
+        print_front(spec, history, console, choice)
     else:
         console.print(best_table(spec, history, f"Best trials by {spec.metric}", console.width))
         if choice is None or choice.winner is None:
@@ -197,14 +198,18 @@ def print_summary(
     print_places(places, console)
 
 
-def print_front(spec: StudySpec, history: History, best: Trial, console: Console) -> None:
-    """Print the Pareto front of a study that ends, and its compromise."""
-    console.print(front_table(spec, history, front_title(spec, history, MOST_POINTS), console.width, MOST_POINTS))
-    if len(history.front) > MOST_POINTS:
+def print_front(spec: StudySpec, history: History, console: Console, choice: Choice | None = None) -> None:
+    """Print the Pareto front of a study that ends, and what stands for it unless the final choice names a winner."""
+    front = best_front(history, choice)
+    title = front_title(spec, history, front, MOST_POINTS)
+    console.print(front_table(spec, front, title, console.width, MOST_POINTS))
+    if len(front) > MOST_POINTS:
         say(console, f"All of it: hpo best {shlex.quote(spec.name)}")
-    print_point(spec, history, best, COMPROMISE, console)
-    if len(history.front) > 1:
-        say(console, f"Another point: hpo best {shlex.quote(spec.name)} {prefer_hint(spec, history.front)}")
+    point = spec.stands_for(front)
+    if point is not None and (choice is None or choice.winner is None):
+        print_point(spec, history, point, standing_line(spec, front), console)
+    if len(front) > 1:
+        say(console, f"Another point: hpo best {shlex.quote(spec.name)} {prefer_hint(spec, front)}")
 
 
 def print_point(spec: StudySpec, history: History, point: Trial, what: str, console: Console) -> None:
@@ -231,6 +236,8 @@ def print_choice(spec: StudySpec, history: History, choice: Choice, console: Con
     say(console, f"{line[0].upper()}{line[1:]}")
     if choice.winner is None:
         return
+    if spec.metrics and len(choice.front) > 1:
+        say(console, f"  # {standing_line(spec, choice.front)}")
     for line in as_yaml(choice.winner.trial.config):
         say(console, f"  {line}")
     for line in [*test_lines(choice), *tuning_lines(spec, history, choice)]:

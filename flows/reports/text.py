@@ -322,13 +322,19 @@ def choice_line(spec: StudySpec, choice: Choice) -> str:
     if choice.winner is None:
         done, wanted = choice.folds
         return f"final choice: {done} of {wanted} folds are done"
-    winner = f"final choice: trial {choice.winner.trial.number} with {spec.metric} {spread(spec, choice.winner)}"
+    winner = f"final choice: trial {choice.winner.trial.number} with {spread_text(spec, choice.winner)}"
     return winner if choice.test is not None else f"{winner}; its test is running"
 
 
-def spread(spec: StudySpec, standing: Standing) -> str:
-    """The mean over a finalist's folds and its standard error."""
-    return with_error(spec.sign * standing.mean, standing.standard_error)
+def spreads(spec: StudySpec, standing: Standing) -> dict[str, str]:
+    """The mean over a finalist's folds and its standard error, by metric of the study."""
+    views = {each: standing.by(i) for i, each in enumerate(spec.objectives)}
+    return {each.metric: with_error(each.sign * view.mean, view.standard_error) for each, view in views.items()}
+
+
+def spread_text(spec: StudySpec, standing: Standing) -> str:
+    """As :func:`spreads`, in words."""
+    return ", ".join(f"{metric} {told}" for metric, told in spreads(spec, standing).items())
 
 
 def with_error(value: float, error: float) -> str:
@@ -350,9 +356,11 @@ def choice_rows(spec: StudySpec, choice: Choice) -> list[tuple[str, str, str, st
     winner = choice.winner
     rows = []
     for standing in sorted(choice.standings, key=lambda s: (s is not winner, s.mean, s.trial.number)):
-        remark = "winner" if standing is winner else standing.reason
-        mean = spread(spec, standing) if not standing.reason and standing.losses else "-"
-        rows.append((str(standing.trial.number), number(metric_value(spec, standing.trial)), mean, remark))
+        on = bool(spec.metrics) and any(standing.trial.number == trial.number for trial in choice.front)
+        remark = "winner" if standing is winner else "on the front" if on else standing.reason
+        mean = ", ".join(spreads(spec, standing).values()) if not standing.reason and standing.losses else "-"
+        searched = ", ".join(number(value) for value in metric_values(spec, standing.trial).values())
+        rows.append((str(standing.trial.number), searched, mean, remark))
     return rows
 
 

@@ -67,12 +67,13 @@ class Judge:
     def __init__(self, spec: StudySpec, trial: Trial, rungs: Rungs, warn: Callable[[str], None]) -> None:
         self._spec, self._trial, self._rungs, self._warn = spec, trial, rungs, warn
         self._curve: dict[int, float] = {}
-        self._reason, self._steps, self._disobeyed = "", 0, False
+        self._reason, self._steps, self._disobeyed, self._reports = "", 0, False, False
         self._folds: list[float] = []
         self._folds_wanted = 0
 
     def note(self, step: int, metrics: Mapping[str, float]) -> None:
-        """Record the metrics of a step."""
+        """Record the metrics of a step, or some of them."""
+        self._reports = True
         value = metrics.get(self._spec.metric, math.nan)
         if math.isfinite(value):
             self._curve[step + 1] = self._spec.loss(value)
@@ -81,12 +82,7 @@ class Judge:
     def judge(self, milestone: int) -> bool:
         """Whether the trial may continue past the milestone that its last report reached."""
         rule, trial = self._spec.stop_rule, self._trial
-        if rule is None:
-            return True
-        if not self._curve:
-            self._warn(
-                f"early_stop is skipped: the objective reports no {self._spec.metric!r}; report it, or correct metric:"
-            )
+        if rule is None or not self._curve:
             return True
         steps = max(self._curve)
         self._rungs.note(trial, milestone, self._curve[steps])
@@ -122,6 +118,10 @@ class Judge:
         if 0 < len(self._folds) < self._folds_wanted:
             of = f"{len(self._folds)} of {self._folds_wanted} folds"
             return {"reason": self._reason or f"the objective returned after {of}"}
+        if self._reports and not self._curve and self._spec.stop_rule is not None:
+            self._warn(
+                f"early_stop is skipped: the objective reports no {self._spec.metric!r}; report it, or correct metric:"
+            )
         if not self._reason:
             return {}
         if self._disobeyed:

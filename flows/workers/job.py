@@ -80,6 +80,7 @@ class Job:
             "fold",
         ]
         given = {name: getattr(self, name) for name in [*names, "champion", "reshuffle", "repeats"]}
+        given["metric"] = next(iter(self.metrics)) if len(self.metrics) == 1 else None
         return given | {"scratch": scratch, "outbox": self.folder / "outbox", "send": send, "answer": answer}
 
     def beats(self, metrics: Mapping[str, float]) -> bool:

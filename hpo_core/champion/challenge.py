@@ -24,6 +24,7 @@ from hpo_core.selection.evaluation import (
     due,
     due_again,
     latest_of,
+    mean_metrics,
 )
 from hpo_core.study.spec import StudySpec
 
@@ -43,6 +44,7 @@ class Challenge:
         scored: The champion's evaluation, once it is complete.
         obstacle: Why the winner cannot become the champion, whatever the numbers say; empty if it can.
         record: The version that holds the verdict, once there is one.
+        unfit: The conditions of the study's ``prefer`` that the champion breaks, so that it cannot stay.
     """
 
     trial: Trial
@@ -55,6 +57,7 @@ class Challenge:
     scored: Evaluation | None = None
     obstacle: str = ""
     record: Version | None = None
+    unfit: str = ""
 
     @property
     def done(self) -> bool:
@@ -70,7 +73,7 @@ class Challenge:
     @property
     def promotes(self) -> bool:
         """Whether the winner is promoted; valid once nothing is pending."""
-        return not self.obstacle and self.comparison.better
+        return not self.obstacle and (bool(self.unfit) or self.comparison.better)
 
     @property
     def typical(self) -> Evaluation:
@@ -90,6 +93,7 @@ def challenge_of(
     """Compute the state of the challenge; the order of evaluations and versions does not matter."""
     assert spec.champion is not None
     latest, seeds = latest_of(evaluations), spec.champion.seeds
+    compared = spec.objectives.index(spec.compared)
     complete: dict[EvaluationKind, Evaluation] = {}
     obstacle, pending = "" if trial.feasible else "no configuration keeps the study's limits", 0
     for kind in _parts(seeds, reigning):
@@ -97,10 +101,17 @@ def challenge_of(
         if found is None or found.state is TrialState.RUNNING or due_again(found):
             pending += 1
         elif found.state is TrialState.COMPLETE:
-            complete[kind] = found
+            complete[kind] = found.by(compared)
         else:
             what = "the champion's score" if isinstance(kind, ChampionVersion) else "the re-training"
             obstacle = obstacle or f"{what} ({kind}) failed: {found.reason}"
+    retrained = [complete[kind] for kind in map(Retraining, range(seeds)) if kind in complete]
+    scored = None if reigning is None else complete.get(ChampionVersion(reigning))
+    wish, unfit = spec.preference, ""
+    if wish is not None and not pending and retrained:
+        if broken := wish.broken(mean_metrics(retrained)):
+            obstacle = obstacle or f"the mean over {seeds} seeds breaks {broken}"
+        unfit = "" if scored is None else wish.broken(scored.metrics)
     return Challenge(
         trial,
         seeds,
@@ -108,10 +119,11 @@ def challenge_of(
         reigning,
         versions,
         pending,
-        [complete[kind] for kind in map(Retraining, range(seeds)) if kind in complete],
-        None if reigning is None else complete.get(ChampionVersion(reigning)),
+        retrained,
+        scored,
         obstacle,
         record_of(versions, study_run, trial.number, seeds),
+        unfit,
     )
 
 
@@ -144,13 +156,13 @@ def verdict(challenge: Challenge, spec: StudySpec) -> tuple[str, str]:
     decision = PROMOTED if challenge.promotes else REFUSED
     if challenge.obstacle:
         return decision, challenge.obstacle
-    found, metric = challenge.comparison, spec.metric
+    found, compared = challenge.comparison, spec.compared
+    ours = f"{compared.metric} {compared.sign * found.mean:.6g} over {_seeds(challenge)}"
     if found.champion is None:
-        return decision, f"there was no champion; {metric} {spec.sign * found.mean:.6g} over {_seeds(challenge)}"
-    numbers = (
-        f"{metric} {spec.sign * found.mean:.6g} over {_seeds(challenge)} against {spec.sign * found.champion:.6g} of "
-        f"version {challenge.reigning}"
-    )
+        return decision, f"there was no champion; {ours}"
+    numbers = f"{ours} against {compared.sign * found.champion:.6g} of version {challenge.reigning}"
+    if challenge.unfit:
+        return decision, f"the champion breaks {challenge.unfit}; {numbers}"
     if len(found.losses) < 2:
         return decision, f"one seed shows no spread, so no gain can be told from luck; {numbers}"
     word = "above" if found.better else "not above"
@@ -164,7 +176,8 @@ def _seeds(challenge: Challenge) -> str:
 def version_tags(challenge: Challenge, spec: StudySpec, study_run: str) -> dict[str, str]:
     """The tags of a registered version: the verdict with its numbers, and its origin."""
     decision, reason = verdict(challenge, spec)
-    found = challenge.comparison
+    found, compared = challenge.comparison, spec.compared
+    sign = compared.sign
     against = "" if challenge.reigning is None else str(challenge.reigning)
     tags = {
         Tag.DECISION: decision,
@@ -173,15 +186,15 @@ def version_tags(challenge: Challenge, spec: StudySpec, study_run: str) -> dict[
         Tag.STUDY_RUN: study_run,
         Tag.TRIAL: str(challenge.trial.number),
         Tag.SEEDS: str(challenge.seeds),
-        Tag.METRIC: spec.metric,
-        Tag.DIRECTION: spec.direction,
-        Tag.VALUES: json.dumps([spec.sign * loss for loss in found.losses]),
-        Tag.MEAN: repr(spec.sign * found.mean),
+        Tag.METRIC: compared.metric,
+        Tag.DIRECTION: compared.direction,
+        Tag.VALUES: json.dumps([sign * loss for loss in found.losses]),
+        Tag.MEAN: repr(sign * found.mean),
         Tag.DEVIATION: repr(found.deviation),
         Tag.CONFIDENCE: repr(found.confidence),
         Tag.AGAINST: against,
     }
     if found.champion is not None:
-        tags |= {Tag.AGAINST_VALUE: repr(spec.sign * found.champion), Tag.GAIN: repr(found.gain)}
+        tags |= {Tag.AGAINST_VALUE: repr(sign * found.champion), Tag.GAIN: repr(found.gain)}
         tags[Tag.MARGIN] = repr(found.margin)
     return tags | promotion(challenge.reigning, challenge.versions) if decision == PROMOTED else tags

@@ -28,7 +28,7 @@ def name_verdict(ledger: Ledger, challenge: Challenge) -> None:
     """Write the verdict into the study's run, its numbers as metrics. Idempotent."""
     if not challenge.done:
         return
-    spec, asked, record = ledger.spec, champion_spec(ledger), challenge.record
+    compared, asked, record = ledger.spec.compared, champion_spec(ledger), challenge.record
     tags = {Tag.CHAMPION_MODEL: asked.model, Tag.CHAMPION_DECISION: REFUSED}
     if record is None:
         tags[Tag.CHAMPION_REASON] = challenge.obstacle[:1000]
@@ -43,9 +43,9 @@ def name_verdict(ledger: Ledger, challenge: Challenge) -> None:
         Tag.CHAMPION_REASON: last.tags.get(Tag.REASON, ""),
     }
     numbers = {
-        f"challenger/{spec.metric}": Tag.MEAN,
-        f"challenger/{spec.metric}_deviation": Tag.DEVIATION,
-        f"champion/{spec.metric}": Tag.AGAINST_VALUE,
+        f"challenger/{compared.metric}": Tag.MEAN,
+        f"challenger/{compared.metric}_deviation": Tag.DEVIATION,
+        f"champion/{compared.metric}": Tag.AGAINST_VALUE,
         "challenger/gain": Tag.GAIN,
         "challenger/margin": Tag.MARGIN,
     }

@@ -74,6 +74,11 @@ def _merge(trial: Trial, repeats: Sequence[Trial]) -> Trial:
     return replace(trial, loss=loss, losses=losses, observed=observed, confirmed=confirmed, excess=excess)
 
 
+def encoded(space: SearchSpace, trials: Sequence[Trial]) -> Array:
+    """The configurations of trials, shape ``(n, d)``, in the unit cube with NaN where inactive."""
+    return np.array([space.encode(trial.config) for trial in trials]).reshape(len(trials), space.dimensions)
+
+
 def continues(trial: Trial) -> bool:
     """Whether a trial resumes from its parent's checkpoint: it reported so, or it runs and has not reported yet."""
     said = str(trial.notes.get("continued", ""))
@@ -84,9 +89,10 @@ PARTS: Mapping[str, Callable[[Trial], bool]] = {
     "complete": lambda trial: trial.state is TrialState.COMPLETE,
     "running": lambda trial: trial.state is TrialState.RUNNING,
     "failed": lambda trial: trial.state is TrialState.FAILED,
-    "_repeats": lambda trial: trial.repeat_of is not None,
+    "repeats": lambda trial: trial.repeat_of is not None,
     "_retries": lambda trial: "retry_of" in trial.notes,
     "_confirming": lambda trial: trial.confirms,
+    "partial": lambda trial: not trial.whole,
 }
 """The trials of a history of which it knows the numbers, however often it is updated."""
 
@@ -211,7 +217,7 @@ class History:
     def _carry_merged(self, new: History, bases: Collection[int]) -> None:
         """Give a history its view :attr:`merged`, which differs from this one's in some configurations."""
         repeats: dict[int, list[Trial]] = {}
-        for trial in new._repeats:
+        for trial in new.repeats:
             if trial.repeat_of is not None and trial.repeat_of in bases:
                 repeats.setdefault(trial.repeat_of, []).append(trial)
         merged = [_merge(each, repeats.get(each.number, ())) for each in new._of(bases) if each.repeat_of is None]
@@ -274,8 +280,9 @@ class History:
         return self._part("failed")
 
     @cached_property
-    def _repeats(self) -> tuple[Trial, ...]:
-        return self._part("_repeats")
+    def repeats(self) -> tuple[Trial, ...]:
+        """The trials that train the configuration of an earlier one again."""
+        return self._part("repeats")
 
     @cached_property
     def _retries(self) -> tuple[Trial, ...]:
@@ -284,6 +291,11 @@ class History:
     @cached_property
     def _confirming(self) -> tuple[Trial, ...]:
         return self._part("_confirming")
+
+    @cached_property
+    def partial(self) -> tuple[Trial, ...]:
+        """The trials that have ended after some of their folds, or are on their way there."""
+        return self._part("partial")
 
     @cached_property
     def lost(self) -> tuple[Trial, ...]:
@@ -311,10 +323,10 @@ class History:
         A repeat counts if it was trained as far as the trial that it repeats; the others are only left out. Numbers do
         not change.
         """
-        if not self._repeats:
+        if not self.repeats:
             return self
         repeats: dict[int, list[Trial]] = {}
-        for trial in self._repeats:
+        for trial in self.repeats:
             assert trial.repeat_of is not None
             repeats.setdefault(trial.repeat_of, []).append(trial)
         return History(
@@ -451,10 +463,7 @@ class History:
 
     def arrays(self, space: SearchSpace) -> tuple[Array, Array]:
         """The complete trials: ``X``, shape ``(n, d)``, in the unit cube with NaN where inactive; losses, ``(n,)``."""
-        if not self.complete:
-            return np.empty((0, space.dimensions)), np.empty(0)
-        losses = np.array([trial.loss for trial in self.complete], dtype=float)
-        return np.array([space.encode(trial.config) for trial in self.complete]), losses
+        return encoded(space, self.complete), np.array([trial.loss for trial in self.complete], dtype=float)
 
     def with_pending(self, proposals: Sequence[Proposal]) -> History:
         """This history with the proposals added as running trials, as they will be once reserved."""

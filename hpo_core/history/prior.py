@@ -8,7 +8,7 @@ from __future__ import annotations
 import hashlib
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 
 import numpy as np
@@ -16,6 +16,7 @@ import scipy
 
 from hpo_core.base import moments
 from hpo_core.base.arrays import Array
+from hpo_core.history.front import by_standing
 from hpo_core.history.trial import Trial, TrialState
 from hpo_core.numerics.transforms import YeoJohnson
 from hpo_core.space.configuration import Config, identity
@@ -31,11 +32,14 @@ class Observation:
 
     Args:
         config: Values of the active parameters.
-        loss: Its loss, minimised, on the scale of its source; None if it failed.
+        loss: Its loss, minimised, on the scale of its source; None if it failed. With several objectives, the first
+            one's.
+        losses: With several objectives, the loss in each; empty with one, and if it failed.
     """
 
     config: Config
     loss: float | None
+    losses: tuple[float, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -46,7 +50,7 @@ class Source:
         name: For display only.
         align: How the losses relate to the study's own. ``standardise`` and ``rank``: only their shape or order
             counts, since another data set has another scale. ``none``: they are on the study's own scale.
-        observations: In any order; they are sorted by loss.
+        observations: In any order; they are sorted, best first: by loss, or of several objectives front by front.
     """
 
     name: str
@@ -57,13 +61,32 @@ class Source:
         if self.align not in ALIGNMENTS:
             raise ValueError(f"align: {self.align!r} is not one of {', '.join(ALIGNMENTS)}")
         # Sorted by content, so that the fingerprint does not depend on the order in which MLflow returned the runs.
-        ordered = sorted(self.observations, key=lambda o: (math.inf if o.loss is None else o.loss, identity(o.config)))
+        ordered = sorted(
+            self.observations, key=lambda o: (math.inf if o.loss is None else o.loss, o.losses, identity(o.config))
+        )
+        if any(each.losses for each in ordered):
+            finished = [each for each in ordered if each.losses]
+            fronts = by_standing(_as_trial(each, number) for number, each in enumerate(finished))
+            ordered = [*(finished[trial.number] for trial in fronts), *(o for o in ordered if not o.losses)]
         object.__setattr__(self, "observations", tuple(ordered))
+
+    @property
+    def objectives(self) -> int:
+        """How many losses its observations have."""
+        return max((len(each.losses) for each in self.observations), default=0) or 1
+
+    def by(self, i: int) -> Source:
+        """This source as if the objective at this position were the only one."""
+        if self.objectives == 1:
+            return self
+        alone = (replace(o, loss=o.losses[i] if o.losses else None, losses=()) for o in self.observations)
+        return Source(self.name, self.align, tuple(alone))
 
     @cached_property
     def fingerprint(self) -> int:
         """64 bits over all that a strategy may depend on."""
-        facts = (self.align, [(identity(o.config), o.loss) for o in self.observations])
+        seen = [(identity(o.config), o.loss, *([o.losses] if o.losses else [])) for o in self.observations]
+        facts = (self.align, seen)
         return int.from_bytes(hashlib.blake2b(repr(facts).encode(), digest_size=8).digest(), "big")
 
     @cached_property
@@ -87,8 +110,15 @@ def averaged(observations: Sequence[Observation]) -> tuple[Observation, ...]:
     groups: dict[str, list[Observation]] = {}
     for each in observations:
         groups.setdefault(identity(each.config), []).append(each)
-    means = ((group[0].config, [each.loss for each in group if each.loss is not None]) for group in groups.values())
-    return tuple(Observation(config, moments.mean(losses) if losses else None) for config, losses in means)
+    return tuple(_mean(group) for group in groups.values())
+
+
+def _mean(group: Sequence[Observation]) -> Observation:
+    """The mean of the observations of one configuration that did not fail."""
+    finished = [each for each in group if each.loss is not None]
+    loss = moments.mean([each.loss for each in finished if each.loss is not None]) if finished else None
+    losses = tuple(map(moments.mean, zip(*(each.losses for each in finished), strict=True)))
+    return Observation(group[0].config, loss, losses)
 
 
 def align(losses: Array, how: str) -> Array:
@@ -119,9 +149,9 @@ def comparable(sources: Sequence[Source]) -> list[Trial]:
 
     They have the number :data:`FOREIGN`, since they are not trials of the study.
     """
-    return [
-        Trial(FOREIGN, o.config, TrialState.FAILED if o.loss is None else TrialState.COMPLETE, o.loss)
-        for source in sources
-        if source.align == "none"
-        for o in source.observations
-    ]
+    return [_as_trial(each, FOREIGN) for source in sources if source.align == "none" for each in source.observations]
+
+
+def _as_trial(observation: Observation, number: int) -> Trial:
+    state = TrialState.FAILED if observation.loss is None else TrialState.COMPLETE
+    return Trial(number, observation.config, state, observation.loss, losses=observation.losses)

@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
+import functools
 import math
 import re
 from collections.abc import Mapping
-from dataclasses import replace
-from typing import TypeGuard
+from typing import Any, TypeGuard
 
 from hpo_core.base.errors import InputError
 from hpo_core.base.storable import MAX_VALUE
 from hpo_core.history.limits import excesses
 from hpo_core.history.spending import SECONDS, usable
-from hpo_core.history.trial import Trial, TrialState, hypergradient_of
+from hpo_core.history.trial import HYPERGRADIENT, Trial, TrialState, hypergradient_of
 from hpo_core.ledger import ownership
 from hpo_core.ledger.known_runs import number_of
 from hpo_core.ledger.store import FAILED, FINISHED, RUNNING, Run
@@ -25,16 +25,20 @@ from hpo_core.ledger.tags import (
     SCHEMA,
     TRIAL_TAGS,
     Tag,
+    facts_of,
     join_tag,
+    named,
     parse_count,
-    unfold,
 )
 from hpo_core.selection.evaluation import ChampionVersion, Evaluation, EvaluationKind, Fold, Retraining
-from hpo_core.space.configuration import Scalar, config_from_json
+from hpo_core.space.configuration import Scalar, config_from_json, config_of
 from hpo_core.study.editions import in_force, is_of_today
 from hpo_core.study.file import study_from
 from hpo_core.study.resume import with_what_holds
 from hpo_core.study.spec import StudySpec
+
+NOTHING: dict[Any, Any] = {}
+"""What most trials have of most things, shared by all of them."""
 
 
 def is_finite_metric(value: float | None) -> TypeGuard[float]:
@@ -73,19 +77,25 @@ def trial_of(run: Run, spec: StudySpec) -> Trial:
     number = number_of(run)
     if number is None:
         raise ValueError("it has no trial number")
-    run = replace(run, tags=unfold(run.tags))
-    if run.tags.get(Tag.SCHEMA) != SCHEMA:
-        raise ValueError(f"it was written by schema {run.tags.get('hpo.schema')!r}, this is {SCHEMA}")
-    edition = run.tags.get(Tag.EDITION, "")
-    config, outside = _config_of(run, spec, edition, number)
+    facts = facts_of(run.tags)
+    tags = named(run.tags, facts)
+    if tags.get(Tag.SCHEMA) != SCHEMA:
+        raise ValueError(f"it was written by schema {tags.get('hpo.schema')!r}, this is {SCHEMA}")
+    edition = tags.get(Tag.EDITION, "")
+    config, outside = _config_of(run, facts, spec, edition, number)
+    derived = any(map(_is_derived, run.metrics))
+    # NaN is not a value: it voids a metric that an earlier attempt of the same trial reported.
+    metrics = run.metrics
+    if derived or any(value != value for value in metrics.values()):
+        metrics = {key: value for key, value in metrics.items() if not (key.startswith(HIDDEN) or value != value)}
     losses, unknown = _losses_of(run, spec)
-    reason = run.tags.get(Tag.REASON, "")
+    reason = tags.get(Tag.REASON, "")
     notes: dict[str, Scalar] = {
         key.removeprefix(Tag.PREFIX): text
-        for key, text in run.tags.items()
+        for key, text in tags.items()
         if key.startswith(Tag.PREFIX) and key not in TRIAL_TAGS and not key.startswith(Tag.CONFIG)
     }
-    ended_well = run.status == FINISHED or (Tag.RESULT in run.tags and "lost" in notes)
+    ended_well = run.status == FINISHED or (Tag.RESULT in tags and "lost" in notes)
     if run.status in (RUNNING, "SCHEDULED"):
         state = TrialState.RUNNING
     elif ended_well and not unknown:
@@ -95,9 +105,9 @@ def trial_of(run: Run, spec: StudySpec) -> Trial:
     else:
         state = TrialState.FAILED
         reason = reason or f"{run.status.lower()} without a finite {unknown or spec.metric}"
-    fidelity = requested = _fidelity_of(run, Tag.FIDELITY)
+    fidelity = requested = _fidelity_of(tags, Tag.FIDELITY)
     stopped_early = False
-    if state is TrialState.COMPLETE and (reached := _fidelity_of(run, Tag.REACHED)) is not None:
+    if state is TrialState.COMPLETE and (reached := _fidelity_of(tags, Tag.REACHED)) is not None:
         fidelity, stopped_early = reached, True
     return Trial(
         number=number,
@@ -105,27 +115,32 @@ def trial_of(run: Run, spec: StudySpec) -> Trial:
         state=state,
         loss=losses[0] if state is TrialState.COMPLETE else None,
         fidelity=fidelity,
-        parent=parse_count(run.tags.get(Tag.PARENT, ""), 6),
+        parent=parse_count(tags.get(Tag.PARENT, ""), 6),
         notes=notes,
         reason=reason,
         run_id=run.id,
         stopped_early=stopped_early,
         requested_fidelity=requested,
-        # NaN is not a value: it voids a metric that an earlier attempt of the same trial reported.
-        metrics={key: v for key, v in run.metrics.items() if not (key.startswith(HIDDEN) or math.isnan(v))},
-        hypergradient=hypergradient_of(run.metrics, spec.sign),
-        rungs=_rungs_of(run, spec),
-        excess=excesses(spec.limiting, run.metrics) if state is TrialState.COMPLETE else {},
+        metrics=metrics,
+        hypergradient=hypergradient_of(run.metrics, spec.sign) if derived else NOTHING,
+        rungs=_rungs_of(run, spec) if derived else NOTHING,
+        excess=excesses(spec.limiting, run.metrics) if state is TrialState.COMPLETE and spec.limits else NOTHING,
         cost=None if state is TrialState.RUNNING else _cost_of(run, spec),
         folds=_folds_of(run, spec) if state is TrialState.COMPLETE else (),
-        folds_wanted=parse_count(run.tags.get(Tag.FOLDS_WANTED, ""), 6) or 0,
+        folds_wanted=parse_count(tags.get(Tag.FOLDS_WANTED, ""), 6) or 0,
         start=run.start,
         end=run.end,
-        owner=run.tags.get(Tag.OWNER, ""),
+        owner=tags.get(Tag.OWNER, ""),
         losses=losses if state is TrialState.COMPLETE and spec.metrics else (),
         edition=edition,
         outside=outside,
     )
+
+
+@functools.lru_cache(maxsize=1024)  # trials have the same ones
+def _is_derived(metric: str) -> bool:
+    """Whether a metric says something about the trial beside its values."""
+    return metric.startswith((*HIDDEN, HYPERGRADIENT))
 
 
 def _cost_of(run: Run, spec: StudySpec) -> float | None:
@@ -151,8 +166,8 @@ def _losses_of(run: Run, spec: StudySpec) -> tuple[tuple[float, ...], str]:
     return losses, ""
 
 
-def _fidelity_of(run: Run, key: str) -> float | None:
-    fidelity = float(run.tags[key]) if key in run.tags else None
+def _fidelity_of(tags: Mapping[str, str], key: str) -> float | None:
+    fidelity = float(tags[key]) if key in tags else None
     if fidelity is not None and not math.isfinite(fidelity):
         raise ValueError(f"its fidelity is {fidelity}")
     return fidelity
@@ -174,8 +189,12 @@ def _folds_of(run: Run, spec: StudySpec) -> tuple[float, ...]:
     return tuple(losses)
 
 
-def _config_of(run: Run, spec: StudySpec, edition: str, number: int) -> tuple[dict[str, Scalar], dict[str, str]]:
+def _config_of(
+    run: Run, facts: Mapping[str, Any], spec: StudySpec, edition: str, number: int
+) -> tuple[dict[str, Scalar], Mapping[str, str]]:
     """The configuration of a run in today's space, and why it lies outside; empty if it lies inside.
+
+    It is among the facts of the proposal; earlier versions wrote a tag, or only params.
 
     Raises:
         ValueError: It is of today's edition, and not in its space; or it is unreadable.
@@ -183,11 +202,13 @@ def _config_of(run: Run, spec: StudySpec, edition: str, number: int) -> tuple[di
     today = is_of_today(spec, edition, number)
     if text := join_tag(Tag.CONFIG, run.tags):
         config = config_from_json(text)
+    elif "config" in facts:
+        config = config_of(facts["config"])
     else:
         space = spec.search_space if today else in_force(spec, edition, number).search_space
         config = space.from_params(run.params)
     if today:
-        return spec.search_space.validated(config, check_constraints=False), {}
+        return spec.search_space.validated(config, check_constraints=False), NOTHING
     fitted, outside = spec.placed(config)
     return config if outside else fitted, outside
 
@@ -266,25 +287,27 @@ def evaluation_of(run: Run, spec: StudySpec) -> Evaluation | None:
     readable = fidelity is None or re.fullmatch(r"\d+(\.\d+)?(e[-+]?\d+)?", fidelity)
     if number is None or attempt is None or not readable:
         return None
-    value, reason, lost = run.metrics.get(spec.metric), tags.get(Tag.REASON, ""), tags.get(Tag.LOST, "")
-    loss: float | None = None
+    reason, lost = tags.get(Tag.REASON, ""), tags.get(Tag.LOST, "")
+    losses, unknown = _losses_of(run, spec)
     if run.status == RUNNING:
         state = TrialState.RUNNING
-    elif (run.status == FINISHED or (Tag.RESULT in tags and lost)) and is_finite_metric(value):
-        state, loss, reason, lost = TrialState.COMPLETE, spec.loss(value), "", ""
+    elif (run.status == FINISHED or (Tag.RESULT in tags and lost)) and not unknown:
+        state, reason, lost = TrialState.COMPLETE, "", ""
     else:
-        state, reason = TrialState.FAILED, reason or f"{run.status.lower()} without a finite {spec.metric}"
+        state, reason = TrialState.FAILED, reason or f"{run.status.lower()} without a finite {unknown or spec.metric}"
+    complete = state is TrialState.COMPLETE
     return Evaluation(
         number=number,
         kind=kind,
         fidelity=None if fidelity is None else float(fidelity),
         attempt=attempt,
         state=state,
-        loss=loss,
+        loss=losses[0] if complete else None,
         lost=lost,
         reason=reason,
         run_id=run.id,
         metrics=run.metrics,
         start=run.start,
         end=run.end,
+        losses=losses if complete and spec.metrics else (),
     )

@@ -27,14 +27,13 @@ class KnownRuns:
 
     Attributes:
         open: The ids of the runs not known to have ended.
-        highest: The highest trial number of any run; -1 if there is none.
     """
 
     def __init__(self, runs: Iterable[Run] = ()) -> None:
         self._runs: dict[str, Run] = {}
         self._starts: list[tuple[int, str]] = []
         self.open: set[str] = set()
-        self.highest = -1
+        self._highest: int | None = -1
         for run in sorted(runs, key=lambda run: (run.start, run.id)):
             self.put(run)
 
@@ -61,7 +60,8 @@ class KnownRuns:
             insort(self._starts, (run.start, run.id))
         self._runs[run.id] = run
         (self.open.add if run.status == RUNNING else self.open.discard)(run.id)
-        self.highest = max(self.highest, -1 if (number := number_of(run)) is None else number)
+        if self._highest is not None and (number := number_of(run)) is not None:
+            self._highest = max(self._highest, number)
         return True
 
     def drop(self, id: str) -> Run:
@@ -69,9 +69,16 @@ class KnownRuns:
         run = self._runs.pop(id)
         self.open.discard(id)
         del self._starts[bisect_left(self._starts, (run.start, id))]
-        if number_of(run) == self.highest:
-            self.highest = max((n for other in self if (n := number_of(other)) is not None), default=-1)
+        if number_of(run) == self._highest:
+            self._highest = None
         return run
+
+    @property
+    def highest(self) -> int:
+        """The highest trial number of any run; -1 if there is none."""
+        if self._highest is None:  # found only when asked for: thousands of runs may be dropped, the newest first
+            self._highest = max((n for other in self if (n := number_of(other)) is not None), default=-1)
+        return self._highest
 
     @property
     def newest(self) -> int:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import gc
 import logging
 import tempfile
 from collections.abc import Iterable, Iterator
@@ -47,6 +48,18 @@ COMPANY_SECONDS = 30.0
 
 SNAPSHOT_FROM = 200
 """Number of ended runs from which a snapshot is worth its requests."""
+
+
+@contextlib.contextmanager
+def _without_collections() -> Iterator[None]:
+    """Inside the block Python looks for no garbage: it would go through all that is read, again and again."""
+    on = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if on:
+            gc.enable()
 
 
 class LedgerReader:
@@ -127,6 +140,12 @@ class LedgerReader:
         trial below ``next_number`` is known for certain.
         """
         self._take_own()
+        if self._runs:
+            return self._load()
+        with _without_collections():
+            return self._load()
+
+    def _load(self) -> History:
         began = monotonic()
         if self._runs:
             self._read_news()

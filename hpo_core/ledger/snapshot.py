@@ -1,21 +1,28 @@
 """Packs the finished runs of a study into one small file, which saves a new process from reading each from MLflow.
 
-The file is gzip over two lines of JSON: a header with the format, the study and the checksum of the second line, then
-the runs. It is a cache: if anything is wrong with it, :func:`unpack` returns None and the caller reads MLflow instead.
+The file is gzip over lines of JSON: a header with the format, the study and how many runs there are; the runs, a number
+of them in each line, so that no more than these are in memory twice; the ids of the other runs; and the checksum of the
+lines between. It is a cache: if anything is wrong with it, :func:`unpack` returns None and the caller reads MLflow.
 """
 
 from __future__ import annotations
 
+import gzip
 import hashlib
+import io
 import json
 import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import IO, Any
 
 from hpo_core.ledger.store import Run
 
-FORMAT = "hpo-snapshot-1"
+FORMAT, EARLIER_FORMAT = "hpo-snapshot-2", "hpo-snapshot-1"
+"""The earlier one has the runs and the other ids in one line, and the checksum in the header."""
+
+A_LINE = 1_000
+"""So many runs are in a line."""
 
 MAX_BYTES = 1 << 30
 """Limit on the unpacked size: anything larger is not our snapshot and would exhaust memory."""
@@ -45,14 +52,21 @@ def pack(snapshot: Snapshot) -> bytes:
     >>> unpack(pack(Snapshot("s", [run], ["r2"]))) == Snapshot("s", [run], ["r2"])
     True
     """
-    rows = [
-        [r.id, r.experiment, r.name, r.status, r.start, r.end, dict(r.params), dict(r.metrics), dict(r.tags)]
-        for r in snapshot.runs
-    ]
-    body = json.dumps([rows, list(snapshot.others)], separators=(",", ":")).encode()
-    header = {"format": FORMAT, "study": snapshot.study, "sha256": hashlib.sha256(body).hexdigest()}
     packer = zlib.compressobj(6, wbits=GZIP)  # unlike gzip.compress, writes no timestamp
-    return packer.compress(json.dumps(header).encode() + b"\n" + body) + packer.flush()
+    packed, checksum = [], hashlib.sha256()
+
+    def add(line: Any) -> None:
+        text = json.dumps(line, separators=(",", ":")).encode() + b"\n"
+        checksum.update(text)
+        packed.append(packer.compress(text))
+
+    header = {"format": FORMAT, "study": snapshot.study, "runs": len(snapshot.runs)}
+    packed.append(packer.compress(json.dumps(header).encode() + b"\n"))
+    for start in range(0, len(snapshot.runs), A_LINE):
+        add(_line(snapshot.runs[start : start + A_LINE]))
+    add(list(snapshot.others))
+    packed.append(packer.compress(json.dumps(checksum.hexdigest()).encode()))
+    return b"".join([*packed, packer.flush()])
 
 
 def unpack(data: bytes) -> Snapshot | None:
@@ -62,21 +76,57 @@ def unpack(data: bytes) -> Snapshot | None:
     True
     """
     try:
-        unpacker = zlib.decompressobj(wbits=GZIP)
-        header, _, body = unpacker.decompress(data, MAX_BYTES).partition(b"\n")
-        facts = json.loads(header)
-        if not unpacker.eof or facts["format"] != FORMAT or facts["sha256"] != hashlib.sha256(body).hexdigest():
-            return None
-        rows, others = json.loads(body)
-        return Snapshot(facts["study"], [_run(row) for row in rows], [str(id) for id in others])
-    except (zlib.error, ValueError, TypeError, KeyError, RecursionError, MemoryError):
+        with gzip.open(io.BytesIO(data)) as file:
+            return _read(file)
+    except (OSError, EOFError, zlib.error, ValueError, TypeError, KeyError, RecursionError, MemoryError):
         return None
+
+
+def _line(runs: Sequence[Run]) -> list[Any]:
+    """Some runs as JSON: the tags that all of them have, which are many, and a row for each run."""
+    common = set(runs[0].tags.items()).intersection(*(run.tags.items() for run in runs[1:]))
+
+    def row(run: Run) -> list[Any]:
+        own = {key: text for key, text in run.tags.items() if (key, text) not in common}
+        columns = [run.id, run.experiment, run.name, run.status, run.start, run.end]
+        return [*columns, dict(run.params), dict(run.metrics), own]
+
+    return [dict(sorted(common)), [row(run) for run in runs]]
+
+
+def _read(file: IO[bytes]) -> Snapshot | None:
+    left, checksum = MAX_BYTES, hashlib.sha256()
+
+    def line() -> Any:
+        nonlocal left
+        text = file.readline(left)
+        left -= len(text)
+        checksum.update(text)
+        return json.loads(text)
+
+    facts, runs = line(), list[Run]()
+    checksum = hashlib.sha256()
+    if facts["format"] == EARLIER_FORMAT:
+        rows, others = line()
+        runs, found, told = [_run(row, {}) for row in rows], checksum.hexdigest(), facts["sha256"]
+    elif facts["format"] == FORMAT:
+        while len(runs) < facts["runs"]:
+            common, rows = line()
+            runs += [_run(row, common) for row in rows]
+        others, found = line(), checksum.hexdigest()
+        told = line()
+    else:
+        return None
+    if told != found or file.read(1):
+        return None
+    return Snapshot(facts["study"], runs, [str(id) for id in others])
 
 
 _TYPES = (str, str, str, str, int, int | None, dict, dict, dict)
 
 
-def _run(row: list[Any]) -> Run:
+def _run(row: list[Any], common: dict[str, str]) -> Run:
     if not all(map(isinstance, row, _TYPES)):
         raise TypeError("a column holds what it never does")
-    return Run(*row)
+    *columns, tags = row
+    return Run(*columns, common | tags)

@@ -137,10 +137,11 @@ def name_winner(study: StudyRun, spec: StudySpec, choice: Choice) -> None:
     if winner is None or spec.final is None:
         return
     ends = [fold.end or 0 for fold in winner.folds.values()]
-    values = {
-        f"final/{spec.metric}": spec.sign * winner.mean,
-        f"final/{spec.metric}_standard_error": winner.standard_error,
-    }
+    values: dict[str, float] = {}
+    for i, each in enumerate(spec.objectives):
+        own = winner.by(i)
+        values[f"final/{each.metric}"] = each.sign * own.mean
+        values[f"final/{each.metric}_standard_error"] = own.standard_error
     metrics = [Metric(key, value, max(ends)) for key, value in values.items()]
     if choice.test is not None:
         metrics += [Metric(f"test/{key}", value, choice.test.end or 0) for key, value in choice.test.metrics.items()]

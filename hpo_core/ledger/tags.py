@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import re
 from collections.abc import Iterable, Mapping
 from typing import Any
 
@@ -218,28 +217,48 @@ def fold(told: Mapping[str, Any]) -> dict[str, str]:
     return split_tag(Tag.PROPOSAL, json.dumps(facts))
 
 
-def unfold(tags: Mapping[str, str]) -> Mapping[str, str]:
-    """The inverse of :func:`fold`: all tags of a run, each fact of its proposal under a name of its own.
+def facts_of(tags: Mapping[str, str]) -> dict[str, Any]:
+    """The facts of a proposal as :func:`fold` has put them into tags, by their names; none if there is no such tag.
 
-    >>> unfold({"hpo.number": "1", **fold({"seed": "0", "config": '{"x": 0.5}'})})
-    {'hpo.seed': '0', 'hpo.config': '{"x": 0.5}', 'hpo.number': '1'}
+    >>> facts_of(fold({"seed": "0", "config": '{"x": 0.5}'}))
+    {'seed': '0', 'config': {'x': 0.5}}
 
     Raises:
         ValueError: The tag is damaged.
     """
     if not (text := join_tag(Tag.PROPOSAL, tags)):
-        return tags
+        return {}
     try:
         facts = json.loads(text)
         if not isinstance(facts, dict):
             raise ValueError("it is not a JSON object")
-        told = {
-            f"{Tag.PREFIX}{name}": json.dumps(value) if name == "config" else str(value)
-            for name, value in facts.items()
-        }
     except (ValueError, RecursionError) as error:
         raise ValueError(f"its tag {Tag.PROPOSAL} cannot be read ({type(error).__name__})") from None
+    return facts
+
+
+def named(tags: Mapping[str, str], facts: Mapping[str, Any]) -> dict[str, str]:
+    """All tags of a run, each fact of its proposal but the configuration under a name of its own.
+
+    >>> tags = {"hpo.number": "1", **fold({"seed": "0", "config": '{"x": 0.5}'})}
+    >>> named(tags, facts_of(tags))
+    {'hpo.seed': '0', 'hpo.number': '1'}
+    """
+    told = {f"{Tag.PREFIX}{name}": str(value) for name, value in facts.items() if name != "config"}
     return told | {key: value for key, value in tags.items() if not key.startswith(Tag.PROPOSAL)}
+
+
+def unfold(tags: Mapping[str, str]) -> dict[str, str]:
+    """The inverse of :func:`fold`: as :func:`named`, with the configuration as JSON.
+
+    >>> unfold({"hpo.number": "1", **fold({"seed": "0", "config": '{"x": 0.5}'})})
+    {'hpo.config': '{"x": 0.5}', 'hpo.seed': '0', 'hpo.number': '1'}
+
+    Raises:
+        ValueError: The tag is damaged.
+    """
+    facts = facts_of(tags)
+    return ({Tag.CONFIG: json.dumps(facts["config"])} if "config" in facts else {}) | named(tags, facts)
 
 
 def refused_tag(names: Iterable[str], before: Mapping[str, str] = {}) -> dict[str, str]:
@@ -258,7 +277,8 @@ def parse_count(text: str, digits: int) -> int | None:
 
     ``str.isdigit`` and ``int`` accept digits of every script, and a tag may hold thousands of them.
     """
-    return int(text) if re.fullmatch(rf"0|[1-9][0-9]{{0,{digits - 1}}}", text) else None
+    plain_digits = text.isascii() and text.isdigit() and len(text) <= digits
+    return int(text) if plain_digits and (text[0] != "0" or text == "0") else None
 
 
 MODEL, ON_BEST = "model", "on_best.txt"

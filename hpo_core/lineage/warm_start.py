@@ -116,10 +116,16 @@ def _settle(ledger: Ledger) -> Import:
 def _pack(found: Import) -> str:
     data = {
         "given": [entry.model_dump(mode="json") for entry in found.given],
-        "sources": [[s.name, s.align, [[dict(o.config), o.loss] for o in s.observations]] for s in found.sources],
+        "sources": [[s.name, s.align, list(map(_row, s.observations))] for s in found.sources],
         "report": found.report,
     }
     return base64.b64encode(zlib.compress(json.dumps(data).encode(), 9)).decode()
+
+
+def _row(observation: Observation) -> list[Any]:
+    """An observation as :func:`_observation` reads it; the losses only if there are several."""
+    losses = [list(observation.losses)] if observation.losses else []
+    return [dict(observation.config), observation.loss, *losses]
 
 
 def _unpack(run: Run, spec: StudySpec) -> Import:
@@ -139,12 +145,14 @@ def _unpack(run: Run, spec: StudySpec) -> Import:
         ) from None
 
 
-def _observation(spec: StudySpec, config: Mapping[str, Scalar], loss: float | None) -> Observation:
-    if loss is not None and not math.isfinite(loss):
-        raise ValueError(f"a loss is {loss}")
+def _observation(
+    spec: StudySpec, config: Mapping[str, Scalar], loss: float | None, losses: Sequence[float] = ()
+) -> Observation:
+    if loss is not None and not all(map(math.isfinite, (loss, *losses))):
+        raise ValueError(f"a loss is {[loss, *losses]}")
     if not spec.editions:  # otherwise it was imported into another space; see prior_in_space
         config = spec.search_space.validated(config, check_constraints=False)
-    return Observation(config, loss)
+    return Observation(config, loss, tuple(losses))
 
 
 # -- what fits ------------------------------------------------------------------------------------------------------
@@ -249,13 +257,16 @@ def _fitted(run: Run, spec: StudySpec, full: float) -> Observation:
     wanted = run.tags.get(Tag.FOLDS_WANTED)
     if wanted is not None and run.status == FINISHED and f"{FOLD_VALUE}{wanted}" not in run.metrics:
         raise NotImportable("ended after some of its folds")
-    value = run.metrics.get(spec.metric)
-    if run.status == FINISHED and value is None:
-        raise NotImportable(f"no metric {spec.metric!r}")
+    values = [run.metrics.get(each.metric, math.nan) for each in spec.objectives]
+    if run.status == FINISHED:
+        for each in spec.objectives:
+            if each.metric not in run.metrics:
+                raise NotImportable(f"no metric {each.metric!r}")
     config = fitting_config(spec.search_space, run.params)
-    if run.status == FAILED or value is None or not abs(value) < MAX_VALUE:
+    if run.status == FAILED or not all(abs(value) < MAX_VALUE for value in values):
         return Observation(config, None)
-    return Observation(config, spec.loss(value))
+    losses = tuple(each.loss(value) for each, value in zip(spec.objectives, values, strict=True))
+    return Observation(config, losses[0], losses if spec.metrics else ())
 
 
 def fitting_config(space: SearchSpace, params: Mapping[str, str]) -> dict[str, Scalar]:

@@ -37,17 +37,18 @@ def nondominated(losses: Array) -> npt.NDArray[np.bool_]:
     return found
 
 
-def ranks(losses: Array) -> npt.NDArray[np.int_]:
+def ranks(losses: Array, enough: int | None = None) -> npt.NDArray[np.int_]:
     """How many fronts come before that of each outcome (Deb et al. 2002, doi:10.1109/4235.996017, section III-A).
 
-    Front 0 is the Pareto front; front ``k`` is that of what the fronts before it leave.
+    Front 0 is the Pareto front; front ``k`` is that of what the fronts before it leave. Once ``enough`` outcomes have
+    their rank, all others share the next one.
 
     >>> ranks(np.array([[0.0, 2.0], [1.0, 1.0], [1.0, 2.0], [2.0, 2.0]]))
     array([0, 0, 1, 2])
     """
     found = np.zeros(len(losses), dtype=int)
     left = np.arange(len(losses))
-    while len(left):
+    while len(left) and (enough is None or len(losses) - len(left) < enough):
         on = nondominated(losses[left])
         left = left[~on]
         found[left] += 1

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Literal
 
+from hpo_core.base import moments
 from hpo_core.history.trial import Trial, TrialState
 from hpo_core.space.configuration import Config
 
@@ -76,12 +77,13 @@ class Evaluation:
         fidelity: The fidelity it is trained at; None if the study has no fidelity.
         attempt: From 0; another attempt follows only if the flow died or was interrupted.
         state: Running, complete or failed.
-        loss: The value that is minimised, finite; None unless complete.
+        loss: The value that is minimised, finite; None unless complete. With several objectives, the first one's.
         lost: Why its flow did not finish it: ``died`` or ``interrupted``; empty otherwise.
         reason: Why it failed; empty otherwise.
         run_id: Its MLflow run.
         metrics: The metrics that the objective logged, under their own names and directions.
         start, end: Milliseconds since 1970.
+        losses: With several objectives, the loss in each, finite; empty with one, and unless complete.
     """
 
     number: int
@@ -96,6 +98,11 @@ class Evaluation:
     metrics: Mapping[str, float] = field(default_factory=dict)
     start: int = 0
     end: int | None = None
+    losses: tuple[float, ...] = ()
+
+    def by(self, i: int) -> Evaluation:
+        """This evaluation as if the objective at this position were the study's only one."""
+        return replace(self, loss=self.losses[i], losses=()) if self.losses else self
 
     @property
     def task(self) -> tuple[int, EvaluationKind | None, float | None]:
@@ -106,6 +113,16 @@ class Evaluation:
     def seconds(self) -> float:
         """Its duration in seconds; infinite if it has not ended."""
         return math.inf if self.end is None else (self.end - self.start) / 1000
+
+
+def mean_metrics(evaluations: Sequence[Evaluation]) -> dict[str, float]:
+    """The mean of each metric that all of these have logged with a finite value."""
+    means: dict[str, float] = {}
+    for name in sorted(set[str]().union(*(each.metrics for each in evaluations))):
+        values = [each.metrics.get(name, math.nan) for each in evaluations]
+        if all(map(math.isfinite, values)):
+            means[name] = moments.mean(values)
+    return means
 
 
 Latest = Mapping[tuple[int, EvaluationKind | None, float | None], Evaluation]

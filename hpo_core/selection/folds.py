@@ -105,6 +105,8 @@ def as_whole(history: History) -> History:
     So a trial that met the easy folds alone does not look better than one with all of them. What the loss of such a
     trial is worth is its :attr:`hpo_core.history.trial.Trial.weight`.
     """
+    if not history.partial:
+        return history
     complete = history.complete
     groups = {(trial.fidelity, trial.folds_wanted): trial for trial in complete if not trial.whole}
     if not groups:

@@ -72,21 +72,25 @@ class Repeats:
         """
         if total is not None and not self.confirmations(total):
             return None
-        full = [trial for trial in history.merged.complete if trial.fidelity == fidelity and trial.whole]
-        if len(history.merged.complete) < PROBE_AFTER or not full or not self._in_doubt(history, full):
+        if len(history.merged.complete) < PROBE_AFTER or not self._may_ask(history):
             return None
-        asked = {trial.repeat_of for trial in history}
+        full = [trial for trial in history.merged.complete if trial.fidelity == fidelity and trial.whole]
+        if not full or not self._in_doubt(history, full):
+            return None
+        asked = {trial.repeat_of for trial in history.repeats}
         left = [trial for trial in full if trial.number not in asked]
         best = min(left, key=lambda trial: trial.standing, default=None)
         return None if best is None else repeat(best, PROBE)
 
+    def _may_ask(self, history: History) -> bool:
+        """Whether another probe is allowed, which need not look at all trials."""
+        probes = history.without_retaken().repeats
+        return len(probes) < PROBES and not any(trial.state is TrialState.RUNNING for trial in probes)
+
     def _in_doubt(self, history: History, full: Sequence[Trial]) -> bool:
         """Whether another probe can tell more about the noise."""
-        probes = [trial for trial in history.without_retaken() if trial.repeat_of is not None]
-        if not probes:
+        if not history.without_retaken().repeats:
             return True
-        if len(probes) >= PROBES or any(trial.state is TrialState.RUNNING for trial in probes):
-            return False
         # Scores of a few rows have few values, so two trainings may agree by chance, as other configurations do.
         ties = Counter(trial.loss for trial in full)
         chance = any(ties[trial.loss] > 1 for trial in full if trial.observed)

@@ -11,7 +11,7 @@ import json
 import math
 from collections.abc import Mapping
 from enum import Enum
-from typing import Any, cast
+from typing import Any
 
 from hpo_core.base.storable import is_plain
 
@@ -32,6 +32,8 @@ def native(value: Any) -> Scalar:
     >>> native(np.float64(0.5)), native(np.bool_(True)), native("adam")
     (0.5, True, 'adam')
     """
+    if type(value) is float and math.isfinite(value):  # the most frequent, by far
+        return value
     if hasattr(value, "item") and getattr(value, "shape", None) == ():
         value = value.item()
     if isinstance(value, Enum):
@@ -68,8 +70,8 @@ def scalar_key(value: Any) -> str:
     ['1', '1', '0', 'true', '"1"', 'null', '0.1']
     """
     value = native(value)
-    if isinstance(value, float) and value.is_integer():
-        value = int(value)
+    if isinstance(value, float):
+        return str(int(value)) if value.is_integer() else repr(value)
     return json.dumps(value)
 
 
@@ -97,9 +99,18 @@ def config_from_json(text: str) -> dict[str, Scalar]:
         ValueError: The text is not a JSON object of scalars.
     """
     try:
-        config = json.loads(text)
+        data = json.loads(text)
     except RecursionError:
         raise ValueError(f"{text[:80]!r} is nested too deeply") from None
-    if not isinstance(config, dict):
-        raise ValueError(f"{text[:80]!r} is not a JSON object")
-    return {name: native(value) for name, value in cast("dict[str, Any]", config).items()}
+    return config_of(data)
+
+
+def config_of(data: Any) -> dict[str, Scalar]:
+    """A configuration from what JSON gave.
+
+    Raises:
+        ValueError: It is no object of scalars.
+    """
+    if not isinstance(data, dict):
+        raise ValueError(f"{str(data)[:80]!r} is not a JSON object")
+    return {name: native(value) for name, value in data.items()}

@@ -7,7 +7,7 @@ import math
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from functools import cached_property
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, cast
 
 import numpy as np
 from pydantic import (
@@ -95,6 +95,14 @@ class _Parameter(BaseModel, ABC):
     @abstractmethod
     def decode(self, u: float) -> Scalar:
         """The value at a coordinate of [0, 1]."""
+
+    @abstractmethod
+    def typed(self, value: Scalar) -> Scalar:
+        """A value with the type that the parameter has.
+
+        Raises:
+            ValueError: The value does not belong to this parameter.
+        """
 
     def to_string(self, value: Scalar) -> str:
         """The text that MLflow shows: ``str(value)`` wherever that can be read back."""
@@ -222,6 +230,12 @@ class Float(_Parameter):
             return self._tidy(self._mirrored(self.low * math.exp(u * math.log(self.high / self.low))))
         return self._tidy(self.low + u * (self.high - self.low))
 
+    def typed(self, value: Scalar) -> float:
+        if self.step is None and type(value) is float and self.low <= value <= self.high:
+            return value  # without its coordinate: this is called for each value of each trial
+        self.encode(value)
+        return float(cast(float, value))
+
     def from_string(self, text: str) -> float:
         value = float(text)
         self.encode(value)
@@ -312,6 +326,10 @@ class Int(_Parameter):
             return self._mirrored(min(max(round(math.exp(a + u * (b - a))), self.low), self.high))
         return self._mirrored(self._rung(_cell(u, int(self.size))))
 
+    def typed(self, value: Scalar) -> int:
+        self.encode(value)
+        return int(cast(float, value))
+
     def from_string(self, text: str) -> int:
         value = int(text)
         self.encode(value)
@@ -363,6 +381,9 @@ class Listed(_Parameter):
 
     def decode(self, u: float) -> Scalar:
         return self.options[_cell(u, len(self.options))]
+
+    def typed(self, value: Scalar) -> Scalar:
+        return self.options[self.index(value)]
 
     def to_string(self, value: Scalar) -> str:
         return self._labels[self.index(value)]

@@ -19,7 +19,6 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from itertools import islice
-from typing import cast
 
 import numpy as np
 
@@ -252,7 +251,7 @@ class SearchSpace:
             raise ValueError(f"{unknown[0]!r} is not a parameter of the space, which has {list(self.parameters)}")
         result: dict[str, Scalar] = {}
         for name, parameter in self.parameters.items():
-            if not self.active(name, result):
+            if parameter.when and not self.active(name, result):
                 if name in config:
                     raise ValueError(f"{name!r} is given but not active: it needs {parameter.when}")
                 continue
@@ -278,16 +277,10 @@ class SearchSpace:
         Raises:
             ValueError: The parameter has no such value.
         """
-        parameter = self.parameters[name]
         try:
-            parameter.encode(value)
+            return self.parameters[name].typed(value)
         except OverflowError as error:  # an integer may be too large for a float
             raise ValueError(str(error)) from None
-        if isinstance(parameter, Float):
-            return float(cast(float, value))
-        if isinstance(parameter, Int):
-            return int(cast(float, value))
-        return parameter.options[parameter.index(value)]
 
     def fitted(self, config: Config, defaults: Config) -> tuple[dict[str, Scalar], dict[str, str]]:
         """A configuration of another space in this one, as far as it goes, and why it is none of this one.

@@ -63,8 +63,10 @@ def _found(name: str, field: str) -> Any:
         return import_named(name, field)
     if ":" in name:
         raise InputError(field, f"{name!r} is not an import path", "write it as module:Class, such as mine:MyStrategy")
-    (entry,) = entry_points(group=GROUP, name=name) or (None,)
-    assert entry is not None, name
+    entry, *others = sorted(entry_points(group=GROUP, name=name), key=lambda each: each.value)
+    if others:
+        problem = f"{name!r} is an entry point of several packages: {entry.value} and {others[0].value}"
+        raise InputError(field, problem, "name the class itself, as module:Class")
     try:
         return entry.load()
     except Exception as error:

@@ -6,7 +6,7 @@ The definition is stored with the study in MLflow; on resume the given one is he
 from __future__ import annotations
 
 import json
-from collections.abc import Container
+from collections.abc import Container, Sequence
 from functools import cached_property
 from itertools import starmap
 from typing import Annotated, Any, Literal, Self
@@ -28,7 +28,9 @@ from hpo_core.base.errors import InputError
 from hpo_core.base.importing import is_reference
 from hpo_core.base.storable import bad_metric
 from hpo_core.history.fidelity import Fidelity
+from hpo_core.history.front import compromise
 from hpo_core.history.limits import Limit
+from hpo_core.history.trial import Trial
 from hpo_core.selection.early_stopping import Extrapolation, StopRule
 from hpo_core.selection.repeats import Repeats
 from hpo_core.space.parameters import Parameter
@@ -38,6 +40,7 @@ from hpo_core.study.callbacks import checked_callback
 from hpo_core.study.isolation import check_isolation
 from hpo_core.study.names import BAD_NAME, MAX_NAME_LENGTH, NAME
 from hpo_core.study.objectives import Direction, Objective, check_objectives, with_first
+from hpo_core.study.preference import Preference, preference_of
 from hpo_core.study.sections import (
     BeliefSpec,
     ChampionSpec,
@@ -55,6 +58,7 @@ from hpo_core.study.sections import (
     WarmStart,
     as_bytes,
     as_entries,
+    as_texts,
     check_past,
     check_repeats,
     check_rule,
@@ -88,6 +92,9 @@ class StudyDefinition(Section):
     direction: Direction = Field(description="Whether less or more of the metric is better.")
     metrics: dict[str, Direction] = Field(
         {}, description="Two or three metrics at once, such as {accuracy: maximize, latency_ms: minimize}."
+    )
+    prefer: Annotated[list[str], BeforeValidator(as_texts)] = Field(
+        [], description="With several metrics, which point of the front stands for the study: 'latency_ms <= 10'."
     )
     limits: dict[str, str] = Field({}, description="What other metrics must keep to, such as latency_ms: <= 20.")
     cost: str = Field(
@@ -337,7 +344,7 @@ class StudyDefinition(Section):
         """Why no configuration of this study can be trained again; empty if it can."""
         strategy = known_class(self.strategy.name)
         if self.metrics:
-            return "of several metrics none says which configurations are worth another training"
+            return "of several metrics none says which configurations are worth it (final trains the front again)"
         if self.final is not None:
             return "final already trains the best configurations again"
         if strategy.reconfigures:
@@ -373,6 +380,25 @@ class StudyDefinition(Section):
     def objectives(self) -> tuple[Objective, ...]:
         """What is optimised: one metric, or two or three. ``metric`` and ``direction`` are the first one's."""
         return tuple(starmap(Objective, (self.metrics or {self.metric: self.direction}).items()))
+
+    @property
+    def preference(self) -> Preference | None:
+        """What ``prefer`` says; None if it says nothing."""
+        return preference_of(self.prefer, self.objectives, "prefer") if self.prefer else None
+
+    def stands_for(self, front: Sequence[Trial]) -> Trial | None:
+        """The point of a Pareto front that stands for the study, which with one metric is its only one.
+
+        It is the one that ``prefer`` picks; the compromise if nothing is preferred, or nothing on the front keeps it.
+        """
+        wanted = self.preference
+        return compromise(front) if wanted is None or wanted.unmet(front) else wanted.choose(front, self.objectives)
+
+    @property
+    def compared(self) -> Objective:
+        """The metric by which the winner and the champion are compared: of several, the one that ``prefer`` leaves."""
+        wanted = self.preference
+        return (None if wanted is None else wanted.compared(self.objectives)) or self.objectives[0]
 
     @property
     def goal(self) -> str:

@@ -13,7 +13,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
-from hpo_core.history.prior import Observation, Source
+from hpo_core.history.prior import Source
 from hpo_core.selection.evaluation import Training
 from hpo_core.space.configuration import Scalar
 from hpo_core.study.sections import Edition
@@ -114,8 +114,8 @@ def prior_in_space(spec: StudySpec, sources: Sequence[Source]) -> tuple[Source, 
         return tuple(sources)
     found = []
     for source in sources:
-        placed = [(spec.placed(each.config), each.loss) for each in source.observations]
-        inside = tuple(Observation(config, loss) for (config, outside), loss in placed if not outside)
+        placed = [(spec.placed(each.config), each) for each in source.observations]
+        inside = tuple(replace(each, config=config) for (config, outside), each in placed if not outside)
         if inside:
             found.append(replace(source, observations=inside))
     return tuple(found)

@@ -11,14 +11,6 @@ Direction = Literal["minimize", "maximize"]
 MOST = 3
 """How many objectives a study can have: up to here the improvement of a front is computed exactly."""
 
-ONE_NUMBER = {
-    "early_stop": "its rules compare trials by one metric; with hyperband or asha, poor trials end early, too",
-    "warm_start": "past runs are compared by one metric; name the configurations to begin with in first",
-    "final": "it names the winner by one metric; train the points of the front again by hand",
-    "champion": "a champion is better or worse by one metric; register a point of the front by hand",
-}
-"""The keys of a study file that need one number of each trial, each with the reason and the remedy."""
-
 
 @dataclass(frozen=True)
 class Objective:
@@ -72,14 +64,28 @@ def check_objectives(study: Any) -> None:
     Raises:
         ValueError: It is; the message begins with the key.
     """
-    target = study.stop.target
+    target, wanted = study.stop.target, study.preference
     if not study.metrics:
         if isinstance(target, Mapping):
             raise ValueError(f"stop.target: the study has one metric, {study.metric}; give its value alone")
         return
-    for key, why in ONE_NUMBER.items():
-        if getattr(study, key):
-            raise ValueError(f"{key}: the study has several metrics, and {why}")
+    if study.early_stop is not None:
+        raise ValueError(
+            "early_stop: the study has several metrics, and its rules compare trials by one; with hyperband or asha, "
+            "poor trials end early, too"
+        )
+    if study.final is not None and study.final.rule != "mean":
+        raise ValueError(
+            f"final.rule: the study has several metrics, and {study.final.rule} compares one; leave it out, and say in "
+            "prefer which point of the front wins"
+        )
+    if study.champion is not None and (wanted is None or wanted.compared(study.objectives) is None):
+        others = study.objectives[1:]
+        example = ", ".join(f"{each.metric} {'<=' if each.sign > 0 else '>='} 10" for each in others)
+        raise ValueError(
+            "champion: the study has several metrics, and a champion is better or worse by one; leave that one free, "
+            f"and say in prefer what the others must keep to, such as prefer: {example!r}"
+        )
     if target is not None and not isinstance(target, Mapping):
         raise ValueError(f"stop.target: the study has several metrics; write {{{study.metric}: {target:g}, ...}}")
     for name in target or ():

@@ -1,4 +1,7 @@
-"""Picks one point of a Pareto front by what a user says matters: conditions on metrics, or weights of objectives."""
+"""Picks one point of a Pareto front by what a user says matters: conditions on metrics, or weights of objectives.
+
+Users say so of a front that they look at (``--prefer``), or of the study (``prefer``): then that point stands for it.
+"""
 
 from __future__ import annotations
 
@@ -44,47 +47,64 @@ class Preference:
         Raises:
             InputError: No point of the front keeps the conditions.
         """
-        kept = [trial for trial in front if all(each.excess(_value(trial, each)) <= 0 for each in self.conditions)]
-        if not kept:
-            raise InputError(FIELD, f"no point of the front has {self._unmet(front)}", "ask for less")
-        bound = {each.metric for each in self.conditions}
-        free = [i for i, each in enumerate(objectives) if each.metric not in bound]
-        if not self.weights and free:
-            return min(kept, key=lambda trial: (trial.outcome[free[0]], trial.outcome, trial.number))
+        if unmet := self.unmet(front):
+            raise InputError(FIELD, unmet, "ask for less")
+        kept = [trial for trial in front if not self.broken(trial.metrics)]
+        if not self.weights and (free := self.free(objectives)):
+            first = list(objectives).index(free[0])
+            return min(kept, key=lambda trial: (trial.outcome[first], trial.outcome, trial.number))
         chosen = compromise(kept, [self.weights.get(each.metric, 0.0) for each in objectives] if self.weights else ())
         assert chosen is not None
         return chosen
 
-    def _unmet(self, front: Sequence[Trial]) -> str:
-        """The conditions in words, with the nearest value that the front has to each that no point keeps alone."""
+    def free(self, objectives: Sequence[Objective]) -> list[Objective]:
+        """The objectives that no condition names."""
+        bound = {each.metric for each in self.conditions}
+        return [each for each in objectives if each.metric not in bound]
+
+    def compared(self, objectives: Sequence[Objective]) -> Objective | None:
+        """The one objective that conditions leave free; None if they leave none or several, or if weights count."""
+        free = self.free(objectives)
+        return free[0] if len(free) == 1 and not self.weights else None
+
+    def broken(self, metrics: Mapping[str, float]) -> str:
+        """The conditions that metrics break, with their values; empty if they keep all."""
+        values = [(each, metrics.get(each.metric)) for each in self.conditions]
+        return ", ".join(
+            f"{each} ({'not logged' if value is None else f'{value:.6g}'})"
+            for each, value in values
+            if each.excess(value) > 0
+        )
+
+    def unmet(self, front: Sequence[Trial]) -> str:
+        """That no point of a front keeps the conditions, with the nearest values; empty if one does."""
+        if not all(self.broken(trial.metrics) for trial in front):
+            return ""
         told = []
         for each in self.conditions:
-            values = [value for trial in front if (value := _value(trial, each)) is not None]
+            values = [value for trial in front if (value := trial.metrics.get(each.metric)) is not None]
             nearest = min(values, key=each.excess, default=None)
             if nearest is None:
                 told.append(f"{each} (no point has this metric)")
             else:
                 told.append(f"{each} (nearest: {nearest:.6g})" if each.excess(nearest) > 0 else str(each))
-        return " and ".join(told)
+        return f"no point of the front has {' and '.join(told)}"
 
 
-def _value(trial: Trial, condition: Limit) -> float | None:
-    return trial.metrics.get(condition.metric)
-
-
-def preference_of(texts: Iterable[str], objectives: Sequence[Objective]) -> Preference:
+def preference_of(texts: Iterable[str], objectives: Sequence[Objective], field: str = FIELD) -> Preference:
     """Read what a user prefers, such as ``latency_ms <= 10`` or ``val_accuracy=2, latency_ms=1``.
 
     Args:
         texts: Conditions and weights, each text with one or more between commas.
         objectives: The study's.
+        field: Where they stand, for messages.
 
     Raises:
         InputError: A text is neither, or it weighs what is no objective, or the study has only one objective.
     """
     if len(objectives) < 2:
         only = objectives[0].metric
-        raise InputError(FIELD, f"the study has one metric, {only}, so its best trial is the only choice")
+        raise InputError(field, f"the study has one metric, {only}, so its best trial is the only choice")
     names = [each.metric for each in objectives]
     conditions: list[Limit] = []
     weights: dict[str, float] = {}
@@ -93,18 +113,18 @@ def preference_of(texts: Iterable[str], objectives: Sequence[Objective]) -> Pref
         number = _number(found["number"]) if found is not None else math.nan
         if found is None or not math.isfinite(number):
             remedy = f"write a condition such as '{names[-1]} <= 10', or weights such as '{names[0]}=2, {names[-1]}=1'"
-            raise InputError(FIELD, f"{part.strip()!r} is neither a condition nor a weight", remedy)
+            raise InputError(field, f"{part.strip()!r} is neither a condition nor a weight", remedy)
         metric = found["metric"]
         if found["sign"] != "=":
             conditions.append(Limit(metric, found["sign"], number))
         elif metric not in names:
-            raise InputError(FIELD, f"{metric!r} is not a metric that the study optimizes", f"weigh {', '.join(names)}")
+            raise InputError(field, f"{metric!r} is not a metric that the study optimizes", f"weigh {', '.join(names)}")
         elif number < 0:
-            raise InputError(FIELD, f"the weight {number:g} of {metric} is below 0", "give 0 or more")
+            raise InputError(field, f"the weight {number:g} of {metric} is below 0", "give 0 or more")
         else:
             weights[metric] = number
     if weights and not any(weights.values()):
-        raise InputError(FIELD, "all weights are 0", "give one above 0")
+        raise InputError(field, "all weights are 0", "give one above 0")
     return Preference(tuple(conditions), weights)
 
 

@@ -22,7 +22,7 @@ log = logging.getLogger("hpo")
 MAY_CHANGE = {
     "objective", "strategy", "stop", "early_stop", "parallel", "isolation", "retries", "rerun_lost", "trial_timeout",
     "memory_limit", "seed", "first", "warm_start", "repeats", "final", "data", "champion", "notify", "runner",
-    "resources", "limits", "prior", "cost",
+    "resources", "limits", "prior", "cost", "prefer",
 }  # fmt: skip
 """Keys that a resumed study takes from the new file. All others determine what the stored losses mean."""
 

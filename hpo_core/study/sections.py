@@ -12,7 +12,7 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationIn
 
 from hpo_core.history.fidelity import Fidelity
 from hpo_core.selection.early_stopping import StopRule, make_rule
-from hpo_core.selection.final_choice import Rule, Selection
+from hpo_core.selection.final_choice import Pick, Rule, Selection
 from hpo_core.selection.repeats import SHARE, TOP, Repeats
 from hpo_core.space.belief import Belief, Confidence
 from hpo_core.space.configuration import plain
@@ -161,13 +161,13 @@ class EarlyStopSpec(BaseModel):
 class FinalSpec(Section):
     """How the winner is chosen once a stop rule holds; see :mod:`hpo_core.selection.final_choice`."""
 
-    top: int = Field(5, ge=1, le=1000, description="How many of the best configurations are trained again.")
+    top: int = Field(5, ge=1, le=1000, description="How many of the best configurations, or of the Pareto front.")
     folds: int = Field(5, ge=2, le=100, description="In how many folds each is trained.")
     rule: Rule = Field("mean", description="How the winner is told from the folds.")
     prefer: dict[str, Literal["low", "high"]] = Field({}, description="Which values are simpler, by parameter.")
 
-    def selection(self) -> Selection:
-        return Selection(self.top, self.folds, self.rule, self.prefer)
+    def selection(self, pick: Pick | None = None) -> Selection:
+        return Selection(self.top, self.folds, self.rule, self.prefer, pick)
 
     def check(self, space: SearchSpace) -> None:
         """See whether the parameters that are to say what is simple can.
@@ -262,6 +262,10 @@ def _web_address(text: str, *, quote: bool = True) -> str:
         shown = f"{text!r} is" if quote else "it is"
         raise ValueError(f"{shown} not an address of http or https; write it as https://host/path, or as ${{NAME}}")
     return text
+
+
+def as_texts(value: Any) -> Any:
+    return [value] if isinstance(value, str) else value
 
 
 def as_entries(value: Any) -> Any:

@@ -96,6 +96,7 @@ def connect(given: str | None = None, patience: float = 1800.0, *, known: bool =
         TrackingError: The store does not respond.
     """
     from hpo_core.tracking.mlflow_store import MlflowStore
+    from hpo_core.tracking.sqlite_store import Rows
 
     for name in ("mlflow.store.db.utils", "alembic"):  # they log every table of a new database
         logging.getLogger(name).setLevel(logging.WARNING)
@@ -109,7 +110,8 @@ def connect(given: str | None = None, patience: float = 1800.0, *, known: bool =
             raise TrackingError(
                 f"the database {database} cannot be opened ({error}); make it writable, or correct MLFLOW_TRACKING_URI"
             ) from None
-    store = MlflowStore(uri, root, patience=patience if known else CONNECT_SECONDS)
+    rows = None if (readable := _readable(uri)) is None else Rows(readable)
+    store = MlflowStore(uri, root, patience if known else CONNECT_SECONDS, rows)
     if not known:
         store.ping()
     store.patience = patience
@@ -133,17 +135,22 @@ def connect_to_read(given: str | None = None) -> Store:
 def _reading_store(uri: str) -> Store | None:
     from hpo_core.tracking.reading import reason_for_mlflow
 
-    if reason_for_mlflow():
-        return None
-    if uri.startswith(("http://", "https://")):
+    if uri.startswith(("http://", "https://")) and not reason_for_mlflow():
         from hpo_core.tracking.rest_store import RestStore
 
         return RestStore(uri, lambda known: connect(uri, known=known))
-    if "?" not in uri and (database := database_path(uri)) is not None:
+    if (database := _readable(uri)) is not None:
         from hpo_core.tracking.sqlite_store import SqliteStore
 
         return SqliteStore(uri, lambda known: connect(uri, known=known), database)
     return None
+
+
+def _readable(uri: str) -> Path | None:
+    """The database file behind a URI if it can be read without MLflow's client; None otherwise."""
+    from hpo_core.tracking.reading import reason_for_mlflow
+
+    return None if "?" in uri or reason_for_mlflow() else database_path(uri)
 
 
 def create(database: Path) -> None:

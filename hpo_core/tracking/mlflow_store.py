@@ -50,6 +50,7 @@ from hpo_core.ledger.tags import MODEL
 from hpo_core.tracking.credentials import redact, scrub
 from hpo_core.tracking.histories import histories
 from hpo_core.tracking.searches import OLDEST_FIRST, PAGE, Searches, quotable
+from hpo_core.tracking.sqlite_store import Rows
 from hpo_core.tracking.trial_run import own_request
 
 T = TypeVar("T")
@@ -88,10 +89,13 @@ class MlflowStore(Searches):
         uri: ``http(s)://...``, ``sqlite:///...`` or ``postgresql://...``.
         artifact_root: Where a new experiment keeps its artifacts, if the store itself does not decide (a server does).
         patience: Seconds for which a store that does not answer is asked again before TrackingError is raised.
+        rows: The database file behind the store, in which searches read what they are certain of.
     """
 
-    def __init__(self, uri: str, artifact_root: Path | None = None, patience: float = 1800.0) -> None:
-        self.uri, self.artifact_root, self.patience = uri, artifact_root, patience
+    def __init__(
+        self, uri: str, artifact_root: Path | None = None, patience: float = 1800.0, rows: Rows | None = None
+    ) -> None:
+        self.uri, self.artifact_root, self.patience, self._rows = uri, artifact_root, patience, rows
         self._haste = Haste()
         try:
             if re.match(r"(postgresql|mysql|mssql)[+:]", uri):
@@ -289,6 +293,22 @@ class MlflowStore(Searches):
     def experiments_page(self, token: str | None) -> tuple[list[str], str | None]:
         page = self._call(lambda: self._client.search_experiments(max_results=PAGE, page_token=token))
         return [str(experiment.experiment_id) for experiment in page], page.token
+
+    def search(
+        self,
+        experiments: Sequence[str],
+        tags: Mapping[str, str],
+        since: int | None = None,
+        *,
+        ids: Sequence[str] | None = None,
+        trash: bool = False,
+    ) -> list[Run]:
+        found = None if self._rows is None else self._rows.search(experiments, tags, since, ids=ids, trash=trash)
+        return super().search(experiments, tags, since, ids=ids, trash=trash) if found is None else found
+
+    def has_exactly(self, count: int, experiments: Sequence[str], tags: Mapping[str, str], before: int) -> bool:
+        found = None if self._rows is None else self._rows.has_exactly(count, experiments, tags, before)
+        return super().has_exactly(count, experiments, tags, before) if found is None else found
 
     def runs_page(
         self, experiments: Sequence[str], query: str, size: int, token: str | None = None, *, trash: bool = False

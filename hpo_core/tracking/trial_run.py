@@ -5,6 +5,8 @@ MLflow project, and starts nested runs below it. The objective may log to that r
 and gives it the params of its configuration. So MLflow's store of this process lets no end, name or differing param
 through, whoever asks for it: the fluent API, autologging, its threads, or MLflow's hook at the process's exit.
 
+In processes that the objective starts, MLflow is as it is. All runs that they start are below the trial's.
+
 Lightning's ``MLFlowLogger``, which makes a run by a client of its own, is given the trial's run instead.
 
 Both are changed as they are imported. A trial that does not import them pays nothing.
@@ -17,6 +19,7 @@ import functools
 import importlib.abc
 import importlib.util
 import inspect
+import json
 import os
 import sys
 import threading
@@ -29,6 +32,9 @@ from typing import Any
 from hpo_core.tracking.credentials import without_credentials
 
 FLUENT = "mlflow.tracking.fluent"
+OTHERS = ("MLFLOW_EXPERIMENT_NAME", "MLFLOW_RUN_ID")
+"""The environment variables by which MLflow would log elsewhere."""
+
 LOGGERS = ("lightning.pytorch.loggers.mlflow", "pytorch_lightning.loggers.mlflow")
 
 
@@ -50,11 +56,14 @@ class TrialRun:
 
     @property
     def variables(self) -> dict[str, str]:
-        """The environment variables that MLflow reads, also in processes that the objective starts."""
+        """The environment variables by which MLflow, in processes that the objective starts, makes runs below this one.
+
+        With ``MLFLOW_RUN_ID``, the first of these would be this run, which would end with the process.
+        """
         return {
             "MLFLOW_TRACKING_URI": self.uri,
-            "MLFLOW_RUN_ID": self.id,
             "MLFLOW_EXPERIMENT_ID": self.experiment,
+            "MLFLOW_RUN_CONTEXT": json.dumps({"mlflow.parentRunId": self.id}),
         }
 
 
@@ -101,8 +110,7 @@ _OURS = threading.local()
 @contextlib.contextmanager
 def joined(run: TrialRun) -> Iterator[Logged]:
     """Let what this thread, and those it starts, log by MLflow go into a trial's run, as long as the context lasts."""
-    before = {name: os.environ.get(name) for name in (*run.variables, "MLFLOW_EXPERIMENT_NAME")}
-    os.environ.pop("MLFLOW_EXPERIMENT_NAME", None)  # MLflow takes it before the id
+    before = {name: os.environ.pop(name, None) for name in (*run.variables, *OTHERS)}
     os.environ.update(run.variables)
     _change_mlflow()
     thread, trial = threading.get_ident(), _Joined(run, Logged())
@@ -212,24 +220,13 @@ def _change(fluent: Any) -> None:
         if trial is None:
             return start(**asked)
         if not _same_store(fluent.mlflow.get_tracking_uri(), trial.run.uri):
-            return _start_other(trial.run, start, asked)
+            return _start_elsewhere(trial.run, start, asked)
         return _start_in(trial.run, fluent, start, asked)
-
-    end = fluent.end_run
-
-    @functools.wraps(end)
-    def end_run(*args: Any, **kwargs: Any) -> None:
-        try:
-            end(*args, **kwargs)
-        finally:
-            if (trial := _here()) is not None:  # MLflow removes it, whichever run has ended
-                os.environ["MLFLOW_RUN_ID"] = trial.run.id
 
     start_run.hpo_original = start  # type: ignore[attr-defined]
     for module in (fluent, sys.modules.get("mlflow")):
-        for name, old, new in (("start_run", start, start_run), ("end_run", end, end_run)):
-            if getattr(module, name, None) is old:
-                setattr(module, name, new)
+        if getattr(module, "start_run", None) is start:
+            setattr(module, "start_run", start_run)  # noqa: B010  (modules have no such attribute for mypy)
     get_store = registry.get_store
     registry.get_store = lambda *args, **kwargs: _guarded(get_store(*args, **kwargs))
 
@@ -266,7 +263,7 @@ def _start_in(run: TrialRun, fluent: Any, start: Callable[..., Any], asked: dict
             if not stack:
                 asked["parent_run_id"] = run.id
     if asked.get("run_id") != run.id:
-        return _start_other(run, start, asked)
+        return start(**asked)
     # MLflow refuses a run that is active already, and one that is not in the experiment of set_experiment.
     outer, experiment = stack[:], fluent._active_experiment_id
     stack.clear()
@@ -278,13 +275,13 @@ def _start_in(run: TrialRun, fluent: Any, start: Callable[..., Any], asked: dict
         fluent._active_experiment_id = experiment
 
 
-def _start_other(run: TrialRun, start: Callable[..., Any], asked: dict[str, Any]) -> Any:
-    """Start another run than the trial's, which MLflow would resume whatever else it is asked for."""
-    os.environ.pop("MLFLOW_RUN_ID", None)
+def _start_elsewhere(run: TrialRun, start: Callable[..., Any], asked: dict[str, Any]) -> Any:
+    """Start a run in another store, where there is no trial's run to be below."""
+    os.environ.pop("MLFLOW_RUN_CONTEXT", None)
     try:
         return start(**asked)
     finally:
-        os.environ["MLFLOW_RUN_ID"] = run.id
+        os.environ.update(run.variables)
 
 
 def _same_store(one: str, other: str) -> bool:

@@ -36,6 +36,7 @@ class State:
 
     Args:
         epoch: The number of epochs done.
+        rate: The learning rate that the training began with; 0 if it is not known.
         seed: The seed of the first trial of the chain; it determines the order of the examples.
         best: The metrics of the best epoch so far, including ``epoch``; empty if none is known.
         best_weights: The weights at that epoch, if they are kept.
@@ -44,6 +45,7 @@ class State:
 
     epoch: int = 0
     seed: int = 0
+    rate: float = 0.0
     best: dict[str, float] = field(default_factory=dict)
     best_weights: Arrays = field(default_factory=list)
     callbacks: list[dict[str, Any]] = field(default_factory=list)
@@ -63,7 +65,8 @@ def save(folder: Path, model: Any, state: State) -> None:
         f"{group}/{i}": array for group, arrays in groups.items() for i, array in enumerate(arrays)
     }
     np.savez(folder / ARRAYS, **named)
-    text = json.dumps({"epoch": state.epoch, "seed": state.seed, "best": state.best, "callbacks": plain})
+    told = {"epoch": state.epoch, "seed": state.seed, "rate": state.rate, "best": state.best, "callbacks": plain}
+    text = json.dumps(told)
     (folder / STATE).write_text(text, encoding="utf-8")
 
 
@@ -74,6 +77,7 @@ def load(folder: Path, model: Any, *, own_rate: bool = False) -> State:
         folder: Where it was written.
         model: The model, as the trial's configuration has it.
         own_rate: Whether the model keeps its learning rate, the one hyperparameter that is a variable of its optimizer.
+            It is lowered as callbacks have lowered the parent's.
 
     Raises:
         Damaged: The folder has no checkpoint, or it cannot be read. The model is unchanged.
@@ -85,7 +89,9 @@ def load(folder: Path, model: Any, *, own_rate: bool = False) -> State:
             groups: dict[str, Arrays] = {}
             for name in sorted(file.files, key=lambda name: int(name.rpartition("/")[2])):
                 groups.setdefault(name.rpartition("/")[0], []).append(file[name])
-        state = State(int(data["epoch"]), int(data["seed"]), data["best"], groups.get("best", []), data["callbacks"])
+        begun = float(data.get("rate", 0))
+        given = data["best"], groups.get("best", []), data["callbacks"]
+        state = State(int(data["epoch"]), int(data["seed"]), begun, *given)
     except Exception as error:  # zipfile, numpy and json raise many kinds for a damaged file
         raise Damaged(f"the checkpoint cannot be read: {type(error).__name__}: {error}") from None
     for name, arrays in groups.items():
@@ -98,10 +104,12 @@ def load(folder: Path, model: Any, *, own_rate: bool = False) -> State:
     if (optimizer := optimizer_of(model)) is not None:
         optimizer.build(model.trainable_variables)
         rate = next((each for each in optimizer.variables if each is optimizer.learning_rate), None)  # else a schedule
-        own = None if rate is None else np.asarray(rate)
+        own = 0.0 if rate is None else float(np.asarray(rate))
         _assign(optimizer.variables, groups.get("optimizer", []))
         if own_rate and rate is not None:
-            rate.assign(own)
+            changed = float(np.asarray(rate)) / state.rate if state.rate else 1.0
+            rate.assign(own * changed)
+        state.rate = own
     return state
 
 

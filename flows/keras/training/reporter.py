@@ -126,6 +126,8 @@ class EpochReporter:
 
     def _begin(self, logs: Mapping[str, Any] | None = None) -> None:
         leave_no_graph(optimizer_of(self._reporter.model))
+        if self.state.epoch == 0:
+            self.state.rate = _learning_rate(self._reporter.model).get("learning_rate", 0.0)
         for each, state in zip(self._placed, self.state.callbacks, strict=False):
             vars(each.callback).update(state)  # now, since callbacks reset themselves at the start
 

@@ -18,7 +18,7 @@ from hpo_core.history.spending import spent
 from hpo_core.history.trial import Trial
 from hpo_core.ledger.ledger import Ledger
 from hpo_core.ledger.note import as_markdown
-from hpo_flows.reports.front import COMPROMISE
+from hpo_flows.reports.front import standing_line
 from hpo_flows.reports.links import artifact_url, run_url
 from hpo_flows.reports.text import mean_text, metric_values, number, outcome_text, ranked, show, status_line
 
@@ -107,7 +107,7 @@ class StudyArtifacts:
         }
         if best is not None:
             text = f"Trial {best.number}: {as_markdown(outcome_text(spec, best, history))}"
-            what = COMPROMISE if spec.metrics else "the best so far"
+            what = standing_line(spec, history.front) if spec.metrics else "the best so far"
             links["best-trial"] = run_url(uri, run.experiment, best.run_id), text, f"{text}, {what}."
         for end, (link, text, about) in links.items():
             if link:

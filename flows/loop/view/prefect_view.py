@@ -64,7 +64,8 @@ class PrefectView:
             return
         self._due = time.monotonic() + EVERY_SECONDS
         try:
-            self._artifacts.show(history, best_trial(history, self._stages.choice), seconds, last=last)
+            best = best_trial(history, self._stages.choice, self._ledger.spec.stands_for)
+            self._artifacts.show(history, best, seconds, last=last)
         except Exception as error:  # Prefect's client raises many kinds
             self._fail("artifacts", error)
 

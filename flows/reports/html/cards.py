@@ -11,7 +11,7 @@ import numpy as np
 
 from hpo_core.history.trial import Trial
 from hpo_flows.reports.ending import as_yaml
-from hpo_flows.reports.front import COMPROMISE
+from hpo_flows.reports.front import COMPROMISE, standing_line
 from hpo_flows.reports.html.figures.axes import short
 from hpo_flows.reports.html.figures.importance import FEWEST, METHOD
 from hpo_flows.reports.html.figures.past import BEST, Past
@@ -27,7 +27,8 @@ from hpo_flows.reports.text import (
     number,
     outcome_text,
     show,
-    spread,
+    spread_text,
+    spreads,
 )
 
 DECIDING = (
@@ -109,8 +110,10 @@ def facts(past: Past) -> str:
         mean, _, error = mean_text(spec, history, best).partition(" ")
         lead = (lead[0], mean, f"{error}, {best.observations} trainings of trial {best.number}")
     if (winner := past.winner) is not None:
-        mean, _, error = spread(spec, winner).partition(" ")
+        mean, _, error = spreads(spec, winner)[spec.metric].partition(" ")
         lead = (f"winner's {spec.metric}", mean, f"{error} over its folds, trial {winner.trial.number}")
+        if spec.metrics:
+            lead = ("winner", f"trial {winner.trial.number}", f"{spread_text(spec, winner)} over its folds")
     tiles = [
         ("lead", *lead),
         ("", "trials ended", f"{ended}" + (f" of {total}" if total is not None else ""), progress),
@@ -132,13 +135,11 @@ def facts(past: Past) -> str:
 
 def best_configuration(past: Past, place: Place | None) -> str:
     """The configuration of the winner of the final choice, else of the incumbent, to be copied."""
-    best = past.winner.trial if past.winner is not None else past.history.incumbent
+    best = past.winner.trial if past.winner is not None else past.point
     if best is None:
         return card("Best configuration", '<p class="empty">No trial is complete yet.</p>', span=4)
     if past.winner is not None:
-        caption = (
-            f"Trial {best.number}, the winner: {past.spec.metric} = {spread(past.spec, past.winner)} over its folds."
-        )
+        caption = f"Trial {best.number}, the winner: {spread_text(past.spec, past.winner)} over its folds."
     elif past.spec.metrics:
         return _front_card(past, best, place)
     else:
@@ -146,7 +147,9 @@ def best_configuration(past: Past, place: Place | None) -> str:
         caption = f"Trial {best.number}: {past.spec.metric} = {mean_text(past.spec, past.history, best)}{extent}."
         caption += "".join(f" {line[0].upper()}{line[1:]}." for line in certainty_lines(past.spec, past.history)[1:])
     body = _configuration(best, place)
-    if next_best := [trial for trial in past.best if trial is not best][:NEXT]:
+    if past.spec.metrics:
+        body += _ends(past)
+    elif next_best := [trial for trial in past.best if trial is not best][:NEXT]:
         title = "Next best" if past.winner is None else "Best of the search"
         body += f'<h4>{title}</h4><div class="next">{"".join(_next(past, trial) for trial in next_best)}</div>'
     return card("Best configuration", body, caption, span=4)
@@ -162,12 +165,16 @@ def _configuration(best: Trial, place: Place | None) -> str:
 
 
 def _front_card(past: Past, best: Trial, place: Place | None) -> str:
-    """The compromise of the front, to be copied, and the best trial in each metric."""
-    body = _configuration(best, place)
+    """The point that stands for the front, to be copied, and the best trial in each metric."""
+    told = standing_line(past.spec, past.history.front)
+    caption = f"Trial {best.number}, {told}: {outcome_text(past.spec, best)}."
+    title = "Compromise" if told.startswith(COMPROMISE) else "Preferred"
+    return card(title, _configuration(best, place) + _ends(past), caption, span=4)
+
+
+def _ends(past: Past) -> str:
     ends = "".join(_end(past, i) for i in range(len(past.spec.objectives)))
-    body += f'<h4>Best in each metric</h4><div class="next">{ends}</div>'
-    caption = f"Trial {best.number}, {COMPROMISE}: {outcome_text(past.spec, best)}."
-    return card("Compromise", body, caption, span=4)
+    return f'<h4>Best in each metric</h4><div class="next">{ends}</div>'
 
 
 def _end(past: Past, i: int) -> str:

@@ -14,6 +14,8 @@ from hpo_core.history.trial import Trial
 from hpo_core.ledger.store import Version
 from hpo_core.ledger.tags import Tag
 from hpo_core.selection.final_choice import Choice, Standing
+from hpo_core.study.objectives import Objective
+from hpo_flows.reports.front import standing_line
 from hpo_flows.reports.html.cards import card
 from hpo_flows.reports.html.figures.axes import short
 from hpo_flows.reports.html.figures.past import Past, finite
@@ -21,9 +23,8 @@ from hpo_flows.reports.text import (
     certainty_lines,
     choice_line,
     mean_text,
-    metric_value,
     number,
-    spread,
+    spread_text,
     test_lines,
     tuning_lines,
     with_error,
@@ -111,35 +112,42 @@ def choice_card(past: Past) -> str:
     choice, spec = past.choice, past.spec
     if choice is None or spec.final is None or not choice.standings:
         return ""
-    sign = spec.sign
-    best = min((s for s in choice.standings if s.losses and not s.reason), key=lambda s: s.mean, default=None)
-    near = spec.final.rule == "one_standard_error" and choice.decided and best is not None
-    band = (sign * best.mean, sign * (best.mean + best.standard_error)) if near and best is not None else None
-    track = Track([sign * loss for s in choice.standings for loss in s.losses] + list(band or ()))
     order = sorted(choice.standings, key=lambda s: (s is not choice.winner, bool(s.reason), s.mean, s.trial.number))
-    rows = "".join(_finalist(past, choice, standing, track, band) for standing in order)
+    tables = "".join(_folds(past, choice, order, i) for i in range(len(spec.objectives)))
+    rule = "the best mean wins"
+    if spec.metrics:
+        rule = "the means form a new front"
+    elif spec.final.rule == "one_standard_error":
+        rule = "the simplest within one standard error of the best mean (shaded) wins"
+    count = len(choice.standings)
+    what = f"{count} points of the search's front" if spec.metrics else f"The best {count} of the search"
+    caption = f"{what}, trained again on {spec.final.folds} folds: {rule}. A dot is a fold, the stroke their mean."
+    return card("Final choice", f'<p class="said">{escape(_why(past, choice))}</p>{tables}', caption, span=12)
+
+
+def _folds(past: Past, choice: Choice, order: Sequence[Standing], i: int) -> str:
+    """The finalists' folds by one of the study's metrics."""
+    spec, objective = past.spec, past.spec.objectives[i]
+    sign, views = objective.sign, [standing.by(i) for standing in order]
+    best = min((s for s in views if s.losses and not s.reason), key=lambda s: s.mean, default=None)
+    near = spec.final is not None and spec.final.rule == "one_standard_error" and choice.decided and best is not None
+    band = (sign * best.mean, sign * (best.mean + best.standard_error)) if near and best is not None else None
+    track = Track([sign * loss for s in views for loss in s.losses] + list(band or ()))
+    marks = {trial.number: "on the front" for trial in choice.front} if spec.metrics else {}
+    if choice.winner is not None:
+        marks[choice.winner.trial.number] = "winner"
+    rows = "".join(_finalist(objective, view, marks.get(view.trial.number, ""), track, band) for view in views)
     head = (
-        f'<div class="final head"><span>trial</span><span>in the search</span><span>{escape(spec.metric)} of each '
+        f'<div class="final head"><span>trial</span><span>in the search</span><span>{escape(objective.metric)} of each '
         "fold</span><span>mean ± standard error</span></div>"
     )
-    scale = f'<div class="final foot"><span></span><span></span>{track.scale()}<span></span></div>'
-    rule = (
-        "the simplest within one standard error of the best mean (shaded) wins"
-        if spec.final.rule == "one_standard_error"
-        else "the best mean wins"
-    )
-    count = len(choice.standings)
-    caption = (
-        f"The best {count} of the search, trained again on {spec.final.folds} folds: {rule}. A dot is a fold, the "
-        "stroke their mean."
-    )
-    return card(
-        "Final choice", f'<p class="said">{escape(_why(past, choice))}</p>{head}{rows}{scale}', caption, span=12
-    )
+    return f'{head}{rows}<div class="final foot"><span></span><span></span>{track.scale()}<span></span></div>'
 
 
-def _finalist(past: Past, choice: Choice, standing: Standing, track: Track, band: tuple[float, float] | None) -> str:
-    sign, wins = past.spec.sign, standing is choice.winner
+def _finalist(
+    objective: Objective, standing: Standing, marked: str, track: Track, band: tuple[float, float] | None
+) -> str:
+    sign, wins = objective.sign, marked == "winner"
     dots = [
         (sign * fold.loss, f"fold {i + 1}: {number(sign * fold.loss)}")
         for i, fold in sorted(standing.folds.items())
@@ -149,14 +157,15 @@ def _finalist(past: Past, choice: Choice, standing: Standing, track: Track, band
     if standing.reason:
         told = f"<em>{escape(short(standing.reason, 90))}</em>"
     elif dots:
-        told = f"<span>{escape(spread(past.spec, standing))}</span>"
+        told = f"<span>{escape(with_error(mean, standing.standard_error))}</span>"
     else:
         told = "<span>-</span>"
     done = "" if standing.done else f"<small>{len(dots)} of {standing.folds_wanted} folds</small>"
-    mark = "<mark>winner</mark>" if wins else ""
+    mark = f"<mark>{marked}</mark>" if marked else ""
+    searched = number(sign * standing.trial.outcome[0])
     return (
         f'<div class="final{" wins" if wins else ""}"><span><button class="more" data-trial="{standing.trial.number}">'
-        f"trial {standing.trial.number}</button></span><span>{escape(number(metric_value(past.spec, standing.trial)))}"
+        f"trial {standing.trial.number}</button></span><span>{escape(searched)}"
         f"</span>{track.row(dots, mean, standing.standard_error, band)}<span>{told}{done}{mark}</span></div>"
     )
 
@@ -169,8 +178,12 @@ def _why(past: Past, choice: Choice) -> str:
         return f"{line[0].upper()}{line[1:]}."
     sound = [standing for standing in choice.standings if not standing.reason]
     best = min(sound, key=lambda standing: (standing.mean, standing.trial.number))
-    said = f"Trial {winner.trial.number} wins: {spec.metric} {spread(spec, winner)} over its folds"
-    if winner is best:
+    said = f"Trial {winner.trial.number} wins: {spread_text(spec, winner)} over its folds"
+    if spec.metrics:
+        count, by = len(choice.front), "of the front by these means"
+        said += f", the one point {by}." if count == 1 else ""
+        said += f", of the {count} points {by} {standing_line(spec, choice.front)}." if count > 1 else ""
+    elif winner is best:
         said += ", the best mean."
     else:
         near = sum(standing.mean <= best.mean + best.standard_error for standing in sound)
@@ -179,7 +192,7 @@ def _why(past: Past, choice: Choice) -> str:
             f"; of the {near} within one standard error of the best mean (trial {best.trial.number}, "
             f"{number(spec.sign * best.mean)}) it is the simplest, by {by}."
         )
-    if (first := choice.standings[0]) is not winner:
+    if (first := choice.standings[0]) is not winner and not spec.metrics:
         said += f" Trial {first.trial.number} was the best of the search."
     if choice.test is None:
         return f"{said} Its test is running."
@@ -191,7 +204,8 @@ def champion_card(past: Past) -> str:
     challenge, asked = past.challenge, past.spec.champion
     if challenge is None or asked is None:
         return ""
-    record, spec, sign = challenge.record, past.spec, past.spec.sign
+    record, compared = challenge.record, past.spec.compared
+    sign = compared.sign
     seeds = [sign * each.loss for each in challenge.retrained if each.loss is not None]
     against = str(challenge.reigning or "")
     rival = math.nan if challenge.scored is None else sign * (challenge.scored.loss or 0.0)
@@ -220,7 +234,7 @@ def champion_card(past: Past) -> str:
     if seeds or math.isfinite(rival):
         rows.append(f'<div class="final foot"><span></span><span></span>{track.scale()}<span></span></div>')
     caption = f"The winner, trained again on {challenge.seeds} seeds, against the champion of {asked.model} on the "
-    caption += f"same held-out rows, by {spec.metric}."
+    caption += f"same held-out rows, by {compared.metric}."
     if band is not None:
         caption += f" Shaded: gains that may be luck, at a confidence of {challenge.confidence:g}."
     body = f'<p class="said">{escape(_verdict(challenge, asked.model))}</p>{"".join(rows)}'

@@ -11,7 +11,7 @@ from hpo_core.space.configuration import Scalar, scalar_key
 from hpo_core.space.parameters import Listed
 from hpo_flows.reports.html.figures.axes import ParameterAxis
 from hpo_flows.reports.html.figures.durations import lanes
-from hpo_flows.reports.html.figures.past import BEST, Past
+from hpo_flows.reports.html.figures.past import BEST, BEST_DRAWN, LAST_DRAWN, Past
 from hpo_flows.reports.text import limits_line, number, outside_lines
 
 FEWEST_FRONT = 4
@@ -164,8 +164,10 @@ def time_spent(past: Past) -> TimeSpent | None:
         what = "failed" if trial.loss is None else "stopped early" if trial.stopped_early else "trained to the end"
         shares[what] += timed[trial.number]
     where = lanes(trials)
-    for owner in {trial.owner for trial in trials}:
-        own = [trial for trial in trials if trial.owner == owner]
+    by_owner: dict[str, list[Trial]] = {}
+    for trial in trials:
+        by_owner.setdefault(trial.owner, []).append(trial)
+    for own in by_owner.values():
         span = (max(trial.end or 0 for trial in own) - min(trial.start for trial in own)) / 1000
         slots = len({where[trial.number] for trial in own})
         shares["idle"] += max(slots * span - sum(timed[trial.number] for trial in own), 0.0)
@@ -205,7 +207,17 @@ def remarks(past: Past) -> list[tuple[str, str]]:
     for name, metrics in matter.items():
         for_some = f" for {' and '.join(metrics)}" if past.spec.metrics else ""
         found.append(("info", f"{name} matters most among the parameters{for_some}."))
+    if not past.all_drawn:
+        found.append(("info", _left_out(past)))
     return found
+
+
+def _left_out(past: Past) -> str:
+    """Which trials the page has, of a study of very many."""
+    shown = f"{len(past.drawn(past.history)):,} of the {len(past.history):,} trials"
+    new = "" if past.spec.metrics else "all that were a new best, "
+    which = f"the best {BEST_DRAWN:,}, {new}the last {LAST_DRAWN:,}, and an even selection of the others"
+    return f"Plots and table have {shown}: {which}. Counts and the best are of all; hpo export writes all."
 
 
 def _said(value: Scalar) -> str:

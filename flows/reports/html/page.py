@@ -214,7 +214,8 @@ def _data(past: Past, place: Place | None, shown: Sequence[Plot]) -> str:
         "names": list(past.names),
         "numeric": [n for n in past.names if isinstance(spec.search_space.parameters[n], Float | Int)],
         "metrics": sorted(names - past.own)[:MOST_METRICS],
-        "trials": [_trial(past, trial) for trial in history],
+        "trials": [_trial(past, trial) for trial in past.drawn(history)],
+        "total": len(history),
         "plots": [
             {"name": plot.name, "height": plot.height, "data": plot.data, "layout": plot.layout} for plot in shown
         ],

@@ -12,17 +12,18 @@ import os
 import tempfile
 import threading
 import time
+from collections.abc import Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 
 from hpo_core.champion.challenge import Challenge
 from hpo_core.history.front import REFERENCE_TRIALS
 from hpo_core.history.history import History
-from hpo_core.history.trial import TrialState
+from hpo_core.history.trial import Trial, TrialState
 from hpo_core.ledger.ledger import Ledger
 from hpo_core.ledger.store import Metric
 from hpo_core.ledger.tags import Tag
-from hpo_core.selection.final_choice import Choice
+from hpo_core.selection.final_choice import Choice, best_front
 from hpo_core.study.spec import StudySpec
 from hpo_flows.reports.front import front_csv, front_json
 from hpo_flows.reports.html.curves import CurveReader, Curves
@@ -118,21 +119,21 @@ def hypervolumes(spec: StudySpec, history: History) -> list[Metric]:
     return [Metric(HYPERVOLUME, value, trial.end or trial.start, trial.number) for trial, value in pairs]
 
 
-def write_front(spec: StudySpec, history: History, folder: Path) -> list[Path]:
-    """Write the Pareto front to a folder, as the table that MLflow shows and as CSV; nothing with one metric."""
-    if not spec.metrics or not history.front:
+def write_front(spec: StudySpec, front: Sequence[Trial], folder: Path) -> list[Path]:
+    """Write a Pareto front to a folder, as the table that MLflow shows and as CSV; nothing with one metric."""
+    if not spec.metrics or not front:
         return []
     table, csv = folder / TABLE, folder / "pareto.csv"
-    table.write_text(front_json(spec, history), encoding="utf-8")
-    csv.write_text(front_csv(spec, history), encoding="utf-8", newline="")
+    table.write_text(front_json(spec, front), encoding="utf-8")
+    csv.write_text(front_csv(spec, front), encoding="utf-8", newline="")
     return [table, csv]
 
 
-def front_tags(spec: StudySpec, history: History) -> dict[str, str]:
+def front_tags(spec: StudySpec, front: Sequence[Trial]) -> dict[str, str]:
     """The tags of the study's run that say which trials are on the front, and that its artifact is a table."""
-    if not spec.metrics or not history.front:
+    if not spec.metrics or not front:
         return {}
-    numbers = [str(trial.number) for trial in history.front]
+    numbers = [str(trial.number) for trial in front]
     listed = json.dumps([{"path": TABLE, "type": "table"}])
     return {Tag.FRONT: " ".join(numbers[:MOST_NUMBERS]), "mlflow.loggedArtifacts": listed}
 
@@ -190,7 +191,7 @@ class Publisher:
         began = time.monotonic()
         try:
             self._publish(history, choice, challenge)
-            tags = front_tags(self._ledger.spec, history)
+            tags = front_tags(self._ledger.spec, best_front(history, choice))
             self._store.log(self._ledger.study_run.id, [], {}, tags | {WRITTEN: digest})
         except Exception as error:  # plotly and the artifact store raise their own kinds
             (log.debug if self._warned else log.warning)(
@@ -212,7 +213,7 @@ class Publisher:
         with tempfile.TemporaryDirectory() as folder:
             place, curves = place_of(self._ledger), self._curves.read(history)
             self._store.upload(run, write_report(spec, history, Path(folder), place, curves, choice, challenge), "")
-            for path in write_front(spec, history, Path(folder)):
+            for path in write_front(spec, best_front(history, choice), Path(folder)):
                 self._store.upload(run, path, "")
 
 

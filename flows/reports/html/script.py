@@ -233,7 +233,7 @@ function fill() {
     ? head.setAttribute("aria-sort", state.down ? "descending" : "ascending") : head.removeAttribute("aria-sort"));
   const first = kept.length ? state.page * size + 1 : 0, last = Math.min(kept.length, (state.page + 1) * size);
   document.getElementById("count").textContent = first + " to " + last + " of " + kept.length
-    + (kept.length < data.trials.length ? " (of " + data.trials.length + " trials)" : " trials");
+    + (kept.length < data.total ? " (of " + data.total + " trials)" : " trials");
   document.getElementById("before").disabled = state.page === 0;
   document.getElementById("after").disabled = state.page === pages - 1;
   document.getElementById("chosen").hidden = !state.chosen;

@@ -242,14 +242,12 @@ class Bayesian(Strategy):
         """The trials to model, in order of number, and their losses, shape ``(n, m)``; infinite for failed trials."""
         ended = [*history.complete, *history.failed, *comparable(history.prior)]
         ended.sort(key=lambda trial: trial.number)
-        m = max((len(trial.outcome) for trial in history.complete), default=1)
+        m = max((len(trial.outcome) for trial in ended if trial.loss is not None), default=1)
+        failed = (np.inf,) * m
+        losses = np.array([failed if trial.loss is None else trial.outcome for trial in ended], dtype=float)
+        losses = losses.reshape(len(ended), m)
         # Clamped: differences of losses near the largest float would overflow.
-        losses = np.array(
-            [
-                [np.inf] * m if trial.loss is None else [min(max(y, -LARGEST), LARGEST) for y in trial.outcome]
-                for trial in ended
-            ]
-        ).reshape(len(ended), m)
+        losses = np.where(np.isinf(losses), losses, np.clip(losses, -LARGEST, LARGEST))
         some = _subset(losses[:, 0] if m == 1 else _places(ended), self.max_points, rng)
         return [ended[i] for i in some], losses[some]
 
@@ -269,8 +267,8 @@ def _subset(losses: Array, most: int, rng: np.random.Generator) -> Any:
 def _places(trials: Sequence[Trial]) -> Array:
     """The place of each trial, the best first, shape ``(n,)``; infinite for those that are not complete."""
     best = by_standing(trial for trial in trials if trial.state is TrialState.COMPLETE)
-    places = {trial.number: float(place) for place, trial in enumerate(best)}
-    return np.array([places.get(trial.number, math.inf) for trial in trials])
+    places = {id(trial): float(place) for place, trial in enumerate(best)}  # past observations share a number
+    return np.array([places.get(id(trial), math.inf) for trial in trials])
 
 
 def _targets(transform: Standardised, losses: Array) -> Array:

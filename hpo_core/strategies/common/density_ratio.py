@@ -28,6 +28,10 @@ FADE = 10.0
 """The number of trials that halves the weight of a past observation."""
 
 
+MOST = 5_000
+"""Of more trials, an even selection stands for those that are not among the best: its density is the same, and each
+candidate is compared with every trial."""
+
 PRICED = 200
 """How many trials tell what others cost: a process over more would take longer than all the densities."""
 
@@ -56,9 +60,10 @@ class DensityRatio:
             if (trial.loss is None and not (trial.state is TrialState.RUNNING and trial.identity in known))
             or (trial.stopped_early and trial.fidelity != fidelity)
         ]
+        complete, (good, others) = len(good), _selection(good, others, 2 * self.most)
         X, valid = cube.encode([trial.config for trial in (*good, *others)])
         finite = int(valid[: len(good)].sum())
-        count = min(math.ceil(self.gamma * finite), self.most)
+        count = min(math.ceil(self.gamma * finite * (complete / max(len(good), 1))), self.most)
         kept = [trial for trial, ok in zip((*good, *others), valid, strict=True) if ok]
         numbers = np.array([trial.number for trial in kept])
         X, losses = X[valid], np.full(len(kept), math.inf)
@@ -130,6 +135,27 @@ class DensityRatio:
         return max(enough, key=lambda fidelity: math.inf if fidelity is None else fidelity, default=None)
 
 
+def _selection(
+    complete: Sequence[Trial], others: Sequence[Trial], best: int
+) -> tuple[Sequence[Trial], Sequence[Trial]]:
+    """At most about :data:`MOST` of the trials: the best ones, and every so many of the rest."""
+    every = math.ceil((len(complete) + len(others)) / MOST)
+    if every < 2:
+        return complete, others
+    kept = np.arange(len(complete)) % every == 0
+    kept[_best(complete, best)] = True
+    return [complete[i] for i in np.flatnonzero(kept)], others[::every]
+
+
+def _best(complete: Sequence[Trial], count: int) -> Any:
+    """The positions of so many trials, those that break limits least before all others."""
+    violations = np.array([trial.violation for trial in complete])
+    if not any(trial.losses for trial in complete[:1]):
+        return np.lexsort((np.array([trial.loss for trial in complete], dtype=float), violations))[:count]
+    pool = np.flatnonzero(violations == violations.min())
+    return pool[np.argsort(pareto.ranks(outcomes([complete[i] for i in pool]), count), kind="stable")[:count]]
+
+
 def _relative(inside: Parzen, outside: Parzen, share: float, rows: Array) -> Array:
     """The logarithm of the relative density ratio (Watanabe and Hutter 2023, arXiv:2211.14411), shape ``(q,)``.
 
@@ -176,6 +202,6 @@ def _past(cube: Cube, sources: Sequence[Source], gamma: float, most: int) -> tup
         X, valid = cube.encode([observation.config for observation in source.observations])
         X, losses = X[valid], source.losses[valid]
         count = min(math.ceil(gamma * int(np.isfinite(losses).sum())), most)
-        good.append(X[:count])  # a source is sorted by loss
+        good.append(X[:count])  # a source is sorted, best first
         others.append(X[count:])
     return np.vstack(good), np.vstack(others)

@@ -2,7 +2,9 @@
 
 Each source gets its own Gaussian process, fitted to its aligned losses; ``m_s(x)`` is its posterior mean. The first
 suggestion is the past configuration with the lowest ``sum_s m_s(x)``: all sources together expect most of it. Then come
-the best configurations of each source in turn. The past proposes only the first trials, because that measured best
+the best configurations of each source in turn. With several objectives, a source has a process for each, all of which
+are summed up, and its best configurations are the least crowded of its front: the first suggestion is a compromise, the
+next are the ends. The past proposes only the first trials, because that measured best
 (``docs/decisions/0006-warm-start.md``); Feurer et al. (2015, doi:10.1609/aaai.v29i1.9354) start Bayesian optimization
 in the same way.
 """
@@ -12,7 +14,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
-from itertools import zip_longest
+from itertools import islice, zip_longest
 from typing import Any
 
 import numpy as np
@@ -41,13 +43,14 @@ def suggested(space: SearchSpace, sources: Sequence[Source]) -> list[Proposal]:
     Each has the note ``warm_start``, which names the source. With a single source, the first is the configuration
     that its process predicts to be best. That need not be the one with the lowest loss, which may have been luck.
     """
-    models = [(source, model) for source in sources if (model := _model_of(space, source)) is not None]
+    every = ((source, [_model_of(space, source.by(i)) for i in range(source.objectives)]) for source in sources)
+    models = [(source, [model for model in found if model is not None]) for source, found in every if all(found)]
     if not models:
         return []
-    tried = [(source.name, config) for source, model in models for config in model.configs]
-    X = np.vstack([model.X for _, model in models])
-    first = int(np.argmin(sum(model.mean(space, X) for _, model in models)))
-    in_turn = zip_longest(*([(source.name, c) for c in model.configs[:SUGGESTED]] for source, model in models))
+    tried = [(source.name, config) for source, (model, *_) in models for config in model.configs]
+    X = np.vstack([model.X for _, (model, *_) in models])
+    first = int(np.argmin(sum(model.mean(space, X) for _, found in models for model in found)))
+    in_turn = zip_longest(*([(source.name, c) for c in _best(space, source)] for source, _ in models))
     name = CONSENSUS if len(models) > 1 else tried[first][0]
     ranked = [(name, tried[first][1]), *(best for row in in_turn for best in row if best is not None)]
     found: dict[str, Proposal] = {}
@@ -55,6 +58,12 @@ def suggested(space: SearchSpace, sources: Sequence[Source]) -> list[Proposal]:
         if space.feasible(config):
             found.setdefault(identity(config), Proposal(config, notes={"warm_start": name}))
     return list(found.values())[:SUGGESTED]
+
+
+def _best(space: SearchSpace, source: Source) -> list[Config]:
+    """The best configurations of a source that lie in the space."""
+    cube, finished = Cube(space), (each.config for each in source.observations if each.loss is not None)
+    return list(islice((config for config in finished if cube.encode([config])[1][0]), SUGGESTED))
 
 
 @dataclass(frozen=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,9 @@ from hpo_flows.workers.attempt import Attempt, train
 from hpo_flows.workers.job import Job
 
 ROOT = Path(__file__).parents[3]
+
+
+NOTHING = "metrics: the training evaluated nothing; give "
 
 
 @dataclass(frozen=True)
@@ -34,6 +38,7 @@ class Adapter:
         needs: The packages, by import name, that its objective needs.
         missing: What is said of a training that evaluates nothing.
         slow: Whether its tests are.
+        rate: The metric that tells the learning rate of each step, where a schedule changes it; empty if none does.
         tolerance: How far a continued training may be from an uninterrupted one, as a share of the value.
     """
 
@@ -42,8 +47,9 @@ class Adapter:
     objective: str
     metric: str
     needs: tuple[str, ...]
-    missing: str = "metrics: the training evaluated nothing; give "
+    missing: str = NOTHING
     slow: bool = False
+    rate: str = ""
     tolerance: float = 1e-6
 
 
@@ -58,9 +64,18 @@ ADAPTERS = [
     Adapter("lightgbm", "lightgbm", f"{BOOSTING}:lightgbm_native", "valid-binary_logloss", ("lightgbm",)),
     Adapter("lightgbm sklearn", "lightgbm", f"{BOOSTING}:lightgbm_sklearn", "valid_0-binary_logloss", ("lightgbm",)),
     Adapter("catboost", "catboost", f"{BOOSTING}:catboost_sklearn", "validation-Logloss", ("catboost",), LEARNS),
-    Adapter("torch", "torch", f"{NETWORKS}:torch_loop", "val_loss", ("torch",), RETURNS, slow=True),
-    Adapter("lightning", "lightning", f"{NETWORKS}:lightning", "val_loss", ("lightning",), slow=True),
-    Adapter("transformers", "transformers", f"{NETWORKS}:transformers", "eval_loss", HUGGING_FACE, slow=True),
+    Adapter("torch", "torch", f"{NETWORKS}:torch_loop", "val_loss", ("torch",), RETURNS, True, "rate"),
+    Adapter("lightning", "lightning", f"{NETWORKS}:lightning", "val_loss", ("lightning",), NOTHING, True, "rate"),
+    Adapter(
+        "transformers",
+        "transformers",
+        f"{NETWORKS}:transformers",
+        "eval_loss",
+        HUGGING_FACE,
+        NOTHING,
+        True,
+        "eval_rate",
+    ),
 ]
 
 
@@ -116,6 +131,7 @@ class Training:
         *,
         fidelity: float | None = 9,
         resume: Path | None = None,
+        parent: Mapping[str, Any] | None = None,
         seed: int = 11,
         stop_after: int | None = None,
         **config: Any,
@@ -126,10 +142,12 @@ class Training:
             objective, metric: As an :class:`Adapter` has them.
             fidelity: The trial's.
             resume: The checkpoint of the parent trial.
+            parent: How the parent's configuration differs from this trial's.
             seed: The trial's.
             stop_after: After how many steps a rule of early stopping ends the training; None for none.
             config: Changes the configuration ``rate: 0.3, evaluate: True``.
         """
+        config = {"rate": 0.3, "evaluate": True} | config
         place = self.folder / str(len(list(self.folder.iterdir())))
         trained = Trained(place / "outbox" / "checkpoint")
         sent: list[Any] = []
@@ -138,12 +156,13 @@ class Training:
         job = Job(
             reference,
             {metric: 1},
-            {"rate": 0.3, "evaluate": True} | config,
+            config,
             0,
             seed,
             fidelity,
             place,
             resume,
+            None if parent is None else config | parent,
             milestones=milestones,
         )
         attempt = Attempt(sent.append)
@@ -151,8 +170,9 @@ class Training:
         trained.outcome = train(job, reference.load(), attempt)
         for message in sent:
             if isinstance(message, Report):
-                assert message.step not in trained.curve, "a step was reported twice"
-                trained.curve[message.step] = dict(message.metrics)
+                known = trained.curve.setdefault(message.step, {})
+                assert not known.keys() & message.metrics.keys(), "a step was reported twice"
+                known |= message.metrics
             elif isinstance(message, Use):
                 trained.use = message
         return trained

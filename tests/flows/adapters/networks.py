@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import warnings
+from collections.abc import Sequence
 from functools import cache
 from typing import Any
 
@@ -56,7 +57,7 @@ def torch_loop(trial: TrialContext) -> dict[str, float]:
             model.eval()
             X, y = valid.tensors
             with torch.no_grad():
-                metrics = {"val_loss": cross_entropy(model(X), y).item()}
+                metrics = {"val_loss": cross_entropy(model(X), y).item(), "rate": scheduler.get_last_lr()[0]}
             trial.report(epoch, metrics)
         scheduler.step()
     torch.rand(3)
@@ -81,7 +82,8 @@ def lightning(trial: TrialContext, forgets: bool = False, **more: Any) -> dict[s
             X, y = batch
             loss = cross_entropy(self.network(X), y)
             if trial.config["evaluate"]:
-                self.log("train_loss", loss, on_epoch=True, on_step=False)
+                rate = self.optimizers().param_groups[0]["lr"]
+                self.log_dict({"train_loss": loss, "rate": rate}, on_epoch=True, on_step=False)
             return loss
 
         def validation_step(self, batch: Any, number: int) -> None:
@@ -111,7 +113,7 @@ def lightning(trial: TrialContext, forgets: bool = False, **more: Any) -> dict[s
     return watch.metrics
 
 
-def transformers(trial: TrialContext, forgets: bool = False, **more: Any) -> dict[str, float]:
+def transformers(trial: TrialContext, forgets: bool = False, sets: Sequence[str] = (), **more: Any) -> dict[str, float]:
     import transformers as hf
 
     train, valid = ([{"input_ids": row, "labels": row} for row in _words(each)] for each in data())
@@ -131,7 +133,12 @@ def transformers(trial: TrialContext, forgets: bool = False, **more: Any) -> dic
         "disable_tqdm": True,
     } | more
     args = hf.TrainingArguments(str(trial.scratch / "trainer"), **arguments)
-    trainer = hf.Trainer(model, args, train_dataset=train, eval_dataset=valid, callbacks=[watch])
+    data_sets = {"train_dataset": train, "eval_dataset": {name: valid for name in sets} or valid}
+    trainer = hf.Trainer(model, args, **data_sets, callbacks=[watch], compute_metrics=lambda predicted: rate())
+
+    def rate() -> dict[str, float]:
+        return {"rate": trainer.lr_scheduler.get_last_lr()[0]}
+
     checkpoint = watch.resume_from_checkpoint
     trainer.train(resume_from_checkpoint=None if forgets else checkpoint)
     return watch.metrics

@@ -43,6 +43,27 @@ def test_a_training_that_goes_on_is_one_that_never_paused(adapter: Adapter, trai
 
 
 @each_adapter()
+def test_a_training_that_goes_on_with_another_rate_trains_by_that_rate(adapter: Adapter, training: Training) -> None:
+    """As population based training has it: what was set in the parent does not come back with its checkpoint."""
+    given = {"objective": adapter.objective, "metric": adapter.metric}
+    parent = training(**given, rate=0.5, fidelity=3)
+    own, other = training(**given, rate=0.1), training(**given, rate=0.5, resume=parent.checkpoint)
+    rest = training(**given, rate=0.1, resume=parent.checkpoint, parent={"rate": 0.5})
+    if rest.use.scratch_instead:
+        assert rest.losses(adapter.metric) == close(adapter, own.losses(adapter.metric))
+        return
+    assert list(rest.curve) == [3, 4, 5, 6, 7, 8]
+    assert rest.losses(adapter.metric) != close(adapter, other.losses(adapter.metric))
+    if adapter.rate:
+        rates = own.losses(adapter.rate)
+        assert rest.losses(adapter.rate) == close(adapter, {step: rates[step] for step in rest.curve})
+    part = training(**given, rate=0.1, fidelity=6, resume=parent.checkpoint, parent={"rate": 0.5})
+    last = training(**given, rate=0.1, resume=part.checkpoint)
+    losses = part.losses(adapter.metric) | last.losses(adapter.metric)
+    assert list(last.curve) == [6, 7, 8] and losses == close(adapter, rest.losses(adapter.metric))
+
+
+@each_adapter()
 def test_the_seed_decides_what_is_drawn(adapter: Adapter, training: Training) -> None:
     first, again, other = (training(adapter.objective, adapter.metric, fidelity=2, seed=seed) for seed in (1, 1, 2))
     assert again.losses(adapter.metric) == close(adapter, first.losses(adapter.metric))

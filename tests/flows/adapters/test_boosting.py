@@ -155,6 +155,33 @@ def test_catboosts_own_early_stopping_goes_on(training: Training) -> None:
     assert over.curve == {} and over.metrics == rest.metrics, "it has ended, however many rounds there are"
 
 
+def catboost_by_name(trial: TrialContext) -> dict[str, float]:
+    from catboost import CatBoostClassifier
+
+    X, y, X_valid, y_valid = data()
+    boost = hpo_flows.catboost.callback(trial)
+    names = ("learning_rate", "depth", "l2_leaf_reg")
+    model = CatBoostClassifier(**{name: trial.config[name] for name in names}, **boost.parameters)
+    model.fit(X, y, eval_set=(X_valid, y_valid), callbacks=[boost])
+    return boost.metrics
+
+
+@needs("catboost")
+@pytest.mark.parametrize(
+    ("changed", "goes_on"), [({"learning_rate": 0.4}, True), ({"learning_rate": 0.4, "l2_leaf_reg": 9.0}, False)]
+)
+def test_catboost_goes_on_with_another_learning_rate_alone(
+    changed: dict[str, float], goes_on: bool, training: Training
+) -> None:
+    given: dict[str, Any] = {"objective": f"{HERE}:catboost_by_name", "metric": METRIC["catboost"]}
+    config = {"learning_rate": 0.1, "depth": 3, "l2_leaf_reg": 3.0}
+    parent, whole = training(**given, **config, fidelity=4), training(**given, **config)
+    rest = training(**given, **config | changed, resume=parent.checkpoint, parent=config)
+    assert list(rest.curve) == list(range(4 if goes_on else 0, 9))
+    assert rest.metrics[METRIC["catboost"]] != pytest.approx(whole.metrics[METRIC["catboost"]])
+    assert rest.use.scratch_instead == ("" if goes_on else "CatBoost does not go on with another l2_leaf_reg")
+
+
 # -- cross-validation, several data sets, own metrics ---------------------------------------------------------------
 
 

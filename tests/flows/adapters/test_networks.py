@@ -138,6 +138,80 @@ def test_everything_that_draws_goes_on(training: Training) -> None:
     assert part.curve | rest.curve == whole.curve and list(rest.curve) == [4, 5, 6, 7, 8]
 
 
+SCHEDULES: dict[str, Any] = {
+    "none": lambda of, at, gamma: at.LambdaLR(of, lambda epoch: 1.0),
+    "step": lambda of, at, gamma: at.StepLR(of, 2, gamma),
+    "milestones": lambda of, at, gamma: at.MultiStepLR(of, [2, 5], gamma),
+    "exponential": lambda of, at, gamma: at.ExponentialLR(of, gamma),
+    "cosine": lambda of, at, gamma: at.CosineAnnealingLR(of, 9),
+    "one cycle": lambda of, at, gamma: at.OneCycleLR(of, of.param_groups[0]["lr"], 10),
+    "warm-up": lambda of, at, gamma: at.SequentialLR(
+        of, [at.LinearLR(of, 0.1, total_iters=2), at.ExponentialLR(of, gamma)], [3]
+    ),
+    "plateau": lambda of, at, gamma: at.ReduceLROnPlateau(of, factor=gamma, patience=0),
+}
+
+
+def schedules(trial: TrialContext) -> float:
+    """A schedule by its name, with a momentum that is the learning rate's complement."""
+    import torch
+
+    rate = float(trial.config["rate"])  # type: ignore[arg-type]
+    optimizer = torch.optim.SGD(networks.network().parameters(), rate, momentum=1 - rate, weight_decay=rate)
+    made = SCHEDULES[str(trial.config["schedule"])]
+    scheduler = made(optimizer, torch.optim.lr_scheduler, float(trial.config["gamma"]))  # type: ignore[arg-type]
+    for epoch in trial.epochs(scheduler=scheduler, optimizer=optimizer):
+        group = optimizer.param_groups[0]
+        told = {name: group[name] for name in ("lr", "momentum", "weight_decay")}
+        trial.report(epoch, {"loss": 1.0, "told": scheduler.get_last_lr()[0], **told})
+        optimizer.step()
+        scheduler.step(*([1.0] if trial.config["schedule"] == "plateau" else []))
+    return 1.0
+
+
+@needs("torch")
+@pytest.mark.parametrize("schedule", SCHEDULES)
+def test_a_schedule_goes_on_with_the_trials_own_rate(schedule: str, training: Training) -> None:
+    given: dict[str, Any] = {"objective": f"{HERE}:schedules", "metric": "loss", "schedule": schedule, "gamma": 0.5}
+    parent, own = training(**given, rate=0.4, fidelity=4), training(**given, rate=0.1)
+    rest = training(**given, rate=0.1, resume=parent.checkpoint, parent={"rate": 0.4})
+    assert list(rest.curve) == [4, 5, 6, 7, 8] and not rest.use.scratch_instead
+    for name in ("lr", "told", "momentum", "weight_decay"):
+        rates = own.losses(name)
+        assert rest.losses(name) == pytest.approx({step: rates[step] for step in rest.curve}, rel=1e-9), name
+
+
+@needs("torch")
+@pytest.mark.parametrize("schedule", ["step", "exponential", "warm-up", "plateau"])
+def test_a_schedule_goes_on_with_the_trials_own_settings(schedule: str, training: Training) -> None:
+    given: dict[str, Any] = {"objective": f"{HERE}:schedules", "metric": "loss", "schedule": schedule, "rate": 0.4}
+    parent = training(**given, gamma=0.5, fidelity=4)
+    same = training(**given, gamma=0.5, fidelity=5, resume=parent.checkpoint).losses("lr")
+    rest = training(**given, gamma=0.9, resume=parent.checkpoint, parent={"gamma": 0.5}).losses("lr")
+    assert rest[4] == same[4], "what was, was"
+    assert rest[8] / rest[6] == pytest.approx(0.9 if schedule == "step" else 0.81)
+
+
+@needs("torch")
+def test_an_optimizer_of_another_kind_trains_from_scratch(training: Training) -> None:
+    parent = training(f"{NETWORKS}:torch_loop", "val_loss", fidelity=3)
+    trained = training(f"{HERE}:other_optimizer", "loss", fidelity=5, resume=parent.checkpoint, parent={"rate": 0.1})
+    assert list(trained.curve) == [0, 1, 2, 3, 4] and "of another kind" in trained.use.scratch_instead
+
+
+def other_optimizer(trial: TrialContext) -> float:
+    import torch
+    from torch.utils.data import DataLoader
+
+    model = networks.network()
+    optimizer = torch.optim.SGD(model.parameters(), 0.1)
+    scheduler = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, 9)
+    loader = DataLoader(networks.data()[0], generator=torch.Generator())
+    for epoch in trial.epochs(model=model, optimizer=optimizer, scheduler=scheduler, loader=loader):
+        trial.report(epoch, {"loss": 1.0})
+    return 1.0
+
+
 @needs("torch")
 def test_a_checkpoint_of_other_parts_changes_nothing(training: Training) -> None:
     scratch = training(f"{NETWORKS}:torch_loop", "val_loss", fidelity=3)
@@ -217,9 +291,12 @@ def test_mistakes_with_lightning_are_told(kind: str, told: str, training: Traini
 def test_lightnings_mlflow_logger_logs_to_the_trials_run(training: Training, one_run: OneRun) -> None:
     with one_run as found:
         training(f"{HERE}:lightning_logs", "val_loss", fidelity=2)
-    assert found.params["rate"] and {"lightning-train_loss", "lightning-val_loss", "lightning-epoch"} == set(
-        found.metrics
-    )
+    assert found.params["rate"] and {
+        "lightning-train_loss",
+        "lightning-rate",
+        "lightning-val_loss",
+        "lightning-epoch",
+    } == set(found.metrics)
 
 
 @needs("lightning")
@@ -279,6 +356,35 @@ def test_a_fidelity_of_steps_goes_on_in_the_middle_of_an_epoch(training: Trainin
 )
 def test_mistakes_with_transformers_are_told(kind: str, told: str, training: Training) -> None:
     assert told in why(training(f"{HERE}:transformers_{kind}", "eval_loss", fidelity=4))
+
+
+def transformers_sets(trial: TrialContext) -> dict[str, float]:
+    return networks.transformers(trial, sets=("first", "second"))
+
+
+def transformers_sets_and_steps(trial: TrialContext) -> dict[str, float]:
+    return networks.transformers(
+        trial, sets=("first", "second"), max_steps=12, eval_strategy="steps", eval_steps=3, eval_on_start=True
+    )
+
+
+@needs("transformers")
+@pytest.mark.parametrize("metric", ["eval_first_loss", "eval_second_loss"])
+def test_every_evaluated_data_set_is_reported(metric: str, training: Training) -> None:
+    """And the training is judged by the metric of any."""
+    trained = training(f"{HERE}:transformers_sets", metric, fidelity=9, stop_after=2)
+    names = {f"eval_{data}_{name}" for data in ("first", "second") for name in ("loss", "rate")}
+    assert [set(metrics) for metrics in trained.curve.values()] == [names, names], trained.outcome
+    assert set(trained.metrics) == names
+
+
+@needs("transformers")
+def test_evaluating_several_data_sets_changes_no_training(training: Training) -> None:
+    objective, metric = f"{HERE}:transformers_sets_and_steps", "eval_second_loss"
+    whole, part = training(objective, metric, fidelity=12), training(objective, metric, fidelity=4)
+    rest = training(objective, metric, fidelity=12, resume=part.checkpoint)
+    assert list(rest.curve) == [5, 8, 11]
+    assert rest.losses(metric) == pytest.approx({step: whole.losses(metric)[step] for step in rest.curve}, rel=1e-6)
 
 
 @needs("transformers")

@@ -22,11 +22,10 @@ from hpo_core.tracking.connection import connect
 from hpo_core.tracking.mlflow_store import MlflowStore
 from hpo_flows import AskedStudy, Float, open_study
 from hpo_flows.api import asked, asking, outside
-from hpo_flows.cli import app as cli
 from hpo_flows.loop import search
 from hpo_flows.trials import recorder
 from tests.conftest import wait_until
-from tests.studies import ROOT, make_spec, start, wait_for_complete, write_study
+from tests.studies import ROOT, called, make_spec, start, wait_for_complete, write_study
 from tests.studies import _somewhere_else as _somewhere_else
 
 KEYS: dict[str, Any] = {"name": "study", "space": {"x": Float(low=0, high=1)}, "metric": "loss", "trials": 4}
@@ -289,10 +288,7 @@ HPO_WORDS = {
 
 def hpo(line: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> tuple[int, str, str]:
     words = line.split(" ", 2)
-    monkeypatch.setattr("sys.argv", ["hpo", *(words if words[0] == "enqueue" else line.split())])
-    with pytest.raises(SystemExit) as ended:
-        cli.main()
-    return int(ended.value.code or 0), *capsys.readouterr()
+    return called(words if words[0] == "enqueue" else line.split(), monkeypatch, capsys)
 
 
 @pytest.mark.slow

@@ -22,7 +22,7 @@ from hpo_core.lineage.opening import find_study
 from hpo_core.tracking.connection import connect
 from hpo_flows.cli.schedules import Plan
 from tests.conftest import PATIENCE, PrefectServer, free_port, wait_until
-from tests.studies import ROOT
+from tests.studies import ROOT, called
 from tests.studies import _somewhere_else as _somewhere_else
 
 POOL = "here"
@@ -110,13 +110,9 @@ def kill(process: psutil.Process) -> None:
         pass
 
 
-def hpo(arguments: list[str], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> tuple[Any, str]:
-    from hpo_flows.cli.app import main
-
-    monkeypatch.setattr("sys.argv", ["hpo", *arguments])
-    with pytest.raises(SystemExit) as ended:
-        main()
-    return ended.value.code, capsys.readouterr().err
+def hpo(arguments: list[str], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> tuple[int, str]:
+    code, _, errors = called(arguments, monkeypatch, capsys)
+    return code, errors
 
 
 @pytest.fixture(scope="module")

@@ -233,6 +233,23 @@ def test_a_training_that_goes_on_has_the_curve_of_one_that_never_stopped(keras: 
     assert result == expected
 
 
+def test_a_training_that_goes_on_with_another_rate_has_it_lowered_as_the_parents_was(
+    keras: Any, tmp_path: Path
+) -> None:
+    objective = keras_objective(build_model, FIT, epochs=99, objective="val_loss")
+    lowers = [{"LearningRateScheduler": {"schedule": "step", "every": 2, "factor": 0.5}}]
+    parent: dict[str, Any] = {}
+    for fidelity, rate in ((3, 0.05), (5, 0.2), (7, 0.1)):
+        config = {"units": 8, "rate": rate}
+        trial = Trial(tmp_path / str(fidelity), config, fidelity=fidelity, callbacks=lowers, **parent)
+        objective(trial.context)
+        parent = {"resume_from": trial.outbox / "checkpoint", "parent_config": config}
+    own = Trial(tmp_path / "own", config, fidelity=7, callbacks=lowers)
+    objective(own.context)
+    rates = own.curve("learning_rate")
+    assert len(set(rates)) == 4 and trial.curve("learning_rate") == pytest.approx(rates[5:])
+
+
 def test_the_best_epoch_may_lie_before_the_break(keras: Any, tmp_path: Path) -> None:
     objective = keras_objective(build_model, FIT, epochs=99, objective="val_loss")
     first = Trial(tmp_path / "first", {"units": 8, "rate": 0.05}, fidelity=2)

@@ -53,7 +53,8 @@ def test_a_noisy_study_confirms_says_so_and_grows() -> None:
     assert again.trials[:20] == history.trials
 
 
-@pytest.mark.parametrize("server", [None, pytest.param("mlflow_server", marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("server", [None, "mlflow_server"])
 def test_two_flows_at_once_confirm_once(
     server: str | None, tmp_path: Path, request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch
 ) -> None:

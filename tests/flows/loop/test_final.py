@@ -18,7 +18,7 @@ from hpo_core.selection.evaluation import Fold
 from hpo_core.study.spec import StudySpec
 from hpo_core.tracking.connection import connect
 from hpo_flows.api import open_ledger
-from hpo_flows.cli.look import best
+from hpo_flows.cli.look import best as best_command
 from hpo_flows.results import StudyResult
 from tests.conftest import PATIENCE, ModelServer, wait_until
 from tests.objectives import _wine
@@ -162,7 +162,7 @@ def test_a_flow_killed_among_the_folds_goes_on_and_repeats_none(
     check_once(tmp_path, spec, finished)
 
     capsys.readouterr()
-    best(str(path), as_json=True)
+    best_command(str(path), as_json=True)
     shown = json.loads(capsys.readouterr().out)
     assert result.history.incumbent is not None
     assert (shown["trial"], shown["incumbent"]) == (result.choice.winner.trial.number, result.history.incumbent.number)
@@ -182,6 +182,63 @@ def test_flows_at_once_share_the_folds_and_name_one_winner(tmp_path: Path) -> No
     assert [flow.returncode for flow in flows[1:]] == [0, 0], outputs
     check_once(tmp_path, find_study(connect(), "study").spec, finished)
     assert len({line for output in outputs for line in output.splitlines() if line.startswith("Final choice: t")}) == 1
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore:.*Any type hint")  # MLflow's own, as it is imported
+def test_the_front_is_trained_again_and_what_is_preferred_becomes_the_champion(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    spec = make_spec(
+        "small_trees",
+        **{"metric": "", "direction": "", "metrics": {"accuracy": "maximize", "size": "minimize"}},
+        space={"leaves": {"type": "int", "low": 2, "high": 12}},
+        prefer="size <= 4",
+        strategy="grid",
+        stop={"trials": 20},
+        final={"top": 3, "folds": 3},
+        champion={"model": "trees", "seeds": 2},
+    )
+    result = tune(spec)
+    choice = result.choice
+    assert choice is not None and choice.winner is not None and choice.test is not None and choice.done
+    assert 2 <= len(choice.standings) <= 3 and {s.trial.number for s in choice.standings} <= {
+        trial.number for trial in result.history.front
+    }
+    for point in result.pareto:
+        standing = next(s for s in choice.standings if s.trial.number == point.best.number)
+        folds = [fold.metrics["accuracy"] for fold in standing.folds.values()]
+        assert len(folds) == 3 and point.best_values["accuracy"] == pytest.approx(np.mean(folds))
+    kept = [point for point in result.pareto if point.best_values["size"] <= 4]
+    best = max(kept, key=lambda point: point.best_values["accuracy"])
+    assert result.best_config == best.best_config and result.best_values == best.best_values
+    smallest = min(result.pareto, key=lambda point: point.best_values["size"])
+    assert result.prefer("size=1").best_config == smallest.best_config
+    assert result.best_model().get_n_leaves() == result.test_metrics["size"]
+
+    client = MlflowClient(result.tracking_uri)
+    study = client.get_run(result.run_id).data
+    assert study.metrics["final/accuracy"] == result.best_values["accuracy"] and study.metrics["final/size"] <= 4
+    version = client.get_model_version_by_alias("trees", "champion")
+    assert (version.tags["hpo.metric"], version.tags["hpo.decision"]) == ("accuracy", "promoted")
+
+    capsys.readouterr()
+    best_command("study", as_json=True)
+    shown = json.loads(capsys.readouterr().out)
+    assert shown["trial"] == shown["winner"] == choice.winner.trial.number and shown["test"] == result.test_metrics
+    assert shown["values"] == result.best_values and len(shown["front"]) == len(result.pareto)
+    best_command("study", prefer=["size=1"], as_json=True)
+    assert json.loads(capsys.readouterr().out)["config"] == smallest.best_config
+    best_command("study")
+    text = " ".join(capsys.readouterr().out.split())
+    assert (
+        "Pareto front of study by its folds: " in text
+        and "# preferred by size <= 4" in text
+        and f"Final choice: trial {choice.winner.trial.number}" in text
+    )
+
+    greedy = spec.model_copy(update={"name": "greedy", "prefer": ["accuracy >= 0.5"]})  # by size, so champions compare
+    assert tune(greedy).challenge.record.tags["hpo.metric"] == "size"  # type: ignore[union-attr]
 
 
 @pytest.mark.slow

@@ -21,10 +21,20 @@ from hpo_core.lineage.opening import find_study
 from hpo_core.study.file import study_from
 from hpo_core.tracking.connection import connect
 from hpo_flows.api import early_workers, open_ledger, run
-from hpo_flows.cli import app as cli
 from hpo_flows.objectives.reference import Objective
 from tests.conftest import PATIENCE, wait_until
-from tests.studies import ROOT, environment, gated, let_pass, make_spec, start, tune, wait_for_complete, write_study
+from tests.studies import (
+    ROOT,
+    called,
+    environment,
+    gated,
+    let_pass,
+    make_spec,
+    start,
+    tune,
+    wait_for_complete,
+    write_study,
+)
 from tests.studies import _somewhere_else as _somewhere_else
 
 pytestmark = pytest.mark.usefixtures("prefect_server")
@@ -339,7 +349,9 @@ def test_what_trials_print_is_kept_with_their_runs(
 @pytest.mark.parametrize(
     "how", ["SIGKILL", *(pytest.param(how, marks=pytest.mark.slow) for how in ("SIGTERM", "SIGINT"))]
 )
-def test_a_killed_flow_goes_on_where_it_was(tmp_path: Path, how: str) -> None:
+def test_a_killed_flow_goes_on_where_it_was(
+    tmp_path: Path, how: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     path = write_study(tmp_path, "gated", space=gated(tmp_path, 4), stop={"trials": 12})
     flow = start(path)
     before = wait_for_complete(3)
@@ -352,9 +364,8 @@ def test_a_killed_flow_goes_on_where_it_was(tmp_path: Path, how: str) -> None:
         stopped = find_study(connect(), "study")
         assert not stopped.load().running  # marked by the flow itself
         assert stopped.study_run.status == "KILLED"
-    resumed = start(path)
-    output, _ = resumed.communicate(timeout=PATIENCE)
-    assert resumed.returncode == 0, output
+    code, *told = called(["tune", str(path)], monkeypatch, capsys)
+    assert code == 0, told
     history = find_study(connect(), "study").load()
     assert [trial.number for trial in history] == list(range(12 + len(history.failed)))
     assert len(history.complete) == 12 and not history.running
@@ -380,18 +391,14 @@ def test_the_command_line_answers_scripts(
         return subprocess.run(command, env=environment(), capture_output=True, text=True, timeout=PATIENCE, check=False)
 
     def here(*arguments: str) -> tuple[int, str, str]:
-        """As ``hpo``, without a process of its own, which takes seconds to import MLflow."""
-        monkeypatch.setattr(sys, "argv", ["hpo", *arguments])
-        with pytest.raises(SystemExit) as end:
-            cli.main()
-        return end.value.code, *capsys.readouterr()
+        return called(list(arguments), monkeypatch, capsys)
 
     def shown(*arguments: str) -> Any:
         code, printed, _ = here(*arguments, "--json")
         assert code == 0
         return json.loads(printed)
 
-    assert hpo("validate", str(path)).returncode == 0
+    assert here("validate", str(path))[0] == 0
     code, _, error = here("validate", str(path), "--set", "objective=tests.objectives:folded_by_two")
     assert code == 2 and "called with the trial alone" in error
     code, _, error = here("status", str(path))
@@ -410,16 +417,16 @@ def test_the_command_line_answers_scripts(
         assert (status["study"], status["complete"], status["running"], status["failed"]) == ("study", 2, 0, 0)
         assert status["best"] == shown("best", study)["value"]
         assert status["tracking_uri"] == os.environ["MLFLOW_TRACKING_URI"]
-    more = hpo("tune", "study", "--trials", "3", "--set", "seed=4", "--strategy", "random")
-    assert more.returncode == 0, more.stderr
-    assert "stop.trials: 2 -> 3" in more.stderr
+    code, _, errors = here("tune", "study", "--trials", "3", "--set", "seed=4", "--strategy", "random")
+    assert code == 0, errors
+    assert "stop.trials: 2 -> 3" in errors
     assert json.loads(hpo("status", "study", "--json").stdout) == shown("status", "study")
     assert shown("status", "study")["complete"] == 3
     code, _, error = here("tune", str(path), "--set", "strategy=nothing")
     assert code == 2 and "'nothing' is not a strategy" in error
-    os.environ["MLFLOW_TRACKING_URI"] = "http://127.0.0.1:9"
-    gone = hpo("status", "study")
-    assert gone.returncode == 3 and "does not answer" in gone.stderr and "Traceback" not in gone.stderr
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://127.0.0.1:9")
+    code, _, errors = here("status", "study")
+    assert code == 3 and "does not answer" in errors and "Traceback" not in errors
 
 
 def test_a_keras_network_is_tuned() -> None:

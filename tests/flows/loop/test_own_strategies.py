@@ -15,6 +15,7 @@ from hpo_core.lineage.opening import find_study
 from hpo_core.lineage.replay import explain
 from hpo_core.strategies.own import LOADED
 from hpo_core.tracking.connection import connect
+from tests.studies import _somewhere_else as _somewhere_else
 from tests.studies import environment, make_spec, start, tune
 
 pytestmark = [pytest.mark.usefixtures("prefect_server"), pytest.mark.slow]

@@ -319,6 +319,14 @@ def test_once_told_to_stop_a_trial_is_told_so_for_good(tmp_path: Path) -> None:
     assert asked(tmp_path, range(5), [True, False]) == ([(0, 1), (2, 3)], [True, True, False, False, False])
 
 
+def test_it_is_judged_once_the_studys_metric_of_a_step_is_there(tmp_path: Path) -> None:
+    """Whatever else is reported of that step, and in however many calls."""
+    sent: list[Any] = []
+    trial = context(tmp_path, send=sent.append, milestones=Milestones(), answer=lambda: False, metric="loss")
+    going = [trial.report(0, {name: 1.0}) for name in ("accuracy", "loss", "time")]
+    assert going == [True, False, False] and [each.milestone for each in sent] == [None, 1, None]
+
+
 class Named(StrEnum):
     LOSS = "loss"
 

@@ -66,7 +66,7 @@ def test_the_final_choice_says_who_won_and_why() -> None:
         "Trial 1 wins: loss 0.220 ± 0.020 over its folds, the best mean. Trial 0 was the best of the search. On the "
         "test set: loss: 0.26."
     )
-    assert "Trial 1, the winner: loss = 0.220 ± 0.020" in best_configuration(by_mean, None)
+    assert "Trial 1, the winner: loss 0.220 ± 0.020" in best_configuration(by_mean, None)
     assert "winner&#x27;s loss" in facts(by_mean) and "± 0.020 over its folds, trial 1" in facts(by_mean)
     simplest = choice_card(past_of(spec_of(rule="one_standard_error", prefer={"depth": "low"}), folds()))
     assert (
@@ -135,3 +135,36 @@ def test_a_study_without_them_has_no_such_cards() -> None:
     assert choice_card(past) == champion_card(past) == ""
     nothing = past_of(spec_of(), [])
     assert "0 of 6 folds are done" in choice_card(nothing) and champion_card(nothing) == ""
+
+
+def test_the_final_choice_of_several_metrics_shows_the_folds_by_each() -> None:
+    losses = {0: [(0.3, 1.0), (0.5, 3.0)], 1: [(0.2, 9.0), (0.2, 9.0)], 2: [(0.6, 8.0), (0.6, 8.0)]}
+    spec = make_spec(
+        **{"metric": "", "direction": "", "metrics": {"error": "minimize", "ms": "minimize"}},
+        name="both",
+        space={"depth": {"type": "int", "low": 1, "high": 9}},
+        final={"top": 3, "folds": 2},
+        prefer="ms <= 5",
+    )
+    trials = [
+        Trial(n, {"depth": n + 1}, TrialState.COMPLETE, float(n), losses=(float(n), 3.0 - n), start=1, end=2)
+        for n in range(3)
+    ]
+    evaluations = [
+        replace(evaluation(n, Fold(i, 2), pair[0]), losses=pair, metrics={"error": pair[0], "ms": pair[1]})
+        for n, pairs in losses.items()
+        for i, pair in enumerate(pairs)
+    ]
+    history, final = History(trials), spec.final
+    assert final is not None
+    choice = final.selection(spec.stands_for).choice(history, evaluations, spec.search_space)
+    past = Past(spec, history, None, choice=choice)
+    card = choice_card(past)
+    assert said(card) == (
+        "Trial 0 wins: error 0.40 ± 0.10, ms 2.0 ± 1.0 over its folds, of the 2 points of the front by these means "
+        "preferred by ms &lt;= 5. Its test is running."
+    )
+    assert card.count("error of each fold") == card.count("ms of each fold") == 1
+    assert card.count("<mark>winner</mark>") == card.count("<mark>on the front</mark>") == 2
+    assert "Trial 0, the winner: error 0.40 ± 0.10, ms 2.0 ± 1.0 over its folds." in best_configuration(past, None)
+    assert "<b>trial 0</b><small>error 0.40 ± 0.10, ms 2.0 ± 1.0 over its folds</small>" in facts(past)

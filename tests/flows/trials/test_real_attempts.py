@@ -50,7 +50,7 @@ def deletes_its_run(trial: TrialContext) -> float:
     return float(trial.number)
 
 
-@pytest.mark.parametrize("server", ["sqlite", "mlflow_server"])
+@pytest.mark.parametrize("server", [pytest.param("sqlite", marks=pytest.mark.slow), "mlflow_server"])
 def test_no_value_moves_to_another_trial_when_a_run_is_deleted(
     server: str, tmp_path: Path, request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch
 ) -> None:

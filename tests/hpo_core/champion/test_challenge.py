@@ -100,3 +100,31 @@ def test_a_verdict_that_was_outrun_is_none() -> None:
     log = [Version(1), Version(2, tags=other), Version(3, tags=promoted)]
     assert record_of(log, "another", 7, 3) == log[1] and record_of(log, "study", 7, 3) is None
     assert record_of(log, "another", 7, 5) is None  # more seeds are another question
+
+
+TWO: dict[str, Any] = {"metric": "", "direction": "", "metrics": {"error": "minimize", "ms": "minimize"}}
+
+
+def test_of_several_metrics_the_free_one_is_compared_and_the_others_keep_what_is_preferred() -> None:
+    spec = study_from(STUDY | TWO | {"prefer": "ms <= 10", "champion": {"model": "m", "seeds": 3}})
+    trial = Trial(7, {"x": 0.5, "kind": "a"}, TrialState.COMPLETE, 0.2, losses=(0.2, 8.0))
+
+    def told(seeds: list[tuple[float, float]], champion: tuple[float, float]) -> tuple[str, str]:
+        def of(error: float, ms: float) -> dict[str, Any]:
+            return {"losses": (error, ms), "metrics": {"error": error, "ms": ms}}
+
+        ended = [retrained(i, error, **of(error, ms)) for i, (error, ms) in enumerate(seeds)]
+        ended.append(scored(4, champion[0], **of(*champion)))
+        found = challenge_of(spec, "study", trial, None, ended, 4, [Version(4)])
+        assert version_tags(found, spec, "study")[Tag.METRIC] == "error"
+        return verdict(found, spec)
+
+    good = [(0.20, 8.0), (0.22, 9.0), (0.21, 10.0)]
+    assert told(good, (0.5, 9.0))[0] == PROMOTED
+    assert told(good, (0.21, 1.0)) == (
+        REFUSED, "a gain of 0, not above the margin of 0.0337171; error 0.21 over 3 seeds against 0.21 of version 4"
+    )  # fmt: skip
+    slow = [(error, 2 * ms) for error, ms in good]
+    assert told(slow, (0.5, 9.0)) == (REFUSED, "the mean over 3 seeds breaks ms <= 10 (18)")
+    decision, reason = told(good, (0.1, 12.0))  # a champion that is too slow cannot stay
+    assert (decision, reason.partition(";")[0]) == (PROMOTED, "the champion breaks ms <= 10 (12)")

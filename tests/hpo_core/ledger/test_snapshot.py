@@ -278,7 +278,7 @@ def damaged(good: bytes) -> Iterator[tuple[str, bytes]]:
     yield "cut off", good[: len(good) // 2]
     yield "without its end", good[:-4]
     yield "another digit", gzip.compress(body[:-9] + b"#" + body[-8:])
-    yield "a later format", gzip.compress(body.replace(FORMAT.encode(), b"hpo-snapshot-2"))
+    yield "a later format", gzip.compress(body.replace(FORMAT.encode(), b"hpo-snapshot-3"))
     yield "no header", gzip.compress(b"[1, 2]\n[]")
     yield "another study's", pack(Snapshot("elsewhere", [Run("r1", "1", "", "FINISHED", 1, 2)]))
     yield "without runs", pack(Snapshot(json.loads(body.partition(b"\n")[0])["study"], []))

@@ -358,3 +358,60 @@ def test_losses_of_the_same_data_are_modelled_like_trials() -> None:
         for prior in ([], [source(6, "standardise")], [source(6, "none")])
     ]
     assert notes[0] == notes[1] != notes[2]
+
+
+# -- several metrics -------------------------------------------------------------------------------------------------
+
+
+def of_two(*losses: tuple[float, float], how: str = "standardise") -> Source:
+    """Past observations with two losses, of learning rates that rise."""
+    configs = ({"rate": 10.0 ** -(i / 4), "kind": "adam", "layers": 1} for i in range(len(losses)))
+    return Source("both", how, tuple(Observation(c, pair[0], pair) for c, pair in zip(configs, losses, strict=True)))
+
+
+BOTH = of_two((0.0, 9.0), (1.0, 4.0), (2.0, 2.0), (4.0, 1.0), (9.0, 0.0), (9.0, 9.0), (5.0, 6.0))
+
+
+def test_a_source_of_several_objectives_is_sorted_front_by_front() -> None:
+    assert {o.losses for o in BOTH.observations[:2]} == {(0.0, 9.0), (9.0, 0.0)}
+    assert [o.losses for o in BOTH.observations[5:]] == [(5.0, 6.0), (9.0, 9.0)]
+    assert [o.loss for o in BOTH.by(1).observations] == [0.0, 1.0, 2.0, 4.0, 6.0, 9.0, 9.0]
+    assert BOTH.by(1).objectives == 1 and source().by(0) == source()
+    shuffled = Source("both", "standardise", tuple(reversed(BOTH.observations)))
+    assert shuffled == BOTH and shuffled.fingerprint == BOTH.fingerprint != BOTH.by(0).fingerprint
+
+
+@pytest.mark.parametrize("strategy", ["bayesian", "tpe"])
+@pytest.mark.parametrize("how", ["standardise", "none"])
+def test_a_study_with_several_metrics_begins_with_a_compromise_and_the_ends_of_the_past(
+    strategy: str, how: str
+) -> None:
+    past = replace(BOTH, align=how)
+    first = make_strategy(strategy).propose(SPACE, History(prior=[past]), 3, seed=0)
+    found = {identity(o.config): o.losses for o in past.observations}
+    middle, *ends = [found[each.identity] for each in first]
+    assert middle in {(1.0, 4.0), (2.0, 2.0), (4.0, 1.0)} and set(ends) == {(0.0, 9.0), (9.0, 0.0)}
+    trials = [
+        Trial(i, SPACE.decode(row), TrialState.COMPLETE, row[0], losses=(row[0], 1 - row[0]))
+        for i, row in enumerate(np.random.default_rng(0).random((12, SPACE.dimensions)))
+    ]
+    later = make_strategy(strategy).propose(SPACE, History(trials, prior=[past]), 1, seed=0)
+    assert later == make_strategy(strategy).propose(SPACE, History(reversed(trials), prior=[past]), 1, seed=0)
+
+
+def test_past_runs_with_all_metrics_are_imported_and_stay() -> None:
+    store, metrics = MemoryStore(), {"score": "maximize", "ms": "minimize"}
+    experiment = store.experiment("past", create=True)
+    assert experiment is not None
+    for i, ms in enumerate((3.0, 1.0, None)):
+        run = store.create_run(experiment, "by hand", {})
+        logged_metrics = [Metric("score", 0.5 + i, 1), *([] if ms is None else [Metric("ms", ms, 1)])]
+        store.log(run.id, logged_metrics, {"rate": "0.1", "layers": ["1", "0.5", "1"][i]}, {})
+        store.set_status(run.id, FINISHED)
+    changes = {"metric": "", "direction": "", "metrics": metrics, "warm_start": ["past"]}
+    ledger = opened(store, **changes)
+    (imported,) = ledger.prior
+    assert {o.losses for o in imported.observations} == {(-0.5, 3.0), (-1.5, 1.0)}
+    known = recall(ledger)
+    assert known is not None and known.sources == ledger.prior
+    assert known.report == ("past (standardise): 2 of 3 runs fit; left out: 1 x no metric 'ms'",)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import random
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -13,7 +14,7 @@ from hpo_core.base.errors import InputError
 from hpo_core.history.history import History
 from hpo_core.history.trial import Trial, TrialState
 from hpo_core.selection.evaluation import Evaluation, Fold
-from hpo_core.selection.final_choice import Selection, best_trial, finalists
+from hpo_core.selection.final_choice import Selection, best_front, best_trial, finalists
 from hpo_core.space.parameters import Int, Ordinal
 from hpo_core.space.search_space import SearchSpace
 from hpo_core.study.file import study_from
@@ -186,3 +187,70 @@ def test_the_final_choice_may_change_on_resume() -> None:
     old, new = study_from(spec_data(None)), study_from(spec_data({"top": 2}))
     assert new.final is not None and (new.final.top, new.final.folds, new.final.rule) == (2, 5, "mean")
     assert len(compare(old, new)) == 1
+
+
+def two(number: int, *losses: float, **facts: Any) -> Trial:
+    metrics = dict(zip("ab", losses, strict=True))
+    return replace(trial(number, losses[0]), losses=losses, metrics=metrics, **facts)
+
+
+def pairs(number: int, *losses: tuple[float, float]) -> list[Evaluation]:
+    """The folds of a trial with two objectives."""
+    made = zip(folds(number, [a for a, _ in losses]), losses, strict=True)
+    return [replace(fold, losses=each, metrics=dict(zip("ab", each, strict=True))) for fold, each in made]
+
+
+SEVERAL = History([two(0, 0.0, 9.0), two(1, 4.0, 4.0), two(2, 4.5, 3.9), two(3, 9.0, 0.0), two(4, 9.0, 9.0)])
+FOLDED = [
+    *pairs(0, (0.0, 9.0), (2.0, 9.0)),
+    *pairs(3, (9.0, 1.0), (9.0, 3.0)),
+    *pairs(1, (3.0, 4.0), (5.0, 6.0)),
+    *pairs(2, (5.0, 5.0), (5.0, 7.0)),  # which the trial before dominates on the folds
+]
+
+
+def test_with_several_objectives_the_front_is_trained_again_and_its_means_are_a_new_front() -> None:
+    assert {t.number for t in finalists(SEVERAL, 9)} == {0, 1, 2, 3}
+    assert [t.number for t in finalists(SEVERAL, 1)] == [1]  # the compromise; then the least crowded
+    assert {t.number for t in finalists(SEVERAL, 3)} == {1, 0, 3}
+    low = [t.number for t in finalists(SEVERAL, 3, lambda front: min(front, key=lambda p: p.losses[1], default=None))]
+    assert low == [3, 2, 1]  # what is preferred most
+    choice = Selection(top=9, folds=2).choice(SEVERAL, FOLDED, SPACE)
+    assert [(t.number, t.losses, t.metrics) for t in choice.front] == [
+        (0, (1.0, 9.0), {"a": 1.0, "b": 9.0}),
+        (1, (4.0, 5.0), {"a": 4.0, "b": 5.0}),
+        (3, (9.0, 2.0), {"a": 9.0, "b": 2.0}),
+    ]
+    assert best_front(SEVERAL, choice) == choice.front and best_front(SEVERAL, None) == SEVERAL.front
+    assert choice.winner is not None and choice.winner.trial is SEVERAL.trials[1]  # the compromise
+    (test,) = Selection(top=9, folds=2).wanted(SEVERAL, FOLDED, SPACE)
+    assert (test.number, test.kind) == (1, None)
+    early = Selection(top=9, folds=2).choice(SEVERAL, FOLDED[1:], SPACE)
+    assert (early.front, early.winner) == ((), None) and best_front(SEVERAL, early) == SEVERAL.front
+    last = Selection(top=9, folds=2, pick=lambda front: front[-1] if front else None)
+    assert last.choice(SEVERAL, FOLDED, SPACE).winner.trial.number == 3  # type: ignore[union-attr]
+    failed = [replace(each, state=TrialState.FAILED, loss=None, losses=(), reason="no") for each in FOLDED]
+    nobody = Selection(top=9, folds=2).choice(SEVERAL, failed, SPACE)
+    assert nobody.done and nobody.winner is None and nobody.front == ()
+
+
+def test_a_standing_by_one_objective_is_that_of_a_study_with_this_objective_alone() -> None:
+    standings = Selection(top=9, folds=2).choice(SEVERAL, FOLDED, SPACE).standings
+    standing = next(each for each in standings if each.trial.number == 0)
+    assert [standing.by(i).losses for i in (0, 1)] == [[0.0, 2.0], [9.0, 9.0]]
+    assert [standing.by(i).standard_error for i in (0, 1)] == [1.0, 0.0]
+    alone = Selection(top=1, folds=3).choice(HISTORY, folds(1, [1.0, 2.0, 6.0]), SPACE).standings[0]
+    assert alone.by(0) is alone and alone.averaged.loss == 3.0
+
+
+@pytest.mark.parametrize("rule", ["mean", "one_standard_error"])
+def test_what_breaks_a_limit_does_not_win_if_anything_keeps_it(rule: Any) -> None:
+    """On the folds, a poor configuration was the better one, and won though it breaks the limit."""
+    broken = {"excess": {"size": 1.0}}
+    history = History([trial(0, 0.5), replace(trial(1, 0.6), **broken), replace(trial(2, 0.1), **broken)])
+    assert [t.number for t in finalists(history, 3)] == [0]
+    choice = Selection(top=3, folds=3, rule=rule).choice(history, folds(0, [0.5, 0.5, 0.5]), SPACE)
+    assert choice.winner is not None and choice.winner.trial.number == 0
+    none = History([replace(trial(0, 0.5), excess={"size": 2.0}), replace(trial(1, 0.6), **broken)])
+    least = Selection(top=3, folds=3, rule=rule).choice(none, [*folds(0, [0.1] * 3), *folds(1, [0.4] * 3)], SPACE)
+    assert least.winner is not None and least.winner.trial.number == 1

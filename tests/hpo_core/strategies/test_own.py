@@ -151,3 +151,29 @@ def test_the_laws_find_what_a_strategy_does_wrong(module: str) -> None:
     drawn = broken("Says", what="[Proposal(space.decode(np.array([random.random() for _ in space.free])))]")
     assert "it draws from a global generator" in " ".join(drawn.values())
     assert "asked again, it answers" in " ".join(drawn.values())
+
+
+def install(folder: Path, package: str, **entries: str) -> None:
+    """A package with entry points, as pip leaves it."""
+    info = folder / f"{package}-1.0.dist-info"
+    info.mkdir()
+    (info / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {package}\nVersion: 1.0\n")
+    lines = [f"[{own.GROUP}]", *(f"{name} = {value}" for name, value in entries.items())]
+    (info / "entry_points.txt").write_text("\n".join(lines))
+
+
+def test_a_package_names_its_strategies_by_entry_points(
+    module: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.syspath_prepend(tmp_path)
+    install(tmp_path, "package_of_tests", mine_evenly=f"{module}:Uniform", gone=f"{module}:Gone", twice="a:B")
+    install(tmp_path, "other_of_tests", twice="c:D")
+    spec = spec_of({"name": "mine_evenly", "scale": 0.1})
+    assert spec.propose(History(), 2) == spec_of({"name": f"{module}:Uniform", "scale": 0.1}).propose(History(), 2)
+    for name, message in {
+        "gone": r"'gone', which is mine_of_tests:Gone of an installed package, cannot be imported \(AttributeError",
+        "mine_evnly": "is not a strategy; did you mean 'mine_evenly'",
+        "twice": "'twice' is an entry point of several packages: a:B and c:D; name the class itself, as module:Class",
+    }.items():
+        with pytest.raises(InputError, match=f"strategy.name: .*{message}"):
+            spec_of(name)

@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 
 from hpo_core.base.errors import InputError
 from hpo_core.history.trial import Trial, TrialState
+from hpo_core.study.file import study_from
 from hpo_core.study.objectives import Objective
 from hpo_core.study.preference import preference_of
+from hpo_core.study.resume import compare
+from hpo_flows.reports.front import COMPROMISE, standing_line
 
 OBJECTIVES = (Objective("accuracy", "maximize"), Objective("latency_ms", "minimize"))
 
@@ -63,3 +68,51 @@ def test_what_cannot_be_preferred_is_said(text: str, said: str) -> None:
 def test_one_metric_leaves_no_choice() -> None:
     with pytest.raises(InputError, match="the study has one metric, accuracy, so its best trial is the only choice"):
         preference_of(["accuracy=1"], OBJECTIVES[:1])
+
+
+STUDY: dict[str, Any] = {
+    "name": "study",
+    "objective": "nowhere:train",
+    "metrics": {"accuracy": "maximize", "latency_ms": "minimize"},
+    "space": {"depth": {"type": "int", "low": 1, "high": 9}},
+    "stop": {"trials": 3},
+}
+
+
+def test_a_study_says_which_point_stands_for_it() -> None:
+    plain, wish = study_from(STUDY), study_from(STUDY | {"prefer": "latency_ms <= 12"})
+    weighed = study_from(STUDY | {"prefer": ["latency_ms=1"]})
+    assert [each.stands_for(FRONT) for each in (plain, wish, weighed)] == [FRONT[2], FRONT[1], FRONT[3]]
+    assert wish.stands_for(()) is None
+    assert [standing_line(each, FRONT) for each in (plain, wish)] == [COMPROMISE, "preferred by latency_ms <= 12"]
+    greedy = study_from(STUDY | {"prefer": "latency_ms <= 1"})  # as long as nothing keeps it, the compromise stands
+    assert greedy.stands_for(FRONT) is FRONT[2]
+    assert standing_line(greedy, FRONT).endswith("(no point of the front has latency_ms <= 1 (nearest: 3))")
+    assert study_from(wish.stored()).preference == wish.preference
+    assert compare(plain, wish)  # it may change on resume
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"prefer": "fast"}, "prefer: 'fast' is neither a condition nor a weight; write a condition such as"),
+        ({"prefer": ["size_mb=1"]}, "prefer: 'size_mb' is not a metric that the study optimizes"),
+        ({"metrics": {}, "metric": "a", "direction": "minimize", "prefer": "a <= 1"}, "prefer: the study has one"),
+        ({"final": {"rule": "one_standard_error"}}, "final.rule: the study has several metrics.*; leave it out"),
+        ({"champion": {"model": "m"}}, "champion: .*several metrics.*such as prefer: 'latency_ms <= 10'"),
+        ({"champion": {"model": "m"}, "prefer": "latency_ms=1"}, "champion: .*; leave that one free"),
+        ({"champion": {"model": "m"}, "prefer": "latency_ms <= 1, accuracy >= 1"}, "champion: .*; leave that one free"),
+        ({"champion": {"model": "m"}, "prefer": "size_mb <= 1"}, "champion: .*; leave that one free"),
+        ({"repeats": {"top": 2}}, "repeats: of several metrics none says .*final trains the front again"),
+        ({"early_stop": "median"}, "early_stop: the study has several metrics"),
+    ],
+)  # fmt: skip
+def test_what_does_not_go_with_several_metrics_is_said(changes: dict[str, Any], said: str) -> None:
+    with pytest.raises(InputError, match=said):
+        study_from(STUDY | changes)
+
+
+def test_the_metric_that_is_left_free_decides_about_the_champion() -> None:
+    spec = study_from(STUDY | {"prefer": "accuracy >= 0.9, size_mb <= 4", "champion": {"model": "m"}})
+    assert spec.compared == OBJECTIVES[1]
+    assert study_from(STUDY | {"prefer": "latency_ms <= 10"}).compared == OBJECTIVES[0]

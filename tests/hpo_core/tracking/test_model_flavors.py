@@ -7,6 +7,7 @@ import json
 import shutil
 import subprocess
 import sys
+import types
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,7 @@ import numpy as np
 import pytest
 
 from hpo_core.tracking.models import save_model
+from tests.conftest import ModelServer
 
 pytestmark = [pytest.mark.slow, pytest.mark.filterwarnings("ignore")]  # the libraries' own; they are users' to see
 
@@ -86,15 +88,38 @@ def _lightning(own: Any) -> Any:
     return own(LIGHTNING).Net()
 
 
+def _transformers(own: Any) -> Any:
+    hf = pytest.importorskip("transformers")
+    from tokenizers import Tokenizer
+    from tokenizers.models import WordLevel
+    from tokenizers.pre_tokenizers import Whitespace
+
+    tokenizer = Tokenizer(WordLevel({"[PAD]": 0, "[UNK]": 1, "forty": 2, "two": 3}, "[UNK]"))
+    tokenizer.pre_tokenizer = Whitespace()
+    words = hf.PreTrainedTokenizerFast(tokenizer_object=tokenizer, pad_token="[PAD]", unk_token="[UNK]")
+    size = {"hidden_size": 8, "intermediate_size": 8, "num_hidden_layers": 1, "num_attention_heads": 2}
+    model = hf.BertForSequenceClassification(hf.BertConfig(vocab_size=4, **size))
+    return hf.pipeline("text-classification", model=model, tokenizer=words, device="cpu")
+
+
 MODELS: list[Callable[[Any], Any]] = [
     _sklearn, _keras, _xgboost, _xgboost_pipeline, _xgboost_native, _lightgbm, _catboost, _pytorch, _lightning,
+    _transformers,
 ]  # fmt: skip
+
+SERVED = [_xgboost, _pytorch, _transformers]
+
+
+def _example(make: Callable[[Any], Any]) -> Any:
+    return ["forty two", "two"] if make is _transformers else X[:5]
+
 
 PREDICT = """
 import sys, mlflow.pyfunc, numpy
 model = mlflow.pyfunc.load_model(sys.argv[1])
 assert model.metadata.signature is not None and model.input_example is not None
-numpy.save(sys.argv[2], numpy.asarray(model.predict(model.input_example)))
+found = model.predict(model.input_example)
+numpy.save(sys.argv[2], numpy.asarray(found["score"] if "label" in found else found))  # of a pipeline for texts
 """
 
 
@@ -110,8 +135,7 @@ def test_a_model_predicts_where_nothing_but_its_requirements_is(
         (tmp_path / "own" / f"{name}.py").write_text(code)
         return importlib.import_module(name)
 
-    model, rows = make(own), X[:5]
-    save_model(model, tmp_path / "model", rows)
+    save_model(make(own), tmp_path / "model", _example(make))
     expected = _predicted(tmp_path, sys.executable, "here")
     shutil.rmtree(tmp_path / "own")
     subprocess.run([sys.executable, "-m", "venv", "--without-pip", str(tmp_path / "fresh")], check=True)
@@ -120,6 +144,25 @@ def test_a_model_predicts_where_nothing_but_its_requirements_is(
     subprocess.run([*install, "-r", str(tmp_path / "model" / "requirements.txt")], check=True)
     found = _predicted(tmp_path, python, "there")
     assert found == pytest.approx(expected, rel=1e-5), json.dumps([*map(float, np.ravel(found))])
+
+
+@pytest.mark.parametrize("make", SERVED, ids=lambda make: make.__name__.strip("_"))
+def test_a_served_model_answers(make: Callable[[Any], Any], tmp_path: Path) -> None:
+    def own(code: str) -> Any:
+        module = types.ModuleType("__main__")  # as in a notebook
+        exec(code, vars(module))
+        return module
+
+    rows = _example(make)
+    save_model(make(own), tmp_path / "model", rows)
+    server = ModelServer(tmp_path, str(tmp_path / "model"))
+    server.start()
+    try:
+        answers = server.predictions(rows if isinstance(rows, list) else rows.tolist())
+    finally:
+        server.stop()
+    found = [answer["score"] if isinstance(answer, dict) else answer for answer in answers]
+    assert found == pytest.approx(_predicted(tmp_path, sys.executable, "here"), rel=1e-5)
 
 
 def _predicted(folder: Path, python: str, name: str) -> np.ndarray:

@@ -104,26 +104,52 @@ def test_another_server_and_another_run_are_left_alone(store: MlflowStore, run: 
     with joined(run):
         with mlflow.start_run(run_id=named):
             mlflow.log_metric("loss", 1.0)
-        assert os.environ["MLFLOW_RUN_ID"] == run.id
         mlflow.set_tracking_uri(other.uri)
         with mlflow.start_run(experiment_id="0") as own:
             mlflow.log_param("depth", "deep")
     assert store.get(named).status == FINISHED and not store.get(run.id).metrics
-    assert other.get(own.info.run_id).params == {"depth": "deep"}
+    found = other.get(own.info.run_id)
+    assert found.params == {"depth": "deep"} and "mlflow.parentRunId" not in found.tags
 
 
-def test_after_the_trial_all_is_as_before(store: MlflowStore, run: TrialRun) -> None:
+def test_after_the_trial_all_is_as_before(store: MlflowStore, run: TrialRun, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MLFLOW_RUN_ID", "of a project")
     before = dict(os.environ)
-    with joined(run):
-        assert os.environ["MLFLOW_RUN_ID"] == run.id
-        with mlflow.start_run():
-            pass
-        assert os.environ["MLFLOW_RUN_ID"] == run.id  # for the processes that the objective starts
+    with joined(run), mlflow.start_run():
+        pass
     assert dict(os.environ) == before
+    monkeypatch.delenv("MLFLOW_RUN_ID")
     mlflow.set_tracking_uri(run.uri)
     with mlflow.start_run(experiment_id=run.experiment) as own:
         pass
-    assert own.info.run_id != run.id and store.get(own.info.run_id).status == FINISHED
+    assert own.info.run_id != run.id and "mlflow.parentRunId" not in store.get(own.info.run_id).tags
+
+
+CHILD = """
+import mlflow
+for number in range(2):
+    with mlflow.start_run(run_name=f"part {number}"):
+        mlflow.log_metric("loss", number)
+        with mlflow.start_run(nested=True, run_name=f"below part {number}"):
+            pass
+mlflow.log_metric("left open", 1.0)
+"""
+
+
+def test_runs_of_processes_that_the_objective_starts_are_below_the_trials(store: MlflowStore, run: TrialRun) -> None:
+    """And end themselves alone, not the trial."""
+    with joined(run):
+        subprocess.run([sys.executable, "-c", CHILD], check=True)
+    found = store.get(run.id)
+    assert (found.status, found.end, found.metrics) == (RUNNING, None, {})
+    runs = {each.id: each for each in store.search([run.experiment], {})}
+    names = {each.id: each.name for each in runs.values()}
+    parents = {each.name: names.get(each.tags.get("mlflow.parentRunId", "")) for each in runs.values()}
+    unnamed = (parents.keys() - {"study-0000", "part 0", "part 1", "below part 0", "below part 1"}).pop()
+    assert parents == {
+        "study-0000": None, "part 0": "study-0000", "part 1": "study-0000", unnamed: "study-0000",
+        "below part 0": "part 0", "below part 1": "part 1",
+    }  # fmt: skip
 
 
 SCRIPT = """

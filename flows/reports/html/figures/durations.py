@@ -36,9 +36,10 @@ def lanes(trials: Sequence[Trial]) -> dict[int, tuple[int, int]]:
 
 def timeline(past: Past) -> list[Plot]:
     """Which trial each slot of each flow trained when; gaps are idle times."""
-    trials = [trial for trial in past.history if trial.start]
+    trials = [trial for trial in past.latest if trial.start]
     if not trials:
         return []
+    last = "" if past.all_drawn else f" The last {len(past.latest):,} trials are drawn."
     now = max(trial.end or trial.start for trial in trials)
     where = lanes(trials)
     order = sorted(set(where.values()))
@@ -82,14 +83,16 @@ def timeline(past: Past) -> list[Plot]:
         },
     }  # fmt: skip
     caption = "A row is a slot" + (" of a flow" if several else "") + "; gaps are time without training. The more "
-    caption += "a trial stands out, the better it is."
+    caption += f"a trial stands out, the better it is.{last}"
     height = min(130 + 26 * len(order), 640)
     return [Plot("timeline", "Timeline", caption, traces, layout, height, wide=True)]
 
 
 def durations(past: Past) -> list[Plot]:
     """The value of each complete trial against the time that it took."""
-    timed = [(trial, seconds) for trial in past.history.complete if (seconds := past.seconds(trial)) is not None]
+    timed = [
+        (trial, seconds) for trial in past.drawn(past.history.complete) if (seconds := past.seconds(trial)) is not None
+    ]
     if len(timed) < 2:
         return []
     longest = max(seconds for _, seconds in timed)
@@ -121,8 +124,9 @@ def other_metrics(past: Past) -> list[Plot]:
     measured.sort(key=lambda each: -len(each[1]))
     found = []
     for i, (name, here) in enumerate(measured[:MOST_METRICS]):
-        x = [brief(min(max(trial.metrics[name], -MOST_DRAWN), MOST_DRAWN)) for trial in here]
-        trace = past.points(here, x, {"color": "--accent", "opacity": 0.7, "size": 6})
+        drawn = past.drawn(here)
+        x = [brief(min(max(trial.metrics[name], -MOST_DRAWN), MOST_DRAWN)) for trial in drawn]
+        trace = past.points(drawn, x, {"color": "--accent", "opacity": 0.7, "size": 6})
         layout = {"xaxis": {"title": {"text": plotly_text(name, 32)}}, "yaxis": {"title": {"text": past.metric}}}
         caption = _agreement([trial.metrics[name] for trial in here], [past.spec.sign * (t.loss or 0) for t in here])
         found.append(Plot(f"metric-{i}", name, caption, [trace], layout, 240))

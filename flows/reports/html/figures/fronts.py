@@ -22,9 +22,9 @@ def pareto_front(past: Past) -> list[Plot]:
 
 def _pair(past: Past, id: str, x: Past, y: Past, *, alone: bool) -> Plot:
     """Two metrics of all complete trials."""
-    front, middle = list(past.history.front), past.history.incumbent
+    front, point = list(past.history.front), past.point
     on = {trial.number for trial in front}
-    others = [trial for trial in past.merged.complete if trial.number not in on]
+    others = [trial for trial in past.drawn(past.merged.complete) if trial.number not in on]
     highest = past.history.max_fidelity
     kinds = {
         "lower fidelity": ([t for t in others if t.fidelity != highest], {"color": "--mute", "symbol": "circle-open"}),
@@ -45,9 +45,10 @@ def _pair(past: Past, id: str, x: Past, y: Past, *, alone: bool) -> Plot:
             }
         )  # fmt: skip
     traces.append(_dots(x, y, front, {"color": "--accent", "size": 9}, name))
-    if middle is not None:
+    if point is not None:
+        preferred = past.spec.preference is not None and not past.spec.preference.unmet(front)
         ring = {"color": "--ink", "symbol": "circle-open", "size": 14, "line": {"width": 2}}
-        traces.append(_dots(x, y, [middle], ring, "compromise"))
+        traces.append(_dots(x, y, [point], ring, "preferred" if preferred else "compromise"))
     layout = {"xaxis": {"title": {"text": x.metric}}, "yaxis": {"title": {"text": y.metric}}}
     title = "Pareto front" if alone else f"{x.spec.metric} and {y.spec.metric}"
     return Plot(id, title, _caption(past, x, y, alone), traces, layout, 400)
@@ -76,12 +77,14 @@ def hypervolume(past: Past) -> list[Plot]:
     if len(pairs) < 2:
         return []
     numbers, volumes = [trial.number for trial, _ in pairs], [brief(volume) for _, volume in pairs]
-    line = {
-        "type": "scatter", "mode": "lines", "x": numbers, "y": volumes, "fill": "tozeroy", "fillcolor": "--wash",
-        "line": {"color": "--accent", "width": 2.5, "shape": "hv"}, "hoverinfo": "skip", "showlegend": False,
-    }  # fmt: skip
     before = [0.0, *volumes]
     grown = [i for i, volume in enumerate(volumes) if volume > before[i]]
+    steps = range(len(volumes)) if past.all_drawn else [*grown, len(volumes) - 1]
+    line = {
+        "type": "scatter", "mode": "lines", "x": [numbers[i] for i in steps], "y": [volumes[i] for i in steps],
+        "fill": "tozeroy", "fillcolor": "--wash",
+        "line": {"color": "--accent", "width": 2.5, "shape": "hv"}, "hoverinfo": "skip", "showlegend": False,
+    }  # fmt: skip
     dots = {
         "type": "scatter", "mode": "markers", "x": [numbers[i] for i in grown], "y": [volumes[i] for i in grown],
         "customdata": [numbers[i] for i in grown], "marker": {"color": "--accent", "size": 7}, "showlegend": False,

@@ -8,6 +8,7 @@ dominating; several splits show how much depends on the split.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -15,8 +16,9 @@ from scipy.stats import rankdata
 from sklearn.ensemble import ExtraTreesRegressor
 from sklearn.metrics import r2_score
 
-from hpo_core.base.arrays import Array
-from hpo_core.history.history import History
+from hpo_core.base.arrays import Array, evenly
+from hpo_core.history.history import History, encoded
+from hpo_core.history.trial import Trial
 from hpo_core.space.search_space import SearchSpace
 
 METHOD = "permutation importance of extra-trees on the ranks of the losses"
@@ -62,11 +64,10 @@ class Importance:
         return self.explained >= RELIABLE
 
 
-def features(space: SearchSpace, history: History) -> Array:
-    """The complete trials, shape ``(n, d)`` in the unit cube, or ``(n, d + 1)`` with the fidelity if it varies."""
-    X, _ = history.arrays(space)
-    X = np.nan_to_num(X, nan=ABSENT)
-    fidelities = np.array([-1.0 if trial.fidelity is None else trial.fidelity for trial in history.complete])
+def features(space: SearchSpace, complete: Sequence[Trial]) -> Array:
+    """Complete trials, shape ``(n, d)`` in the unit cube, or ``(n, d + 1)`` with the fidelity if it varies."""
+    X = np.nan_to_num(encoded(space, complete), nan=ABSENT)
+    fidelities = np.array([-1.0 if trial.fidelity is None else trial.fidelity for trial in complete])
     return np.column_stack([X, fidelities]) if len(set(fidelities)) > 1 else X
 
 
@@ -76,11 +77,12 @@ def forest(seed: int) -> ExtraTreesRegressor:
 
 def importance(space: SearchSpace, history: History) -> Importance | None:
     """The importance of each free parameter; None if too few trials are complete or all are equally good."""
-    X, (_, losses) = features(space, history), history.arrays(space)
+    losses = np.array([trial.loss for trial in history.complete], dtype=float)
     if len(losses) < FEWEST or not space.dimensions or losses.min() == losses.max():
         return None
-    chosen = np.linspace(0, len(losses) - 1, min(len(losses), MOST)).astype(int)
-    X, ranks = X[chosen], rankdata(losses)[chosen]
+    places = dict(zip((trial.number for trial in history.complete), rankdata(losses), strict=True))
+    chosen = evenly(history.complete, MOST)
+    X, ranks = features(space, chosen), np.array([places[trial.number] for trial in chosen])
     falls, explained = [], []
     for seed in range(SPLITS):
         rng = np.random.default_rng(seed)

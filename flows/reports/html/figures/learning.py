@@ -126,7 +126,7 @@ def _lowest(past: Past, curves: Mapping[int, Curve]) -> list[float] | None:
 def _by_rung(past: Past) -> dict[int, Curve]:
     """The values of each configuration by fidelity, under the number of its last trial."""
     by_identity: dict[str, list[Trial]] = {}
-    for trial in (*past.history.complete, *past.history.running):
+    for trial in past.drawn((*past.history.complete, *past.history.running)):
         by_identity.setdefault(trial.identity, []).append(trial)
     found: dict[int, Curve] = {}
     for trials in by_identity.values():

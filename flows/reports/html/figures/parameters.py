@@ -8,11 +8,11 @@ from typing import Any
 
 import numpy as np
 
-from hpo_core.base.arrays import Array
+from hpo_core.base.arrays import Array, evenly
 from hpo_core.history.trial import Trial
 from hpo_flows.reports.html.figures.axes import ParameterAxis, brief, short
 from hpo_flows.reports.html.figures.importance import features, forest
-from hpo_flows.reports.html.figures.past import Past, Plot
+from hpo_flows.reports.html.figures.past import MOST_TRIALS, Past, Plot
 
 MOST_SLICES = 12
 
@@ -52,7 +52,7 @@ def parallel_coordinates(past: Past) -> list[Plot]:
     complete, names = past.merged.complete, past.names[:MOST_AXES]
     if len(complete) < 2 or not names:
         return []
-    rest = past.best[BEST_LINES:]
+    rest = past.drawn(past.best[BEST_LINES:])
     sample = rest[:: -(-len(rest) // (MOST_LINES - BEST_LINES))] if rest else []
     drawn = [*past.best[:BEST_LINES], *sample][::-1]
     count = max(len(past.best) - 1, 1)
@@ -115,7 +115,7 @@ def _even(low: float, high: float, count: int) -> list[tuple[float, str]]:
 
 def slices(past: Past) -> list[Plot]:
     """The value against each parameter alone, a plot for each."""
-    complete = past.merged.complete
+    complete = past.drawn(past.merged.complete)
     if not complete:
         return []
     found = []
@@ -142,21 +142,30 @@ def interplay(past: Past) -> list[Plot]:
     """Each pair of the most important parameters: what a forest expects, averaged over all others."""
     if past.reliable is None or len(past.names) < 2:
         return []
-    X = features(past.spec.search_space, past.merged)
-    losses = [past.spec.sign * value for value in past.values]
+    complete = evenly(past.merged.complete, MOST_TRIALS)
+    X = features(past.spec.search_space, complete)
+    losses = [past.spec.sign * past.value(trial) for trial in complete]
     model = forest(0).fit(X, losses)
     found = zip(past.names, past.reliable.mean, past.reliable.spread, strict=True)
     clear = [name for i, (name, fall, spread) in enumerate(found) if i < 2 or fall > max(spread, FEWEST_FALL)]
     pairs = list(combinations(clear[:TOGETHER], 2))
-    drawn = [_pair(past, f"pair-{i}", names, X, model) for i, names in enumerate(pairs)]
+    drawn = [_pair(past, f"pair-{i}", names, complete, X, model) for i, names in enumerate(pairs)]
     return [plot for plot in drawn if plot is not None]
 
 
-def _pair(past: Past, id: str, names: Sequence[str], X: Array, model: Any) -> Plot | None:
-    """What the forest expects of two parameters; cells where one has options, for nothing lies between options."""
+def _pair(past: Past, id: str, names: Sequence[str], complete: Sequence[Trial], X: Array, model: Any) -> Plot | None:
+    """What the forest expects of two parameters; cells where one has options, for nothing lies between options.
+
+    Args:
+        past: The study.
+        id: Of the plot.
+        names: The two parameters.
+        complete, X: The trials that the forest knows, and their features.
+        model: The forest.
+    """
     space = past.spec.search_space
     axes = [past.axis(name) for name in names]
-    here = [i for i, trial in enumerate(past.merged.complete) if all(name in trial.config for name in names)]
+    here = [i for i, trial in enumerate(complete) if all(name in trial.config for name in names)]
     if len(here) < 2 or any(axis.range[0] == axis.range[1] for axis in axes):
         return None
     units, places = zip(*(_grid(axis) for axis in axes), strict=True)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from functools import cached_property
@@ -24,6 +24,9 @@ MOST_DRAWN = 1e100
 
 BEST = 10
 """How many of the best trials are taken to show where good values lie."""
+
+MOST_TRIALS, BEST_DRAWN, LAST_DRAWN = 5_000, 1_000, 1_000
+"""Of a study of more trials, a page has so many: the best, the last, those that were a new best, some of the others."""
 
 FEWEST_CUT = 8
 """With fewer values, nothing is cut off."""
@@ -136,7 +139,7 @@ class Past:
         """The study as if the objective at this position were its only one."""
         objective = self.spec.objectives[i]
         spec = self.spec.model_copy(
-            update={"metrics": {}, "metric": objective.metric, "direction": objective.direction}
+            update={"metrics": {}, "prefer": [], "metric": objective.metric, "direction": objective.direction}
         )
         spec.__dict__.pop("objectives", None)  # which are cached, and copied
         history = History([_of_one(trial, i) for trial in self.history], self.history.next_number, self.history.prior)
@@ -211,11 +214,41 @@ class Past:
 
     @cached_property
     def leaders(self) -> list[Trial]:
-        """What stands out: the best trials; with several metrics the compromise, then the rest of the front."""
+        """What stands out: the best trials; with several metrics what stands for the front, then the rest of it."""
         if not self.spec.metrics:
             return self.best[:BEST]
-        middle = self.history.incumbent
-        return sorted(self.history.front, key=lambda trial: trial is not middle)
+        return sorted(self.history.front, key=lambda trial: trial is not self.point)
+
+    @property
+    def point(self) -> Trial | None:
+        """What stands for the search: the incumbent; with several metrics, a point of the front."""
+        return self.spec.stands_for(self.history.front)
+
+    def drawn(self, trials: Iterable[Trial]) -> list[Trial]:
+        """Those of some trials that the page has; all of them unless the study has very many."""
+        chosen = (self if self.whole is None else self.whole)._chosen
+        return [trial for trial in trials if chosen is None or trial.number in chosen]
+
+    @property
+    def all_drawn(self) -> bool:
+        return (self if self.whole is None else self.whole)._chosen is None
+
+    @property
+    def latest(self) -> Sequence[Trial]:
+        """All trials; of very many, the last."""
+        return self.history.trials if self.all_drawn else self.history.trials[-LAST_DRAWN:]
+
+    @cached_property
+    def _chosen(self) -> frozenset[int] | None:
+        """The numbers of the trials that the page has; None if it has all."""
+        every = self.history.trials
+        if len(every) <= MOST_TRIALS:
+            return None
+        steps = () if self.spec.metrics else incumbents(self.history)
+        kept = [*self.best[:BEST_DRAWN], *every[-LAST_DRAWN:], *self.history.running, *self.history.front, *steps]
+        numbers = {trial.number for trial in kept}
+        rest = [trial.number for trial in every if trial.number not in numbers]
+        return frozenset(numbers | set(rest[:: math.ceil(len(rest) / max(MOST_TRIALS - len(numbers), 1))]))
 
     @property
     def winner(self) -> Standing | None:

@@ -7,8 +7,18 @@ from itertools import accumulate
 
 from hpo_core.history.history import continues
 from hpo_core.history.trial import Trial
+from hpo_flows.reports.html.curves import thinned
 from hpo_flows.reports.html.figures.axes import brief, plotly_text
-from hpo_flows.reports.html.figures.past import MOST_DRAWN, Past, Plot, finite, incumbents, moment, rank
+from hpo_flows.reports.html.figures.past import (
+    MOST_DRAWN,
+    MOST_TRIALS,
+    Past,
+    Plot,
+    finite,
+    incumbents,
+    moment,
+    rank,
+)
 from hpo_flows.reports.text import fidelity_name
 
 
@@ -19,17 +29,19 @@ def optimisation_history(past: Past) -> list[Plot]:
         return []
     line = incumbents(past.history)
     leaders = list({trial.number: trial for trial in line}.values())
+    so_far = {trial.number: best for trial, best in zip(complete, line, strict=True)}
     highest = past.history.max_fidelity
-    first_shown = sorted(complete, key=past.beyond)  # a legend takes its symbol from the first point
+    drawn = past.drawn(complete)
+    first_shown = sorted(drawn, key=past.beyond)  # a legend takes its symbol from the first point
     full = [trial for trial in first_shown if trial.fidelity == highest]
     rest = [trial for trial in first_shown if trial.fidelity != highest]
     leaders.sort(key=past.beyond)
     traces = [
         past.points(full, [t.number for t in full], {"color": "--mute"}, name="trial", showlegend=True),
         {
-            "type": "scatter", "mode": "lines", "name": "best so far", "x": [trial.number for trial in complete],
-            "y": [past.value(best) for best in line], "line": {"color": "--accent", "width": 2.5, "shape": "hv"},
-            "hoverinfo": "skip",
+            "type": "scatter", "mode": "lines", "name": "best so far", "x": [trial.number for trial in drawn],
+            "y": [past.value(so_far[trial.number]) for trial in drawn],
+            "line": {"color": "--accent", "width": 2.5, "shape": "hv"}, "hoverinfo": "skip",
         },
         past.points(leaders, [t.number for t in leaders], {"color": "--accent", "size": 9}, name="new best",
                     showlegend=True),
@@ -44,7 +56,7 @@ def optimisation_history(past: Past) -> list[Plot]:
         }
         means = past.points(sure, [t.number for t in sure], {"color": "--accent", "size": 5}, error_y=bars)
         traces.append(means)
-    if again := [t for t in past.history.complete if t.repeat_of is not None]:
+    if again := past.drawn(t for t in past.history.complete if t.repeat_of is not None):
         marker = {"color": "--mute", "symbol": "diamond-open", "size": 7}
         again.sort(key=past.beyond)
         traces.append(past.points(again, [t.number for t in again], marker, name="trained again", showlegend=True))
@@ -52,7 +64,7 @@ def optimisation_history(past: Past) -> list[Plot]:
         marker = {"color": "--mute", "symbol": "circle-open", "size": 6}
         lower = past.points(rest, [t.number for t in rest], marker, name="lower fidelity", showlegend=True)
         traces.insert(0, lower)
-    if failed := past.history.failed:
+    if failed := past.drawn(past.history.failed):
         reach = max(past.values) - min(past.values)
         floor = brief((max(past.values) + reach / 20) if past.spec.sign > 0 else (min(past.values) - reach / 20))
         traces.append(
@@ -85,14 +97,18 @@ def best_by_cost(past: Past) -> list[Plot]:
     best = list[Trial]()
     for trial in complete:
         best.append(trial if not best or rank(trial) < rank(best[-1]) else best[-1])
-    leaders = [trial for trial, leader in zip(complete, best, strict=True) if trial is leader]
-    x, y = [brief(spent[trial.number]) for trial in complete], [past.value(trial) for trial in best]
+    pairs, drawn = list(zip(complete, best, strict=True)), past.drawn(complete)
+    leaders = past.drawn(trial for trial, leader in pairs if trial is leader)
+    numbers = {trial.number for trial in drawn}
+    pairs = [(trial, leader) for trial, leader in pairs if trial is leader or trial.number in numbers]
+    x, y = [brief(spent[trial.number]) for trial, _ in pairs], [past.value(leader) for _, leader in pairs]
     total = brief(spent[ended[-1].number])
     line = {
         "type": "scatter", "mode": "lines", "name": "best so far", "x": [*x, total], "y": [*y, y[-1]],
         "line": {"color": "--accent", "width": 2.5, "shape": "hv"}, "hoverinfo": "skip",
     }  # fmt: skip
-    every = past.points(complete, x, {"color": "--mute"}, name="trial", showlegend=True)
+    costs = [brief(spent[trial.number]) for trial in drawn]
+    every = past.points(drawn, costs, {"color": "--mute"}, name="trial", showlegend=True)
     marker = {"color": "--accent", "size": 9}
     dots = past.points(leaders, [brief(spent[t.number]) for t in leaders], marker, name="new best", showlegend=True)
     unit = plotly_text(past.spec.cost, 32)
@@ -109,9 +125,9 @@ def distribution(past: Past) -> list[Plot]:
     values = sorted(past.values)
     if len(values) < 2:
         return []
-    steps = [brief((i + 1) / len(values)) for i in range(len(values))]
+    steps = thinned([(value, brief((i + 1) / len(values))) for i, value in enumerate(values)], MOST_TRIALS)
     line = {
-        "type": "scatter", "mode": "lines", "x": values, "y": steps,
+        "type": "scatter", "mode": "lines", "x": [value for value, _ in steps], "y": [share for _, share in steps],
         "line": {"color": "--accent", "width": 2, "shape": "hv"}, "fill": "tozeroy", "fillcolor": "--wash",
         "hovertemplate": "%{y:.0%} of the trials are at or below %{x:.6g}<extra></extra>",
     }  # fmt: skip
@@ -128,7 +144,7 @@ def predictions(past: Past) -> list[Plot]:
     told: list[Trial] = []
     expected: list[float] = []
     spreads: list[float] = []
-    for trial in past.merged.complete:
+    for trial in past.drawn(past.merged.complete):
         mean, std = (finite(trial.notes.get(key)) for key in ("predicted_mean", "predicted_std"))
         if math.isfinite(mean):
             told.append(trial)
@@ -162,9 +178,10 @@ def fidelity_spent(past: Past) -> list[Plot]:
         return []
     had = [reached.get(t.parent, 0.0) if t.parent is not None and continues(t) else 0.0 for t in ended]
     added = [max(reached[trial.number] - before, 0.0) for trial, before in zip(ended, had, strict=True)]
+    points = thinned(list(zip((t.end or 0 for t in ended), accumulate(added), strict=True)), MOST_TRIALS)
     line = {
-        "type": "scatter", "mode": "lines", "x": [moment(trial.end or 0) for trial in ended],
-        "y": [brief(total) for total in accumulate(added)], "fill": "tozeroy", "fillcolor": "--wash",
+        "type": "scatter", "mode": "lines", "x": [moment(int(end)) for end, _ in points],
+        "y": [brief(total) for _, total in points], "fill": "tozeroy", "fillcolor": "--wash",
         "line": {"color": "--accent", "width": 2, "shape": "hv"},
         "hovertemplate": "%{x}<br>%{y:.6g}<extra></extra>",
     }  # fmt: skip

@@ -1,4 +1,4 @@
-"""MLflow and Prefect send no usage statistics from what this project starts, unless the user wants them to."""
+"""What this project starts sends no usage statistics and shows no bars of MLflow's, unless the user wants them."""
 
 from __future__ import annotations
 
@@ -6,19 +6,20 @@ import os
 import subprocess
 import sys
 
-from hpo_core.base.telemetry import DEFAULTS
+from hpo_core.base.quiet import DEFAULTS
 
 ASK = """
 import hpo_flows
 from mlflow.telemetry.utils import is_telemetry_disabled
 from prefect._internal.analytics.enabled import is_telemetry_enabled
 from prefect.settings import get_current_settings
-print(not is_telemetry_disabled(), is_telemetry_enabled(), get_current_settings().server.analytics_enabled)
+from mlflow.environment_variables import MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR as BAR
+print(not is_telemetry_disabled(), is_telemetry_enabled(), get_current_settings().server.analytics_enabled, BAR.get())
 """
 
 
 def answers(**given: str) -> list[str]:
-    """Whether MLflow, Prefect's client and Prefect's server send statistics, in a new process."""
+    """Whether MLflow, Prefect's client and Prefect's server send statistics, and MLflow has bars, in a new process."""
     # As on a machine of its own: MLflow and Prefect send nothing from what they take for a test or CI.
     kept = {"PATH", "HOME", "PYTHONPATH", "PREFECT_HOME", "VIRTUAL_ENV", "LD_LIBRARY_PATH"}
     environment = {key: value for key, value in os.environ.items() if key in kept}
@@ -27,10 +28,11 @@ def answers(**given: str) -> list[str]:
     return done.stdout.split()
 
 
-def test_no_statistics_are_sent_by_default() -> None:
-    assert answers() == ["False", "False", "False"]
+def test_nothing_is_sent_or_shown_by_default() -> None:
+    assert answers() == ["False"] * 4
 
 
 def test_the_user_may_want_them() -> None:
     wanted = {"MLFLOW_DISABLE_TELEMETRY": "false", "PREFECT_SERVER_ANALYTICS_ENABLED": "true", "DO_NOT_TRACK": "0"}
-    assert wanted.keys() == DEFAULTS.keys() and answers(**wanted) == ["True", "True", "True"]
+    wanted["MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR"] = "true"
+    assert wanted.keys() == DEFAULTS.keys() and answers(**wanted) == ["True"] * 4
