@@ -159,7 +159,7 @@ def _told(history: History, proposal: Proposal, loss: float, slopes: Mapping[str
 # -- what a hypergradient costs -----------------------------------------------------------------------------------
 
 
-MODES: dict[str, dict[str, int]] = {
+MODES: dict[str, dict[str, Any]] = {
     "none": {},
     "last quarter": {"last": STEPS // 4},
     "last half": {"last": LAST},
