@@ -55,7 +55,8 @@ class Compiled:
             def body(t: Tensor, flat: Tensors) -> tuple[Tensor, Tensors]:
                 return t + 1, self._step(flat, values, stretch, t)
 
-            return _loop(stretch, body, flat)[0]
+            (flat,) = _loop(stretch, body, flat)
+            return flat
 
         return self._function(walk)
 
