@@ -22,6 +22,7 @@ import time
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
@@ -31,6 +32,7 @@ from scipy import stats
 from benchmarks import standings, trainings
 from benchmarks.contenders import Contenders, PeerEnded, Process, make
 from benchmarks.measure import table as markdown
+from benchmarks.prior import BELIEFS, believed
 from hpo_core.history.fidelity import Fidelity
 from hpo_core.history.history import History
 from hpo_core.history.trial import Trial, TrialState
@@ -177,11 +179,14 @@ def run(args: argparse.Namespace) -> None:
     seeds = range(args.first_seed, args.first_seed + args.seeds)
     with Contenders(args.python) as contenders:
         for seed, name, label in itertools.product(seeds, args.tasks or trainings.names(), args.names):
-            if (label, name, seed, args.workers) in done:
+            shown = label if args.belief == "none" else f"{label}, {args.belief}"
+            if (shown, name, seed, args.workers) in done:
                 continue
             # Loaded anew: which recorded training a configuration is, is settled as it comes.
             trainings.load.cache_clear()
-            task, begin = trainings.load(name), time.perf_counter()
+            task = trainings.load(name)
+            space = believed(task.space, partial(_trained, task), args.belief, seed)
+            task, begin = replace(task, space=space), time.perf_counter()
             try:
                 if label.startswith("peer:"):
                     peer = label.removeprefix("peer:")
@@ -193,10 +198,15 @@ def run(args: argparse.Namespace) -> None:
                 print(f"{label} on {name}, seed {seed}: {error}", file=sys.stderr)
                 contenders.forget(label)
                 continue
-            line = {"strategy": label, "instance": name, "seed": seed, "workers": args.workers}
+            line = {"strategy": shown, "instance": name, "seed": seed, "workers": args.workers}
             line |= {"wall": round(time.perf_counter() - begin, 2), "curve": curve}
             with args.out.open("a") as out:
                 out.write(json.dumps(line) + "\n")
+
+
+def _trained(task: trainings.Task, config: Mapping[str, Any]) -> float:
+    """The loss of a full training."""
+    return float(task.losses(config, [task.fidelity.max])[-1])
 
 
 def _at(curve: Sequence[Sequence[float]], spent: float) -> float:
@@ -263,6 +273,7 @@ def command_line() -> None:
     runs.add_argument("names", nargs="+", help="strategies, or peer:NAME")
     runs.add_argument("--out", type=Path, default=OUT)
     runs.add_argument("--tasks", nargs="*", help="instead of the panel")
+    runs.add_argument("--belief", choices=BELIEFS, default="none", help="what the user believes: benchmarks/prior.py")
     runs.add_argument("--seeds", type=int, default=10)
     runs.add_argument("--first-seed", type=int, default=0)
     runs.add_argument("--python", help="the interpreter that has the peers, if not that of `make peers`")

@@ -14,7 +14,7 @@ import argparse
 import itertools
 import json
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -26,6 +26,7 @@ from benchmarks.contenders import Contenders
 from benchmarks.measure import table
 from hpo_core.base.seeding import trial_rng
 from hpo_core.space.belief import Belief
+from hpo_core.space.configuration import Config
 from hpo_core.space.search_space import SearchSpace
 
 NAMES = (
@@ -40,17 +41,17 @@ BELIEFS = ("none", "right:medium", "right:high", "wrong:medium", "wrong:high")
 AT = (20, 40)
 
 
-def believed(instance: instances.Instance, belief: str, seed: int) -> instances.Instance:
-    """The instance with a belief about every parameter."""
+def believed(space: SearchSpace, loss: Callable[[Config], float], belief: str, seed: int) -> SearchSpace:
+    """The space with a belief about every parameter."""
     if belief == "none":
-        return instance
+        return space
     side, _, confidence = belief.partition(":")
-    space, rng = instance.space, trial_rng(seed, 0, stream=11)
+    rng = trial_rng(seed, 0, stream=11)
     configs = [space.decode(u) for u in rng.random((DRAWN, space.dimensions))]
-    losses = [instance.loss(config, 0) for config in configs]
+    losses = [loss(config) for config in configs]
     config = configs[int(np.argmin(losses) if side == "right" else np.argmax(losses))]
     beliefs = {name: Belief(value, confidence) for name, value in config.items()}  # type: ignore[arg-type]
-    return replace(instance, space=SearchSpace(space.parameters, space.constraints, beliefs))
+    return SearchSpace(space.parameters, space.constraints, beliefs)
 
 
 def run(args: argparse.Namespace) -> None:
@@ -58,7 +59,9 @@ def run(args: argparse.Namespace) -> None:
     with Contenders() as contenders:
         for seed, name, label, belief in itertools.product(range(args.seeds), args.instances, args.names, args.beliefs):
             if (label, name, seed, belief) not in done:
-                instance = believed(instances.load(name), belief, seed)
+                instance = instances.load(name)
+                space = believed(instance.space, lambda config, of=instance: of.loss(config, 0), belief, seed)
+                instance = replace(instance, space=space)
                 line = regret.study(contenders, label, instance, seed, args.trials, 1) | {"belief": belief}
                 with args.out.open("a") as out:
                     out.write(json.dumps(line) + "\n")

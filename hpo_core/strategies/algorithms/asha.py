@@ -60,7 +60,7 @@ class Asha(Promoting):
         return frozenset(kept)
 
     def _new(self, space: SearchSpace, history: History, seed: int) -> Proposal | None:
-        sampled = self.sampler.propose(space, history, 1, seed=seed)
+        sampled = self.sample(space, history, 0, seed=seed)
         return entering(sampled[0], self.fidelity, 0, 0) if sampled else None
 
     def _promotion(self, history: History, least: int = 0) -> Proposal | None:

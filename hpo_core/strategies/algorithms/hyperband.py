@@ -34,7 +34,7 @@ class Hyperband(Promoting):
     name: ClassVar[str] = "hyperband"
 
     def propose(self, space: SearchSpace, history: History, n: int, *, seed: int) -> list[Proposal]:
-        sample = partial(self.sampler.propose, space, n=1, seed=seed)
+        sample = partial(self.sample, space, seed=seed)
         return propose(self.fidelity, self._halvings, history, n, sample)
 
     def promotable(self, history: History) -> frozenset[int]:

@@ -20,7 +20,7 @@ from hpo_core.history.trial import Proposal, Trial, TrialState
 Rung = dict[str, Trial]
 """The trials of a rung by the identity of their configuration; a retry replaces the trial it retries."""
 
-Sample = Callable[[History], Sequence[Proposal]]
+Sample = Callable[[History, int], Sequence[Proposal]]
 
 
 @dataclass
@@ -171,7 +171,8 @@ def propose(
     Args:
         fidelity, order, history: As in :class:`Brackets`.
         n: The number of proposals wanted.
-        sample: Samples a new configuration, given the history with the proposals just made as pending.
+        sample: Samples a new configuration, given the history with the proposals just made as pending, and the index of
+            the level that it enters at.
     """
     proposals: list[Proposal] = []
     for _ in range(n):
@@ -191,7 +192,7 @@ def _one(fidelity: Fidelity, order: Callable[[int], int], history: History, samp
             return promotion
         if bracket.room:
             break
-    if new := sample(history):
+    if new := sample(history, bracket.first):
         return entering(new[0], fidelity, bracket.first, bracket.index)
     # The space is exhausted: rungs that can never fill up are closed as they are.
     brackets = Brackets(fidelity, order, history, exhausted=True)

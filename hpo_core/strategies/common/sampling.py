@@ -11,6 +11,7 @@ import scipy
 from hpo_core.base.arrays import Array
 from hpo_core.base.errors import InputError
 from hpo_core.base.seeding import trial_rng
+from hpo_core.history.front import by_standing
 from hpo_core.history.history import History
 from hpo_core.history.trial import Proposal
 from hpo_core.space.configuration import Scalar, identity
@@ -64,13 +65,33 @@ It is divided by the number of parameters that it is about: a belief about ten, 
 outweigh any improvement for the first fifty trials."""
 
 
-def believed(space: SearchSpace, points: Iterator[Array], seed: int, number: int) -> Iterator[Array]:
+EVIDENCE = 100
+"""As many of the first trials are asked whether they bear a belief out; later it hardly weighs anything."""
+
+
+def trust(space: SearchSpace, history: History) -> float:
+    """How much of the user's beliefs the trials leave: 1 until they speak against them, near 0 once that is no chance.
+
+    Twice the probability that as bad an agreement of the beliefs' density with the trials' standing comes about where
+    neither has to do with the other (Kendall's tau, one-sided), at most 1. So a belief that says nothing right or wrong
+    keeps most of its weight, and one around the worst configurations loses it in four trials or five.
+    """
+    ended = by_standing(trial for trial in history.complete if trial.number < EVIDENCE)
+    if len(ended) < 3:  # two agree or disagree by chance
+        return 1.0
+    density = space.belief.log_density(np.array([space.encode(trial.config) for trial in ended]))
+    found = scipy.stats.kendalltau(density, -np.arange(len(ended)), alternative="less").pvalue
+    return min(1.0, 2 * float(found)) if np.isfinite(found) else 1.0  # all densities are equal
+
+
+def believed(space: SearchSpace, history: History, points: Iterator[Array], seed: int, number: int) -> Iterator[Array]:
     """The points for a trial, drawn from the user's beliefs in trials that become rare: ``2 / (n + 2)`` of them.
 
-    So a belief that is wrong costs random search about ``2 log n`` of ``n`` trials. The first trial is where the user
-    believes the best to be.
+    So a belief that is wrong costs random search about ``2 log n`` of ``n`` trials, and fewer as soon as the trials
+    speak against it. The first trial is where the user believes the best to be.
     """
-    if not space.belief or trial_rng(seed, number, stream=6).random() >= 2 / (number + 2):
+    share = 2 / (number + 2) * (trust(space, history) if space.belief else 0.0)
+    if trial_rng(seed, number, stream=6).random() >= share:
         yield from points
     for i, point in enumerate(points):
         middle = number == 0 and i == 0
@@ -79,7 +100,9 @@ def believed(space: SearchSpace, points: Iterator[Array], seed: int, number: int
 
 def belief_weight(space: SearchSpace, history: History) -> float:
     """How much the user's beliefs weigh in the acquisition."""
-    return FADING / max(len(history.complete), 1) / max(len(space.beliefs), 1)
+    if not space.belief:
+        return 0.0
+    return FADING / max(len(history.complete), 1) / len(space.beliefs) * trust(space, history)
 
 
 def first_new(
@@ -116,14 +139,27 @@ def first_new(
     )
 
 
+class Taken:
+    """The identities of a history, and of what was proposed since; without a copy, since trials may be many."""
+
+    def __init__(self, history: History) -> None:
+        self._known, self._new = history.identities, set[str]()
+
+    def __contains__(self, identity: object) -> bool:
+        return identity in self._new or identity in self._known
+
+    def add(self, identity: str) -> None:
+        self._new.add(identity)
+
+
 def fill(
     space: SearchSpace, history: History, n: int, *, seed: int, points: Callable[[int], Iterator[Array]]
 ) -> list[Proposal]:
     """A proposal for each of the next ``n`` trials, from the points for its number."""
-    taken = set(history.identities)
+    taken = Taken(history)
     proposals: list[Proposal] = []
     for number in range(history.next_number, history.next_number + n):
-        source = believed(space, points(number), seed, number)
+        source = believed(space, history, points(number), seed, number)
         config = first_new(space, source, taken, trial_rng(seed, number, stream=2))
         if config is None:
             break
@@ -155,7 +191,7 @@ def fill_ranked(
             proposals, best first. If none is feasible and new, a uniform point is used instead.
         first: Suggestions from the study's past; they replace the first Sobol points.
     """
-    taken = set(history.identities)
+    taken = Taken(history)
     proposals: list[Proposal] = []
     for number in range(history.next_number, history.next_number + n):
         seen = history.with_pending(proposals) if proposals else history
@@ -164,7 +200,7 @@ def fill_ranked(
         proposal = next((p for p in ranked if p.identity not in taken and space.feasible(p.config)), None)
         if proposal is None:
             points = sobol_from if starting else uniform_from
-            source = believed(space, points(space.dimensions, seed, number), seed, number)
+            source = believed(space, seen, points(space.dimensions, seed, number), seed, number)
             config = first_new(space, source, taken, trial_rng(seed, number, stream=2))
             if config is None:
                 break

@@ -13,6 +13,7 @@ from hpo_core.history.history import History
 from hpo_core.history.trial import Trial, TrialState
 from hpo_core.space.belief import UNIFORM, Belief
 from hpo_core.space.configuration import Config
+from hpo_core.strategies.common.sampling import trust
 from hpo_core.strategies.make import make_strategy
 from hpo_core.study.file import study_from
 
@@ -100,3 +101,23 @@ def test_a_right_belief_helps_and_a_wrong_one_is_overcome(strategy: str) -> None
 def test_without_beliefs_proposals_are_what_they_were(strategy: str) -> None:
     plain, empty = SearchSpace(PARAMETERS), SearchSpace(PARAMETERS, (), {})
     assert searched(strategy, plain, 8) == searched(strategy, empty, 8)
+
+
+def after(values: list[float], losses: list[float]) -> History:
+    return History(
+        Trial(i, {"rate": value, "units": 64, "kind": "sgd", "nesterov": True}, TrialState.COMPLETE, loss)
+        for i, (value, loss) in enumerate(zip(values, losses, strict=True))
+    )
+
+
+NEAR_TO_FAR = [1e-3, 2e-3, 5e-3, 1e-2, 5e-2, 1e-1]
+
+
+@pytest.mark.parametrize("count", range(7))
+def test_a_belief_is_trusted_until_trials_speak_against_it(count: int) -> None:
+    values, losses = NEAR_TO_FAR[:count], [float(i) for i in range(count)]
+    assert trust(SPACE, after(values, losses)) == 1.0
+    against = trust(SPACE, after(values, losses[::-1]))
+    assert against == 1.0 if count < 3 else against < 0.5 / (count - 2)
+    assert trust(SPACE, after(values, [0.5] * count)) == 1.0
+    assert trust(SPACE, after([1e-3] * count, losses)) == 1.0
