@@ -10,15 +10,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from functools import cached_property
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 import tensorflow as tf
 
 from hpo_core.base.errors import InputError
 from hpo_flows.hypergradient.optimizers import Tensor, Tensors
-
-if TYPE_CHECKING:
-    from hpo_flows.hypergradient.bilevel import Bilevel
 
 
 class Stretch(NamedTuple):
@@ -39,10 +36,28 @@ class Stretch(NamedTuple):
     steps: Tensor
 
 
+class Training(Protocol):
+    """What is compiled of :class:`hpo_flows.hypergradient.Bilevel`, which defines it."""
+
+    jit_compile: bool
+    structure: Any
+
+    def advance(self, state: Any, values: Tensors, index: Tensor, seed: Tensor, t: Tensor, steps: Tensor) -> Any:
+        """The state after step ``t``."""
+
+    def training_loss(
+        self, weights: Tensors, variables: Tensors, values: Tensors, index: Tensor, seed: Tensor, t: Tensor
+    ) -> tuple[Tensor, Tensors]:
+        """The inner loss and the variables after it."""
+
+    def validation_loss(self, weights: Tensors, variables: Tensors, values: Tensors) -> Tensor:
+        """The outer loss."""
+
+
 class Compiled:
     """The functions of one problem; each is traced at its first use. A *flat* state is ``State.flat``."""
 
-    def __init__(self, problem: Bilevel) -> None:
+    def __init__(self, problem: Training) -> None:
         self._problem = problem
 
     # -- walks ----------------------------------------------------------------------------------------------------
@@ -55,7 +70,8 @@ class Compiled:
             def body(t: Tensor, flat: Tensors) -> tuple[Tensor, Tensors]:
                 return t + 1, self._step(flat, values, stretch, t)
 
-            return _loop(stretch, body, flat)[0]
+            (flat,) = _loop(stretch, body, flat)
+            return flat
 
         return self._function(walk)
 
@@ -128,7 +144,8 @@ class Compiled:
     def _step(self, flat: Tensors, values: Tensors, stretch: Stretch, t: Tensor) -> Tensors:
         """The flat state after step ``t`` of a stretch."""
         state, index, number = self._problem.structure.like(flat), stretch.index[t], stretch.begin + t
-        return self._problem.advance(state, values, index, stretch.seed, number, stretch.steps).flat
+        after: Tensors = self._problem.advance(state, values, index, stretch.seed, number, stretch.steps).flat
+        return after
 
     # -- losses ---------------------------------------------------------------------------------------------------
 
