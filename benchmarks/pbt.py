@@ -2,9 +2,9 @@
 
 Recorded learning curves (TaskSet, LCBench) cannot answer this: each is the curve of one configuration, and a child of
 a population goes on from its parent's weights with another. So a small network is trained on scikit-learn's digits,
-in numpy: learning rate, momentum, weight decay and dropout are tuned, for 27 epochs. All strategies spend the same
-number of epochs; a trial that goes on from another pays for what it adds. What counts is the loss on test images of
-the model with the lowest validation loss, of whatever fidelity.
+in numpy: learning rate, momentum, weight decay and dropout are tuned, for 27 epochs. All strategies may spend the same
+number of epochs, of which a smaller population leaves some; a trial that goes on from another pays for what it adds.
+What counts is the loss on test images of the model with the lowest validation loss, of whatever fidelity.
 
     python -m benchmarks.pbt --seeds 10 --trainings 10 20
 """

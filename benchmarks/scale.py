@@ -2,10 +2,12 @@
 
     python -m benchmarks.scale --flows 1 2 4 --slots 2 --minutes 2            # flows as users start them
     python -m benchmarks.scale --flows 1 2 4 8 --slots 8 --minutes 1 --light  # without Prefect and workers
+    python -m benchmarks.scale --flows 32 --studies 1 8 --slots 8 --seconds 60 --minutes 10 --light
 
 Each trial trains for ``--seconds`` (none by default). For each number of flows: trials and requests to MLflow a second,
-claims lost, processors that each server and the flows used, over the time in which all flows were at work. Checked at
-the end: no number and no configuration twice, nothing running, no result lost.
+claims lost, processors that each server and the flows used, over the time in which all flows were at work. They begin
+together, once all have loaded what they need. Checked at the end: no number and no configuration twice, nothing
+running, no result lost.
 
 ``--light`` flows do what a flow does with the ledger, and nothing else: so they leave the machine to the servers, and
 show what those carry. PostgreSQL must be installed, and ``rclone``.
@@ -25,7 +27,9 @@ import tempfile
 import time
 from collections import Counter
 from collections.abc import Iterator, Sequence
+from itertools import product
 from pathlib import Path
+from subprocess import PIPE
 from typing import Any
 
 import psutil
@@ -46,6 +50,7 @@ def whole_flow(name: str, slots: int, minutes: float, seconds: float) -> list[st
     from hpo_core import Float
     from hpo_flows.api import run_study
 
+    wait_for_the_others()
     finished: list[str] = []
 
     def train(trial: Any) -> dict[str, float]:
@@ -65,12 +70,18 @@ def whole_flow(name: str, slots: int, minutes: float, seconds: float) -> list[st
     return finished
 
 
+def wait_for_the_others() -> None:
+    print("ready", flush=True)
+    sys.stdin.readline()
+
+
 def light_flow(name: str, slots: int, minutes: float, seconds: float) -> list[str]:
     """Do what a flow does with the ledger; returns the runs that it has finished."""
     from hpo_core.lineage.opening import open_study
     from hpo_core.tracking.connection import connect
 
     ledger = open_study(connect(), ten_floats(name))
+    wait_for_the_others()
     running, finished = list[tuple[float, Trial]](), list[str]()
     ends, heard = time.monotonic() + 60 * minutes, time.monotonic()
     while running or time.monotonic() < ends:
@@ -131,34 +142,56 @@ def processor_seconds(process: psutil.Process) -> float:
     return used
 
 
-def requests_in(log: Path) -> Counter[str]:
-    """How often each of MLflow's paths was asked for."""
-    return Counter(found.group(1).split("?")[0] for found in REQUEST.finditer(log.read_text(errors="replace")))
+class Requests:
+    """How often each of MLflow's paths was asked for, from its log from now on."""
+
+    def __init__(self, log: Path) -> None:
+        self._log, self._read, self._rest, self._counts = log, log.stat().st_size, b"", Counter[str]()
+
+    def so_far(self) -> Counter[str]:
+        with self._log.open("rb") as file:
+            file.seek(self._read)
+            text = file.read()
+        self._read += len(text)
+        *lines, self._rest = (self._rest + text).split(b"\n")
+        for line in lines:
+            if found := REQUEST.search(line.decode(errors="replace")):
+                self._counts[found.group(1).split("?")[0]] += 1
+        return self._counts.copy()
 
 
 # -- a measurement --------------------------------------------------------------------------------------------------
 
 
-def measure(servers: Team, watched: dict[str, psutil.Process], flows: int, given: argparse.Namespace) -> dict[str, Any]:
-    """Run so many flows, and tell what they and the servers did while all were at work."""
+def measure(
+    servers: Team, watched: dict[str, psutil.Process], flows: int, studies: int, given: argparse.Namespace
+) -> dict[str, Any]:
+    """Run so many flows on so many studies, and tell what they and the servers did while all were at work."""
     from hpo_core.lineage.opening import find_study
     from hpo_core.tracking.connection import connect
 
     os.environ.update(servers.client_environment)
-    names = [f"{given.studies} studies, {flows} flows: {i % given.studies}" for i in range(flows)]
+    names = [f"{studies} studies, {flows} flows: {i % studies}" for i in range(flows)]
     kind = "--light-flow" if given.light else "--whole-flow"
     command = [sys.executable, "-m", "benchmarks.scale", kind]
     settings = [str(given.slots), str(given.minutes), str(given.seconds)]
     environment = os.environ | {"HPO_HOME": str(servers.folder / "hpo"), "PREFECT_LOGGING_LEVEL": "CRITICAL"}
     started = [
-        subprocess.Popen([*command, name, *settings], stdout=subprocess.PIPE, text=True, env=environment)
+        subprocess.Popen([*command, name, *settings], stdin=PIPE, stdout=PIPE, text=True, env=environment)
         for name in names
     ]
+    for each in started:
+        while each.stdout.readline().strip() != "ready":
+            assert each.poll() is None, "a flow has not begun"
+    for each in started:
+        each.stdin.write("\n")
+        each.stdin.flush()
     everything = watched | {f"flow {i}": psutil.Process(each.pid) for i, each in enumerate(started)}
     samples: list[tuple[float, dict[str, float], Counter[str]]] = []
+    requests = Requests(servers.folder / "mlflow.log")
     while all(each.poll() is None for each in started):
         used = {name: processor_seconds(process) for name, process in everything.items()}
-        samples.append((time.time(), used, requests_in(servers.folder / "mlflow.log")))
+        samples.append((time.time(), used, requests.so_far()))
         time.sleep(1)
     finished = [run for each in started for run in json.loads(each.communicate()[0].strip().splitlines()[-1])]
     assert all(each.returncode == 0 for each in started)
@@ -176,6 +209,7 @@ def measure(servers: Team, watched: dict[str, psutil.Process], flows: int, given
     shares = {name: (after[name] - before[name]) / span for name in before}
     return {
         "flows": flows,
+        "studies": studies,
         "trials/s": ended / span,
         "requests/s": asked_then.total() / span,
         "requests a trial": asked_then.total() / max(ended, 1),
@@ -201,7 +235,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--flows", type=int, nargs="+", default=[1, 2, 4])
     parser.add_argument("--slots", type=int, default=2)
-    parser.add_argument("--studies", type=int, default=1)
+    parser.add_argument("--studies", type=int, nargs="+", default=[1], help="at most as many as flows")
     parser.add_argument("--minutes", type=float, default=2.0)
     parser.add_argument("--seconds", type=float, default=0.0, help="that each trial trains")
     parser.add_argument("--workers", type=int, default=None, help="of MLflow; by default as many as fit")
@@ -216,8 +250,9 @@ def main() -> None:
             return
     rows: list[dict[str, Any]] = []
     with team(given.workers, prefect=not given.light) as (servers, watched):
-        for flows in given.flows:
-            rows.append(measure(servers, watched, flows, given))
+        pairs = dict.fromkeys((flows, min(flows, studies)) for flows, studies in product(given.flows, given.studies))
+        for flows, studies in pairs:
+            rows.append(measure(servers, watched, flows, studies, given))
             print(json.dumps(rows[-1]), file=sys.stderr, flush=True)
     print(table(list(rows[0]), [list(row.values()) for row in rows]))
     print(f"{os.cpu_count()} processors; nothing double, nothing lost")

@@ -78,7 +78,8 @@ class Session:
             history = self.ledger.load()
         self.rungs.show(history)
         discard_superfluous(self.ledger, history)
-        self.ledger.save_snapshot(news=1_000)
+        # A share of a long study: every thousand trials would take the square of them.
+        self.ledger.save_snapshot(news=max(1_000, len(history) // 20))
         return history
 
     def fail(self, error: Exception) -> None:

@@ -27,8 +27,10 @@ DRIVER = Path("/proc/driver/nvidia/gpus")
 
 JAX_SHARE = "XLA_PYTHON_CLIENT_MEM_FRACTION"
 
+OPENMP = "OMP_NUM_THREADS"
+
 THREADS = (
-    "OMP_NUM_THREADS",
+    OPENMP,
     "OPENBLAS_NUM_THREADS",
     "MKL_NUM_THREADS",
     "NUMEXPR_NUM_THREADS",
@@ -138,6 +140,10 @@ def variables(resources: Resources, devices: Sequence[str], slot: int, slots: in
                 found[JAX_SHARE] = found[SHARE]
     if resources.cpus is not None:
         found |= dict.fromkeys(THREADS, str(resources.cpus))
+    elif slots > 1 and OPENMP not in os.environ:
+        # Its threads spin while they wait for each other: with more of them than cores, those of XGBoost, LightGBM and
+        # PyTorch take a hundred times as long.
+        found[OPENMP] = str(max(1, cores() // slots))
     return found
 
 

@@ -114,13 +114,16 @@ def _at(trials: Sequence[Trial], number: int) -> int | None:
     return place if place < len(trials) and trials[place].number == number else None
 
 
-def _updated(trials: tuple[Trial, ...], gone: Iterable[int], new: Iterable[Trial]) -> tuple[Trial, ...]:
-    """Trials in order, without those of some numbers, and with others."""
+def _updated(trials: tuple[Trial, ...], gone: Collection[int], new: Iterable[Trial]) -> tuple[Trial, ...]:
+    """Trials in order, without those of some numbers, and with others. Copies as little as it can: they may be many."""
+    added, left = sorted(new, key=_number), any(_at(trials, number) is not None for number in gone)
+    if not left and (not added or not trials or added[0].number > trials[-1].number):
+        return (*trials, *added) if added else trials
     found = list(trials)
     for number in gone:
         if (place := _at(found, number)) is not None:
             del found[place]
-    for trial in new:
+    for trial in added:
         found.insert(bisect_left(found, trial.number, key=_number), trial)
     return tuple(found)
 
@@ -482,4 +485,4 @@ class History:
         numbers = [trial.number for trial in added]
         if len(set(numbers)) < len(numbers) or any(self.find(number) is not None for number in numbers):
             raise ValueError(f"two trials have one of the numbers {numbers}")
-        return self.updated(added)
+        return self.updated(added) if added else self

@@ -14,7 +14,7 @@ import json
 import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import IO, Any
+from typing import Any
 
 from hpo_core.ledger.store import Run
 
@@ -94,7 +94,7 @@ def _line(runs: Sequence[Run]) -> list[Any]:
     return [dict(sorted(common)), [row(run) for run in runs]]
 
 
-def _read(file: IO[bytes]) -> Snapshot | None:
+def _read(file: gzip.GzipFile) -> Snapshot | None:
     left, checksum = MAX_BYTES, hashlib.sha256()
 
     def line() -> Any:
@@ -128,5 +128,5 @@ _TYPES = (str, str, str, str, int, int | None, dict, dict, dict)
 def _run(row: list[Any], common: dict[str, str]) -> Run:
     if not all(map(isinstance, row, _TYPES)):
         raise TypeError("a column holds what it never does")
-    *columns, tags = row
-    return Run(*columns, common | tags)
+    id, experiment, name, status, start, end, params, metrics, tags = row
+    return Run(id, experiment, name, status, start, end, params, metrics, common | tags)

@@ -19,6 +19,7 @@ import numpy as np
 from hpo_core.history import spending
 from hpo_core.history.history import History
 from hpo_core.history.spending import Promise
+from hpo_core.history.taken import Taken
 from hpo_core.history.trial import PURPOSE, REPEAT_OF, Proposal, Trial, TrialState, fidelity_key
 from hpo_core.selection.folds import as_whole
 from hpo_core.space.configuration import Config, Scalar
@@ -105,7 +106,7 @@ class StudySpec(StudyDefinition):
             n: How many to propose at most.
             queue: The configurations that people want to be tried next, by id.
         """
-        full, taken = self.full, set(history.identities)
+        full, taken = self.full, Taken(history)
         proposals: list[Proposal] = []
         for id, config in queue.items():
             with contextlib.suppress(ValueError):  # it was checked when it was enqueued; a tag is open to every hand
@@ -123,7 +124,7 @@ class StudySpec(StudyDefinition):
             proposals += strategy.propose(self.search_space, seen, n - len(proposals), seed=self.seed)
         return [each if each.fidelity is not None else replace(each, fidelity=full) for each in proposals]
 
-    def _given(self, config: Config, notes: Mapping[str, Scalar], taken: set[str]) -> list[Proposal]:
+    def _given(self, config: Config, notes: Mapping[str, Scalar], taken: Taken) -> list[Proposal]:
         """The proposal of a configuration that people gave, unless it is taken, which it is from now on.
 
         Raises:

@@ -92,7 +92,9 @@ def validate(text: str) -> None:
     """Validate a study file, or some of its keys with a base study for the rest."""
     data = parse_yaml(text)
     whole = BASE | data
-    if "metrics" in data:  # in place of the base's one
+    if "prefer" in data:  # of several metrics
+        whole.setdefault("metrics", {"val_accuracy": "maximize", "latency_ms": "minimize"})
+    if "metrics" in whole:  # in place of the base's one
         del whole["metric"], whole["direction"]
     if {"cost", "worth"} & {*dict(data.get("stop") or {})}:
         whole.setdefault("cost", "seconds")

@@ -135,16 +135,14 @@ class DensityRatio:
         return max(enough, key=lambda fidelity: math.inf if fidelity is None else fidelity, default=None)
 
 
-def _selection(
-    complete: Sequence[Trial], others: Sequence[Trial], best: int
-) -> tuple[Sequence[Trial], Sequence[Trial]]:
+def _selection(complete: list[Trial], others: list[Trial], best: int) -> tuple[list[Trial], list[Trial]]:
     """At most about :data:`MOST` of the trials: the best ones, and every so many of the rest."""
     every = math.ceil((len(complete) + len(others)) / MOST)
     if every < 2:
         return complete, others
     kept = np.arange(len(complete)) % every == 0
     kept[_best(complete, best)] = True
-    return [complete[i] for i in np.flatnonzero(kept)], others[::every]
+    return [trial for trial, keep in zip(complete, kept, strict=True) if keep], others[::every]
 
 
 def _best(complete: Sequence[Trial], count: int) -> Any:
@@ -153,7 +151,8 @@ def _best(complete: Sequence[Trial], count: int) -> Any:
     if not any(trial.losses for trial in complete[:1]):
         return np.lexsort((np.array([trial.loss for trial in complete], dtype=float), violations))[:count]
     pool = np.flatnonzero(violations == violations.min())
-    return pool[np.argsort(pareto.ranks(outcomes([complete[i] for i in pool]), count), kind="stable")[:count]]
+    losses = outcomes([complete[i] for i in pool.tolist()])
+    return pool[np.argsort(pareto.ranks(losses, count), kind="stable")[:count]]
 
 
 def _relative(inside: Parzen, outside: Parzen, share: float, rows: Array) -> Array:

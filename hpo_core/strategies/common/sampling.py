@@ -13,6 +13,7 @@ from hpo_core.base.errors import InputError
 from hpo_core.base.seeding import trial_rng
 from hpo_core.history.front import by_standing
 from hpo_core.history.history import History
+from hpo_core.history.taken import Taken
 from hpo_core.history.trial import Proposal
 from hpo_core.space.configuration import Scalar, identity
 from hpo_core.space.search_space import SearchSpace
@@ -143,7 +144,7 @@ def fill(
     space: SearchSpace, history: History, n: int, *, seed: int, points: Callable[[int], Iterator[Array]]
 ) -> list[Proposal]:
     """A proposal for each of the next ``n`` trials, from the points for its number."""
-    taken = set(history.identities)
+    taken = Taken(history)
     proposals: list[Proposal] = []
     for number in range(history.next_number, history.next_number + n):
         source = believed(space, history, points(number), seed, number)
@@ -178,7 +179,7 @@ def fill_ranked(
             proposals, best first. If none is feasible and new, a uniform point is used instead.
         first: Suggestions from the study's past; they replace the first Sobol points.
     """
-    taken = set(history.identities)
+    taken = Taken(history)
     proposals: list[Proposal] = []
     for number in range(history.next_number, history.next_number + n):
         seen = history.with_pending(proposals) if proposals else history

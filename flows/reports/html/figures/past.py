@@ -25,7 +25,7 @@ MOST_DRAWN = 1e100
 BEST = 10
 """How many of the best trials are taken to show where good values lie."""
 
-MOST_TRIALS, BEST_DRAWN, LAST_DRAWN = 5_000, 1_000, 1_000
+MOST_TRIALS, BEST_DRAWN, LAST_DRAWN = 3_000, 1_000, 500
 """Of a study of more trials, a page has so many: the best, the last, those that were a new best, some of the others."""
 
 FEWEST_CUT = 8
