@@ -51,7 +51,7 @@ START = Phase("bayesian", shared=True, budget=10)
 METHODS: dict[str, tuple[Phase, ...]] = {
     "gradient (adam)": (Phase("gradient"),),
     "gradient (sgd)": (Phase("gradient", {"optimizer": "sgd"}),),
-    "bayesian, then gradient": (START, Phase("gradient", {"chains": 1})),
+    "bayesian, then gradient": (START, Phase("gradient", {"chains": 1, "rate": 0.2})),
     "bayesian, one rate for all": (Phase("bayesian", shared=True),),
     "bayesian": (Phase("bayesian"),),
     "tpe": (Phase("tpe"),),

@@ -250,8 +250,9 @@ def main() -> None:
             return
     rows: list[dict[str, Any]] = []
     with team(given.workers, prefect=not given.light) as (servers, watched):
-        for flows, studies in product(given.flows, given.studies):
-            rows.append(measure(servers, watched, flows, min(flows, studies), given))
+        pairs = dict.fromkeys((flows, min(flows, studies)) for flows, studies in product(given.flows, given.studies))
+        for flows, studies in pairs:
+            rows.append(measure(servers, watched, flows, studies, given))
             print(json.dumps(rows[-1]), file=sys.stderr, flush=True)
     print(table(list(rows[0]), [list(row.values()) for row in rows]))
     print(f"{os.cpu_count()} processors; nothing double, nothing lost")

@@ -397,7 +397,7 @@ def other_metric(trial: TrialContext) -> dict[str, float]:
 def surroundings(trial: TrialContext) -> dict[str, float]:
     """The numbers in the environment of the process that trains."""
     names = ("CUDA_VISIBLE_DEVICES", "OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
-    names += ("NUMEXPR_NUM_THREADS", "TF_NUM_INTRAOP_THREADS", "TF_NUM_INTEROP_THREADS")
+    names += ("NUMEXPR_NUM_THREADS", "TF_NUM_INTRAOP_THREADS", "TF_NUM_INTEROP_THREADS", "LOKY_MAX_CPU_COUNT")
     return {"loss": 0.0} | {name: float(os.environ[name]) for name in names if os.environ.get(name)}
 
 

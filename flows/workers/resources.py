@@ -27,10 +27,11 @@ DRIVER = Path("/proc/driver/nvidia/gpus")
 
 JAX_SHARE = "XLA_PYTHON_CLIENT_MEM_FRACTION"
 
-OPENMP = "OMP_NUM_THREADS"
+SHARED = ("OMP_NUM_THREADS", "LOKY_MAX_CPU_COUNT")
+"""The threads of OpenMP, and what joblib counts as cores; LightGBM's estimators only look at the latter."""
 
 THREADS = (
-    OPENMP,
+    *SHARED,
     "OPENBLAS_NUM_THREADS",
     "MKL_NUM_THREADS",
     "NUMEXPR_NUM_THREADS",
@@ -140,10 +141,10 @@ def variables(resources: Resources, devices: Sequence[str], slot: int, slots: in
                 found[JAX_SHARE] = found[SHARE]
     if resources.cpus is not None:
         found |= dict.fromkeys(THREADS, str(resources.cpus))
-    elif slots > 1 and OPENMP not in os.environ:
-        # Its threads spin while they wait for each other: with more of them than cores, those of XGBoost, LightGBM and
-        # PyTorch take a hundred times as long.
-        found[OPENMP] = str(max(1, cores() // slots))
+    elif slots > 1:
+        # Threads of OpenMP spin while they wait for each other: with more of them than cores, a training by XGBoost,
+        # LightGBM or PyTorch takes a hundred times as long.
+        found |= {name: str(max(1, cores() // slots)) for name in SHARED if name not in os.environ}
     return found
 
 

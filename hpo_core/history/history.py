@@ -93,6 +93,8 @@ PARTS: Mapping[str, Callable[[Trial], bool]] = {
     "_retries": lambda trial: "retry_of" in trial.notes,
     "_confirming": lambda trial: trial.confirms,
     "partial": lambda trial: not trial.whole,
+    "stopped_early": lambda trial: trial.stopped_early,
+    "priced": lambda trial: trial.cost is not None,
 }
 """The trials of a history of which it knows the numbers, however often it is updated."""
 
@@ -299,6 +301,15 @@ class History:
     def partial(self) -> tuple[Trial, ...]:
         """The trials that have ended after some of their folds, or are on their way there."""
         return self._part("partial")
+
+    @cached_property
+    def stopped_early(self) -> tuple[Trial, ...]:
+        return self._part("stopped_early")
+
+    @cached_property
+    def priced(self) -> tuple[Trial, ...]:
+        """The trials whose cost is known."""
+        return self._part("priced")
 
     @cached_property
     def lost(self) -> tuple[Trial, ...]:

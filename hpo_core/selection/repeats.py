@@ -20,7 +20,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -74,9 +74,9 @@ class Repeats:
             return None
         if len(history.merged.complete) < PROBE_AFTER or not self._may_ask(history):
             return None
-        full = [trial for trial in history.merged.complete if trial.fidelity == fidelity and trial.whole]
-        if not full or not self._in_doubt(history, full):
+        if not self._in_doubt(history, fidelity):
             return None
+        full = [trial for trial in history.merged.complete if trial.fidelity == fidelity and trial.whole]
         asked = {trial.repeat_of for trial in history.repeats}
         left = [trial for trial in full if trial.number not in asked]
         best = min(left, key=lambda trial: trial.standing, default=None)
@@ -87,14 +87,19 @@ class Repeats:
         probes = history.without_retaken().repeats
         return len(probes) < PROBES and not any(trial.state is TrialState.RUNNING for trial in probes)
 
-    def _in_doubt(self, history: History, full: Sequence[Trial]) -> bool:
+    def _in_doubt(self, history: History, fidelity: float | None) -> bool:
         """Whether another probe can tell more about the noise."""
-        if not history.without_retaken().repeats:
+        repeats, noise = history.without_retaken().repeats, history.noise
+        if not repeats or noise.degrees == 0:
             return True
+        if noise.deviation:
+            return False
         # Scores of a few rows have few values, so two trainings may agree by chance, as other configurations do.
-        ties = Counter(trial.loss for trial in full)
-        chance = any(ties[trial.loss] > 1 for trial in full if trial.observed)
-        return history.noise.degrees == 0 or (history.noise.deviation == 0 and chance)
+        asked = {trial.repeat_of for trial in repeats}
+        repeated = [each for number in asked if number is not None and (each := history.merged.find(number))]
+        values = {each.loss for each in repeated if each.observed and each.fidelity == fidelity and each.whole}
+        alike = (t for t in history.merged.complete if t.loss in values and t.fidelity == fidelity and t.whole)
+        return any(count > 1 for count in Counter(trial.loss for trial in alike).values())
 
     def confirmations(self, total: int) -> int:
         """How many of the trials of a study, or of a leg of it, confirm.

@@ -356,7 +356,7 @@ class Resources(Section):
     gpus: Annotated[int | float | Literal["auto"] | None, BeforeValidator(_gpus)] = Field(
         None, description="GPUs of a trial; 0.25: a quarter of one; auto: all, divided; 0 hides them."
     )
-    cpus: int | None = Field(None, ge=1, le=10_000, description="Threads for TensorFlow, BLAS and OpenMP.")
+    cpus: int | None = Field(None, ge=1, le=10_000, description="Threads of TensorFlow, BLAS, OpenMP and joblib.")
     memory: Annotated[int | None, BeforeValidator(as_bytes)] = Field(
         None, ge=1, description="Memory of a trial; also its memory_limit where that is not given."
     )

@@ -19,10 +19,10 @@ import numpy as np
 from hpo_core.history import spending
 from hpo_core.history.history import History
 from hpo_core.history.spending import Promise
+from hpo_core.history.taken import Taken
 from hpo_core.history.trial import PURPOSE, REPEAT_OF, Proposal, Trial, TrialState, fidelity_key
 from hpo_core.selection.folds import as_whole
 from hpo_core.space.configuration import Config, Scalar
-from hpo_core.strategies.common.sampling import Taken
 from hpo_core.strategies.make import expected, promised
 from hpo_core.study.definition import StudyDefinition
 from hpo_core.study.failing import failed_alike

@@ -96,7 +96,7 @@ def connect(given: str | None = None, patience: float = 1800.0, *, known: bool =
         TrackingError: The store does not respond.
     """
     from hpo_core.tracking.mlflow_store import MlflowStore
-    from hpo_core.tracking.sqlite_store import Rows
+    from hpo_core.tracking.sqlite_rows import Rows
 
     for name in ("mlflow.store.db.utils", "alembic"):  # they log every table of a new database
         logging.getLogger(name).setLevel(logging.WARNING)

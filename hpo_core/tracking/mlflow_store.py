@@ -50,7 +50,7 @@ from hpo_core.ledger.tags import MODEL
 from hpo_core.tracking.credentials import redact, scrub
 from hpo_core.tracking.histories import histories
 from hpo_core.tracking.searches import OLDEST_FIRST, PAGE, Searches, quotable
-from hpo_core.tracking.sqlite_store import Rows
+from hpo_core.tracking.sqlite_rows import Rows
 from hpo_core.tracking.trial_run import own_request
 
 T = TypeVar("T")

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import logging
+import math
 import os
 import tempfile
 import threading
@@ -37,6 +38,9 @@ PAUSES = 20
 """After a report, the pause is at least this many times its duration, so that reports take a twentieth of the time."""
 
 METRICS_A_REQUEST = 1_000
+
+MOST_POINTS = 2_000
+"""Of a longer curve of the study, about so many points are sent, and all at which it changes."""
 
 TABLE = "pareto.json"
 """The artifact with the Pareto front."""
@@ -101,10 +105,12 @@ def best_so_far(spec: StudySpec, history: History) -> list[Metric]:
 
     settled = _settled(history)
     pairs = zip(settled.complete, incumbents(settled), strict=True)
-    return [
-        Metric(BEST_SO_FAR, spec.sign * (best.loss or 0.0), trial.end or trial.start, trial.number)
-        for trial, best in pairs
-    ]
+    return _without_most(
+        [
+            Metric(BEST_SO_FAR, spec.sign * (best.loss or 0.0), trial.end or trial.start, trial.number)
+            for trial, best in pairs
+        ]
+    )
 
 
 def hypervolumes(spec: StudySpec, history: History) -> list[Metric]:
@@ -116,7 +122,18 @@ def hypervolumes(spec: StudySpec, history: History) -> list[Metric]:
     if not spec.metrics or len(settled.complete) < REFERENCE_TRIALS:
         return []
     pairs = settled.hypervolumes()
-    return [Metric(HYPERVOLUME, value, trial.end or trial.start, trial.number) for trial, value in pairs]
+    return _without_most([Metric(HYPERVOLUME, value, trial.end or trial.start, trial.number) for trial, value in pairs])
+
+
+def _without_most(points: list[Metric]) -> list[Metric]:
+    """A curve of steps without most of the points at which nothing changes, if there are very many.
+
+    Those that stay are the same as the curve grows, but for every other one each time its length has doubled.
+    """
+    every = 2 ** max(math.ceil(math.log2(max(len(points), 1) / MOST_POINTS)), 0)
+    values = [math.nan, *(point.value for point in points), math.nan]
+    turns = [not values[i] == values[i + 1] == values[i + 2] for i in range(len(points))]
+    return [point for point, turn in zip(points, turns, strict=True) if turn or point.step % every == 0]
 
 
 def write_front(spec: StudySpec, front: Sequence[Trial], folder: Path) -> list[Path]:

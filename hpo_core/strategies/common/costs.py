@@ -29,7 +29,7 @@ POOL = 128
 
 def costs_differ(history: History) -> bool:
     """Whether costs are known that say something about others."""
-    return len({trial.cost for trial in history.complete if trial.cost is not None}) > 1
+    return len({trial.cost for trial in history.priced if trial.loss is not None}) > 1
 
 
 @dataclass(frozen=True)

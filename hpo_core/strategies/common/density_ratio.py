@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
@@ -14,7 +15,7 @@ from hpo_core.base.settings import STRICT, Count, Share
 from hpo_core.history.front import outcomes
 from hpo_core.history.history import History
 from hpo_core.history.prior import Source, comparable
-from hpo_core.history.trial import Proposal, Trial, TrialState
+from hpo_core.history.trial import Proposal, Trial
 from hpo_core.numerics import pareto
 from hpo_core.numerics.parzen import Parzen
 from hpo_core.space.cube import Cube
@@ -53,13 +54,13 @@ class DensityRatio:
         fidelity = self._fidelity(history)
         same = comparable(history.prior)
         good = [*(t for t in history.complete if t.fidelity == fidelity), *(t for t in same if t.loss is not None)]
-        known = {trial.identity for trial in history.complete}
+        known = {trial.identity for trial in history.complete} if history.running else ()
         others = [
-            trial
-            for trial in (*history, *same)
-            if (trial.loss is None and not (trial.state is TrialState.RUNNING and trial.identity in known))
-            or (trial.stopped_early and trial.fidelity != fidelity)
+            *(trial for trial in history.running if trial.identity not in known),
+            *history.failed,
+            *(t for t in history.stopped_early if t.loss is not None and t.fidelity != fidelity),
         ]
+        others = [*sorted(others, key=lambda trial: trial.number), *(trial for trial in same if trial.loss is None)]
         complete, (good, others) = len(good), _selection(good, others, 2 * self.most)
         X, valid = cube.encode([trial.config for trial in (*good, *others)])
         finite = int(valid[: len(good)].sum())
@@ -128,9 +129,7 @@ class DensityRatio:
         return Costs.fitted([trials[i] for i in some], F, owner, active, np.arange(len(some)))
 
     def _fidelity(self, history: History) -> float | None:
-        counts: dict[float | None, int] = {}
-        for trial in history.complete:
-            counts[trial.fidelity] = counts.get(trial.fidelity, 0) + 1
+        counts = Counter(trial.fidelity for trial in history.complete)
         enough = [fidelity for fidelity, count in counts.items() if count >= self.start] or list(counts)
         return max(enough, key=lambda fidelity: math.inf if fidelity is None else fidelity, default=None)
 
@@ -147,7 +146,8 @@ def _selection(complete: list[Trial], others: list[Trial], best: int) -> tuple[l
 
 def _best(complete: Sequence[Trial], count: int) -> Any:
     """The positions of so many trials, those that break limits least before all others."""
-    violations = np.array([trial.violation for trial in complete])
+    limited = any(trial.excess for trial in complete[:1])  # a study has limits or not
+    violations = np.array([trial.violation for trial in complete] if limited else np.zeros(len(complete)))
     if not any(trial.losses for trial in complete[:1]):
         return np.lexsort((np.array([trial.loss for trial in complete], dtype=float), violations))[:count]
     pool = np.flatnonzero(violations == violations.min())

@@ -59,7 +59,7 @@ def propose(space: SearchSpace, history: History, fidelity: Fidelity, level: int
                 point = np.where(anew, around(space, best[0]).warped(point), kept)
             yield point[0]
 
-    config = first_new(space, points(), set(history.identities), trial_rng(seed, number, stream=2))
+    config = first_new(space, points(), history.identities, trial_rng(seed, number, stream=2))
     return [] if config is None else [Proposal(config, notes={"why": source})]
 
 

@@ -13,6 +13,7 @@ from hpo_core.base.errors import InputError
 from hpo_core.base.seeding import trial_rng
 from hpo_core.history.front import by_standing
 from hpo_core.history.history import History
+from hpo_core.history.taken import Taken
 from hpo_core.history.trial import Proposal
 from hpo_core.space.configuration import Scalar, identity
 from hpo_core.space.search_space import SearchSpace
@@ -137,19 +138,6 @@ def first_new(
         f"none of {ATTEMPTS_ENDLESS} points yielded a new configuration that satisfies {list(space.constraints)}",
         "loosen them, or write them as ranges of the parameters",
     )
-
-
-class Taken:
-    """The identities of a history, and of what was proposed since; without a copy, since trials may be many."""
-
-    def __init__(self, history: History) -> None:
-        self._known, self._new = history.identities, set[str]()
-
-    def __contains__(self, identity: object) -> bool:
-        return identity in self._new or identity in self._known
-
-    def add(self, identity: str) -> None:
-        self._new.add(identity)
 
 
 def fill(

@@ -18,7 +18,7 @@ from hpo_flows.workers import resources as resources_module
 from hpo_flows.workers.gpu import SHARE, bound_memory, out_of_memory
 from hpo_flows.workers.job import Job, TrialFailed
 from hpo_flows.workers.pool import WorkerPool
-from hpo_flows.workers.resources import JAX_SHARE, OPENMP, THREADS, VISIBLE, assigned, check, devices, variables
+from hpo_flows.workers.resources import JAX_SHARE, SHARED, THREADS, VISIBLE, assigned, check, devices, variables
 from tests.conftest import PATIENCE
 from tests.studies import ROOT, make_spec
 
@@ -102,14 +102,15 @@ def test_what_is_not_given_is_not_limited() -> None:
     assert variables(Resources(gpus=0), ["0"], 3)[VISIBLE] == ""
 
 
-def test_slots_share_the_cores_among_openmps_threads(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("name", SHARED)
+def test_slots_share_the_cores_among_their_threads(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """Unless the user says otherwise: a training whose threads are more than the cores takes many times as long."""
-    monkeypatch.delenv(OPENMP, raising=False)
+    monkeypatch.delenv(name, raising=False)
     monkeypatch.setattr(resources_module, "cores", lambda: 8)
-    assert [variables(Resources(), [], 0, slots).get(OPENMP) for slots in (1, 2, 3, 16)] == [None, "4", "2", "1"]
-    assert variables(Resources(cpus=3), [], 0, 2)[OPENMP] == "3"
-    monkeypatch.setenv(OPENMP, "8")
-    assert OPENMP not in variables(Resources(), [], 0, 2)
+    assert [variables(Resources(), [], 0, slots).get(name) for slots in (1, 2, 3, 16)] == [None, "4", "2", "1"]
+    assert variables(Resources(cpus=3), [], 0, 2)[name] == "3"
+    monkeypatch.setenv(name, "8")
+    assert name not in variables(Resources(), [], 0, 2)
 
 
 def test_auto_on_other_machines_is_refused() -> None:

@@ -24,7 +24,7 @@ from hpo_core.ledger import known_runs, reader
 from hpo_core.ledger.known_runs import KnownRuns
 from hpo_core.ledger.ledger import Ledger
 from hpo_core.ledger.snapshot import EARLIER_FORMAT, GZIP, Snapshot, unpack
-from hpo_core.ledger.store import Run
+from hpo_core.ledger.store import Metric, Run
 from hpo_core.ledger.tags import SCHEMA, Tag, fold
 from hpo_core.lineage.opening import find_study, open_study
 from hpo_core.space.configuration import config_to_json
@@ -32,6 +32,7 @@ from hpo_core.strategies.common import density_ratio
 from hpo_core.study.file import study_from
 from hpo_core.study.spec import StudySpec
 from hpo_flows.reports import export
+from hpo_flows.reports.html import publish
 from hpo_flows.reports.html.figures import past, past_of, progress
 from hpo_flows.reports.html.findings import time_spent
 from tests.memory_store import MemoryStore
@@ -149,6 +150,15 @@ def test_the_best_are_among_the_few(monkeypatch: pytest.MonkeyPatch) -> None:
     worse = [replace(t, losses=(t.loss + 1000, 3000.0)) for t in trials[10:]]  # type: ignore[operator]
     kept, _ = density_ratio._selection([*several, *worse], [], 10)
     assert {t.number for t in several} <= {t.number for t in kept}
+
+
+def test_a_long_curve_keeps_its_turns_and_ends(monkeypatch: pytest.MonkeyPatch) -> None:
+    points = [Metric("best_so_far", float(i // 300), i, i) for i in range(1_000)]
+    assert publish._without_most(points) == points
+    monkeypatch.setattr(publish, "MOST_POINTS", 50)
+    steps = [point.step for point in publish._without_most(points)]
+    assert {0, 299, 300, 599, 600, 899, 900, 999} <= set(steps)
+    assert len(steps) <= 50 + 8
 
 
 def report_of(spec: StudySpec, history: History) -> dict[str, Any]:

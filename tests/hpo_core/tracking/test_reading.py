@@ -33,7 +33,8 @@ from hpo_core.tracking.mlflow_store import MlflowStore
 from hpo_core.tracking.reading import ReadingStore
 from hpo_core.tracking.rest_store import RestStore
 from hpo_core.tracking.searches import page_token
-from hpo_core.tracking.sqlite_store import SCHEMA, SqliteStore
+from hpo_core.tracking.sqlite_rows import SCHEMA
+from hpo_core.tracking.sqlite_store import SqliteStore
 from tests.conftest import MlflowServer, free_port
 
 
