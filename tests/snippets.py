@@ -282,6 +282,7 @@ NOT_RUN: dict[str, str] = {
     "docs/explanation/architecture.md: The round": "a drawing",
     "docs/explanation/comparisons.md: The champion": "a formula",
     "docs/explanation/noise.md: What you see": "an output",
+    "docs/how-to/own-strategy.md: Your own (3)": "of a package; tests/hpo_core/strategies/test_own.py registers one",
     "docs/how-to/debugging.md: Debugging a trial (2)": "a terminal",
     "docs/how-to/running-study.md: Another space (2)": "an output",
     "docs/how-to/prefect.md: Deploy a new champion": "waits for runs; test_docs_prefect.py runs it",

@@ -104,8 +104,8 @@ def averaged(observations: Sequence[Observation]) -> tuple[Observation, ...]:
     """One observation for each configuration: the mean loss of its trainings, or that it failed if all of them did.
 
     >>> seen = [Observation({"x": 1}, 2.0), Observation({"x": 2}, None), Observation({"x": 1}, 4.0)]
-    >>> averaged(seen)
-    (Observation(config={'x': 1}, loss=3.0), Observation(config={'x': 2}, loss=None))
+    >>> [(each.config, each.loss) for each in averaged(seen)]
+    [({'x': 1}, 3.0), ({'x': 2}, None)]
     """
     groups: dict[str, list[Observation]] = {}
     for each in observations:

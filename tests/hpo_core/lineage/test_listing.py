@@ -72,6 +72,7 @@ def test_it_takes_three_requests_and_writes_nothing(tmp_path: Path, monkeypatch:
         return request(each)
 
     monkeypatch.setattr(real, "_call", counted)
+    monkeypatch.setattr(real, "_rows", None)  # as where there is no database file to read
     before = [real.get(run.id) for run in real.search(real.experiments(), {})]
     calls.clear()
     assert len(list_studies(real)) == 3
