@@ -28,7 +28,7 @@ KEPT: dict[str, list[str]] = {
         "test_ledger.py::test_a_late_result_of_a_trial_thought_dead_is_taken",
         "test_doctor.py::test_stale_trials_are_told_and_then_reaped",
     ],
-    "Can several flows work on one study?": ["test_faults.py::test_four_processes_tune_one_study"],
+    "Can several flows work on one study?": ["test_faults.py::test_several_processes_tune_one_study"],
     "How many trials at a time?": [
         "test_resources.py::test_a_worker_has_its_share_and_so_has_the_one_that_replaces_it"
     ],

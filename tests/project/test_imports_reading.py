@@ -32,7 +32,7 @@ for command in sys.argv[1:]:
 """ % (HEAVY,)  # noqa: UP031
 
 
-@pytest.mark.parametrize("kind", ["file", "server"])
+@pytest.mark.parametrize("kind", ["file", pytest.param("server", marks=pytest.mark.slow)])
 def test_reading_loads_nothing_heavy(kind: str, tmp_path: Path, request: pytest.FixtureRequest) -> None:
     server: MlflowServer | None = request.getfixturevalue("mlflow_server") if kind == "server" else None
     uri = sqlite_uri(tmp_path / "mlflow.db") if server is None else server.uri

@@ -179,6 +179,7 @@ def test_the_same_seed_makes_the_same_curve(keras: Any, tmp_path: Path) -> None:
     assert curves[0] == curves[1] != curves[2]
 
 
+@pytest.mark.slow
 def test_draws_of_other_threads_change_no_curve(keras: Any, tmp_path: Path) -> None:
     objective = keras_objective(build_model, FIT, epochs=1)
     alone, beside = Trial(tmp_path / "alone", {"units": 8}), Trial(tmp_path / "beside", {"units": 8})

@@ -24,6 +24,7 @@ def confirming(history: History) -> Counter[int | None]:
     return Counter(trial.repeat_of for trial in history if trial.confirms)
 
 
+@pytest.mark.slow
 def test_a_noisy_study_confirms_says_so_and_grows() -> None:
     result = tune(make_spec("noisy", stop={"trials": 20}))
     history = result.history

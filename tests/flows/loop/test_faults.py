@@ -53,24 +53,29 @@ def check_whole(history: History, trials: int) -> None:
 
 
 @pytest.mark.parametrize(
-    ("server", "trials"),
+    ("server", "count", "trials"),
     [
-        ("mlflow_server", 24),
-        pytest.param("mlflow_server", 200, marks=pytest.mark.slow),
-        pytest.param("postgres", 200, marks=pytest.mark.slow),
+        ("mlflow_server", 2, 12),
+        pytest.param("mlflow_server", 4, 200, marks=pytest.mark.slow),
+        pytest.param("postgres", 4, 200, marks=pytest.mark.slow),
     ],
 )
-def test_four_processes_tune_one_study(
-    server: str, trials: int, request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+def test_several_processes_tune_one_study(
+    server: str,
+    count: int,
+    trials: int,
+    request: pytest.FixtureRequest,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     uri = request.getfixturevalue(server).uri
     monkeypatch.setenv("MLFLOW_TRACKING_URI", uri)
-    space = {name: {"type": "fixed", "value": value} for name, value in (("flows", 4), ("seconds", 0.1))}
+    space = {name: {"type": "fixed", "value": value} for name, value in (("flows", count), ("seconds", 0.1))}
     space["x"] = {"type": "float", "low": 0, "high": 1}
     path = write_study(tmp_path, "together", space=space, stop={"trials": trials}, parallel=1, strategy="random")
-    flows = [start(path) for _ in range(4)]
+    flows = [start(path) for _ in range(count)]
     outputs = [flow.communicate(timeout=PATIENCE)[0] for flow in flows]
-    assert [flow.returncode for flow in flows] == [0] * 4, outputs
+    assert [flow.returncode for flow in flows] == [0] * count, outputs
     ledger = find_study(connect(), "study")
     history = ledger.load()
     check_whole(history, trials)
@@ -78,7 +83,7 @@ def test_four_processes_tune_one_study(
     store = ledger.store
     runs = store.search([ledger.study_run.experiment], {"mlflow.parentRunId": ledger.study_run.id})
     assert len(runs) == trials, "runs of losers are left"
-    assert len({run.tags["hpo.owner"] for run in runs}) == 4
+    assert len({run.tags["hpo.owner"] for run in runs}) == count
 
 
 def waiting_results(tmp_path: Path) -> list[Path]:

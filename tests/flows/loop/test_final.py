@@ -99,6 +99,7 @@ def test_the_winner_is_named_by_its_folds_tested_once_and_can_be_served(tmp_path
     assert len(client.search_runs([study.info.experiment_id])) == before
 
 
+@pytest.mark.slow
 def test_without_a_final_choice_new_incumbents_keep_their_model() -> None:
     result = tune(wine_spec(final=None, parallel=1, first=[{"max_depth": depth} for depth in (1, 9, 1)]))
     client = MlflowClient(result.tracking_uri)
