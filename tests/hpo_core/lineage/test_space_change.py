@@ -80,10 +80,10 @@ EDITS = st.fixed_dictionaries(
 )
 
 
-def expected_outside(spec: StudySpec, config: Config) -> bool:
-    """What the documents say, in other words than the code."""
+def expected_outside(spec: StudySpec, config: Config, defaults: dict[str, Any]) -> bool:
+    """What the documents say, in other words than the code; ``defaults`` are those that earlier editions gave."""
     for name, parameter in spec.space.items():
-        value = config.get(name, parameter.default if parameter.has_default else None)
+        value = config.get(name, parameter.default if parameter.has_default else defaults.get(name))
         if value is None and parameter.type == "fixed":
             value = parameter.value
         match parameter.type:
@@ -115,14 +115,16 @@ def check_edits(edits: list[dict[str, Any]], strategy: str) -> None:
     store = MemoryStore()
     train(open_study(store, study(SPACE, strategy=strategy)), 5)
     told: dict[int, dict[str, Any]] = {t.number: dict(t.config) for t in find_study(store, "s").load()}
+    defaults: dict[str, Any] = {}
     for edit in edits:
         constraints = edit.pop("constraints")
         spec = study(changed(**edit), constraints=constraints, strategy=strategy)
         before = find_study(store, "s")
         try:
             ledger = open_study(store, spec, change_space=True)
-        except InputError as error:  # momentum without a condition, or a width without a default
-            assert error.field in ("space.momentum.default", "space.width.default")
+        except InputError as error:  # a parameter that trials are without, and that has no default
+            name = error.field.removeprefix("space.").removesuffix(".default")
+            assert not spec.space[name].has_default and any(name not in config for config in told.values())
             assert find_study(store, "s").spec == before.spec
             continue
         history = ledger.load()
@@ -131,7 +133,8 @@ def check_edits(edits: list[dict[str, Any]], strategy: str) -> None:
         for trial in history.every:
             if trial.edition in {e.id for e in ledger.spec.editions} - {""}:
                 continue  # it may have had defaults of its own
-            assert bool(trial.outside) == expected_outside(spec, told[trial.number]), (trial, told[trial.number])
+            expected = expected_outside(spec, told[trial.number], defaults)
+            assert bool(trial.outside) == expected, (trial, told[trial.number])
             if not trial.outside:
                 spec.search_space.encode(trial.config)
                 assert all(
@@ -139,6 +142,7 @@ def check_edits(edits: list[dict[str, Any]], strategy: str) -> None:
                     for name in trial.config
                 )
         assert ledger.spec.started(history) == len(told)
+        defaults |= {name: each.default for name, each in spec.space.items() if each.has_default}
         train(ledger, 3)
         told |= {t.number: dict(t.config) for t in ledger.load() if t.number not in told}
     ledger = find_study(store, "s")
