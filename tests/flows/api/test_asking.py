@@ -339,6 +339,7 @@ def test_ask_and_tell_from_the_command_line(
     assert last["number"] is None or last["over"] is False
 
 
+@pytest.mark.slow
 def test_leases_are_renewed_while_a_trial_is_out(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(recorder, "RENEW_SECONDS", 0.0)
     monkeypatch.setattr(recorder, "FIRST_WRITE_SECONDS", 0.0)

@@ -171,6 +171,7 @@ def trials(study: str = "nightly") -> int:
         return 0
 
 
+@pytest.mark.slow
 def test_a_worker_runs_a_study_on_its_schedule(
     prefect: Prefect, api: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -133,6 +133,7 @@ def test_without_an_objective_the_last_epoch_counts(keras: Any, tmp_path: Path) 
     assert result == {name: trial.curve(name)[-1] for name in ("loss", "accuracy", "val_loss", "val_accuracy")}
 
 
+@pytest.mark.slow
 def test_the_graph_is_traced_once_a_training_not_once_an_epoch(keras: Any, tmp_path: Path) -> None:
     traces: list[int] = []
 
@@ -170,6 +171,7 @@ def test_no_function_and_no_graph_of_a_training_stay(keras: Any, tmp_path: Path)
     assert counts[1] == counts[2]
 
 
+@pytest.mark.slow
 def test_the_same_seed_makes_the_same_curve(keras: Any, tmp_path: Path) -> None:
     objective = keras_objective(build_model, FIT, epochs=2)
     trials = [Trial(tmp_path / str(i), {"units": 8}, seed=seed) for i, seed in enumerate((1, 1, 2))]

@@ -56,10 +56,11 @@ def check_whole(history: History, trials: int) -> None:
     ("server", "count", "trials"),
     [
         ("mlflow_server", 2, 12),
-        pytest.param("mlflow_server", 4, 200, marks=pytest.mark.slow),
-        pytest.param("postgres", 4, 200, marks=pytest.mark.slow),
+        ("mlflow_server", 4, 200),
+        ("postgres", 4, 200),
     ],
 )
+@pytest.mark.slow
 def test_several_processes_tune_one_study(
     server: str,
     count: int,
@@ -90,7 +91,8 @@ def waiting_results(tmp_path: Path) -> list[Path]:
     return list((tmp_path / ".hpo" / "spool").rglob("*.json"))
 
 
-@pytest.mark.parametrize("seconds", [0, pytest.param(60, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("seconds", [0, 60])
+@pytest.mark.slow
 def test_the_mlflow_server_goes_away_and_comes_back(own_server: MlflowServer, tmp_path: Path, seconds: float) -> None:
     flow = start(write_study(tmp_path, "gated", space=gated(tmp_path, 4), stop={"trials": 12}, retries=1))
     wait_for_complete(4)
@@ -141,6 +143,7 @@ def test_a_prefect_server_that_is_named_and_not_there_is_one_line(
     assert not len(find_study(connect(), "study").load())
 
 
+@pytest.mark.slow
 def test_the_first_signal_ends_a_flow_although_mlflow_is_away(own_server: MlflowServer, tmp_path: Path) -> None:
     flow = start(write_study(tmp_path, stop={"trials": 500}))
     wait_for_complete(2)
@@ -243,6 +246,7 @@ def test_an_artifact_store_that_refuses_costs_no_result(tmp_path: Path) -> None:
         assert (tmp_path / ".hpo" / "unsent" / trial.run_id / "note.txt").read_text().startswith("seed")
 
 
+@pytest.mark.slow
 def test_a_locked_database_is_asked_again(tmp_path: Path) -> None:
     import sqlite3
 
@@ -284,6 +288,7 @@ def test_a_leaking_trial_is_ended_at_its_memory_limit() -> None:
     assert "memory_limit of 600 MiB" in by_how["leak"].reason
 
 
+@pytest.mark.slow
 def test_stop_from_another_terminal_ends_a_study_in_order(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -344,6 +349,7 @@ def begun(folder: Path) -> bool:
     return False
 
 
+@pytest.mark.slow
 def test_a_flow_killed_while_it_creates_the_database_leaves_none_behind(tmp_path: Path) -> None:
     """Found by killing flows at random moments: MLflow cannot go on with half of its tables."""
     import subprocess

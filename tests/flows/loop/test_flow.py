@@ -429,6 +429,7 @@ def test_the_command_line_answers_scripts(
     assert code == 3 and "does not answer" in errors and "Traceback" not in errors
 
 
+@pytest.mark.slow
 def test_a_keras_network_is_tuned() -> None:
     spec = study_from(
         {

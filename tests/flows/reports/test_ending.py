@@ -48,6 +48,7 @@ def test_a_folder_that_cannot_be_written_is_a_warning() -> None:
 
 @pytest.mark.filterwarnings("ignore")  # MLflow's own
 @pytest.mark.usefixtures("prefect_server")
+@pytest.mark.slow
 def test_the_best_trials_model_is_named_and_loads() -> None:
     from hpo_core.lineage.opening import find_study
     from hpo_core.tracking.connection import connect

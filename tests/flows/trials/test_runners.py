@@ -141,6 +141,7 @@ def test_a_dask_worker_that_is_killed_loses_its_trial_alone(dask_address: str, t
     assert len(owners) >= 2 and ledger.owner not in owners
 
 
+@pytest.mark.slow
 def test_a_worker_that_lacks_the_objective_ends_the_study_with_one_error(dask_address: str) -> None:
     data = make_spec(name="lacking", runner={"type": "dask", "address": dask_address}).model_dump()
     spec = study_from(data | {"objective": "nowhere.at_all:train"})
