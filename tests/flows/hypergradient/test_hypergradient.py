@@ -162,7 +162,7 @@ def test_a_truncated_walk_takes_the_state_that_it_begins_at_for_given() -> None:
     assert whole[2].held < whole[30].held
 
 
-@pytest.mark.parametrize("optimizer", ["sgd", "adam"])
+@pytest.mark.parametrize("optimizer", [pytest.param("sgd", marks=pytest.mark.slow), "adam"])
 def test_forward_mode_is_reverse_mode(optimizer: str) -> None:
     places = {
         "learning_rate": hg.learning_rate(),

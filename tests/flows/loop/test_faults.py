@@ -325,6 +325,7 @@ def test_a_dead_flow_leaves_no_training_behind(tmp_path: Path) -> None:
     assert not alive
 
 
+@pytest.mark.slow
 def test_a_cancelled_flow_whose_process_was_killed_is_cleaned_up_by_prefects_hook(tmp_path: Path) -> None:
     from types import SimpleNamespace
 
