@@ -75,7 +75,7 @@ def test_two_flows_at_once_lose_and_double_nothing(strategy: str, tmp_path: Path
         **GIVEN,
         **fidelity,
     }
-    path = write_study(tmp_path, "two_metrics", space=gated(tmp_path, 0), **changes)
+    path = write_study(tmp_path, "two_metrics", **changes)
     flows = [start(path) for _ in range(2)]
 
     def both_train() -> bool:
