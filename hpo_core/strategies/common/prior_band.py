@@ -15,7 +15,7 @@ import numpy as np
 from hpo_core.base.arrays import Array
 from hpo_core.base.seeding import trial_rng
 from hpo_core.history.fidelity import Fidelity
-from hpo_core.history.history import History
+from hpo_core.history.history import History, encoded
 from hpo_core.history.trial import Proposal, Trial
 from hpo_core.space.belief import Belief, BeliefDensity
 from hpo_core.space.search_space import SearchSpace
@@ -56,7 +56,7 @@ def propose(space: SearchSpace, history: History, fidelity: Fidelity, level: int
             elif source == BEST:
                 kept = space.encode(best[0].config)[None]
                 anew = np.isnan(kept) | (rng.random(kept.shape) < PERTURBED)
-                point = np.where(anew, around(space, best[0]).warped(point), kept)
+                point = np.where(anew, _around(space, best[0], space.free).warped(point), kept)
             yield point[0]
 
     config = first_new(space, points(), history.identities, trial_rng(seed, number, stream=2))
@@ -85,20 +85,16 @@ def shares(space: SearchSpace, eta: float, level: int, best: list[Trial]) -> tup
     uniform = 1 / (1 + eta**level)
     if not best:
         return uniform, 1 - uniform, 0.0
-    near = _density(space, best[0], space.beliefs)
-    rows = np.array([space.encode(trial.config) for trial in best])
+    near = _around(space, best[0], space.beliefs)
+    rows = encoded(space, best)
     weights = np.arange(len(best), 0, -1)
     likely = [float(weights @ np.exp(density.log_density(rows))) for density in (space.belief, near)]
     share = (1 - uniform) * likely[0] / sum(likely)
     return uniform, share, 1 - uniform - share
 
 
-def around(space: SearchSpace, trial: Trial) -> BeliefDensity:
-    """The density around a trial's configuration: as of a user who believes in it with medium confidence."""
-    return _density(space, trial, space.free)
-
-
-def _density(space: SearchSpace, trial: Trial, names: Container[str]) -> BeliefDensity:
+def _around(space: SearchSpace, trial: Trial, names: Container[str]) -> BeliefDensity:
+    """The density around a trial's values of some parameters, as if a user believed in these with medium confidence."""
     beliefs = {name: Belief(value, "medium") for name, value in trial.config.items() if name in names}
     return BeliefDensity({name: space.parameters[name] for name in space.free}, beliefs)
 

@@ -12,7 +12,7 @@ from hpo_core.base.arrays import Array
 from hpo_core.base.errors import InputError
 from hpo_core.base.seeding import trial_rng
 from hpo_core.history.front import by_standing
-from hpo_core.history.history import History
+from hpo_core.history.history import History, encoded
 from hpo_core.history.taken import Taken
 from hpo_core.history.trial import Proposal
 from hpo_core.space.configuration import Scalar, identity
@@ -80,7 +80,7 @@ def trust(space: SearchSpace, history: History) -> float:
     ended = by_standing(trial for trial in history.complete if trial.number < EVIDENCE)
     if len(ended) < 3:  # two agree or disagree by chance
         return 1.0
-    density = space.belief.log_density(np.array([space.encode(trial.config) for trial in ended]))
+    density = space.belief.log_density(encoded(space, ended))
     found = scipy.stats.kendalltau(density, -np.arange(len(ended)), alternative="less").pvalue
     return min(1.0, 2 * float(found)) if np.isfinite(found) else 1.0  # all densities are equal
 
