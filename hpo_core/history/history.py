@@ -334,8 +334,7 @@ class History:
     def merged(self) -> History:
         """This history with one trial for each configuration: without the repeats, whose losses count in the mean.
 
-        A repeat counts if it was trained as far as the trial that it repeats; the others are only left out. Numbers do
-        not change.
+        A repeat counts if it was trained as far as the trial that it repeats. Numbers do not change.
         """
         if not self.repeats:
             return self
@@ -359,7 +358,8 @@ class History:
     @cached_property
     def noise(self) -> Noise:
         """How much the loss of one configuration differs from training to training, pooled over all configurations."""
-        return noise_of(trial.observed for trial in self.merged.complete if trial.observed)
+        numbers = sorted({each.repeat_of for each in self.repeats if each.repeat_of is not None})
+        return noise_of(trial.observed for trial in self.merged._of(numbers))
 
     @cached_property
     def identities(self) -> frozenset[str]:

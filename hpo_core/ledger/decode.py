@@ -86,15 +86,12 @@ def trial_of(run: Run, spec: StudySpec) -> Trial:
     derived = any(map(_is_derived, run.metrics))
     # NaN is not a value: it voids a metric that an earlier attempt of the same trial reported.
     metrics = run.metrics
-    if derived or any(value != value for value in metrics.values()):
+    total = sum(metrics.values())  # NaN if one of them is, which is quicker to find than to look at each
+    if derived or total != total:
         metrics = {key: value for key, value in metrics.items() if not (key.startswith(HIDDEN) or value != value)}
     losses, unknown = _losses_of(run, spec)
     reason = tags.get(Tag.REASON, "")
-    notes: dict[str, Scalar] = {
-        key.removeprefix(Tag.PREFIX): text
-        for key, text in tags.items()
-        if key.startswith(Tag.PREFIX) and key not in TRIAL_TAGS and not key.startswith(Tag.CONFIG)
-    }
+    notes: dict[str, Scalar] = {name: text for key, text in tags.items() if (name := _noted(key))}
     ended_well = run.status == FINISHED or (Tag.RESULT in tags and "lost" in notes)
     if run.status in (RUNNING, "SCHEDULED"):
         state = TrialState.RUNNING
@@ -138,6 +135,13 @@ def trial_of(run: Run, spec: StudySpec) -> Trial:
 
 
 @functools.lru_cache(maxsize=1024)  # trials have the same ones
+def _noted(tag: str) -> str:
+    """The name of the note that a tag is; empty if it is something else."""
+    is_note = tag.startswith(Tag.PREFIX) and tag not in TRIAL_TAGS and not tag.startswith(Tag.CONFIG)
+    return tag.removeprefix(Tag.PREFIX) if is_note else ""
+
+
+@functools.lru_cache(maxsize=1024)
 def _is_derived(metric: str) -> bool:
     """Whether a metric says something about the trial beside its values."""
     return metric.startswith((*HIDDEN, HYPERGRADIENT))
@@ -203,7 +207,7 @@ def _config_of(
     if text := join_tag(Tag.CONFIG, run.tags):
         config = config_from_json(text)
     elif "config" in facts:
-        config = config_of(facts["config"])
+        config = facts["config"] if today and isinstance(facts["config"], dict) else config_of(facts["config"])
     else:
         space = spec.search_space if today else in_force(spec, edition, number).search_space
         config = space.from_params(run.params)

@@ -14,6 +14,7 @@ import json
 import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass
+from types import NoneType
 from typing import Any
 
 from hpo_core.ledger.store import Run
@@ -122,11 +123,11 @@ def _read(file: gzip.GzipFile) -> Snapshot | None:
     return Snapshot(facts["study"], runs, [str(id) for id in others])
 
 
-_TYPES = (str, str, str, str, int, int | None, dict, dict, dict)
+_TYPES = (str, str, str, str, int, (int, NoneType), dict, dict, dict)
 
 
 def _run(row: list[Any], common: dict[str, str]) -> Run:
-    if not all(map(isinstance, row, _TYPES)):
+    if not all(map(isinstance, row, _TYPES)):  # type: ignore[arg-type]  # mypy knows no tuple of classes here
         raise TypeError("a column holds what it never does")
     id, experiment, name, status, start, end, params, metrics, tags = row
     return Run(id, experiment, name, status, start, end, params, metrics, common | tags)

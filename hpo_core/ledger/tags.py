@@ -244,8 +244,13 @@ def named(tags: Mapping[str, str], facts: Mapping[str, Any]) -> dict[str, str]:
     >>> named(tags, facts_of(tags))
     {'hpo.seed': '0', 'hpo.number': '1'}
     """
-    told = {f"{Tag.PREFIX}{name}": str(value) for name, value in facts.items() if name != "config"}
-    return told | {key: value for key, value in tags.items() if not key.startswith(Tag.PROPOSAL)}
+    found = {f"{Tag.PREFIX}{name}": str(value) for name, value in facts.items() if name != "config"}
+    found.update(tags)
+    key, part = Tag.PROPOSAL, 0
+    while found.pop(key, None) is not None:
+        part += 1
+        key = f"{Tag.PROPOSAL}.{part}"
+    return found
 
 
 def unfold(tags: Mapping[str, str]) -> dict[str, str]:

@@ -98,8 +98,9 @@ class Repeats:
         asked = {trial.repeat_of for trial in repeats}
         repeated = [each for number in asked if number is not None and (each := history.merged.find(number))]
         values = {each.loss for each in repeated if each.observed and each.fidelity == fidelity and each.whole}
-        alike = (t for t in history.merged.complete if t.loss in values and t.fidelity == fidelity and t.whole)
-        return any(count > 1 for count in Counter(trial.loss for trial in alike).values())
+        alike = [trial for trial in history.merged.complete if trial.loss in values]  # few of many, and soon found
+        counts = Counter(trial.loss for trial in alike if trial.fidelity == fidelity and trial.whole)
+        return any(count > 1 for count in counts.values())
 
     def confirmations(self, total: int) -> int:
         """How many of the trials of a study, or of a leg of it, confirm.

@@ -247,8 +247,9 @@ class SearchSpace:
         Raises:
             ValueError: A value is missing, unexpected or out of range, or a constraint does not hold.
         """
-        if unknown := [name for name in config if name not in self.parameters]:
-            raise ValueError(f"{unknown[0]!r} is not a parameter of the space, which has {list(self.parameters)}")
+        if not config.keys() <= self.parameters.keys():
+            unknown = next(name for name in config if name not in self.parameters)
+            raise ValueError(f"{unknown!r} is not a parameter of the space, which has {list(self.parameters)}")
         result: dict[str, Scalar] = {}
         for name, parameter in self.parameters.items():
             if parameter.when and not self.active(name, result):
@@ -256,14 +257,16 @@ class SearchSpace:
                     raise ValueError(f"{name!r} is given but not active: it needs {parameter.when}")
                 continue
             if name in config:
-                value = native(config[name])
+                value = config[name]
+                if type(value) is not float:  # as most are, which have a type of their own only in the range
+                    value = native(value)
             elif isinstance(parameter, Fixed):
                 value = parameter.value
             else:
                 raise ValueError(f"{name!r} is missing")
             try:
-                result[name] = self._typed(name, value)
-            except ValueError as error:
+                result[name] = parameter.typed(value)
+            except (ValueError, OverflowError) as error:  # an integer may be too large for a float
                 raise ValueError(f"{name!r}: {error}") from None
         if check_constraints:
             for constraint in self._parsed:

@@ -58,8 +58,8 @@ class Rows:
         trash: bool = False,
     ) -> list[Run] | None:
         terms, values = _terms(experiments, tags, trash)
-        if since is not None:
-            terms, values = f"{terms} AND start_time >= ?", [*values, since]
+        if since is not None:  # first, since no index helps: it costs least to compare, and most runs end there
+            terms, values = f"start_time >= ? AND {terms}", [since, *values]
         if trash:
             terms, values = f"{terms} AND status != ?", [*values, RUNNING]
 

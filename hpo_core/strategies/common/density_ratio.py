@@ -15,7 +15,7 @@ from hpo_core.base.settings import STRICT, Count, Share
 from hpo_core.history.front import outcomes
 from hpo_core.history.history import History
 from hpo_core.history.prior import Source, comparable
-from hpo_core.history.trial import Proposal, Trial
+from hpo_core.history.trial import Proposal, Trial, fidelity_key
 from hpo_core.numerics import pareto
 from hpo_core.numerics.parzen import Parzen
 from hpo_core.space.cube import Cube
@@ -51,9 +51,9 @@ class DensityRatio:
 
     def ranked(self, cube: Cube, history: History, rng: np.random.Generator) -> Iterator[Proposal]:
         """Draws from the density of the good trials, the highest ratio first."""
-        fidelity = self._fidelity(history)
+        fidelity, trained = self._fullest(history)
         same = comparable(history.prior)
-        good = [*(t for t in history.complete if t.fidelity == fidelity), *(t for t in same if t.loss is not None)]
+        good = [*trained, *(trial for trial in same if trial.loss is not None)]
         known = {trial.identity for trial in history.complete} if history.running else ()
         others = [
             *(trial for trial in history.running if trial.identity not in known),
@@ -128,10 +128,13 @@ class DensityRatio:
         active = float((~np.isnan(X[some])).sum(axis=1).mean())
         return Costs.fitted([trials[i] for i in some], F, owner, active, np.arange(len(some)))
 
-    def _fidelity(self, history: History) -> float | None:
-        counts = Counter(trial.fidelity for trial in history.complete)
+    def _fullest(self, history: History) -> tuple[float | None, Sequence[Trial]]:
+        """The highest fidelity of which there are enough trials, and these."""
+        counts = Counter([trial.fidelity for trial in history.complete])
         enough = [fidelity for fidelity, count in counts.items() if count >= self.start] or list(counts)
-        return max(enough, key=lambda fidelity: math.inf if fidelity is None else fidelity, default=None)
+        chosen = max(enough, key=fidelity_key, default=None)
+        alike = len(counts) < 2
+        return chosen, history.complete if alike else [t for t in history.complete if t.fidelity == chosen]
 
 
 def _selection(complete: list[Trial], others: list[Trial], best: int) -> tuple[list[Trial], list[Trial]]:
