@@ -5,12 +5,13 @@ from __future__ import annotations
 import math
 import os
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationInfo, field_validator, model_validator
 
 from hpo_core.history.fidelity import Fidelity
+from hpo_core.history.limits import Limit
 from hpo_core.selection.early_stopping import StopRule, make_rule
 from hpo_core.selection.final_choice import Pick, Rule, Selection
 from hpo_core.selection.repeats import SHARE, TOP, Repeats
@@ -166,8 +167,8 @@ class FinalSpec(Section):
     rule: Rule = Field("mean", description="How the winner is told from the folds.")
     prefer: dict[str, Literal["low", "high"]] = Field({}, description="Which values are simpler, by parameter.")
 
-    def selection(self, pick: Pick | None = None) -> Selection:
-        return Selection(self.top, self.folds, self.rule, self.prefer, pick)
+    def selection(self, pick: Pick | None = None, limits: Sequence[Limit] = ()) -> Selection:
+        return Selection(self.top, self.folds, self.rule, self.prefer, pick, limits)
 
     def check(self, space: SearchSpace) -> None:
         """See whether the parameters that are to say what is simple can.
