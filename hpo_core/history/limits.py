@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 from hpo_core.base import moments
 
-_LIMIT = re.compile(r"(<=|>=)\s*([-+]?[0-9.]+(?:[eE][-+]?[0-9]+)?)")
+_LIMIT = re.compile(r"(<=|>=)\s*([-+]?(?:[0-9]+\.?[0-9]*|\.[0-9]+)(?:[eE][-+]?[0-9]+)?)")
 
 
 @dataclass(frozen=True)

@@ -36,7 +36,7 @@ class Section(BaseModel):
     @classmethod
     def _no_boolean(cls, value: Any, info: ValidationInfo) -> Any:
         wanted = cls.model_fields[str(info.field_name)].annotation
-        if isinstance(value, bool) and wanted is not bool:  # pydantic would take True for 1
+        if isinstance(value, bool) and wanted not in (bool, Any):  # pydantic would take True for 1
             raise ValueError(f"{value} is neither a text nor a number")
         return value
 
@@ -92,7 +92,7 @@ class StopRules(Section):
         rules = [name for name in type(self).model_fields if name not in ("more", "same_error")]
         if self.more and self.trials is None:
             raise ValueError("it says more, but not how many trials; write trials: +20, say")
-        if all(getattr(self, name) is None for name in rules):
+        if all(getattr(self, name) in (None, {}) for name in rules):
             *some, last = rules
             raise ValueError(f"no rule is given, so the study would never end; give {', '.join(some)} or {last}")
         return self
