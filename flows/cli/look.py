@@ -172,7 +172,7 @@ def best(
             metric=spec.metric,
             config=dict(best.config),
             metrics=dict(best.metrics),
-            feasible=best.feasible,
+            feasible=(best if winner is None else winner.averaged).feasible,
             **_certainty(history),
             tuning=_tuning(spec, history, choice),
             run_id=best.run_id,

@@ -110,6 +110,8 @@ def _cells(study: ListedStudy, *, unique: bool) -> list[str]:
     best = "" if incumbent is None else f"{number(metric_value(spec, incumbent))} {spec.metric}"
     if spec.metrics and incumbent is not None:
         best = f"front of {len(history.front)}"
+    if incumbent is not None and not incumbent.feasible:
+        best = "none keeps the limits"
     return [name, study.shown_state, done, str(len(history.failed)), best, active]
 
 

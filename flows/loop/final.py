@@ -26,7 +26,7 @@ class FinalStage:
         spec = ledger.spec
         assert spec.final is not None
         self._ledger, self._space, self._folds = ledger, spec.search_space, folds
-        self._selection: Selection = spec.final.selection(spec.stands_for if spec.prefer else None)
+        self._selection: Selection = spec.final.selection(spec.stands_for if spec.prefer else None, spec.limiting)
         self._evaluations: list[Evaluation] = []
         self.choice: Choice | None = None
 

@@ -19,6 +19,7 @@ from hpo_flows.reports.front import prefer_hint, standing_line
 from hpo_flows.reports.screens import say
 from hpo_flows.reports.text import (
     certainty_lines,
+    choice_limits_line,
     choice_line,
     choice_rows,
     failed_line,
@@ -238,6 +239,8 @@ def print_choice(spec: StudySpec, history: History, choice: Choice, console: Con
         return
     if spec.metrics and len(choice.front) > 1:
         say(console, f"  # {standing_line(spec, choice.front)}")
+    if line := choice_limits_line(spec, choice):
+        say(console, f"  # {line}")
     for line in as_yaml(choice.winner.trial.config):
         say(console, f"  {line}")
     for line in [*test_lines(choice), *tuning_lines(spec, history, choice)]:

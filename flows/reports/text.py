@@ -167,10 +167,10 @@ def broken_limits(spec: StudySpec, trial: Trial) -> str:
     )
 
 
-def limits_line(spec: StudySpec, best: Trial) -> str:
-    """Whether the best trial keeps the limits, in words."""
+def limits_line(spec: StudySpec, best: Trial, of: str = "trial") -> str:
+    """Whether the best trial, or the best of others, keeps the limits, in words."""
     if broken := broken_limits(spec, best):
-        return f"no trial keeps all limits; trial {best.number} comes closest, and breaks {broken}"
+        return f"no {of} keeps all limits; trial {best.number} comes closest, and breaks {broken}"
     return (
         f"keeps {', '.join(f'{limit} ({number(limit.value(best.excess[limit.metric]))})' for limit in spec.limiting)}"
     )
@@ -189,8 +189,8 @@ def tuning_lines(spec: StudySpec, history: History, choice: Choice | None = None
         return []  # what is left is in the table
     how = "confirmed" if choice is None else "folds"
     lines = [f"trial {winner.trial.number}, the best: {_scores(spec, winner, how)}"]
-    lines.append(f"{name}, the first: {_scores(spec, first, how)}")
-    if found.in_vain is None:
+    lines.append(f"{name}, the first: {_scores(spec, first, how)}{', breaks the limits' if found.limited else ''}")
+    if found.in_vain is None or found.limited:
         return lines
     gain = f"tuning gained {with_error(found.gain, found.error)} without luck"
     return [*lines, f"{gain}: {name} would have done as well" if found.in_vain else gain]
@@ -351,6 +351,14 @@ def with_error(value: float, error: float) -> str:
     return f"{value:.{max(decimals, 0)}f} ± {error:.{max(decimals, 0)}f}"
 
 
+def choice_limits_line(spec: StudySpec, choice: Choice) -> str:
+    """Whether the winner keeps the limits on its folds, in words; empty without limits, or without a winner."""
+    if choice.winner is None or not spec.limiting:
+        return ""
+    line = limits_line(spec, choice.winner.averaged, "finalist")
+    return f"{line} over its folds"
+
+
 def choice_rows(spec: StudySpec, choice: Choice) -> list[tuple[str, str, str, str]]:
     """One row per finalist, the winner first: trial, value in the search, mean over the folds, remark."""
     winner = choice.winner
@@ -358,6 +366,8 @@ def choice_rows(spec: StudySpec, choice: Choice) -> list[tuple[str, str, str, st
     for standing in sorted(choice.standings, key=lambda s: (s is not winner, s.mean, s.trial.number)):
         on = bool(spec.metrics) and any(standing.trial.number == trial.number for trial in choice.front)
         remark = "winner" if standing is winner else "on the front" if on else standing.reason
+        if standing.losses and not standing.reason and (broken := broken_limits(spec, standing.averaged)):
+            remark = f"{remark}, breaks {broken}" if remark else f"breaks {broken}"
         mean = ", ".join(spreads(spec, standing).values()) if not standing.reason and standing.losses else "-"
         searched = ", ".join(number(value) for value in metric_values(spec, standing.trial).values())
         rows.append((str(standing.trial.number), searched, mean, remark))

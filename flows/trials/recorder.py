@@ -410,7 +410,7 @@ class TrialLog:
             why = f"the objective neither returned nor reported {cost!r}; return it, or give cost: seconds"
             raise TrialFailed(why, retry=False, blamed_key="cost")
         if usable(latest[cost]) is None:
-            raise TrialFailed(f"it has {cost} = {latest[cost]}, and a cost is above 0", retry=False)
+            raise TrialFailed(f"it has {cost} = {latest[cost]}, and a cost is a finite number above 0", retry=False)
 
     def check(self) -> None:
         """Check that an evaluation for the champion did its job.

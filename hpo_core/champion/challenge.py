@@ -8,10 +8,11 @@ becomes a champion.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from hpo_core.champion.succession import PROMOTED, REFUSED, promotion, succession
+from hpo_core.history.limits import measured_again
 from hpo_core.history.trial import Trial, TrialState
 from hpo_core.ledger.store import Version
 from hpo_core.ledger.tags import Tag
@@ -44,7 +45,7 @@ class Challenge:
         scored: The champion's evaluation, once it is complete.
         obstacle: Why the winner cannot become the champion, whatever the numbers say; empty if it can.
         record: The version that holds the verdict, once there is one.
-        unfit: The conditions of the study's ``prefer`` that the champion breaks, so that it cannot stay.
+        unfit: The study's limits and the conditions of its ``prefer`` that the champion breaks, so that it cannot stay.
     """
 
     trial: Trial
@@ -107,11 +108,11 @@ def challenge_of(
             obstacle = obstacle or f"{what} ({kind}) failed: {found.reason}"
     retrained = [complete[kind] for kind in map(Retraining, range(seeds)) if kind in complete]
     scored = None if reigning is None else complete.get(ChampionVersion(reigning))
-    wish, unfit = spec.preference, ""
-    if wish is not None and not pending and retrained:
-        if broken := wish.broken(mean_metrics(retrained)):
+    unfit = ""
+    if not pending and retrained:
+        if broken := _broken(spec, [each.metrics for each in retrained], mean_metrics(retrained)):
             obstacle = obstacle or f"the mean over {seeds} seeds breaks {broken}"
-        unfit = "" if scored is None else wish.broken(scored.metrics)
+        unfit = "" if scored is None else _broken(spec, [scored.metrics], scored.metrics)
     return Challenge(
         trial,
         seeds,
@@ -125,6 +126,22 @@ def challenge_of(
         record_of(versions, study_run, trial.number, seeds),
         unfit,
     )
+
+
+def _broken(spec: StudySpec, trainings: Sequence[Mapping[str, float]], metrics: Mapping[str, float]) -> str:
+    """The limits and the conditions of ``prefer`` that a model breaks, with its values; empty if it keeps all.
+
+    Args:
+        spec: The study.
+        trainings: The metrics of its trainings. A limited metric that none of them logged breaks nothing.
+        metrics: Their means, by which ``prefer`` judges.
+    """
+    excess = measured_again(spec.limiting, {}, trainings)
+    limits = [
+        f"{limit} ({limit.value(found):.6g})" for limit in spec.limiting if (found := excess.get(limit.metric, 0.0)) > 0
+    ]
+    wish = "" if spec.preference is None else spec.preference.broken(metrics)
+    return ", ".join([*limits, *([wish] if wish else [])])
 
 
 def _parts(seeds: int, reigning: int | None) -> list[EvaluationKind]:

@@ -7,7 +7,9 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-_LIMIT = re.compile(r"(<=|>=)\s*([-+]?[0-9.]+(?:[eE][-+]?[0-9]+)?)")
+from hpo_core.base import moments
+
+_LIMIT = re.compile(r"(<=|>=)\s*([-+]?(?:[0-9]+\.?[0-9]*|\.[0-9]+)(?:[eE][-+]?[0-9]+)?)")
 
 
 @dataclass(frozen=True)
@@ -70,6 +72,29 @@ class Limit:
 def excesses(limits: Sequence[Limit], metrics: Mapping[str, float]) -> dict[str, float]:
     """The excess of each limited metric, by its name."""
     return {limit.metric: limit.excess(metrics.get(limit.metric)) for limit in limits}
+
+
+def measured_again(
+    limits: Sequence[Limit], excess: Mapping[str, float], trainings: Sequence[Mapping[str, float]]
+) -> dict[str, float]:
+    """The excess of each limited metric after further trainings of a configuration, by the mean over these.
+
+    A metric that none of them logged keeps its excess.
+
+    Args:
+        limits: The limits.
+        excess: The excesses so far, by metric.
+        trainings: The metrics of the further trainings.
+
+    >>> measured_again([Limit("ms", "<=", 20.0)], {"ms": -0.5}, [{"ms": 18.0}, {"ms": 26.0}])
+    {'ms': 0.1}
+    """
+    found = dict(excess)
+    for limit in limits:
+        beyond = [limit.excess(each[limit.metric]) for each in trainings if limit.metric in each]
+        if beyond:
+            found[limit.metric] = moments.mean(beyond) if max(beyond) < math.inf else math.inf
+    return found
 
 
 def violation(excess: Mapping[str, float]) -> float:

@@ -4,6 +4,7 @@ A search ranks configurations by one split of the data, so the best value found 
 choice trains the ``top`` configurations again, once per fold, and picks the winner by the mean over its folds. With
 several objectives these are points of the Pareto front: those that are preferred most, or, where nothing is preferred,
 its compromise and the least crowded. The means over their folds form a new front, from which the winner is picked.
+Whether a configuration keeps the study's limits is decided by the means over its folds, too.
 
 Everything here is a function of the history and the evaluations in MLflow, so every flow arrives at the same choice.
 
@@ -24,6 +25,7 @@ from typing import Literal
 from hpo_core.base import moments
 from hpo_core.history.front import best_first, compromise, front_of
 from hpo_core.history.history import History
+from hpo_core.history.limits import Limit, measured_again
 from hpo_core.history.trial import Trial, TrialState
 from hpo_core.selection.evaluation import (
     Evaluation,
@@ -80,12 +82,14 @@ class Standing:
         folds: Complete folds by index.
         folds_wanted: The total number of folds.
         reason: Why the finalist is out; empty while it is in.
+        limits: The study's limits on results.
     """
 
     trial: Trial
     folds: Mapping[int, Evaluation]
     folds_wanted: int
     reason: str = ""
+    limits: Sequence[Limit] = ()
 
     @property
     def done(self) -> bool:
@@ -116,11 +120,16 @@ class Standing:
 
     @property
     def averaged(self) -> Trial:
-        """Its trial with the means over its complete folds in place of the losses and metrics of the search."""
+        """Its trial with the means over its complete folds in place of the losses and metrics of the search.
+
+        So are limits kept or broken by the means, where folds logged their metrics.
+        """
         means = tuple(self.by(i).mean for i in range(len(self.trial.outcome)))
         metrics = {**self.trial.metrics, **mean_metrics([*self.folds.values()])}
         losses = means if self.trial.losses else ()
-        return replace(self.trial, loss=means[0], losses=losses, metrics=metrics, observed=(), confirmed=False)
+        excess = measured_again(self.limits, self.trial.excess, [fold.metrics for fold in self.folds.values()])
+        averaged = replace(self.trial, loss=means[0], losses=losses, metrics=metrics, excess=excess)
+        return replace(averaged, observed=(), confirmed=False)
 
     @property
     def seconds(self) -> float:
@@ -179,6 +188,7 @@ class Selection:
             simpler.
         pick: With several objectives, picks what is preferred from a front: finalists, and then the winner. None if
             nothing is preferred.
+        limits: The study's limits on results.
     """
 
     top: int
@@ -186,6 +196,7 @@ class Selection:
     rule: Rule = "mean"
     prefer: Mapping[str, Literal["low", "high"]] = field(default_factory=dict)
     pick: Pick | None = None
+    limits: Sequence[Limit] = ()
 
     def choice(self, history: History, evaluations: Iterable[Evaluation], space: SearchSpace) -> Choice:
         """The current state of the choice; a pure function of its arguments, whatever the order of their items."""
@@ -228,7 +239,7 @@ class Selection:
                 complete[i] = found
             elif not due_again(found):
                 reason = reason or f"{fold} failed: {found.reason}"
-        return Standing(trial, complete, self.folds, reason)
+        return Standing(trial, complete, self.folds, reason, self.limits)
 
     def _winner(self, choice: Choice, space: SearchSpace) -> Standing | None:
         if (picked := (self.pick or compromise)(choice.front)) is None:
@@ -238,7 +249,7 @@ class Selection:
         if self.rule == "mean":
             return best
         # With a single fold the standard error is NaN and no mean would qualify; a study file asks for at least two.
-        alike = [standing for standing in remaining if standing.trial.violation == best.trial.violation]
+        alike = [standing for standing in remaining if standing.averaged.violation == best.averaged.violation]
         near = [standing for standing in alike if standing.mean <= best.mean + best.standard_error]
         return min(near, key=lambda standing: self._complexity(standing, space))
 

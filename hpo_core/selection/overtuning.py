@@ -16,7 +16,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from hpo_core.base import moments
 from hpo_core.history.history import History
@@ -59,18 +59,23 @@ class Overtuning:
         gain: By how much the winner's loss is lower than that of the first trial, without the luck of being chosen; NaN
             if that cannot be told.
         error: The standard error of the gain.
+        limited: Whether the winner keeps the study's limits better than the first trial does, so that a gain in the
+            metric is not what it was chosen for.
     """
 
     winner: Scores
     first: Scores
     gain: float = math.nan
     error: float = math.nan
+    limited: bool = False
 
     @property
     def in_vain(self) -> bool | None:
         """Whether the first trial would have done as well, as far as the error allows to tell; None if nothing does."""
         if self.winner.trial.number == self.first.trial.number:
             return True
+        if self.limited:
+            return False
         return None if math.isnan(self.gain) or math.isnan(self.error) else self.gain <= SURE * self.error
 
 
@@ -93,14 +98,17 @@ def overtuning_of(history: History, choice: Choice | None, metric: str, sign: in
     own = {trial.number: trial for trial in alike}
     winner, first = own[best.number], alike[0]
     if named is None or choice is None:
-        return _by_repeats(history, winner, first, metric, sign)
+        merged = {trial.number: trial for trial in history.merged.complete}
+        limited = merged[winner.number].violation < merged[first.number].violation
+        return replace(_by_repeats(history, winner, first, metric, sign), limited=limited)
     test = math.nan if choice.test is None or choice.test.loss is None else choice.test.loss
     beside = next((s for s in choice.standings if s.trial.identity == first.identity and not s.reason), None)
     scores = Scores(winner, named.mean, named.standard_error, test)
+    limited = named.averaged.violation < (first if beside is None else beside.averaged).violation
     if beside is None:
-        return Overtuning(scores, Scores(first))
+        return Overtuning(scores, Scores(first), limited=limited)
     gains = [theirs - ours for theirs, ours in zip(beside.losses, named.losses, strict=False)]
-    return Overtuning(scores, _of_folds(first, beside), moments.mean(gains), _error(gains))
+    return Overtuning(scores, _of_folds(first, beside), moments.mean(gains), _error(gains), limited)
 
 
 def _of_folds(trial: Trial, standing: Standing) -> Scores:

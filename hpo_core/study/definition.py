@@ -185,11 +185,15 @@ class StudyDefinition(Section):
                 raise ValueError(f"{metric!r} is not a metric that MLflow can keep; {problem}")
         return value
 
-    @field_validator("limits")
+    @field_validator("limits", mode="before")
     @classmethod
-    def _readable(cls, value: dict[str, str]) -> dict[str, str]:
-        for metric, text in value.items():
-            Limit.parse(metric, text)
+    def _readable(cls, value: Any) -> Any:
+        for metric, text in value.items() if isinstance(value, dict) else ():
+            try:
+                Limit.parse(str(metric), text if isinstance(text, str) else repr(text))
+            except ValueError as error:
+                problem, _, remedy = str(error).partition("; ")
+                raise InputError(str(metric), problem, remedy) from None
         return value
 
     @field_validator("cost")

@@ -8,6 +8,7 @@ from typing import Any
 from hpo_core.base.errors import InputError
 from hpo_core.base.settings import near_or_known, problem_of
 from hpo_core.study.sections import (
+    BeliefSpec,
     ChampionSpec,
     FidelitySpec,
     FinalSpec,
@@ -46,6 +47,8 @@ def explain(detail: Any) -> InputError:
         problem, _, remedy = message.partition("; ")
         shown = f"{value!r}: " if isinstance(value, str | int | float) and repr(value) not in problem else ""
         return InputError(field, shown + problem, remedy)
+    if kind == "model_type" and loc[0] == "prior":
+        return InputError(field, f"{value!r} is no belief", f"write {{around: {value}}}")
     return InputError(field, problem_of(detail), "correct it")
 
 
@@ -53,6 +56,8 @@ def _known_keys(loc: Sequence[Any]) -> list[str]:
     """The keys allowed where an unknown one was found."""
     if loc[0] in _SECTIONS and len(loc) == 2:
         return [key for key in _SECTIONS[loc[0]].model_fields if key != "more"]  # written as a sign: trials: +20
+    if loc[0] == "prior" and len(loc) == 3:
+        return list(BeliefSpec.model_fields)
     if loc[0] == "notify" and len(loc) == 3:
         return list(NotifySpec.model_fields)
     if loc[0] == "warm_start" and len(loc) == 3:

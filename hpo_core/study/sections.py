@@ -5,12 +5,13 @@ from __future__ import annotations
 import math
 import os
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationInfo, field_validator, model_validator
 
 from hpo_core.history.fidelity import Fidelity
+from hpo_core.history.limits import Limit
 from hpo_core.selection.early_stopping import StopRule, make_rule
 from hpo_core.selection.final_choice import Pick, Rule, Selection
 from hpo_core.selection.repeats import SHARE, TOP, Repeats
@@ -35,7 +36,7 @@ class Section(BaseModel):
     @classmethod
     def _no_boolean(cls, value: Any, info: ValidationInfo) -> Any:
         wanted = cls.model_fields[str(info.field_name)].annotation
-        if isinstance(value, bool) and wanted is not bool:  # pydantic would take True for 1
+        if isinstance(value, bool) and wanted not in (bool, Any):  # pydantic would take True for 1
             raise ValueError(f"{value} is neither a text nor a number")
         return value
 
@@ -91,7 +92,7 @@ class StopRules(Section):
         rules = [name for name in type(self).model_fields if name not in ("more", "same_error")]
         if self.more and self.trials is None:
             raise ValueError("it says more, but not how many trials; write trials: +20, say")
-        if all(getattr(self, name) is None for name in rules):
+        if all(getattr(self, name) in (None, {}) for name in rules):
             *some, last = rules
             raise ValueError(f"no rule is given, so the study would never end; give {', '.join(some)} or {last}")
         return self
@@ -166,8 +167,8 @@ class FinalSpec(Section):
     rule: Rule = Field("mean", description="How the winner is told from the folds.")
     prefer: dict[str, Literal["low", "high"]] = Field({}, description="Which values are simpler, by parameter.")
 
-    def selection(self, pick: Pick | None = None) -> Selection:
-        return Selection(self.top, self.folds, self.rule, self.prefer, pick)
+    def selection(self, pick: Pick | None = None, limits: Sequence[Limit] = ()) -> Selection:
+        return Selection(self.top, self.folds, self.rule, self.prefer, pick, limits)
 
     def check(self, space: SearchSpace) -> None:
         """See whether the parameters that are to say what is simple can.

@@ -21,6 +21,7 @@ from hpo_flows.reports.html.figures.axes import short
 from hpo_flows.reports.html.figures.past import Past, finite
 from hpo_flows.reports.text import (
     certainty_lines,
+    choice_limits_line,
     choice_line,
     mean_text,
     number,
@@ -177,21 +178,27 @@ def _why(past: Past, choice: Choice) -> str:
         line = choice_line(spec, choice)
         return f"{line[0].upper()}{line[1:]}."
     sound = [standing for standing in choice.standings if not standing.reason]
-    best = min(sound, key=lambda standing: (standing.mean, standing.trial.number))
+    least = winner.averaged.violation
+    alike = [standing for standing in sound if standing.averaged.violation == least]
+    best = min(alike, key=lambda standing: (standing.mean, standing.trial.number))
     said = f"Trial {winner.trial.number} wins: {spread_text(spec, winner)} over its folds"
     if spec.metrics:
         count, by = len(choice.front), "of the front by these means"
         said += f", the one point {by}." if count == 1 else ""
         said += f", of the {count} points {by} {standing_line(spec, choice.front)}." if count > 1 else ""
     elif winner is best:
-        said += ", the best mean."
+        which = "keep the limits" if least == 0 else "break the limits least"
+        said += ", the best mean." if alike == sound else f", the best mean of those that {which}."
     else:
-        near = sum(standing.mean <= best.mean + best.standard_error for standing in sound)
+        near = sum(standing.mean <= best.mean + best.standard_error for standing in alike)
         by = " and ".join(f"{name} {way}" for name, way in spec.final.prefer.items()) or "the fastest training"
         said += (
             f"; of the {near} within one standard error of the best mean (trial {best.trial.number}, "
             f"{number(spec.sign * best.mean)}) it is the simplest, by {by}."
         )
+    if spec.limiting:
+        line = choice_limits_line(spec, choice)
+        said += f" It {line}." if winner.averaged.feasible else f" {line[0].upper()}{line[1:]}."
     if (first := choice.standings[0]) is not winner and not spec.metrics:
         said += f" Trial {first.trial.number} was the best of the search."
     if choice.test is None:

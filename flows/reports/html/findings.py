@@ -12,7 +12,7 @@ from hpo_core.space.parameters import Listed
 from hpo_flows.reports.html.figures.axes import ParameterAxis
 from hpo_flows.reports.html.figures.durations import lanes
 from hpo_flows.reports.html.figures.past import BEST, BEST_DRAWN, LAST_DRAWN, Past
-from hpo_flows.reports.text import limits_line, number, outside_lines
+from hpo_flows.reports.text import choice_limits_line, limits_line, number, outside_lines
 
 FEWEST_FRONT = 4
 """A front of fewer trials says nothing about the ends of ranges."""
@@ -181,6 +181,8 @@ def remarks(past: Past) -> list[tuple[str, str]]:
     found = []
     if past.spec.limiting and (best := past.history.incumbent) is not None:
         line, which = limits_line(past.spec, best), "compromise" if past.spec.metrics else "best trial"
+        if past.choice is not None and past.choice.winner is not None:
+            line, which, best = choice_limits_line(past.spec, past.choice), "winner", past.choice.winner.averaged
         found.append(("info", f"The {which} {line}.") if best.feasible else ("warn", f"{line[0].upper()}{line[1:]}."))
     for edge in edges(past):
         end = "lower" if edge.side == "low" else "upper"

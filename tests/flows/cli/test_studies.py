@@ -77,6 +77,15 @@ def test_list(ledger: Ledger, monkeypatch: pytest.MonkeyPatch, capsys: pytest.Ca
     assert any("…" in line and "stopped" in line for line in lines)
 
 
+def test_list_says_where_no_trial_keeps_the_limits(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    ledger = open_study(connect(), make_spec(limits={"ms": "<= 0.1"}))
+    finish(ledger, reserve(ledger), 0.5)
+    assert called(["list"], monkeypatch) == 0
+    assert "none keeps the limits" in capsys.readouterr().out
+
+
 def test_list_of_an_empty_store(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     assert called(["list"], monkeypatch) == 0
     out, err = capsys.readouterr()

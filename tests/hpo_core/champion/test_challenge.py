@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -128,3 +129,19 @@ def test_of_several_metrics_the_free_one_is_compared_and_the_others_keep_what_is
     assert told(slow, (0.5, 9.0)) == (REFUSED, "the mean over 3 seeds breaks ms <= 10 (18)")
     decision, reason = told(good, (0.1, 12.0))  # a champion that is too slow cannot stay
     assert (decision, reason.partition(";")[0]) == (PROMOTED, "the champion breaks ms <= 10 (12)")
+
+
+def test_what_breaks_a_limit_on_its_seeds_is_refused_and_a_champion_that_does_cannot_stay() -> None:
+    spec = study_from(STUDY | {"champion": {"model": "m", "seeds": 2}, "limits": {"ms": "<= 5"}})
+    trial = replace(TRIAL, excess={"ms": -0.2})
+
+    def found(ours: dict[str, float], theirs: dict[str, float]) -> Any:
+        seeds = [retrained(i, 0.8, metrics=ours) for i in range(2)]
+        return challenge_of(spec, "study", trial, None, [*seeds, scored(4, 0.1, metrics=theirs)], 4, ())
+
+    slow = found({"ms": 8.0}, {"ms": 4.0})
+    assert verdict(slow, spec) == (REFUSED, "the mean over 2 seeds breaks ms <= 5 (8)")
+    alone = found({"ms": 4.0}, {"ms": 8.0})
+    assert verdict(alone, spec)[0] == PROMOTED and verdict(alone, spec)[1].startswith("the champion breaks ms <= 5 (8)")
+    for unknown in (found({}, {"ms": 4.0}), found({"ms": 4.0}, {})):
+        assert verdict(unknown, spec)[1].startswith("a gain of -0.7, not above the margin")

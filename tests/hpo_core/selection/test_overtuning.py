@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -102,3 +103,20 @@ def test_finalists_are_compared_fold_by_fold(top: int) -> None:
         assert lines[1:] == ["trial 0, the first: search 0.9"]
     open_choice = Selection(top, 3).choice(history, [], study.search_space)
     assert tuning_lines(study, history, open_choice) == []
+
+
+def test_a_first_trial_that_breaks_the_limits_would_not_have_done_as_well() -> None:
+    study = spec(limits={"ms": "<= 5"})
+    broken, kept = {"excess": {"ms": 1.0}}, {"excess": {"ms": -0.5}}
+    first, best = a_trial(0, 0.99, **broken), a_trial(2, 0.90, **kept)
+    history = History([first, best, again(3, 0.91, best, **kept), again(4, 0.92, best, **kept)])
+    lines = tuning_lines(study, history)
+    assert lines[1:] == ["trial 0, the first: search 0.99, breaks the limits"]
+    found = overtuning_of(history, None, "val_accuracy", -1)
+    assert found is not None and found.in_vain is False
+    plain = History([a_trial(0, 0.9, **kept), a_trial(2, 0.8, **kept)])
+    folds = [evaluation(n, Fold(i, 2), value) for n, value in ((0, 0.9), (2, 0.8)) for i in range(2)]
+    folds = [replace(each, metrics={**each.metrics, "ms": 9.0 if each.number == 0 else 4.0}) for each in folds]
+    choice = Selection(2, 2, limits=study.limiting).choice(plain, folds, study.search_space)
+    assert choice.winner is not None and choice.winner.trial.number == 2
+    assert tuning_lines(study, plain, choice)[1:] == ["trial 0, the first: search 0.9, folds 0.9, breaks the limits"]

@@ -12,6 +12,7 @@ import pytest
 
 from hpo_core.base.errors import InputError
 from hpo_core.history.history import History
+from hpo_core.history.limits import Limit
 from hpo_core.history.trial import Trial, TrialState
 from hpo_core.selection.evaluation import Evaluation, Fold
 from hpo_core.selection.final_choice import Selection, best_front, best_trial, finalists
@@ -254,3 +255,20 @@ def test_what_breaks_a_limit_does_not_win_if_anything_keeps_it(rule: Any) -> Non
     none = History([replace(trial(0, 0.5), excess={"size": 2.0}), replace(trial(1, 0.6), **broken)])
     least = Selection(top=3, folds=3, rule=rule).choice(none, [*folds(0, [0.1] * 3), *folds(1, [0.4] * 3)], SPACE)
     assert least.winner is not None and least.winner.trial.number == 1
+
+
+@pytest.mark.parametrize("rule", ["mean", "one_standard_error"])
+def test_what_breaks_a_limit_on_its_folds_does_not_win(rule: Any) -> None:
+    """It kept the limit in the search by luck; a fold that logs no such metric leaves it at what the search says."""
+    history = History([replace(trial(n, 0.5), excess={"size": -0.1}) for n in (0, 1, 2)])
+    lucky = [replace(each, metrics={"size": size}) for each, size in zip(folds(0, [0.1] * 3), (9, 12, 12), strict=True)]
+    kept = [replace(each, metrics={"size": 8.0}) for each in folds(1, [0.4] * 3)]
+    silent = folds(2, [0.5] * 3)
+    selection = Selection(top=3, folds=3, rule=rule, limits=[Limit("size", "<=", 10.0)])
+    choice = selection.choice(history, [*lucky, *kept, *silent], SPACE)
+    assert choice.winner is not None and choice.winner.trial.number == 1
+    found = {each.trial.number: dict(each.averaged.excess) for each in choice.standings}
+    assert found == {0: {"size": pytest.approx(0.1)}, 1: {"size": pytest.approx(-0.2)}, 2: {"size": -0.1}}
+    wild = [replace(each, metrics={"size": math.nan}) for each in folds(1, [0.4] * 3)]
+    last = selection.choice(history, [*lucky, *wild, *silent], SPACE).winner
+    assert last is not None and last.trial.number == 2

@@ -173,6 +173,13 @@ BAD: list[tuple[str, Any, str, str, str]] = [
     ("direction", "down", "direction", "'down'", "minimize, maximize"),
     ("stop", {}, "stop", "no rule", "give trials, minutes, target, no_improvement, full_trainings, cost or worth"),
     ("stop", 3, "stop", "3", "correct it"),
+    ("stop", {"target": {}}, "stop", "no rule", "give trials"),
+    ("limits", {"ms": "<= 1.2.3"}, "limits.ms", "'<= 1.2.3'", "such as '<= 20'"),
+    ("limits", {"ms": "<= ."}, "limits.ms", "'<= .'", "such as '<= 20'"),
+    ("limits", {"ms": 20}, "limits.ms", "20", "such as '<= 20'"),
+    ("limits", {"ms": [">= 1", "<= 5"]}, "limits.ms", "['>= 1', '<= 5']", "such as '<= 20'"),
+    ("prior", {"x": 1}, "prior.x", "1", "write {around: 1}"),
+    ("prior", {"x": {"around": 0, "conf": "low"}}, "prior.x.conf", "no such key", "choose one of around, confidence"),
     ("stop/trials", 0, "stop.trials", "0", "of at least 1"),
     ("stop/trials", "many", "stop.trials", "'many'", "is not a whole number"),
     ("stop/trials", "+0", "stop.trials", "0", "of at least 1"),
@@ -272,6 +279,12 @@ def test_everything_wrong_is_said_at_once() -> None:
     with pytest.raises(InputError) as caught:
         study_from(data)
     assert {line.partition(":")[0] for line in str(caught.value).splitlines()} == {"nmae", "parallel"}
+
+
+def test_a_belief_about_a_boolean_is_true_or_false() -> None:
+    space = {"b": {"type": "boolean"}, "c": {"type": "choice", "choices": [True, "a"]}}
+    study = study_from(STUDY | {"space": space, "prior": {"b": {"around": True}, "c": {"around": True}}})
+    assert [belief.around for belief in study.prior.values()] == [True, True]
 
 
 def test_the_smallest_study_and_its_defaults() -> None:
