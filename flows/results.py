@@ -125,14 +125,17 @@ class StudyResult(Outcome):
 
         Reads the learning curves from MLflow.
         """
+        from hpo_core.ledger.study_run import why_ended
         from hpo_flows.reports.html.curves import CurveReader
         from hpo_flows.reports.html.place import Place
         from hpo_flows.reports.html.publish import write_report
 
-        curves = CurveReader(connect(self.tracking_uri), self.spec).read(self.history)
+        store = connect(self.tracking_uri)
+        curves = CurveReader(store, self.spec).read(self.history)
+        ended = why_ended(store.get(self.run_id), self.history)
         place = Place(self.tracking_uri, self.experiment_id, self.run_id)
         where = Path(folder or f"report-{file_name(self.spec.name)}")
-        return write_report(self.spec, self.history, where, place, curves, self.choice, self.challenge)
+        return write_report(self.spec, self.history, where, place, curves, self.choice, self.challenge, ended)
 
     def explain(self, trial: int) -> Explanation:
         """Why a trial has its configuration. Reads the study in MLflow.

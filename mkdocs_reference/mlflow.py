@@ -27,6 +27,7 @@ STUDY = {
     Tag.INSTRUCTION: "with time and random part behind it: what [people told it](../how-to/running-study.md)",
     Tag.EDITION: "likewise: an [edition of its space](../how-to/running-study.md#another-space)",
     Tag.TARGET: "why a study with `trials: +20` goes on to its total",
+    Tag.ENDED: "with how many trials it last ended, and why",
     Tag.NOTIFIED: "which of its ends was reported, and when",
     Tag.REFERENCE: "with several metrics: the values from which `hypervolume` counts",
     Tag.FRONT: "with several metrics: the numbers of the trials on the Pareto front, the first 500 of them",

@@ -14,12 +14,13 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
-from hpo_core.base.errors import InputError, TrackingError, TrackingRefusal
+from hpo_core.base.errors import InputError, StudyFailed, TrackingError, TrackingRefusal
 from hpo_core.history.history import History
 from hpo_core.history.trial import Trial
 from hpo_core.ledger.ledger import Ledger
 from hpo_core.ledger.ownership import ASKER, now_ms
 from hpo_core.ledger.store import RUNNING
+from hpo_core.ledger.study_run import end_of
 from hpo_core.lineage.opening import find_study
 from hpo_core.selection.evaluation import Training
 from hpo_core.space.configuration import Config
@@ -29,7 +30,7 @@ from hpo_core.study.spec import StudySpec
 from hpo_core.tracking.connection import connect
 from hpo_flows.api import instructing
 from hpo_flows.api.asked import AskedTrial, Attempt
-from hpo_flows.api.running import conclude, deliver, open_ledger, spec_of
+from hpo_flows.api.running import break_off, conclude, deliver, open_ledger, spec_of
 from hpo_flows.base.paths import home
 from hpo_flows.loop.stage import Step, advance
 from hpo_flows.loop.stages import Stages
@@ -244,10 +245,11 @@ class AskedStudy:
                 if owner == ASKER:  # each of whose processes lasts for a moment
                     asked = [trial.start for trial in history.every if trial.owner == ASKER]
                     self._stages.search.count_from(min(asked, default=now_ms()))
+                    self._stages.search.forget_failures_before(end_of(self.ledger.study_run)[0])
                 free = int(not self.ledger.study.instructions.paused)
                 step = Step(over=True)
                 if not self._ended_from_outside:
-                    step = advance(self._stages.of_trials, history, free, begun.extend)
+                    step = self._advance(history, free, begun)
                 if begun:
                     self.over, self.reason = False, ""
                     self.session.rungs.show(history.with_trials([begun[0].trial]))
@@ -259,6 +261,14 @@ class AskedStudy:
                 self.reason = self._why_over(history) if step.over else ""
                 return None
 
+    def _advance(self, history: History, free: int, begun: list[Training]) -> Step:
+        try:
+            return advance(self._stages.of_trials, history, free, begun.extend)
+        except (StudyFailed, InputError) as error:
+            self.over, self.reason = True, str(error).partition("\n")[0]
+            break_off(self.ledger, error)
+            raise
+
     @property
     def _ended_from_outside(self) -> str:
         """Why nothing more is to be had here, whatever the study's rules say; empty if that is not so."""
@@ -267,9 +277,9 @@ class AskedStudy:
     def _why_over(self, history: History) -> str:
         if self._ended_from_outside:
             return self._ended_from_outside
-        reason = self._stages.search.reason  # before the next load, which does not know that a strategy is at its end
-        if not history.under_way and self._stages.load(history):
-            conclude(self.ledger, self._stages, Publisher(self.ledger), history)
+        reason = self._stages.search.reason
+        if not history.under_way and all([stage.load(history) for stage in self._stages.after_trials]):
+            conclude(self.ledger, self._stages, Publisher(self.ledger), history, reason)
         return reason
 
     def _hear(self, patience: float | None = None) -> None:

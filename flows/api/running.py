@@ -227,7 +227,7 @@ def _run(ledger: Ledger, objective: Objective, observe: Observer, pool: Pool | N
         reason = _run_flow(ledger, objective, stages, publisher, observe, pool)
         history = ledger.load()
         stages.load(history)
-    conclude(ledger, stages, publisher, history)
+    conclude(ledger, stages, publisher, history, reason)
     return result_of(ledger, history, reason, stages)
 
 
@@ -237,15 +237,25 @@ def deliver(ledger: Ledger) -> None:
         log.warning("%d results of %s had waited on disk and are now in MLflow", delivered, ledger.spec.name)
 
 
-def conclude(ledger: Ledger, stages: Stages, publisher: Publisher, history: History) -> None:
-    """Write what the study came to into its run, from its stages as last loaded."""
+def conclude(ledger: Ledger, stages: Stages, publisher: Publisher, history: History, reason: str) -> None:
+    """Write what the study came to into its run, from its stages as last loaded, and why it ended."""
     stages.record(history)
     if not history.under_way:  # otherwise another flow still works on it
         ledger.study.set_status(FINISHED)
+        ledger.study.end(history, reason)
         if (best := best_trial(history, stages.choice, ledger.spec.stands_for)) is not None:
             publish_model(ledger, model_runs(history, best, stages.choice))
     publisher.finish(history, stages.choice, stages.challenge)
     ledger.save_snapshot(news=100)
+
+
+def break_off(ledger: Ledger, ended: BaseException) -> None:
+    """Write into the study's run that an error or a signal ended it, unless another flow still works on it."""
+    if (history := ledger.load()).under_way:
+        return
+    interrupted = isinstance(ended, KeyboardInterrupt)
+    ledger.study.set_status(KILLED if interrupted else FAILED)
+    ledger.study.end(history, "it was interrupted" if interrupted else str(ended).partition("\n")[0])
 
 
 def _run_flow(
@@ -281,8 +291,7 @@ def _run_flow(
             return run_loop(session)
         except (KeyboardInterrupt, StudyFailed, InputError) as ended:
             try:
-                if not ledger.load().under_way:  # otherwise another flow still works on it
-                    ledger.study.set_status(KILLED if isinstance(ended, KeyboardInterrupt) else FAILED)
+                break_off(ledger, ended)
             except TrackingError as error:
                 log.warning("%s", error)
             raise

@@ -310,6 +310,7 @@ def write_study_report(
     """Write the study's report to a folder."""
     import webbrowser
 
+    from hpo_core.ledger.study_run import why_ended
     from hpo_flows.loop.stages import Stages
     from hpo_flows.reports.html.curves import CurveReader
     from hpo_flows.reports.html.publish import place_of, write_report
@@ -321,7 +322,8 @@ def write_study_report(
     folder = out or Path(f"report-{file_name(ledger.spec.name)}")
     try:
         place = place_of(ledger)
-        path = write_report(ledger.spec, history, folder, place, curves, stages.choice, stages.challenge)
+        why = why_ended(ledger.study_run, history)
+        path = write_report(ledger.spec, history, folder, place, curves, stages.choice, stages.challenge, why)
     except OSError as error:
         raise InputError(
             "--out", f"the report cannot be written to {folder} ({error})", "name another folder"

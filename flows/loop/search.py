@@ -51,6 +51,10 @@ class SearchStage:
         """Count the minutes from a time, in milliseconds since 1970, instead of from this process's first trial."""
         self._began = time.monotonic() - max(now_ms() - milliseconds, 0) / 1000
 
+    def forget_failures_before(self, number: int) -> None:
+        """Let trials below this number say nothing about an error that lasts: the study ended, and goes on since."""
+        self._earlier = frozenset(range(number))
+
     def load(self, history: History) -> bool:
         self.reason = self._spec.stop_reason(history, self.minutes) or ""
         return bool(self.reason)

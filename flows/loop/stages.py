@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import chain
 
 from hpo_core.champion.challenge import Challenge
 from hpo_core.history.history import History
@@ -42,12 +43,17 @@ class Stages:
         self._champion = ChampionStage(ledger, self._folds, self._final) if spec.champion is not None else None
 
     def __iter__(self) -> Iterator[Stage]:
-        return (stage for stage in (self.search, self._confirm, self._final, self._champion) if stage is not None)
+        return chain(self.of_trials, self.after_trials)
 
     @property
     def of_trials(self) -> Iterator[Stage]:
         """The stages whose trainings are trials, which anyone may train who asks for one."""
         return (stage for stage in (self.search, self._confirm) if stage is not None)
+
+    @property
+    def after_trials(self) -> Iterator[Stage]:
+        """The stages that only a flow can work on, since they train an objective."""
+        return (stage for stage in (self._final, self._champion) if stage is not None)
 
     def load(self, history: History) -> bool:
         """Load the state of all stages from MLflow; returns whether nothing is left to do in any."""

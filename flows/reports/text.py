@@ -182,18 +182,28 @@ def tuning_lines(spec: StudySpec, history: History, choice: Choice | None = None
     if found is None:
         return []
     winner, first = found.winner, found.first
-    name = f"trial {first.trial.number}"
+    name, what = f"trial {first.trial.number}", _what_first(spec, history, first.trial)
     if winner.trial.number == first.trial.number:
-        return [f"no trial was better than {name}, the first"]
+        return [f"no trial was better than {name}, {what}"]
     if all(map(math.isnan, (winner.confirmed, winner.test, first.test))):
         return []  # what is left is in the table
     how = "confirmed" if choice is None else "folds"
     lines = [f"trial {winner.trial.number}, the best: {_scores(spec, winner, how)}"]
-    lines.append(f"{name}, the first: {_scores(spec, first, how)}{', breaks the limits' if found.limited else ''}")
+    lines.append(f"{name}, {what}: {_scores(spec, first, how)}{', breaks the limits' if found.limited else ''}")
     if found.in_vain is None or found.limited:
         return lines
     gain = f"tuning gained {with_error(found.gain, found.error)} without luck"
     return [*lines, f"{gain}: {name} would have done as well" if found.in_vain else gain]
+
+
+def _what_first(spec: StudySpec, history: History, trial: Trial) -> str:
+    """Of which trials one is the first: of all, of those that came to an end, or of those trained as far as it is."""
+    before = [each for each in history.every if each.number < trial.number]
+    if not before:
+        return "the first"
+    if trial.fidelity is not None and any(each.fidelity != trial.fidelity for each in before):
+        return f"the first with {trial.fidelity:g} {fidelity_name(spec)}"
+    return "the first complete one"
 
 
 def _scores(spec: StudySpec, scores: Scores, how: str) -> str:

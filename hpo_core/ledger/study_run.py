@@ -18,9 +18,11 @@ from itertools import pairwise
 from typing import Any
 
 from hpo_core.base.errors import InputError, TrackingRefusal
+from hpo_core.base.storable import plain
+from hpo_core.history.history import History
 from hpo_core.ledger import ownership
 from hpo_core.ledger.store import Metric, Run, Store
-from hpo_core.ledger.tags import TAG_LENGTH, Tag, join_tag, split_tag
+from hpo_core.ledger.tags import TAG_LENGTH, Tag, join_tag, parse_count, split_tag
 from hpo_core.selection.final_choice import Choice
 from hpo_core.space.configuration import Scalar
 from hpo_core.study.editions import KEPT
@@ -59,6 +61,13 @@ class StudyRun:
         if status != self.run.status:
             self.store.set_status(self.run.id, status)
             self.run = replace(self.run, status=status)
+
+    def end(self, history: History, reason: str) -> None:
+        """Note why the study ended with these trials; one request, none if that stands there already."""
+        text = f"{history.next_number}: {plain(reason)}"[:TAG_LENGTH]
+        if self.run.tags.get(Tag.ENDED) != text:
+            self.log({Tag.ENDED: text})
+            self.run = replace(self.run, tags={**self.run.tags, Tag.ENDED: text})
 
     def request_stop(self) -> None:
         """Ask every flow working on the study to start no further trial."""
@@ -114,6 +123,21 @@ class StudyRun:
     def stop_requested(self) -> bool:
         """Whether a stop was requested since this ledger was opened, as last read."""
         return self.run.tags.get(Tag.STOP) != self._stop
+
+
+def end_of(run: Run) -> tuple[int, str]:
+    """How many trials a study had when it last ended, and why it ended; nothing if it never did.
+
+    What begins after that is not covered by the reason.
+    """
+    count, _, reason = run.tags.get(Tag.ENDED, "").partition(": ")
+    return parse_count(count, 15) or 0, reason
+
+
+def why_ended(run: Run, history: History) -> str:
+    """Why a study has ended, as its last flow noted it; empty if it goes on, or none did."""
+    count, reason = end_of(run)
+    return reason if count == history.next_number and not history.under_way else ""
 
 
 def instructions_of(run: Run) -> Instructions:

@@ -30,6 +30,7 @@ class Tag:
     CLAIMS = "hpo.claims"
     TARGET = "hpo.target"
     STOP = "hpo.stop"
+    ENDED = "hpo.ended"
     INSTRUCTION = "hpo.instruction"
     REPORT = "hpo.report"
     REFERENCE = "hpo.reference"

@@ -42,6 +42,7 @@ from hpo_core.study.names import BAD_NAME, MAX_NAME_LENGTH, NAME
 from hpo_core.study.objectives import Direction, Objective, check_objectives, with_first
 from hpo_core.study.preference import Preference, preference_of
 from hpo_core.study.sections import (
+    READING,
     BeliefSpec,
     ChampionSpec,
     EarlyStopSpec,
@@ -67,9 +68,8 @@ from hpo_core.study.sections import (
 
 MOST_PARALLEL = 1000
 
-READING, FOLDERS = "reading", "folders"
-"""What a validation may be told as its context: that the study is only read, so nothing of the user's is imported; and
-the folders to look into for what is imported otherwise."""
+FOLDERS = "folders"
+"""Beside :data:`READING`, what a validation may be told: the folders to look into for what is imported."""
 
 NEED_OBJECTIVE = (
     "retries", "trial_timeout", "memory_limit", "callbacks", "final", "champion", "notify", "runner", "resources",

@@ -10,9 +10,9 @@ from typing import Any
 from pydantic import ValidationError
 
 from hpo_core.base.errors import InputError
-from hpo_core.study.definition import FOLDERS, READING
+from hpo_core.study.definition import FOLDERS
 from hpo_core.study.messages import explain
-from hpo_core.study.sections import MORE
+from hpo_core.study.sections import MORE, READING
 from hpo_core.study.spec import StudySpec
 from hpo_core.study.yaml import YAMLError, parse_yaml
 

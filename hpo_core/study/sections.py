@@ -23,6 +23,10 @@ from hpo_core.strategies.base import Strategy
 from hpo_core.strategies.make import make_strategy, names_in
 from hpo_core.study.names import BAD_MODEL, GOOD_MODEL, is_model_name
 
+READING = "reading"
+"""What a validation may be told as its context: that the study is only read. Then nothing of the user's is imported,
+and what earlier versions took is taken."""
+
 
 class Section(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
@@ -88,11 +92,11 @@ class StopRules(Section):
         return data
 
     @model_validator(mode="after")
-    def _any(self) -> StopRules:
+    def _any(self, info: ValidationInfo) -> StopRules:
         rules = [name for name in type(self).model_fields if name not in ("more", "same_error")]
         if self.more and self.trials is None:
             raise ValueError("it says more, but not how many trials; write trials: +20, say")
-        if all(getattr(self, name) in (None, {}) for name in rules):
+        if not (info.context or {}).get(READING) and all(getattr(self, name) in (None, {}) for name in rules):
             *some, last = rules
             raise ValueError(f"no rule is given, so the study would never end; give {', '.join(some)} or {last}")
         return self

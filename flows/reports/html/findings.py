@@ -42,6 +42,8 @@ def _status(past: Past) -> tuple[str, str]:
         return "ended", "It ended: every trial failed with the same error"
     if not len(history):
         return "empty", "It has no trial yet"
+    if past.ended:
+        return "ended", f"It ended: {past.ended}"
     after = f"its {spec.stop.minutes:g} minutes were over, " if spec.stop.minutes is not None else ""
     return "paused", f"No trial is running, and no other rule ended it: {after}it was stopped, or it goes on soon"
 

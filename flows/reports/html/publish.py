@@ -23,6 +23,7 @@ from hpo_core.history.history import History
 from hpo_core.history.trial import Trial, TrialState
 from hpo_core.ledger.ledger import Ledger
 from hpo_core.ledger.store import Metric
+from hpo_core.ledger.study_run import why_ended
 from hpo_core.ledger.tags import Tag
 from hpo_core.selection.final_choice import Choice, best_front
 from hpo_core.study.spec import StudySpec
@@ -65,6 +66,7 @@ def write_report(
     curves: Curves | None = None,
     choice: Choice | None = None,
     challenge: Challenge | None = None,
+    ended: str = "",
 ) -> Path:
     """Write ``report.html`` to a folder, which is created if absent; returns its path.
 
@@ -75,6 +77,7 @@ def write_report(
         curves: The trials' learning curves. Without them, the report draws rungs and milestones.
         choice: The state of the final choice, if the study asks for one.
         challenge: The state of the comparison with the champion, if the study asks for one.
+        ended: Why the study has ended, if that is known.
     """
     from hpo_flows.reports.html.figures import past_of
     from hpo_flows.reports.html.page import report_page
@@ -82,7 +85,7 @@ def write_report(
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / "report.html"
     written = datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC")
-    past = past_of(spec, history, curves, choice, challenge)
+    past = past_of(spec, history, curves, choice, challenge, ended)
     path.write_text(report_page(past, place, written), encoding="utf-8")
     return path
 
@@ -202,12 +205,13 @@ class Publisher:
     def publish(self, history: History, choice: Choice | None = None, challenge: Challenge | None = None) -> None:
         """Write the report and the incumbent's curve, if there is anything new."""
         ended = any(trial.state is not TrialState.RUNNING for trial in history)
-        digest = _digest(history, choice, challenge)
+        why = why_ended(self._ledger.study_run, history)
+        digest = _digest(history, choice, challenge, why)
         if os.environ.get(SWITCH) == "off" or not ended or digest == self._digest:
             return
         began = time.monotonic()
         try:
-            self._publish(history, choice, challenge)
+            self._publish(history, choice, challenge, why)
             tags = front_tags(self._ledger.spec, best_front(history, choice))
             self._store.log(self._ledger.study_run.id, [], {}, tags | {WRITTEN: digest})
         except Exception as error:  # plotly and the artifact store raise their own kinds
@@ -219,7 +223,7 @@ class Publisher:
             self._digest = digest
         self._due = time.monotonic() + max(EVERY_SECONDS, PAUSES * (time.monotonic() - began))
 
-    def _publish(self, history: History, choice: Choice | None, challenge: Challenge | None) -> None:
+    def _publish(self, history: History, choice: Choice | None, challenge: Challenge | None, why: str) -> None:
         run, spec = self._ledger.study_run.id, self._ledger.spec
         points = hypervolumes(spec, history) or best_so_far(spec, history)
         points = [point for point in points if point.step > self._sent]
@@ -229,17 +233,18 @@ class Publisher:
             self._sent = batch[-1].step
         with tempfile.TemporaryDirectory() as folder:
             place, curves = place_of(self._ledger), self._curves.read(history)
-            self._store.upload(run, write_report(spec, history, Path(folder), place, curves, choice, challenge), "")
+            report = write_report(spec, history, Path(folder), place, curves, choice, challenge, why)
+            self._store.upload(run, report, "")
             for path in write_front(spec, best_front(history, choice), Path(folder)):
                 self._store.upload(run, path, "")
 
 
-def _digest(history: History, choice: Choice | None, challenge: Challenge | None) -> str:
-    """Changes with the trials, the folds and the verdict."""
+def _digest(history: History, choice: Choice | None, challenge: Challenge | None, why: str) -> str:
+    """Changes with the trials, the folds, the verdict and the end."""
     done = [] if choice is None else [choice.folds[0], int(choice.test is not None)]
     if challenge is not None:
         done += [challenge.pending, 0 if challenge.record is None else challenge.record.number]
-    return ".".join([history.digest, *map(str, done)])
+    return ".".join([history.digest, *map(str, done), *(["ended"] if why else [])])
 
 
 __all__ = ["Publisher", "write_report"]

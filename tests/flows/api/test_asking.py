@@ -23,6 +23,7 @@ from hpo_core.tracking.mlflow_store import MlflowStore
 from hpo_flows import AskedStudy, Float, open_study
 from hpo_flows.api import asked, asking, outside
 from hpo_flows.loop import search
+from hpo_flows.reports.html.publish import SWITCH
 from hpo_flows.trials import recorder
 from tests.conftest import wait_until
 from tests.studies import ROOT, called, make_spec, start, wait_for_complete, write_study
@@ -134,8 +135,12 @@ def test_failing_alike_ends_the_study() -> None:
     study = open_study(**KEYS)
     for _ in range(3):
         study.tell(study.ask(), error="no such device")  # type: ignore[arg-type]
-    with pytest.raises(StudyFailed, match="no such device"):
-        study.ask()
+    for _ in range(2):
+        with pytest.raises(StudyFailed, match="no such device"):
+            study.ask()
+    assert study.over and "all failed with the same error" in study.reason
+    assert connect().get(study.result().run_id).status == "FAILED"
+    assert open_study("study").ask() is not None  # who opens it anew has corrected something
 
 
 def test_what_cannot_be_told_leaves_the_trial_as_it_is() -> None:
@@ -198,6 +203,43 @@ def test_nothing_to_be_had_for_now_is_not_the_end() -> None:
     assert trial is not None and study.ask() is None and not study.over
     trial.tell(1.0)
     assert study.ask() is None and study.over and "nothing more to propose" in study.reason
+
+
+def test_the_report_says_that_the_strategy_was_at_its_end(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv(SWITCH, raising=False)
+    space = {"x": {"type": "choice", "choices": [1]}}
+    study = open_study(**KEYS | {"space": space}, repeats="off", strategy="grid")
+    ask_all(study)
+    why = "It ended: the strategy has nothing more to propose"
+    assert why in study.result().report(tmp_path / "first").read_text()
+    stored = connect().download(study.result().run_id, "report.html")
+    assert stored is not None and why in stored.decode()
+    wider = {"x": {"type": "choice", "choices": [1, 2]}}
+    more = open_study(**KEYS | {"space": wider}, repeats="off", strategy="grid", change_space=True)
+    trial = more.ask()
+    assert trial is not None and why not in more.result().report(tmp_path / "second").read_text()
+    trial.tell(1.0)
+    assert why not in more.result().report(tmp_path / "third").read_text()
+
+
+def test_failing_alike_ends_a_study_of_single_commands(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each `hpo ask` is a process of its own, which knows of no earlier failure but from MLflow."""
+    open_study(**KEYS | {"trials": 20})
+    for count in (3, 6):  # after the refusal somebody has corrected what was wrong, as they think
+        for number in range(count - 3, count):
+            assert json.loads(hpo("ask study", capsys, monkeypatch)[1])["number"] == number
+            assert hpo(f"tell study {number} --error device-{number}-is-gone", capsys, monkeypatch)[0] == 0
+        code, out, said = hpo("ask study", capsys, monkeypatch)
+        assert (code, out) == (1, "") and "the first 3 trials all failed with the same error" in said
+        run = find_study(connect(), "study").study_run
+        assert run.status == "FAILED" and run.tags[Tag.ENDED].startswith(f"{count}: the first 3 trials all failed")
+    assert json.loads(hpo("ask study", capsys, monkeypatch)[1])["number"] == 6
+    assert hpo("tell study 6 0.5", capsys, monkeypatch)[0] == 0
+    for number in range(7, 11):
+        assert json.loads(hpo("ask study", capsys, monkeypatch)[1])["number"] == number
+        assert hpo(f"tell study {number} --error gone", capsys, monkeypatch)[0] == 0
 
 
 def test_minutes_count_from_the_first_trial_that_was_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -342,6 +342,8 @@ def test_the_report_says_why_the_study_ended_as_far_as_its_trials_tell() -> None
     assert told([done, done], stop={"trials": 2}) == ("ended", "It ended: all 2 trials are done")
     assert told([failed] * 3) == ("ended", "It ended: every trial failed with the same error")
     assert told([done], stop={"minutes": 5})[0] == "paused"
+    exhausted = Past(spec_of(), History([Trial(0, {"rate": 0.1}, done, 0.0, start=1, end=2)]), None, ended="no more")
+    assert status(exhausted) == ("ended", "It ended: no more")
 
 
 def test_the_time_of_all_slots_is_divided_without_rest() -> None:

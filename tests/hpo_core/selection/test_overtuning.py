@@ -77,6 +77,13 @@ def test_nothing_is_said_of_what_is_not_known() -> None:
     lower = History([a_trial(0, 0.9, fidelity=1.0), a_trial(1, 0.8, fidelity=9.0), a_trial(2, 0.85, fidelity=9.0)])
     found = overtuning_of(lower, None, "val_accuracy", -1)
     assert found is not None and found.first.trial.number == 1
+    best_at_last = [a_trial(0, 0.9, fidelity=1.0), a_trial(1, 0.95, fidelity=9.0), a_trial(2, 0.85, fidelity=9.0)]
+    epochs = spec(strategy="hyperband", fidelity={"name": "epochs", "min": 1, "max": 9})
+    line = "no trial was better than trial 1, the first with 9 epochs"
+    assert tuning_lines(epochs, History(best_at_last)) == [line]
+    failed = Trial(0, {"x": 0.5}, TrialState.FAILED, None, reason="no memory")
+    late = told(History([failed, a_trial(1, 0.9), a_trial(2, 0.8)]))
+    assert late == ["no trial was better than trial 1, the first complete one"]
     equal = History([a_trial(0, 0.9), best := a_trial(1, 0.95), again(2, 0.95, best)])  # no noise: one split, one value
     found = overtuning_of(equal, None, "val_accuracy", -1)
     assert found is not None and found.in_vain is None

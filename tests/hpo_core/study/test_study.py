@@ -971,3 +971,10 @@ def test_a_stored_study_that_knows_no_rule_of_equal_errors_may_be_resumed() -> N
     assert compare(study_from(old), off) == ["stop.same_error: true -> false"]
     with pytest.raises(InputError, match="no rule is given"):
         spec(stop={"same_error": True})
+
+
+def test_a_stored_study_without_a_rule_to_stop_by_which_an_earlier_version_took_can_still_be_read() -> None:
+    document = changed("stop", {"target": {}})
+    with pytest.raises(InputError, match="no rule is given"):
+        study_from(document)
+    assert study_from(document, reading=True).stop.target == {}

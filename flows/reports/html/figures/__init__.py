@@ -51,10 +51,11 @@ def past_of(
     curves: Curves | None = None,
     choice: Choice | None = None,
     challenge: Challenge | None = None,
+    ended: str = "",
 ) -> Past:
     """A study as the report sees it."""
     found = None if spec.metrics else importance(spec.search_space, history.merged)
-    return Past(spec, history, found, curves, choice, challenge)
+    return Past(spec, history, found, curves, choice, challenge, ended)
 
 
 def plots(past: Past) -> dict[str, list[Plot]]:

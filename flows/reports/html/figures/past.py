@@ -119,6 +119,7 @@ class Past:
         curves: The trials' learning curves, if they were read.
         choice: The state of the final choice; None if the study asks for none.
         challenge: The state of the comparison with the champion; None if it asks for none or has no winner yet.
+        ended: Why it has ended, where that was noted; empty if it was not, or the study goes on.
         whole: The study with all its metrics, if this is its view by one of them; see :attr:`views`.
     """
 
@@ -128,6 +129,7 @@ class Past:
     curves: Curves | None = None
     choice: Choice | None = None
     challenge: Challenge | None = None
+    ended: str = ""
     whole: Past | None = None
 
     @cached_property
