@@ -86,8 +86,8 @@ def measured_again(
         excess: The excesses so far, by metric.
         trainings: The metrics of the further trainings.
 
-    >>> measured_again([Limit("ms", "<=", 20.0)], {"ms": -0.5}, [{"ms": 18.0}, {"ms": 26.0}])
-    {'ms': 0.1}
+    >>> measured_again([Limit("ms", "<=", 20.0)], {"ms": -0.5}, [{"ms": 15.0}, {"ms": 35.0}])
+    {'ms': 0.25}
     """
     found = dict(excess)
     for limit in limits:

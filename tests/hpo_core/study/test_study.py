@@ -974,7 +974,8 @@ def test_a_stored_study_that_knows_no_rule_of_equal_errors_may_be_resumed() -> N
 
 
 def test_a_stored_study_without_a_rule_to_stop_by_which_an_earlier_version_took_can_still_be_read() -> None:
-    document = changed("stop", {"target": {}})
+    several = {"metrics": {"loss": "minimize", "ms": "minimize"}, "stop": {"target": {}}}
+    document = {**{key: STUDY[key] for key in ("name", "objective", "space")}, **several}
     with pytest.raises(InputError, match="no rule is given"):
         study_from(document)
     assert study_from(document, reading=True).stop.target == {}
