@@ -22,7 +22,7 @@ from typing import IO, TypeAlias
 from hpo_core.base.errors import InputError, TrackingError
 
 TAIL = 15
-"""So many last lines of a server's output are told where it does not start."""
+"""How many of the last lines of a server's output are shown where it does not start."""
 START_SECONDS = 300.0
 STOP_SECONDS = 30.0
 

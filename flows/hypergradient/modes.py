@@ -208,7 +208,7 @@ def implicit(
 
 
 class _Run:
-    """One training: values as tensors, and its stretches, of up to so many steps."""
+    """One training: values as tensors, and its stretches, each of at most that many steps."""
 
     def __init__(self, problem: Bilevel, values: Mapping[str, Any], steps: int, seed: int, rows: int = STRETCH) -> None:
         self.problem, self.values, self.steps, self.rows = problem, problem.values(values), tf.constant(steps), rows

@@ -28,7 +28,7 @@ LEAST = 8
 """A target of fewer trials has no density to speak of."""
 
 LEAST_TIMES = 2
-"""So many times as large as the target a region has to be, at least."""
+"""How many times as large as the target a region is, at least."""
 
 GRID = 64
 """How many cells a numeric parameter's range is divided into."""

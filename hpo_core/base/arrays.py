@@ -14,7 +14,7 @@ T = TypeVar("T")
 
 
 def evenly(items: Sequence[T], most: int) -> list[T]:
-    """At most so many of some items, evenly spaced.
+    """At most a given number of items, evenly spaced.
 
     >>> evenly(range(10), 4), evenly("ab", 4)
     ([0, 3, 6, 9], ['a', 'b'])

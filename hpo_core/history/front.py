@@ -17,7 +17,7 @@ from hpo_core.history.trial import Trial, fidelity_key
 from hpo_core.numerics import pareto
 
 REFERENCE_TRIALS = 10
-"""The reference of the hypervolume is the worst corner of the first so many complete trials.
+"""How many complete trials, the first ones, set the reference of the hypervolume: their worst corner.
 
 A reference that followed the front would let the hypervolume fall while the front improves. This one is known early
 and then stays, so that the curve only rises, two flows agree on it, and a study that goes on does not revise it.

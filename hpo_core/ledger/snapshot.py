@@ -23,7 +23,7 @@ FORMAT, EARLIER_FORMAT = "hpo-snapshot-2", "hpo-snapshot-1"
 """The earlier one has the runs and the other ids in one line, and the checksum in the header."""
 
 A_LINE = 1_000
-"""So many runs are in a line."""
+"""How many runs a line holds."""
 
 MAX_BYTES = 1 << 30
 """Limit on the unpacked size: anything larger is not our snapshot and would exhaust memory."""

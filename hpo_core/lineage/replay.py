@@ -36,7 +36,7 @@ from hpo_core.study.spec import StudySpec
 NEAREST = 3
 
 UNSURE = 4
-"""So many ends to either side of the trial's start may be out of order."""
+"""How many ends to either side of the trial's start may be out of order."""
 
 _MASK = 2**64 - 1
 

@@ -246,7 +246,7 @@ class GaussianProcess:
     def condition(
         X: Array, owner: Any, y: Array, hyperparameters: Hyperparameters, counts: Any = 1.0
     ) -> GaussianProcess:
-        """The process given the losses ``y`` at ``X``, each the mean of so many losses of one configuration."""
+        """The process given the losses ``y`` at ``X``, each the mean of several losses of one configuration."""
         noise = np.full(len(y), hyperparameters.noise) / counts
         L = _cholesky(covariance(hyperparameters, owner, X, X) + np.diag(noise))
         inverse_factor, _ = scipy.linalg.lapack.dtrtri(L, lower=1)

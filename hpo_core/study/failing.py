@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from hpo_core.history.trial import Trial
 
 SAME_ERRORS = 3
-"""So many trials that failed alike, and no other, say that the next will; more, where more begin at once."""
+"""How many trials that failed alike, and no other, say that the next will; more, where more begin at once."""
 
 _NUMBER = re.compile(r"[\w.+-]*\d[\w.+-]*")
 

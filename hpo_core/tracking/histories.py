@@ -19,10 +19,10 @@ from mlflow.utils.rest_utils import http_request, verify_rest_response
 from hpo_core.ledger.store import Metric
 
 RUNS = 100
-"""So many runs MLflow's server reads in one request."""
+"""How many runs MLflow's server reads in one request."""
 
 POINTS = 25_000
-"""So many points it returns of them."""
+"""How many points of them it returns."""
 
 Points = dict[str, list[Metric]]
 

@@ -99,7 +99,7 @@ class Searches(ABC):
 
 
 def page_token(offset: int) -> str:
-    """The token of the page that begins after so many runs, as MLflow makes it.
+    """The token of the page that begins after a number of runs, as MLflow makes it.
 
     >>> page_token(200)
     'eyJvZmZzZXQiOiAyMDB9'

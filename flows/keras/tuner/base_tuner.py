@@ -172,9 +172,9 @@ class BaseTuner:
 
         Args:
             *fit_args: For ``run_trial``, which hands them to ``fit``: ``x``, ``y``, ...
-            **fit_kwargs: Likewise: ``validation_data``, ``epochs``, ``callbacks``, ... Of callbacks each training gets
-                its own copies, and their files become artifacts of its run. ``verbose=0`` prints nothing. ``data`` may
-                be a function that returns further ones as a dict; it is called once in each process that trains.
+            **fit_kwargs: By name: ``validation_data``, ``epochs``, ``callbacks``, ... Of callbacks each training
+                gets its own copies, and their files become artifacts of its run. ``verbose=0`` prints nothing. ``data``
+                may be a function that returns further ones as a dict; it is called once in each process that trains.
 
         Raises:
             InputError: An argument is invalid.

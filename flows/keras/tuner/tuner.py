@@ -128,7 +128,7 @@ class Tuner(BaseTuner):
         Args:
             trial: The trial.
             *args: Those of ``fit``.
-            **kwargs: Likewise, with ``callbacks``, which each training gets its own copies of.
+            **kwargs: The same by name, with ``callbacks``, which each training gets its own copies of.
 
         Returns:
             What ``fit`` returned, for each execution.

@@ -46,10 +46,10 @@ LEAST = 0.005
 """A parameter that matters less has no bar."""
 
 NEXT = 4
-"""So many trials are named after the best."""
+"""How many trials are named after the best."""
 
 MOST_NUMBERS = 24
-"""So many failed trials of one reason are named."""
+"""How many failed trials of one reason are named."""
 
 
 def run_link(place: Place | None, run: str, text: str) -> str:

@@ -18,22 +18,22 @@ from hpo_flows.reports.text import ranked
 log = logging.getLogger("hpo")
 
 MOST_CURVES = 1_000
-"""So many trials' curves are read, the best first."""
+"""How many trials' curves are read, the best first."""
 
 MOST_LONG = 200
-"""So many, where MLflow has to thin them one by one."""
+"""The same where MLflow has to thin them one by one."""
 
 A_REQUEST = 100
 
 MOST_TRIED = 6
-"""So many other metrics are looked at where the study's own has no curve."""
+"""How many other metrics are looked at where the study's own has no curve."""
 
 
 Curve = Sequence[tuple[float, float]]
 """Steps and values of a metric, in its own direction."""
 
 MOST_POINTS = 200
-"""So many points are kept of a curve."""
+"""How many points of a curve are kept."""
 
 
 @dataclass(frozen=True)

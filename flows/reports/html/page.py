@@ -53,7 +53,7 @@ PICKS = '<div class="picks" id="picks"></div>'
 NO_SCRIPT = "<noscript><p>The plots and the table of all trials need JavaScript.</p></noscript>"
 
 MOST_METRICS = 12
-"""So many other metrics have a column in the table; all of them are shown with each trial."""
+"""How many other metrics have a column in the table; all of them are shown with each trial."""
 
 NOTES = ("strategy", "why", "picked", "predicted_mean", "predicted_std", "acquisition", "retry_of")
 """What is shown of the notes of a proposal."""

@@ -41,13 +41,13 @@ PAUSES = 20
 METRICS_A_REQUEST = 1_000
 
 MOST_POINTS = 2_000
-"""Of a longer curve of the study, about so many points are sent, and all at which it changes."""
+"""About how many points are sent of a longer curve of the study, besides all at which it changes."""
 
 TABLE = "pareto.json"
 """The artifact with the Pareto front."""
 
 MOST_NUMBERS = 500
-"""So many trials of a front a tag can hold."""
+"""How many trials of a front a tag can hold."""
 
 BEST_SO_FAR, HYPERVOLUME = "best_so_far", "hypervolume"
 

@@ -179,7 +179,7 @@ class Optuna(Strategy):
 
 
 def _prefixes(start: str, trials: Sequence[Trial], full: float | None) -> list[bytes]:
-    """A digest for each number of trials, of all that a replay of so many depends on."""
+    """For each number of trials, a digest of all that a replay of them depends on."""
     digest, keys = hashlib.sha256(repr((start, full)).encode()), []
     for trial in trials:
         keys.append(digest.digest())

@@ -138,7 +138,7 @@ class DensityRatio:
 
 
 def _selection(complete: list[Trial], others: list[Trial], best: int) -> tuple[list[Trial], list[Trial]]:
-    """At most about :data:`MOST` of the trials: the best ones, and every so many of the rest."""
+    """At most about :data:`MOST` of the trials: the best ones, and an even sample of the rest."""
     every = math.ceil((len(complete) + len(others)) / MOST)
     if every < 2:
         return complete, others
@@ -148,7 +148,7 @@ def _selection(complete: list[Trial], others: list[Trial], best: int) -> tuple[l
 
 
 def _best(complete: Sequence[Trial], count: int) -> Any:
-    """The positions of so many trials, those that break limits least before all others."""
+    """The positions of the given number of trials, those that break limits least before all others."""
     limited = any(trial.excess for trial in complete[:1])  # a study has limits or not
     violations = np.array([trial.violation for trial in complete] if limited else np.zeros(len(complete)))
     if not any(trial.losses for trial in complete[:1]):

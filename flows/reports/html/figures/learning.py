@@ -19,10 +19,10 @@ BEST_CURVES = 5
 """How many curves stand out from the others."""
 
 MOST_RUNGS = 9
-"""So many rungs have a mark of their own on the axis."""
+"""How many rungs have a mark of their own on the axis."""
 
 FEWEST_POINTS, ALL_POINTS = 30, 40_000
-"""So many points are drawn at least of a curve, and about so many of all curves together."""
+"""The fewest points drawn of one curve, and about how many of all curves together."""
 
 
 def learning_curves(past: Past) -> list[Plot]:

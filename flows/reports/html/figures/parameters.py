@@ -17,7 +17,7 @@ from hpo_flows.reports.html.figures.past import MOST_TRIALS, Past, Plot
 MOST_SLICES = 12
 
 MOST_AXES = 10
-"""So many axes of parallel coordinates can be told apart."""
+"""How many axes of parallel coordinates can be told apart."""
 
 AXIS_WIDTH = 108
 """Pixels for each axis of parallel coordinates."""
@@ -26,7 +26,7 @@ SECOND = 0.6
 """How far lines beside the front stand out at most."""
 
 BEST_LINES, MOST_LINES = 500, 1_500
-"""So many of the best trials are lines there, and so many trials at most."""
+"""How many of the best trials are lines there, and how many trials at most."""
 
 LABEL = 15
 """Characters of a name above such an axis."""
@@ -38,7 +38,7 @@ FEWEST_FALL = 0.01
 """Beyond the first two, a parameter that matters less, or less than the spread, is not drawn with others."""
 
 MOST_DOTS = 60
-"""So many of the best trials are shown there; more would hide what is below."""
+"""How many of the best trials are shown there; more would hide what is below."""
 
 GRID = 18
 """Points along each side of such a picture."""

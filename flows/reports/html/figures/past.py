@@ -26,7 +26,7 @@ BEST = 10
 """How many of the best trials are taken to show where good values lie."""
 
 MOST_TRIALS, BEST_DRAWN, LAST_DRAWN = 3_000, 1_000, 500
-"""Of a study of more trials, a page has so many: the best, the last, those that were a new best, some of the others."""
+"""How many trials a page has of a larger study: the best, the last, those that were a new best, some of the others."""
 
 FEWEST_CUT = 8
 """With fewer values, nothing is cut off."""
