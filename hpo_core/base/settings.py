@@ -142,7 +142,7 @@ def problem_of(detail: Any) -> str:
         case "literal_error":
             wanted = f"one of {_plain_list(context['expected'])}"
         case "dict_type" | "mapping_type":
-            wanted = "names with values"
+            wanted = "a mapping of names to values"
         case "list_type":
             wanted = "a list"
         case _:

@@ -23,8 +23,9 @@ Confidence = Literal["low", "medium", "high"]
 WIDTH: dict[Confidence, float] = {"low": 0.25, "medium": 0.1, "high": 0.04}
 """The standard deviation around a believed value, as a share of its range (in logarithms, where that is log-scaled)."""
 
-WEIGHT: dict[Confidence, float] = {"low": 0.4, "medium": 0.6, "high": 0.8}
-"""The probability of a believed option; the others share the rest."""
+SURE: dict[Confidence, float] = {"low": 0.25, "medium": 0.5, "high": 0.75}
+"""How often the belief decides on an option; otherwise any is as likely, so the believed one is likelier than any other
+however few there are."""
 
 UNIFORM = 0.1
 """The share of a density that is uniform."""
@@ -54,11 +55,15 @@ class BeliefDensity:
         parameters: The ``d`` parameters of the space that are tuned, in its order.
         beliefs: By parameter; the others are uniform.
 
+    Attributes:
+        centre: The point where the user believes the best to be, shape ``(d,)``; 0.5 where nothing is believed.
+
     Raises:
         ValueError: A belief names no tunable parameter of the space, or a value that it cannot have.
     """
 
     def __init__(self, parameters: Mapping[str, Any], beliefs: Mapping[str, Belief]) -> None:
+        self.centre = np.full(len(parameters), 0.5)
         self._columns: list[tuple[int, Array]] = []  # categories: the probabilities of the options
         self._normal: list[tuple[int, float, float]] = []  # others: centre and standard deviation
         position = {name: j for j, name in enumerate(parameters)}
@@ -70,11 +75,12 @@ class BeliefDensity:
                 centre = float(parameter.encode(belief.around))
             except ValueError as error:
                 raise ValueError(f"{name}.around: {error}") from None
+            self.centre[position[name]] = centre
             if isinstance(parameter, Boolean | Choice) and not isinstance(parameter, Ordinal):
-                options, weight = int(parameter.size), WEIGHT[belief.confidence]
-                shares = np.full(options, (1 - weight) / max(options - 1, 1))
-                shares[min(int(centre * options), options - 1)] = weight if options > 1 else 1.0
-                self._columns.append((position[name], (1 - UNIFORM) * shares + UNIFORM / options))
+                options, believed = int(parameter.size), (1 - UNIFORM) * SURE[belief.confidence]
+                shares = np.full(options, (1 - believed) / options)
+                shares[min(int(centre * options), options - 1)] += believed
+                self._columns.append((position[name], shares))
             else:
                 self._normal.append((position[name], centre, WIDTH[belief.confidence]))
 

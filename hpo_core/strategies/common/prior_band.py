@@ -18,6 +18,7 @@ from hpo_core.history.fidelity import Fidelity
 from hpo_core.history.history import History, encoded
 from hpo_core.history.trial import Proposal, Trial
 from hpo_core.space.belief import Belief, BeliefDensity
+from hpo_core.space.configuration import identity
 from hpo_core.space.search_space import SearchSpace
 from hpo_core.strategies.common.brackets import best_first
 from hpo_core.strategies.common.sampling import first_new
@@ -43,12 +44,11 @@ def propose(space: SearchSpace, history: History, fidelity: Fidelity, level: int
     best = _best(history, fidelity)
     rng = trial_rng(seed, number, stream=8)
     source = str(rng.choice([UNIFORM, BELIEF, BEST], p=shares(space, fidelity.eta, level, best)))
-    if number == 0:  # where the user believes the best to be
-        source = BELIEF
+    centre = space.decode(space.belief.centre)
+    if space.feasible(centre) and identity(centre) not in history.identities:
+        return [Proposal(centre, notes={"why": BELIEF})]
 
     def points() -> Iterator[Array]:
-        if number == 0:
-            yield space.belief.warped(np.full((1, space.dimensions), 0.5))[0]
         while True:
             point = rng.random((1, space.dimensions))
             if source == BELIEF:

@@ -86,17 +86,18 @@ def trust(space: SearchSpace, history: History) -> float:
 
 
 def believed(space: SearchSpace, history: History, points: Iterator[Array], seed: int, number: int) -> Iterator[Array]:
-    """The points for a trial, drawn from the user's beliefs in trials that become rare: ``2 / (n + 2)`` of them.
+    """The points for a trial: where the user believes the best to be, until that was tried; then those given.
 
-    So a belief that is wrong costs random search about ``2 log n`` of ``n`` trials, and fewer as soon as the trials
-    speak against it. The first trial is where the user believes the best to be.
+    In trials that become rare, ``2 / (n + 2)`` of them, the given points are draws from the user's beliefs. So a wrong
+    belief costs random search about ``2 log n`` of ``n`` trials, and fewer as soon as the trials speak against it.
     """
-    share = 2 / (number + 2) * (trust(space, history) if space.belief else 0.0)
-    if trial_rng(seed, number, stream=6).random() >= share:
+    if not (belief := space.belief):
         yield from points
-    for i, point in enumerate(points):
-        middle = number == 0 and i == 0
-        yield space.belief.warped(np.full((1, len(point)), 0.5) if middle else point[None])[0]
+        return
+    yield belief.centre
+    follows = trial_rng(seed, number, stream=6).random() < 2 / (number + 2) * trust(space, history)
+    for point in points:
+        yield belief.warped(point[None])[0] if follows else point
 
 
 def belief_weight(space: SearchSpace, history: History) -> float:

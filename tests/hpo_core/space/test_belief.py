@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, get_args
 
 import numpy as np
 import pytest
+from hypothesis import assume, given, settings
+from hypothesis import strategies as st
 
-from hpo_core import Boolean, Choice, Float, Int, SearchSpace
+from hpo_core import Boolean, Choice, Float, Int, Ordinal, SearchSpace
 from hpo_core.base.errors import InputError
+from hpo_core.history.fidelity import Fidelity
 from hpo_core.history.history import History
 from hpo_core.history.trial import Trial, TrialState
-from hpo_core.space.belief import UNIFORM, Belief
-from hpo_core.space.configuration import Config
+from hpo_core.space.belief import UNIFORM, Belief, Confidence
+from hpo_core.space.configuration import Config, identity
 from hpo_core.strategies.common.sampling import trust
 from hpo_core.strategies.make import make_strategy
 from hpo_core.study.file import study_from
@@ -41,7 +44,7 @@ def test_draws_follow_the_density() -> None:
     drawn = SPACE.belief.warped(np.random.default_rng(1).random((20_000, SPACE.dimensions)))
     assert drawn.min() >= 0 and drawn.max() <= 1
     kinds = [SPACE.decode(row)["kind"] for row in drawn[:2_000]]
-    assert kinds.count("sgd") / 2_000 == pytest.approx(0.6 * (1 - UNIFORM) + UNIFORM / 3, abs=0.05)
+    assert kinds.count("sgd") / 2_000 == pytest.approx(0.5 * (1 - UNIFORM) + (0.5 + UNIFORM / 2) / 3, abs=0.05)
     assert drawn[:, 0].mean() == pytest.approx(0.5, abs=0.01) and drawn[:, 0].std() == pytest.approx(0.04, abs=0.005)
 
 
@@ -83,10 +86,58 @@ def searched(strategy: str, space: SearchSpace, trials: int, seed: int = 3) -> l
     return [trial.loss or 0.0 for trial in history]
 
 
-@pytest.mark.parametrize("strategy", ["random", "quasi_random", *MODELS])
-def test_the_first_trial_is_where_the_user_believes_the_best_to_be(strategy: str) -> None:
-    (first,) = make_strategy(strategy).propose(SPACE, History(), 1, seed=0)
-    assert first.config["rate"] == pytest.approx(1e-3, rel=1e-6) and first.config["kind"] == "sgd"
+@st.composite
+def beliefs(draw: st.DrawFn) -> tuple[SearchSpace, Config]:
+    """A space in which something is believed of every parameter, and where the best is believed to be."""
+    options = [f"option {i}" for i in range(draw(st.integers(2, 6)))]
+    low = draw(st.floats(1e-6, 10))
+    parameters: dict[str, Any] = {
+        "kind": Choice(choices=options),
+        "flag": Boolean(),
+        "size": Ordinal(choices=["small", "medium", "large"]),
+        "rate": Float(low=low, high=low * draw(st.floats(1.5, 1e6)), log=draw(st.booleans())),
+        "units": Int(low=2, high=2 + draw(st.integers(1, 300))),
+    }
+    rate, units = parameters["rate"], parameters["units"]
+    around = {
+        "kind": draw(st.sampled_from(options)),
+        "flag": draw(st.booleans()),
+        "size": draw(st.sampled_from(parameters["size"].choices)),
+        "rate": draw(st.sampled_from([rate.low, (rate.low + rate.high) / 2, rate.high])),
+        "units": draw(st.integers(units.low, units.high)),
+    }
+    sure = st.sampled_from(get_args(Confidence))
+    return SearchSpace(parameters, (), {name: Belief(value, draw(sure)) for name, value in around.items()}), around
+
+
+def near(around: Config) -> dict[str, Any]:
+    return {name: pytest.approx(value) if name == "rate" else value for name, value in around.items()}
+
+
+@given(beliefs())
+def test_nothing_is_likelier_than_what_the_user_believes(given: tuple[SearchSpace, Config]) -> None:
+    space, around = given
+    assert space.decode(space.belief.centre) == near(around)
+    likely = space.belief.log_density(space.encode(around)[None])[0]
+    anywhere = space.belief.log_density(np.random.default_rng(0).random((500, space.dimensions)))
+    assert likely >= anywhere.max() - 1e-9
+    for name, options in {"kind": space.parameters["kind"].choices, "flag": [False, True]}.items():
+        others = [space.encode({**around, name: option}) for option in options if option != around[name]]
+        assert space.belief.log_density(np.array(others)).max() < likely - 0.1
+
+
+@given(beliefs(), st.sampled_from(["random", "quasi_random", *MODELS, "hyperband", "asha"]), st.booleans())
+@settings(max_examples=60)
+def test_the_first_trial_is_where_the_user_believes_the_best_to_be(
+    given: tuple[SearchSpace, Config], strategy: str, after_one_of_first: bool
+) -> None:
+    space, around = given
+    other = space.decode(np.full(space.dimensions, 0.37))
+    assume(identity(other) != identity(space.decode(space.belief.centre)))
+    fidelity = Fidelity("epochs", 1, 9, 3) if strategy in ("hyperband", "asha") else None
+    known = [Trial(0, other, TrialState.COMPLETE, 1.0, 9.0 if fidelity else None)] if after_one_of_first else []
+    (first,) = make_strategy(strategy, None, fidelity).propose(space, History(known), 1, seed=0)
+    assert first.config == near(around)
 
 
 @pytest.mark.parametrize("strategy", MODELS)
