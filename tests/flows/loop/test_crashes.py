@@ -85,7 +85,7 @@ def test_after_any_death_the_study_ends_as_if_nothing_had_been(
     check_whole(history, 20)
     assert history.incumbent is not None
     assert history.incumbent.loss == min(trial.loss for trial in history.complete if trial.loss is not None)
-    assert f"Incumbent: trial {history.incumbent.number}" in output
+    assert f"Best: trial {history.incumbent.number}" in output
 
 
 def test_killed_at_fifty_random_moments(tmp_path: Path) -> None:
