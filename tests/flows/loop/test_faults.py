@@ -73,11 +73,13 @@ def test_several_processes_tune_one_study(
     monkeypatch.setenv("MLFLOW_TRACKING_URI", uri)
     space = {name: {"type": "fixed", "value": value} for name, value in (("flows", count), ("seconds", 0.1))}
     space["x"] = {"type": "float", "low": 0, "high": 1}
-    path = write_study(tmp_path, "together", space=space, stop={"trials": trials}, parallel=1, strategy="random")
+    name = f"{count} flows, {trials} trials"  # the servers are there for the whole session, and so is what they keep
+    more: dict[str, Any] = {"stop": {"trials": trials}, "parallel": 1, "strategy": "random"}
+    path = write_study(tmp_path, "together", name=name, space=space, **more)
     flows = [start(path) for _ in range(count)]
     outputs = [flow.communicate(timeout=PATIENCE)[0] for flow in flows]
     assert [flow.returncode for flow in flows] == [0] * count, outputs
-    ledger = find_study(connect(), "study")
+    ledger = find_study(connect(), name)
     history = ledger.load()
     check_whole(history, trials)
     assert len(history.complete) == trials
