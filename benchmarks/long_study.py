@@ -17,7 +17,9 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable
+from concurrent.futures import ProcessPoolExecutor
 from dataclasses import replace
+from multiprocessing import get_context
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -139,7 +141,8 @@ def make(database: Path, trials: int) -> str:
 
 def measure(database: Path, trials: int) -> dict[str, Any]:
     """One row of the table; prints what the commands needed."""
-    uri = make(database, trials)
+    with ProcessPoolExecutor(1, get_context("spawn")) as apart:  # a child's peak begins with what its parent holds
+        uri = apart.submit(make, database, trials).result()
     found = {step: in_process(step, uri) for step in STEPS}
     with tempfile.TemporaryDirectory() as folder:
         rows = [command(name, uri, Path(folder)) for name in COMMANDS]
