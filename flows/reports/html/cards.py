@@ -116,7 +116,7 @@ def facts(past: Past) -> str:
             lead = ("winner", f"trial {winner.trial.number}", f"{spread_text(spec, winner)} over its folds")
     tiles = [
         ("lead", *lead),
-        ("", "trials ended", f"{ended}" + (f" of {total}" if total is not None else ""), progress),
+        ("", "trials ended", f"{ended:,}" + (f" of {total:,}" if total is not None else ""), progress),
         ("bad" if history.failed else "", "failed", str(len(history.failed)), ""),
         ("", "running", str(len(history.running)), ""),
     ]

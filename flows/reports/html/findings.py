@@ -178,6 +178,9 @@ def time_spent(past: Past) -> TimeSpent | None:
     return TimeSpent(shares, elapsed, len(set(where.values())), complete)
 
 
+WIDER = "a wider range may be better; hpo tune --change-space keeps the trials."
+
+
 def remarks(past: Past) -> list[tuple[str, str]]:
     """What a reader should know first: how much it matters (``warn`` or ``info``), and a sentence."""
     found = []
@@ -190,11 +193,11 @@ def remarks(past: Past) -> list[tuple[str, str]]:
         end = "lower" if edge.side == "low" else "upper"
         if past.spec.metrics:
             where = f"{edge.name} is at the {end} end of its range in {edge.others} of {len(past.history.front)} trials"
-            found.append(("warn", f"{where} of the front: a wider range, in a new study, may be better."))
+            found.append(("warn", f"{where} of the front: {WIDER}"))
             continue
         also = f", as in {edge.others} of the next {len(past.best[1:BEST])} best" if edge.others else ""
         lies = f"The best {edge.name} ({_said(edge.value)}) is at the {end} end of its range"
-        found.append(("warn", f"{lies}{also}: a wider range, in a new study, may be better."))
+        found.append(("warn", f"{lies}{also}: {WIDER}"))
     complete, failed = past.history.complete, past.history.failed
     if failed and len(failed) >= 0.1 * (len(complete) + len(failed)):
         group = failures(past)[0]

@@ -32,7 +32,7 @@ from hpo_flows.reports.html.figures.learning import learning_curves
 from hpo_flows.reports.html.figures.parameters import interplay
 from hpo_flows.reports.html.figures.past import Past, Plot, incumbents
 from hpo_flows.reports.html.figures.progress import fidelity_spent, optimisation_history
-from hpo_flows.reports.html.findings import edges, failures, remarks, status, time_spent
+from hpo_flows.reports.html.findings import WIDER, edges, failures, remarks, status, time_spent
 from hpo_flows.reports.html.place import Place
 from hpo_flows.reports.html.publish import Publisher, best_so_far, write_report
 from tests.conftest import wait_until
@@ -306,7 +306,7 @@ def test_the_range_of_a_parameter_whose_best_value_is_at_its_end_should_be_wider
         ("rate", "high", 0.1),
         ("units", "low", 8),
     ]
-    told = "The best rate (0.0999) is at the upper end of its range: a wider range, in a new study, may be better."
+    told = f"The best rate (0.0999) is at the upper end of its range: {WIDER}"
     assert remarks(outside)[0] == ("warn", told)
     assert space_card(outside).count("<mark>widen") == 2
     few = [Trial(n, {"rate": 0.0999, "units": 8}, TrialState.COMPLETE, n, start=1, end=2) for n in range(3)]

@@ -72,7 +72,7 @@ def parallel_coordinates(past: Past) -> list[Plot]:
     if len(past.names) > MOST_AXES:
         caption += f" Drawn are {MOST_AXES} of {len(past.names)} parameters."
     if len(drawn) < len(complete):
-        caption += f" Drawn are the best {BEST_LINES} and {len(sample)} others of {len(complete)} trials."
+        caption += f" Drawn are the best {BEST_LINES} and {len(sample)} others of {len(complete):,} trials."
     least = AXIS_WIDTH * len(axes)
     return [Plot("parallel", "Parallel coordinates", caption, [trace], {}, 400, wide=True, least=least)]
 
