@@ -3,25 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from types import UnionType
+from typing import Annotated, Any, Union, get_args, get_origin
+
+from pydantic import BaseModel
 
 from hpo_core.base.errors import InputError
 from hpo_core.base.settings import near_or_known, problem_of
-from hpo_core.study.sections import (
-    BeliefSpec,
-    ChampionSpec,
-    FidelitySpec,
-    FinalSpec,
-    NotifySpec,
-    Resources,
-    RunnerSpec,
-    Section,
-    StopRules,
-    WarmStart,
-)
 from hpo_core.study.spec import StudySpec
 
 _TYPES = ("float", "int", "choice", "ordinal", "boolean", "fixed")
+
+_NOT_WRITTEN = ("more", "edition", "editions")
+"""Keys that nobody writes: the first is the sign of trials: +20, the others the study keeps."""
 
 
 def explain(detail: Any) -> InputError:
@@ -54,33 +48,34 @@ def explain(detail: Any) -> InputError:
 
 def _known_keys(loc: Sequence[Any]) -> list[str]:
     """The keys allowed where an unknown one was found."""
-    if loc[0] in _SECTIONS and len(loc) == 2:
-        return [key for key in _SECTIONS[loc[0]].model_fields if key != "more"]  # written as a sign: trials: +20
-    if loc[0] == "prior" and len(loc) == 3:
-        return list(BeliefSpec.model_fields)
-    if loc[0] == "notify" and len(loc) == 3:
-        return list(NotifySpec.model_fields)
-    if loc[0] == "warm_start" and len(loc) == 3:
-        return list(WarmStart.model_fields)
-    if loc[0] == "space" and len(loc) == 4:
-        return list(_PARAMETER_FIELDS[loc[2]])
-    return list(StudySpec.model_fields)
+    found: list[Any] = [StudySpec]
+    for part in loc[:-1]:
+        found = [inner for kind in found for inner in _inside(kind, part)]
+    return [key for kind in found if _is_model(kind) for key in _own_first(kind) if key not in _NOT_WRITTEN]
 
 
-_SECTIONS: dict[str, type[Section]] = {
-    "stop": StopRules,
-    "fidelity": FidelitySpec,
-    "final": FinalSpec,
-    "champion": ChampionSpec,
-    "runner": RunnerSpec,
-    "resources": Resources,
-}
+def _own_first(model: type[BaseModel]) -> list[str]:
+    """The keys of a model, those that it does not share with others of its kind first."""
+    return sorted(model.model_fields, key=lambda key: key not in model.__annotations__)
 
-_PARAMETER_FIELDS: dict[str, list[str]] = {
-    "float": ["low", "high", "log", "reverse", "step", "when", "default"],
-    "int": ["low", "high", "log", "reverse", "step", "when", "default"],
-    "choice": ["choices", "when", "default"],
-    "ordinal": ["choices", "when", "default"],
-    "boolean": ["when", "default"],
-    "fixed": ["value", "when", "default"],
-}
+
+def _inside(kind: Any, part: Any) -> list[Any]:
+    """The types that a value of a type may have at a key or a position; itself, if the part is the tag of its kind."""
+    if get_origin(kind) in (dict, list):
+        return _alternatives(get_args(kind)[-1])
+    if _is_model(kind) and part in kind.model_fields:
+        return _alternatives(kind.model_fields[part].annotation)
+    tag = kind.model_fields.get("type") if _is_model(kind) else None
+    return [kind] if tag is not None and tag.default == part else []
+
+
+def _alternatives(annotation: Any) -> list[Any]:
+    if get_origin(annotation) is Annotated:
+        return _alternatives(get_args(annotation)[0])
+    if get_origin(annotation) in (Union, UnionType):
+        return [kind for each in get_args(annotation) for kind in _alternatives(each)]
+    return [annotation]
+
+
+def _is_model(kind: Any) -> bool:
+    return isinstance(kind, type) and issubclass(kind, BaseModel)

@@ -76,8 +76,8 @@ BAD: list[tuple[str, Any, str, str, str]] = [
     ("stop/trial", 3, "stop.trial", "no such key", "did you mean 'trials'?"),
     ("stop/colour", 3, "stop.colour", "no such key", "choose one of trials, minutes, target, no_improvement"),
     ("space/x/lo", 0, "space.x.lo", "no such key", "did you mean 'low'?"),
-    ("space/kind/low", 0, "space.kind.low", "no such key", "choose one of choices, when"),
-    ("space/b", {"type": "boolean", "choices": [True]}, "space.b.choices", "no such key", "choose one of when"),
+    ("space/kind/low", 0, "space.kind.low", "no such key", "choose one of type, choices, when"),
+    ("space/b", {"type": "boolean", "choices": [True]}, "space.b.choices", "no such key", "choose one of type, when"),
     ("name", ..., "name", "is missing", "add it"),
     ("metric", ..., "metric", "is missing", "add it"),
     ("direction", ..., "direction", "is missing", "add it"),
@@ -979,3 +979,35 @@ def test_a_stored_study_without_a_rule_to_stop_by_which_an_earlier_version_took_
     with pytest.raises(InputError, match="no rule is given"):
         study_from(document)
     assert study_from(document, reading=True).stop.target == {}
+
+
+@pytest.mark.parametrize(
+    ("section", "allowed"),
+    [
+        ({}, "name, experiment, objective"),
+        ({"stop": {"trials": 3}}, "trials, minutes"),
+        ({"repeats": {}}, "share, top"),
+        ({"fidelity": {}}, "name, min, max, eta"),
+        ({"final": {}}, "top, folds"),
+        ({"champion": {}}, "model, seeds"),
+        ({"runner": {}}, "type, address"),
+        ({"resources": {}}, "gpus, cpus"),
+        ({"notify": {}}, "on, url"),
+        ({"notify": [{}, {}]}, "on, url"),
+        ({"warm_start": [{}]}, "experiment, query"),
+        ({"prior": {"x": {}}}, "around, confidence"),
+        ({"space": {"stop": {"type": "float", "low": 0, "high": 1}}}, "type, low"),
+        ({"space": {"choice": {"type": "choice", "choices": [1, 2]}}}, "type, choices"),
+    ],
+)
+def test_where_a_key_is_unknown_those_of_its_section_are_named(section: dict[str, Any], allowed: str) -> None:
+    def with_unknown(found: Any) -> Any:
+        """What is innermost, with a key more."""
+        if isinstance(found, list):
+            return [*found[:-1], with_unknown(found[-1])]
+        nested = {key: each for key, each in found.items() if isinstance(each, dict | list) and key != "choices"}
+        inner = {key: with_unknown(each) for key, each in nested.items()}
+        return {**found, **(inner or {"zzz": 1})}
+
+    with pytest.raises(InputError, match=rf"zzz: there is no such key; choose one of {allowed}"):
+        study_from(STUDY | with_unknown(section))
