@@ -144,7 +144,7 @@ def _confirmed(line: Line, at: int) -> float:
     repeats, instance = Repeats(), instances.load(line["instance"])
     if not line["strategy"].endswith(REPEATS) or not repeats.confirmations(at):
         return math.nan
-    history = _history(line, at - repeats.left(_history(line, at), at))
+    history = _history(line, at - repeats.left(_history(line, at), None, at))
     expect = partial(expected, instance.space, seed=line["seed"])
     while len(history) < at and (again := repeats.confirm(history, None, at - len(history), expect)) is not None:
         history = history.with_trials([_trained(instance, line["seed"], history, again.config, again.notes)])

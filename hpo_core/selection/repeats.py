@@ -76,9 +76,8 @@ class Repeats:
             return None
         if not self._in_doubt(history, fidelity):
             return None
-        full = [trial for trial in history.merged.complete if trial.fidelity == fidelity and trial.whole]
         asked = {trial.repeat_of for trial in history.repeats}
-        left = [trial for trial in full if trial.number not in asked]
+        left = [trial for trial in _full(history, fidelity) if trial.number not in asked]
         best = min(left, key=lambda trial: trial.standing, default=None)
         return None if best is None else repeat(best, PROBE)
 
@@ -118,15 +117,25 @@ class Repeats:
         noise = history.noise
         return noise.deviation > 0 if noise.degrees else not self.auto
 
-    def left(self, history: History, total: int | None) -> int:
+    def due(self, history: History, fidelity: float | None) -> bool:
+        """Whether something is to be confirmed; the search has all trials until a configuration is trained to the end.
+
+        Args:
+            history: The study so far.
+            fidelity: That of a full training; None if the study has none.
+        """
+        return self.noisy(history) and bool(_full(Leg(history.without_retaken()).search, fidelity))
+
+    def left(self, history: History, fidelity: float | None, total: int | None) -> int:
         """How many trainings are still to be made to confirm, the running ones not among them.
 
         Args:
             history: The study so far.
+            fidelity: That of a full training; None if the study has none.
             total: How many trials the study will have; None if the search has ended by another rule, so that
                 confirming comes on top of what it has.
         """
-        if not self.noisy(history):
+        if not self.due(history, fidelity):
             return 0
         leg = Leg(history.without_retaken())
         if total is None:
@@ -175,11 +184,17 @@ class Repeats:
 
     def _finalists(self, leg: Leg, fidelity: float | None, left: int, expect: Expect) -> list[int]:
         """The configurations to confirm, best first, as the search left them; these do not change while it is done."""
-        search = leg.search.merged
-        expected = expect(search)
-        full = (trial for trial in search.complete if trial.fidelity == fidelity and trial.whole)
-        ranked = sorted(full, key=lambda t: (t.violation, expected.get(t.number, math.inf), t.loss, t.number))
+        search = leg.search
+        expected = expect(search.merged)
+        ranked = sorted(
+            _full(search, fidelity), key=lambda t: (t.violation, expected.get(t.number, math.inf), t.loss, t.number)
+        )
         return [trial.number for trial in ranked[: min(self.top, left + len(leg.confirming))]]
+
+
+def _full(history: History, fidelity: float | None) -> list[Trial]:
+    """The configurations that were trained to the end."""
+    return [trial for trial in history.merged.complete if trial.fidelity == fidelity and trial.whole]
 
 
 @dataclass(frozen=True)

@@ -265,7 +265,7 @@ class StudySpec(StudyDefinition):
         """How many of the trials that are left are kept for confirming."""
         if self.repeating is None:
             return 0
-        return min(self.repeating.left(history, trials), max(trials - self.started(history), 0))
+        return min(self.repeating.left(history, self.full, trials), max(trials - self.started(history), 0))
 
     def search_left(self, history: History) -> float:
         """How many trials the search may still start before the rule ``trials`` ends it; infinite without that rule."""
@@ -291,13 +291,13 @@ class StudySpec(StudyDefinition):
     def confirmations_left(self, history: History, exhausted: bool = False) -> int:
         """How many trainings are still to be made to confirm, once the search is over; see :meth:`confirm`."""
         repeats, trials = self.repeating, self.stop.trials
-        if repeats is None or not repeats.noisy(history):
+        if repeats is None or not repeats.due(history, self.full):
             return 0
         if trials is None:
-            return repeats.left(history, None)
+            return repeats.left(history, self.full, None)
         left = max(trials - self.started(history), 0)
         within = self._confirmations_within(history, trials)
-        return left if exhausted else within if within >= left else min(repeats.left(history, None), left)
+        return left if exhausted else within if within >= left else min(repeats.left(history, self.full, None), left)
 
     def repeated_error(self, history: History, earlier: Container[int] = ()) -> Trial | None:
         """The last of the trials that failed, if nothing but one and the same error has come of any.

@@ -299,3 +299,32 @@ def test_confirming_finds_better_answers_than_the_luckiest_trial() -> None:
     confirmed = np.mean([true_loss(seed) for seed in range(40)])
     luckiest = np.mean([true_loss(seed, repeats="off") for seed in range(40)])
     assert confirmed < 0.8 * luckiest
+
+
+@given(
+    strategy=st.sampled_from(["random", "grid", "asha", "hyperband", "successive_halving", "pbt"]),
+    trials=st.none() | st.integers(2, 30),
+    share=st.sampled_from([0.1, 0.3, 0.5]),
+    parallel=st.integers(1, 4),
+    fates=st.lists(st.sampled_from(["ends", "fails", "died"]), max_size=40),
+)
+@settings(max_examples=60)
+def test_a_study_that_starts_nothing_more_is_over(
+    strategy: str, trials: int | None, share: float, parallel: int, fates: list[str]
+) -> None:
+    """However few trials were trained to the end, or came to an end at all: a flow that waited would wait for ever."""
+    fidelity = {"name": "epochs", "min": 1, "max": 9, "eta": 3} if strategy not in ("random", "grid") else None
+    stop = {"trials": trials} if trials else {"minutes": 10}
+    few = {name: {"type": "int", "low": 0, "high": 3} for name in "xy"}
+    study = spec(
+        None,
+        strategy=strategy,
+        stop=stop,
+        space=few,
+        fidelity=fidelity,
+        repeats={"share": share, "top": 2},
+        parallel=parallel,
+    )
+    history = run(study, noisy, parallel, minutes=lambda history: 11.0 * (len(history) > 20), fates=tuple(fates))
+    exhausted = study.stop_reason(history, 11.0 * (len(history) > 20)) is None
+    assert not (exhausted and study.propose(history, 1)) and study.confirmations_left(history, exhausted) == 0
