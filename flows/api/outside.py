@@ -103,8 +103,10 @@ def tell_for(study: AskedStudy, number: int, result: str, error: str, id: str = 
     record.receive(Use(("fidelity", "phase")))
     if metrics is None:
         record.finish(FAILED, None, error)
+        study.end_if_stopped(ASKER)
         return f"failed: {error}"
     record.finish(FINISHED, metrics)
+    study.end_if_stopped(ASKER)
     return _in_words(spec, metrics)
 
 
