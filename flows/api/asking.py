@@ -267,7 +267,7 @@ class AskedStudy:
             return advance(self._stages.of_trials, history, free, begun.extend)
         except (StudyFailed, InputError) as error:
             self.over, self.reason = True, str(error).partition("\n")[0]
-            break_off(self.ledger, error)
+            break_off(self.ledger, self._stages, Publisher(self.ledger), error)
             raise
 
     def _ended_from_outside(self, history: History, owner: str | None = None) -> str:

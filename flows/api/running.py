@@ -249,13 +249,19 @@ def conclude(ledger: Ledger, stages: Stages, publisher: Publisher, history: Hist
     ledger.save_snapshot(news=100)
 
 
-def break_off(ledger: Ledger, ended: BaseException) -> None:
-    """Write into the study's run that an error or a signal ended it, unless another flow still works on it."""
+def break_off(ledger: Ledger, stages: Stages, publisher: Publisher, ended: BaseException) -> None:
+    """Write into the study's run that an error or a signal ended it, unless another flow still works on it.
+
+    After a signal there is no time for a report.
+    """
     if (history := ledger.load()).under_way:
         return
     interrupted = isinstance(ended, KeyboardInterrupt)
     ledger.study.set_status(KILLED if interrupted else FAILED)
     ledger.study.end(history, "it was interrupted" if interrupted else str(ended).partition("\n")[0])
+    if not interrupted:
+        stages.describe(history)
+        publisher.finish(history, stages.choice, stages.challenge)
 
 
 def _run_flow(
@@ -291,7 +297,7 @@ def _run_flow(
             return run_loop(session)
         except (KeyboardInterrupt, StudyFailed, InputError) as ended:
             try:
-                break_off(ledger, ended)
+                break_off(ledger, stages, publisher, ended)
             except TrackingError as error:
                 log.warning("%s", error)
             raise
