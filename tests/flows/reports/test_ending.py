@@ -26,6 +26,7 @@ from hpo_core.tracking.connection import connect
 from hpo_flows.api import open_ledger
 from hpo_flows.api.running import break_off
 from hpo_flows.base.stopping import Stopped
+from hpo_flows.loop import tune as loop
 from hpo_flows.loop.stages import Stages
 from hpo_flows.reports.ending import as_yaml, model_lines, places_of, serve_line, write_best
 from hpo_flows.reports.html.curves import CurveReader
@@ -103,6 +104,17 @@ def test_what_broke_a_study_off_stands_in_its_run_and_its_report(
     stored = connect().download(ledger.study_run.id, "report.html")
     assert (stored is None) == isinstance(error, KeyboardInterrupt)
     assert stored is None or expected[1] in html.unescape(stored.decode())
+
+
+def test_an_error_of_any_kind_stands_in_the_study_that_it_ends(monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(session: object) -> None:
+        raise KeyError("ms")
+
+    monkeypatch.setattr(loop, "run_loop", fail)
+    with pytest.raises(KeyError):
+        tune(make_spec(parallel=1, isolation="none"))
+    run = find_study(connect(), "study").study_run
+    assert (run.status, run.tags[Tag.ENDED]) == ("FAILED", "0: KeyError: 'ms'")
 
 
 @pytest.mark.usefixtures("prefect_server")
