@@ -302,6 +302,8 @@ def _run_flow(
         except BaseException as ended:
             try:
                 break_off(ledger, stages, publisher, ended)
+            except TrackingRefusal as error:
+                log.debug("%s", error)  # the study was deleted, which is what ended it
             except Exception as error:
                 log.warning("why %s ended is not in its run: %s", spec.name, shown(error))
             raise
