@@ -44,7 +44,15 @@ MODULES = {
 PARAMETERS = {"Boolean", "Choice", "Fixed", "Float", "Int", "Ordinal"}
 """Whose fields are keys of the study file."""
 
-INTERNAL = {"check_hypergradient", "finish_best", "finish_checkpoint", "for_champion", "reserve", "use"}
+INTERNAL = {
+    "check_hypergradient",
+    "end_if_stopped",
+    "finish_best",
+    "finish_checkpoint",
+    "for_champion",
+    "reserve",
+    "use",
+}
 """What the worker and the command line call."""
 
 Definition = ast.FunctionDef | ast.ClassDef

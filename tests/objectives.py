@@ -77,6 +77,14 @@ def gated(trial: TrialContext) -> dict[str, float]:
     return slow(trial)
 
 
+def priced(trial: TrialContext) -> dict[str, float]:
+    """As :func:`gated`; reports and returns a cost of 1 to 2 euros."""
+    x = float(trial.config["x"])  # type: ignore[arg-type]
+    trial.report(0, {"euros": 1 + x})
+    gated(trial)
+    return {"loss": (x - 0.3) ** 2, "euros": 1 + x}
+
+
 def reporting(trial: TrialContext) -> float:
     """As :func:`gated`, but it waits after its second report."""
     for step in range(2):

@@ -19,8 +19,9 @@ from hpo_core.history.history import History
 from hpo_core.history.trial import Trial
 from hpo_core.ledger.ledger import Ledger
 from hpo_core.ledger.ownership import ASKER, now_ms
-from hpo_core.ledger.store import RUNNING
-from hpo_core.ledger.study_run import end_of
+from hpo_core.ledger.store import FINISHED, RUNNING
+from hpo_core.ledger.study_run import STOPPED, end_of, stop_holds
+from hpo_core.ledger.tags import Tag
 from hpo_core.lineage.opening import find_study
 from hpo_core.selection.evaluation import Training
 from hpo_core.space.configuration import Config
@@ -248,7 +249,7 @@ class AskedStudy:
                     self._stages.search.forget_failures_before(end_of(self.ledger.study_run)[0])
                 free = int(not self.ledger.study.instructions.paused)
                 step = Step(over=True)
-                if not self._ended_from_outside:
+                if not (outside := self._ended_from_outside(history, owner)):
                     step = self._advance(history, free, begun)
                 if begun:
                     self.over, self.reason = False, ""
@@ -258,7 +259,7 @@ class AskedStudy:
                 if step.stale:
                     continue
                 self.over = step.over
-                self.reason = self._why_over(history) if step.over else ""
+                self.reason = self._why_over(history, outside) if step.over else ""
                 return None
 
     def _advance(self, history: History, free: int, begun: list[Training]) -> Step:
@@ -266,17 +267,39 @@ class AskedStudy:
             return advance(self._stages.of_trials, history, free, begun.extend)
         except (StudyFailed, InputError) as error:
             self.over, self.reason = True, str(error).partition("\n")[0]
-            break_off(self.ledger, error)
+            break_off(self.ledger, self._stages, Publisher(self.ledger), error)
             raise
 
-    @property
-    def _ended_from_outside(self) -> str:
+    def _ended_from_outside(self, history: History, owner: str | None = None) -> str:
         """Why nothing more is to be had here, whatever the study's rules say; empty if that is not so."""
-        return "hpo stop was called" if self.ledger.study.stop_requested else self.ledger.outdated
+        stopped = self.ledger.study.stop_requested
+        if stopped or (owner == ASKER and stop_holds(self.ledger.study_run, history, now_ms())):
+            return STOPPED
+        return self.ledger.outdated
 
-    def _why_over(self, history: History) -> str:
-        if self._ended_from_outside:
-            return self._ended_from_outside
+    def end_if_stopped(self, owner: str | None = None) -> None:
+        """Note that ``hpo stop`` has ended the study, if it was called and no trial is out any more.
+
+        Args:
+            owner: As for :meth:`reserve`.
+        """
+        if Tag.STOP not in self.ledger.study_run.tags:
+            return
+        history = self.session.load()
+        if self._ended_from_outside(history, owner) == STOPPED:
+            self._note_stop(history)
+
+    def _note_stop(self, history: History) -> None:
+        noted = end_of(self.ledger.study_run) == (history.next_number, STOPPED)
+        if not history.under_way and not (noted and self.ledger.study_run.status == FINISHED):
+            self._stages.load(history)
+            conclude(self.ledger, self._stages, Publisher(self.ledger), history, STOPPED)
+
+    def _why_over(self, history: History, outside: str) -> str:
+        if outside == STOPPED:
+            self._note_stop(history)
+        if outside:
+            return outside
         reason = self._stages.search.reason
         if not history.under_way and all([stage.load(history) for stage in self._stages.after_trials]):
             conclude(self.ledger, self._stages, Publisher(self.ledger), history, reason)
@@ -309,6 +332,11 @@ class AskedStudy:
             self._out.pop(training.run_id, None)
         with self._lock:
             self._stages.release(training)
+            if self.ledger.study.stop_requested:  # whoever asked may not ask again
+                try:
+                    self.end_if_stopped()
+                except (TrackingError, TrackingRefusal) as error:  # what was told is told
+                    log.warning("%s: %s", self.spec.name, error)
 
     def _renew(self) -> None:
         """Write what the trials that are out report, and renew their leases, until none is out."""

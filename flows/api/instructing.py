@@ -14,8 +14,8 @@ from hpo_core.history.history import History
 from hpo_core.history.trial import Trial, TrialState
 from hpo_core.ledger.ledger import Ledger, Report
 from hpo_core.ledger.ownership import ASKER
-from hpo_core.ledger.store import FAILED
-from hpo_core.ledger.study_run import instructions_of
+from hpo_core.ledger.store import FAILED, FINISHED, RUNNING
+from hpo_core.ledger.study_run import STOPPED, instructions_of
 from hpo_core.ledger.tags import TAG_LENGTH, Tag
 from hpo_core.space.configuration import Config, identity
 from hpo_core.study.instructions import Instruction
@@ -87,6 +87,20 @@ def change(ledger: Ledger, changes: list[str]) -> list[str]:
         ]
     ledger.study.instruct("set", full)
     return full
+
+
+def stop_study(ledger: Ledger) -> int:
+    """Have no further trial started; returns how many still run, which are to finish.
+
+    If none does, the study ends here: whoever asks for trials may never come back. Its stages after the search are a
+    flow's, which ends them itself.
+    """
+    history, spec = ledger.load(), ledger.spec
+    ledger.study.request_stop()
+    if not history.under_way and ledger.study_run.status == RUNNING and spec.final is None and spec.champion is None:
+        ledger.study.set_status(FINISHED)
+        ledger.study.end(history, STOPPED)
+    return len(history.under_way)
 
 
 def stop_trial(ledger: Ledger, number: int, reason: str = "") -> Trial:

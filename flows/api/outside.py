@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import re
+from collections import Counter
 from collections.abc import Mapping
 from typing import Any
 
@@ -102,8 +103,10 @@ def tell_for(study: AskedStudy, number: int, result: str, error: str, id: str = 
     record.receive(Use(("fidelity", "phase")))
     if metrics is None:
         record.finish(FAILED, None, error)
+        study.end_if_stopped(ASKER)
         return f"failed: {error}"
     record.finish(FINISHED, metrics)
+    study.end_if_stopped(ASKER)
     return _in_words(spec, metrics)
 
 
@@ -122,12 +125,22 @@ def _read(text: str) -> float | Mapping[str, Any]:
     """A number, or a JSON object of metrics.
 
     Raises:
-        InputError: It is neither.
+        InputError: It is neither, or one metric stands in it twice.
     """
     try:
-        found = json.loads(text)
+        found = json.loads(text, object_pairs_hook=_once)
+    except InputError:
+        raise
     except (ValueError, RecursionError):
         found = None
     if isinstance(found, bool) or not isinstance(found, int | float | dict):
         raise InputError("RESULT", f"{text!r:.80} is neither a number nor a JSON object of metrics", "tell 0.93, say")
     return found
+
+
+def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """The members of a JSON object, of which json.loads would silently keep the last of each name."""
+    for name, count in Counter(name for name, _ in pairs).items():
+        if count > 1:
+            raise InputError("RESULT", f"{name!r} is given twice", "keep one")
+    return dict(pairs)

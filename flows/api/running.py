@@ -38,6 +38,7 @@ from hpo_flows.reports.notify import Notifier, both, failures_told, notifier_of,
 from hpo_flows.reports.text import skipped_line
 from hpo_flows.results import StudyResult, result_of
 from hpo_flows.trials.remote.engines import check_store, make_runner
+from hpo_flows.workers.channel import shown
 from hpo_flows.workers.data import declared
 from hpo_flows.workers.resources import check, devices, variables
 
@@ -249,13 +250,20 @@ def conclude(ledger: Ledger, stages: Stages, publisher: Publisher, history: Hist
     ledger.save_snapshot(news=100)
 
 
-def break_off(ledger: Ledger, ended: BaseException) -> None:
-    """Write into the study's run that an error or a signal ended it, unless another flow still works on it."""
+def break_off(ledger: Ledger, stages: Stages, publisher: Publisher, ended: BaseException) -> None:
+    """Write into the study's run that an error or a signal ended it, unless another flow still works on it.
+
+    After a signal there is no time for a report.
+    """
     if (history := ledger.load()).under_way:
         return
     interrupted = isinstance(ended, KeyboardInterrupt)
     ledger.study.set_status(KILLED if interrupted else FAILED)
-    ledger.study.end(history, "it was interrupted" if interrupted else str(ended).partition("\n")[0])
+    told = str(ended) if isinstance(ended, StudyFailed | InputError) else shown(ended)
+    ledger.study.end(history, "it was interrupted" if interrupted else told.partition("\n")[0])
+    if not interrupted:
+        stages.describe(history)
+        publisher.finish(history, stages.choice, stages.challenge)
 
 
 def _run_flow(
@@ -289,11 +297,15 @@ def _run_flow(
         )
         try:
             return run_loop(session)
-        except (KeyboardInterrupt, StudyFailed, InputError) as ended:
+        except (TrackingError, TrackingRefusal):  # there is nowhere to write
+            raise
+        except BaseException as ended:
             try:
-                break_off(ledger, ended)
-            except TrackingError as error:
-                log.warning("%s", error)
+                break_off(ledger, stages, publisher, ended)
+            except TrackingRefusal as error:
+                log.debug("%s", error)  # the study was deleted, which is what ended it
+            except Exception as error:
+                log.warning("why %s ended is not in its run: %s", spec.name, shown(error))
             raise
         finally:
             del SESSIONS[ledger.study_run.id]

@@ -42,8 +42,8 @@ def status(
         ),
     ] = None,
 ) -> None:
-    """Say how far a study is."""
-    from hpo_flows.reports.text import skipped_line, status_line
+    """Say how far a study is, and why it has ended."""
+    from hpo_flows.reports.text import skipped_line
 
     ledger = open_stored(study)
     if watch is not None:
@@ -56,7 +56,16 @@ def status(
     if ledger.skipped:
         typer.echo(skipped_line(ledger.skipped), err=True)
     paused = f"paused (hpo resume {shlex.quote(ledger.spec.name)})  |  " if ledger.study.instructions.paused else ""
-    typer.echo(f"{ledger.spec.name}: {paused}{status_line(ledger.spec, history, 0.0)}")
+    typer.echo(f"{ledger.spec.name}: {paused}{_progress(ledger, history)}")
+
+
+def _progress(ledger: Ledger, history: History) -> str:
+    """A study's progress in one line, and why it has ended, if it has."""
+    from hpo_core.ledger.study_run import why_ended
+    from hpo_flows.reports.text import status_line
+
+    why = why_ended(ledger.study_run, history)
+    return status_line(ledger.spec, history, 0.0) + (f"  |  ended: {why}" if why else "")
 
 
 def _watch(ledger: Ledger, seconds: float, as_json: bool) -> None:
@@ -69,7 +78,6 @@ def _watch(ledger: Ledger, seconds: float, as_json: bool) -> None:
     from rich.text import Text
 
     from hpo_core.lineage.listing import StudyState, shown_state, study_state
-    from hpo_flows.reports.text import status_line
 
     console = Console()
     shown = None
@@ -81,7 +89,7 @@ def _watch(ledger: Ledger, seconds: float, as_json: bool) -> None:
             history, run, spec = ledger.load(), ledger.study_run, ledger.spec
             state = study_state(ledger.store, run, spec, history, live=bool(ledger.owners()))
             shown_as = shown_state(state, ledger.study.instructions.paused)
-            line = f"{spec.name}: {shown_as}  |  {status_line(spec, history, 0.0)}"
+            line = f"{spec.name}: {shown_as}  |  {_progress(ledger, history)}"
             if shown is not None:
                 shown.update(Text(line), refresh=True)
             elif as_json:
@@ -95,6 +103,7 @@ def _watch(ledger: Ledger, seconds: float, as_json: bool) -> None:
 
 
 def _print_status(ledger: Ledger, history: History, **more: str) -> None:
+    from hpo_core.ledger.study_run import why_ended
     from hpo_flows.reports.front import best_facts
 
     spec = ledger.spec
@@ -106,6 +115,7 @@ def _print_status(ledger: Ledger, history: History, **more: str) -> None:
         outside=len(history.outside),
         paused=ledger.study.instructions.paused,
         skipped=len(ledger.skipped),
+        ended=why_ended(ledger.study_run, history) or None,
         trials=spec.stop.trials,
         **best_facts(spec, history),
         experiment=spec.experiment,

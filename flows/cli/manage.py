@@ -28,9 +28,9 @@ def stop(
         return
     if reason:
         raise InputError("--reason", "it is that of a trial's end", "give --trial, too")
-    running = len(ledger.load().under_way)
-    ledger.study.request_stop()
-    typer.echo(f"{ledger.spec.name}: no further trial starts; {running} running ones finish")
+    from hpo_flows.api.instructing import stop_study
+
+    typer.echo(f"{ledger.spec.name}: no further trial starts; {stop_study(ledger)} running ones finish")
 
 
 def promote(

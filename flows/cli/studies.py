@@ -97,7 +97,7 @@ def _print_table(studies: list[ListedStudy]) -> None:
 def _cells(study: ListedStudy, *, unique: bool) -> list[str]:
     from hpo_core.history.trial import TrialState
     from hpo_core.ledger.ownership import now_ms
-    from hpo_flows.reports.text import metric_value, number
+    from hpo_flows.reports.text import metric_value, none_feasible, number
 
     spec, history, active = study.spec, study.history, ago(now_ms() - study.active)
     if spec is None:
@@ -111,7 +111,7 @@ def _cells(study: ListedStudy, *, unique: bool) -> list[str]:
     if spec.metrics and incumbent is not None:
         best = f"front of {len(history.front)}"
     if incumbent is not None and not incumbent.feasible:
-        best = "none keeps the limits"
+        best = none_feasible(spec, incumbent)
     return [name, study.shown_state, done, str(len(history.failed)), best, active]
 
 

@@ -76,11 +76,14 @@ class ChampionStage:
             name_verdict(self._ledger, self.challenge)
 
     def _winner(self, history: History) -> Trial | None:
-        """The challenger: the winner of the final choice, or what stands for the search of a study without one."""
+        """The challenger: the winner of the final choice, or what stands for the search of a study without one.
+
+        Whether the former keeps the limits was decided by its folds.
+        """
         if self._final is None:
             return self._ledger.spec.stands_for(history.front)
         choice = self._final.choice
-        return choice.winner.trial if choice is not None and choice.done and choice.winner is not None else None
+        return choice.winner.judged if choice is not None and choice.done and choice.winner is not None else None
 
     def decide(self, challenge: Challenge) -> None:
         """Write the verdict into the registry and apply it.

@@ -25,6 +25,7 @@ from hpo_core.ledger.decode import stored_spec
 from hpo_core.ledger.evaluations import FoldLedger, evaluation_name
 from hpo_core.ledger.ledger import Ledger
 from hpo_core.ledger.store import RUNNING
+from hpo_core.ledger.study_run import STOPPED
 from hpo_core.ledger.tags import Tag
 from hpo_core.selection.evaluation import Training
 from hpo_core.study.definition import MOST_PARALLEL
@@ -261,7 +262,7 @@ class Loop:
                 self._hear()
                 if self._spec.edition != edition:
                     continue  # the history is one of the old space
-                if reason := "hpo stop was called" if self._ledger.study.stop_requested else self._ledger.outdated:
+                if reason := STOPPED if self._ledger.study.stop_requested else self._ledger.outdated:
                     step = Step(over=True)
                 else:
                     step, reason = self._advance(history), self._stages.search.reason

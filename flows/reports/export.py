@@ -25,6 +25,9 @@ OUTSIDE = "outside"
 FRONT = "on_front"
 """The column of studies with several metrics that says which trials are on the Pareto front."""
 
+FEASIBLE = "feasible"
+"""The column of studies with limits that says whether a configuration keeps them, by the mean of its trainings."""
+
 PARAMS, METRICS = "params.", "metrics."
 """Prefixes of the columns of parameters and metrics, so that no name collides with another column."""
 
@@ -33,6 +36,7 @@ def columns(spec: StudySpec, history: History) -> list[str]:
     """The columns of :func:`rows`, also of a study without trials."""
     logged = _logged(spec, history)
     first = ["number", "state", *([FRONT] if spec.metrics else ["value"]), *REPEATS]
+    first += [FEASIBLE] if spec.limits else []
     middle = [*(f"{PARAMS}{name}" for name in _parameters(spec, history)), *(f"{METRICS}{name}" for name in logged)]
     last = ["start", "end", "seconds", "reason", *([OUTSIDE] if history.outside else []), "run_id"]
     return [*first, "fidelity", *middle, *last]
@@ -50,6 +54,7 @@ def rows(spec: StudySpec, history: History) -> list[dict[str, Any]]:
     several metrics there is ``on_front`` in its place, whether the trial is on the Pareto front),
     ``repeat_of`` (the trial whose configuration it trains again), ``mean``, ``standard_error`` and ``trainings`` (of
     all trainings of its configuration; they are those of the trial that is repeated in the rows of its repeats, too),
+    ``feasible`` (of a complete trial of a study with limits: whether its configuration keeps them, by these means),
     ``fidelity``, ``params.NAME`` for each parameter of the space, ``metrics.NAME`` for each metric that any trial
     logged (the study's own first), ``start`` and ``end`` (``datetime`` in UTC), ``seconds``, ``reason`` and ``run_id``.
     A value that does not exist is None: that of an inactive parameter, the end of a running trial.
@@ -81,13 +86,15 @@ def _certainty(spec: StudySpec, history: History, trial: Trial, means: Mapping[i
     """The columns about all trainings of a trial's configuration."""
     own = means.get(trial.number if trial.repeat_of is None else trial.repeat_of)
     if own is None or own.loss is None or trial.loss is None:
-        return {"repeat_of": trial.repeat_of, "mean": None, "standard_error": None, "trainings": None}
+        none = {"repeat_of": trial.repeat_of, "mean": None, "standard_error": None, "trainings": None}
+        return none | ({FEASIBLE: None} if spec.limits else {})
     error = history.noise.error(own)
     return {
         "repeat_of": trial.repeat_of,
         "mean": metric_value(spec, own),
         "standard_error": None if math.isnan(error) else error,
         "trainings": own.observations,
+        **({FEASIBLE: own.feasible} if spec.limits else {}),
     }
 
 

@@ -167,13 +167,24 @@ def broken_limits(spec: StudySpec, trial: Trial) -> str:
     )
 
 
-def limits_line(spec: StudySpec, best: Trial, of: str = "trial") -> str:
-    """Whether the best trial, or the best of others, keeps the limits, in words."""
+def limits_line(spec: StudySpec, best: Trial, of: str = "") -> str:
+    """Whether the best trial, or the best of others than trials, keeps the limits, in words."""
     if broken := broken_limits(spec, best):
-        return f"no {of} keeps all limits; trial {best.number} comes closest, and breaks {broken}"
+        others = of or f"trial{_as_far(spec, best)}"
+        return f"no {others} keeps all limits; trial {best.number} comes closest, and breaks {broken}"
     return (
         f"keeps {', '.join(f'{limit} ({number(limit.value(best.excess[limit.metric]))})' for limit in spec.limiting)}"
     )
+
+
+def none_feasible(spec: StudySpec, best: Trial) -> str:
+    """That no trial keeps the limits, for a best one that breaks them."""
+    return f"none{_as_far(spec, best)} keeps the limits"
+
+
+def _as_far(spec: StudySpec, trial: Trial) -> str:
+    """Which trials a trial is the best of: those trained as far; empty if all are."""
+    return "" if spec.fidelity is None or trial.fidelity is None else f" with {trial.fidelity:g} {fidelity_name(spec)}"
 
 
 def tuning_lines(spec: StudySpec, history: History, choice: Choice | None = None) -> list[str]:
@@ -304,7 +315,7 @@ def status_line(spec: StudySpec, history: History, elapsed: float) -> str:
 def best_line(spec: StudySpec, history: History, best: Trial) -> str:
     """The best trial in a few words; with several metrics, the Pareto front."""
     if not best.feasible:
-        return f"none keeps the limits, closest trial {best.number}"
+        return f"{none_feasible(spec, best)}, closest trial {best.number}"
     if spec.metrics:
         return f"front of {len(history.front)}, hypervolume {history.hypervolume:.4g}"
     return f"best {outcome_text(spec, best, history)} (trial {best.number})"

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import logging
 import zipfile
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 
 from hpo_core.history.history import History
+from hpo_core.history.limits import excesses
 from hpo_core.history.trial import Trial, TrialState
 from hpo_core.ledger.ledger import Ledger
 from hpo_core.ledger.store import Store
@@ -72,9 +74,23 @@ def inherited(store: Store, history: History, number: int, folder: Path) -> tupl
     return resume, ""
 
 
-def worth_keeping(spec: StudySpec, history: History, trial: Trial, losses: tuple[float, ...]) -> bool:
-    """Whether a later trial may resume from a trial that has just ended. Same rule as :func:`discard_superfluous`."""
-    ended = replace(trial, state=TrialState.COMPLETE, loss=losses[0], losses=losses if spec.metrics else ())
+def worth_keeping(spec: StudySpec, history: History, trial: Trial, metrics: Mapping[str, float]) -> bool:
+    """Whether a later trial may resume from a trial that has just ended. Same rule as :func:`discard_superfluous`.
+
+    Args:
+        spec: The study.
+        history: Its trials.
+        trial: The one that has ended.
+        metrics: All that it has returned and reported.
+    """
+    losses = tuple(each.loss(metrics[each.metric]) for each in spec.objectives)
+    ended = replace(
+        trial,
+        state=TrialState.COMPLETE,
+        loss=losses[0],
+        losses=losses if spec.metrics else (),
+        excess=excesses(spec.limiting, metrics),
+    )
     others = [each for each in history if each.number != trial.number]
     return spec.promotes and trial.number in spec.resumable(History([*others, ended]))
 

@@ -139,8 +139,8 @@ def record_result(
 ) -> None:
     """End the run of a training that returned a value, with its checkpoint if a later trial may continue it."""
     spec, history, folder = session.ledger.spec, session.rungs.history, prepared.job.folder
-    losses = tuple(each.loss(metrics[each.metric]) for each in spec.objectives)
-    if training.phase == "search" and worth_keeping(spec, history, training.trial, losses):
+    known = record.latest | dict(metrics)
+    if training.phase == "search" and worth_keeping(spec, history, training.trial, known):
         record.keep_checkpoint(packed(folder / "outbox" / OUTBOX_CHECKPOINT, folder / CHECKPOINT_NAME))
     record.finish(FINISHED, metrics, **_use_tags(session, training, prepared, record))
 

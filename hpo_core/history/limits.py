@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import combinations
 
 from hpo_core.base import moments
 
@@ -67,6 +68,23 @@ class Limit:
         """The value of the metric that has an excess."""
         beyond = excess * self._unit
         return self.bound + beyond if self.comparison == "<=" else self.bound - beyond
+
+
+def contradiction(limits: Iterable[Limit]) -> tuple[Limit, Limit] | None:
+    """Two limits that no value keeps both; None if there are none.
+
+    >>> low, high = Limit("ms", "<=", 1.0), Limit("ms", ">=", 5.0)
+    >>> contradiction([low, high]) == (low, high), contradiction([low, Limit("ms", ">=", 1.0)])
+    (True, None)
+    """
+    return next((pair for pair in combinations(limits, 2) if _exclude(*pair)), None)
+
+
+def _exclude(one: Limit, other: Limit) -> bool:
+    if one.metric != other.metric or one.comparison == other.comparison:
+        return False
+    low, high = (one, other) if one.comparison == ">=" else (other, one)
+    return low.bound > high.bound
 
 
 def excesses(limits: Sequence[Limit], metrics: Mapping[str, float]) -> dict[str, float]:

@@ -29,6 +29,15 @@ from hpo_core.study.editions import KEPT
 from hpo_core.study.instructions import Instruction, Instructions, Kind, new_id
 from hpo_core.study.spec import StudySpec
 
+STOPPED = "hpo stop was called"
+"""Why a study ended that somebody stopped."""
+
+NOTICED_MS = 10_000
+"""How long flows take at most to notice that they are to stop; until then they may start another trial."""
+
+STOP_HOLDS_MS = 60_000
+"""For so long after ``hpo stop``, and after the trials that ran then, ``hpo ask`` gives none: a loop asks at once."""
+
 FIRST = f"{0:013d}.{0:08x}"
 """Under this id stands what a study was before its space was changed. A trial of that time bears no edition."""
 
@@ -138,6 +147,20 @@ def why_ended(run: Run, history: History) -> str:
     """Why a study has ended, as its last flow noted it; empty if it goes on, or none did."""
     count, reason = end_of(run)
     return reason if count == history.next_number and not history.under_way else ""
+
+
+def stop_asked(run: Run, history: History) -> int | None:
+    """When ``hpo stop`` was called, in milliseconds since 1970; None if trials have begun since, or it never was."""
+    asked = parse_count(run.tags.get(Tag.STOP, ""), 15)
+    return None if asked is None or any(trial.start > asked + NOTICED_MS for trial in history.every) else asked
+
+
+def stop_holds(run: Run, history: History, now_ms: int) -> bool:
+    """Whether ``hpo stop`` is also meant for whoever asks for a trial by single commands, which remember nothing."""
+    if (asked := stop_asked(run, history)) is None:
+        return False
+    last = max([asked, *(now_ms if trial.end is None else trial.end for trial in history.every)])
+    return now_ms - last < STOP_HOLDS_MS
 
 
 def instructions_of(run: Run) -> Instructions:

@@ -14,12 +14,9 @@ from hpo_core.ledger.decode import stored_spec, trial_of
 from hpo_core.ledger.ledger import Ledger
 from hpo_core.ledger.ownership import LEASE_SECONDS, lost_because, now_ms
 from hpo_core.ledger.store import FAILED, FINISHED, KILLED, RUNNING, Run, Store
-from hpo_core.ledger.study_run import instructions_of
-from hpo_core.ledger.tags import Tag, parse_count
+from hpo_core.ledger.study_run import instructions_of, stop_asked
+from hpo_core.ledger.tags import Tag
 from hpo_core.study.spec import StudySpec
-
-NOTICED_MS = 10_000
-"""How long flows take at most to notice that they are to stop; until then they may start another trial."""
 
 
 class StudyState(StrEnum):
@@ -156,10 +153,7 @@ def study_state(store: Store, run: Run, spec: StudySpec, history: History, *, li
 
 def _was_stopped(run: Run, spec: StudySpec, history: History) -> bool:
     """Whether a study ended because ``hpo stop`` said so: nothing was started since, though there was more to do."""
-    asked = parse_count(run.tags.get(Tag.STOP, ""), 15)
-    if asked is None or any(trial.start > asked + NOTICED_MS for trial in history):
-        return False
-    return spec.stop_reason(history, minutes=0.0) is None
+    return stop_asked(run, history) is not None and spec.stop_reason(history, minutes=0.0) is None
 
 
 def _last_activity(run: Run, history: History) -> int:

@@ -119,16 +119,21 @@ class Standing:
         return replace(self, trial=trial, folds={at: fold.by(i) for at, fold in self.folds.items()})
 
     @property
+    def judged(self) -> Trial:
+        """Its trial, which keeps or breaks the limits by the means over its complete folds, where these logged them."""
+        excess = measured_again(self.limits, self.trial.excess, [fold.metrics for fold in self.folds.values()])
+        return replace(self.trial, excess=excess)
+
+    @property
     def averaged(self) -> Trial:
         """Its trial with the means over its complete folds in place of the losses and metrics of the search.
 
-        So are limits kept or broken by the means, where folds logged their metrics.
+        So are limits kept or broken by the means; see :attr:`judged`.
         """
         means = tuple(self.by(i).mean for i in range(len(self.trial.outcome)))
         metrics = {**self.trial.metrics, **mean_metrics([*self.folds.values()])}
         losses = means if self.trial.losses else ()
-        excess = measured_again(self.limits, self.trial.excess, [fold.metrics for fold in self.folds.values()])
-        averaged = replace(self.trial, loss=means[0], losses=losses, metrics=metrics, excess=excess)
+        averaged = replace(self.judged, loss=means[0], losses=losses, metrics=metrics)
         return replace(averaged, observed=(), confirmed=False)
 
     @property

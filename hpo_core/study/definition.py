@@ -40,7 +40,7 @@ from hpo_core.study.callbacks import checked_callback
 from hpo_core.study.isolation import check_isolation
 from hpo_core.study.names import BAD_NAME, MAX_NAME_LENGTH, NAME
 from hpo_core.study.objectives import Direction, Objective, check_objectives, with_first
-from hpo_core.study.preference import Preference, preference_of
+from hpo_core.study.preference import Preference, check_wishes, preference_of
 from hpo_core.study.sections import (
     READING,
     BeliefSpec,
@@ -67,6 +67,10 @@ from hpo_core.study.sections import (
 )
 
 MOST_PARALLEL = 1000
+
+KEPT_WISHES = "kept wishes"
+"""Another thing that a validation may be told: ``prefer`` and ``limits`` of the study that goes on, which earlier
+versions checked less."""
 
 FOLDERS = "folders"
 """Beside :data:`READING`, what a validation may be told: the folders to look into for what is imported."""
@@ -230,6 +234,8 @@ class StudyDefinition(Section):
         self._check_cost()
         self._check_objective()
         check_objectives(self)
+        if self.prefer and not reading and (self.prefer, self.limits) != (info.context or {}).get(KEPT_WISHES):
+            check_wishes(self.prefer, self.limiting, self.objectives)
         check_isolation(self)
         if self.runner.elsewhere and self.resources.gpus == "auto":
             raise ValueError("resources.gpus: auto divides the GPUs of this machine, and others train; give a number")
@@ -388,7 +394,7 @@ class StudyDefinition(Section):
     @property
     def preference(self) -> Preference | None:
         """What ``prefer`` says; None if it says nothing."""
-        return preference_of(self.prefer, self.objectives, "prefer") if self.prefer else None
+        return preference_of(self.prefer, self.objectives, "prefer", reading=True) if self.prefer else None
 
     def stands_for(self, front: Sequence[Trial]) -> Trial | None:
         """The point of a Pareto front that stands for the study, which with one metric is its only one.

@@ -10,7 +10,7 @@ from typing import Any
 from pydantic import ValidationError
 
 from hpo_core.base.errors import InputError
-from hpo_core.study.definition import FOLDERS
+from hpo_core.study.definition import FOLDERS, KEPT_WISHES
 from hpo_core.study.messages import explain
 from hpo_core.study.sections import MORE, READING
 from hpo_core.study.spec import StudySpec
@@ -64,7 +64,7 @@ def override_spec(
     data = spec.model_dump(mode="json")
     for override in overrides:
         _override(data, override, option)
-    return study_from(data, reading=reading)
+    return _validated(data, {READING: reading, KEPT_WISHES: (spec.prefer, spec.limits)})
 
 
 def settings_of(overrides: Sequence[str]) -> dict[str, Any]:
@@ -113,8 +113,11 @@ def study_from(data: Mapping[str, Any], *, reading: bool = False, folders: Seque
     Raises:
         InputError: Each thing that cannot be used, a line each.
     """
+    return _validated(data, {READING: reading, FOLDERS: folders})
+
+
+def _validated(data: Mapping[str, Any], context: Mapping[str, Any]) -> StudySpec:
     try:
-        context = {READING: reading, FOLDERS: folders}
         return StudySpec.model_validate(data, context=context)
     except ValidationError as error:
         lines = [explain(detail) for detail in error.errors()]

@@ -6,6 +6,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
+from hpo_core.base.storable import bad_metric
+
 Direction = Literal["minimize", "maximize"]
 
 MOST = 3
@@ -43,8 +45,15 @@ def with_first(data: Any) -> Any:
     Raises:
         ValueError: It names one metric twice, or too few, or too many; the message begins with the key.
     """
-    if not isinstance(data, Mapping) or not isinstance(metrics := data.get("metrics"), Mapping) or not metrics:
+    if not isinstance(data, Mapping) or not (metrics := data.get("metrics")):
         return data
+    if not isinstance(metrics, Mapping):
+        given = metrics if isinstance(metrics, list | tuple) else [metrics]
+        if all(isinstance(each, Mapping) for each in given):
+            example = ", ".join(f"{name}: {direction}" for each in given for name, direction in each.items())
+            raise ValueError(f"metrics: it is a list; write {{{example}}}")
+        example = ", ".join(f"{name}: maximize" for name in given)
+        raise ValueError(f"metrics: {metrics!r} has no directions; write {{{example}}}, say")
     if both := [key for key in ("metric", "direction") if data.get(key)]:
         raise ValueError(f"{both[0]}: it stands beside metrics; give metrics alone, or metric and direction")
     if len(metrics) == 1:
@@ -53,9 +62,10 @@ def with_first(data: Any) -> Any:
     if len(metrics) > MOST:
         raise ValueError(f"metrics: it names {len(metrics)}; keep two or three, and set limits on the others")
     first = next(iter(metrics))
-    known = metrics[first] in ("minimize", "maximize")  # else the error is that of metrics alone
-    direction = metrics[first] if known else "minimize"
-    return {**data, "metric": first, "direction": direction}
+    # What cannot be used is told of metrics alone.
+    direction = metrics[first] if metrics[first] in ("minimize", "maximize") else "minimize"
+    name = first if isinstance(first, str) and not bad_metric(first) else "metric"
+    return {**data, "metric": name, "direction": direction}
 
 
 def check_objectives(study: Any) -> None:

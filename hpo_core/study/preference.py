@@ -11,8 +11,9 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from hpo_core.base.errors import InputError
+from hpo_core.base.settings import near_or_known
 from hpo_core.history.front import compromise
-from hpo_core.history.limits import Limit
+from hpo_core.history.limits import Limit, contradiction
 from hpo_core.history.trial import Trial
 from hpo_core.study.objectives import Objective
 
@@ -45,8 +46,13 @@ class Preference:
         best one in the first objective that no condition names; if conditions name all, the same as with equal weights.
 
         Raises:
-            InputError: No point of the front keeps the conditions.
+            InputError: No point of the front keeps the conditions, or none has a metric that they name.
         """
+        known = sorted({metric for trial in front for metric in trial.metrics})
+        for each in self.conditions:
+            if each.metric not in known:
+                problem = f"no point of the front has a metric {each.metric!r}"
+                raise InputError(FIELD, problem, near_or_known(each.metric, known))
         if unmet := self.unmet(front):
             raise InputError(FIELD, unmet, "ask for less")
         kept = [trial for trial in front if not self.broken(trial.metrics)]
@@ -91,16 +97,21 @@ class Preference:
         return f"no point of the front has {' and '.join(told)}"
 
 
-def preference_of(texts: Iterable[str], objectives: Sequence[Objective], field: str = FIELD) -> Preference:
+def preference_of(
+    texts: Iterable[str], objectives: Sequence[Objective], field: str = FIELD, *, reading: bool = False
+) -> Preference:
     """Read what a user prefers, such as ``latency_ms <= 10`` or ``val_accuracy=2, latency_ms=1``.
 
     Args:
         texts: Conditions and weights, each text with one or more between commas.
         objectives: The study's.
         field: Where they stand, for messages.
+        reading: Whether they stand in a study that exists: earlier versions took two weights of one metric, of which
+            the last one counts, and conditions that never hold together.
 
     Raises:
-        InputError: A text is neither, or it weighs what is no objective, or the study has only one objective.
+        InputError: A text is neither, or it weighs what is no objective, or one twice, or conditions contradict each
+            other, or the study has only one objective.
     """
     if len(objectives) < 2:
         only = objectives[0].metric
@@ -121,11 +132,32 @@ def preference_of(texts: Iterable[str], objectives: Sequence[Objective], field: 
             raise InputError(field, f"{metric!r} is not a metric that the study optimizes", f"weigh {', '.join(names)}")
         elif number < 0:
             raise InputError(field, f"the weight {number:g} of {metric} is below 0", "give 0 or more")
+        elif metric in weights and not reading:
+            raise InputError(field, f"{metric!r} is given two weights, {weights[metric]:g} and {number:g}", "keep one")
         else:
             weights[metric] = number
     if weights and not any(weights.values()):
         raise InputError(field, "all weights are 0", "give one above 0")
+    if not reading and (never := contradiction(conditions)) is not None:
+        raise InputError(field, f"'{never[0]}' and '{never[1]}' never hold together", "correct one of them")
     return Preference(tuple(conditions), weights)
+
+
+def check_wishes(texts: Sequence[str], limits: Sequence[Limit], objectives: Sequence[Objective]) -> None:
+    """Check that what a study prefers can be had within its limits.
+
+    Args:
+        texts: What it prefers, as for :func:`preference_of`.
+        limits: Its limits.
+        objectives: What it optimises.
+
+    Raises:
+        InputError: A metric has two weights, or no value of a metric can keep all that is asked of it.
+    """
+    wanted = preference_of(texts, objectives, "prefer")
+    if (never := contradiction([*wanted.conditions, *limits])) is not None:
+        problem = f"'{never[0]}' and '{never[1]}' of limits never hold together"
+        raise InputError("prefer", problem, "correct one of them")
 
 
 def _number(text: str) -> float:

@@ -87,10 +87,14 @@ def check_changes(spec: StudySpec, changes: Sequence[str]) -> None:
     """Check what somebody wants to change while the study runs.
 
     Raises:
-        InputError: It is not ``key=value``, the key may not change now, or the value cannot be used.
+        InputError: It is not ``key=value``, the key may not change now or is given twice, or the value cannot be used.
     """
+    seen = set[str]()
     for change in changes:
-        key = change.partition("=")[0]
+        key = key_of(change)
+        if key in seen:
+            raise InputError("KEY=VALUE", f"{key!r} is given twice", "keep one")
+        seen.add(key)
         if key.partition(".")[0] not in SETTABLE or key == "stop":
             known = "parallel, trials, stop.minutes and the like, rerun_lost, trial_timeout or memory_limit"
             remedy = f"set {known}; for others start it anew with hpo tune --set"

@@ -40,10 +40,10 @@ def _status(past: Past) -> tuple[str, str]:
         return "ended", f"It ended: {why}"
     if spec.repeated_error(history) is not None:
         return "ended", "It ended: every trial failed with the same error"
-    if not len(history):
-        return "empty", "It has no trial yet"
     if past.ended:
         return "ended", f"It ended: {past.ended}"
+    if not len(history):
+        return "empty", "It has no trial yet"
     after = f"its {spec.stop.minutes:g} minutes were over, " if spec.stop.minutes is not None else ""
     return "paused", f"No trial is running, and no other rule ended it: {after}it was stopped, or it goes on soon"
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import html
 import json
 import os
 import subprocess
@@ -16,6 +17,7 @@ import yaml
 from hpo_core.base.errors import InputError, StudyConflict, StudyFailed, TrackingError
 from hpo_core.history.trial import TrialState
 from hpo_core.ledger import ownership
+from hpo_core.ledger.study_run import STOP_HOLDS_MS, STOPPED, end_of, why_ended
 from hpo_core.ledger.tags import Tag
 from hpo_core.lineage.opening import find_study
 from hpo_core.tracking.connection import connect
@@ -242,6 +244,93 @@ def test_failing_alike_ends_a_study_of_single_commands(
         assert hpo(f"tell study {number} --error gone", capsys, monkeypatch)[0] == 0
 
 
+def ending(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, folder: Path) -> tuple[str, str]:
+    """The status of the study's run, and why it ended: as its run, its report and `hpo status` say alike."""
+    ledger = find_study(connect(), "study")
+    _, why = end_of(ledger.study_run)
+    assert hpo(f"report study --out {folder}", capsys, monkeypatch)[0] == 0
+    line = hpo("status study", capsys, monkeypatch)[1]
+    said = json.loads(hpo("status study --json", capsys, monkeypatch)[1])["ended"]
+    shown = why if why_ended(ledger.study_run, ledger.load()) else ""
+    assert (said or "", line.partition("  |  ended: ")[2].strip()) == (shown, shown)
+    assert (f"It ended: {why}." in html.unescape((folder / "report.html").read_text())) == bool(shown)
+    return ledger.study_run.status, shown
+
+
+def test_hpo_stop_ends_a_study_once_no_trial_of_it_is_out(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr(asking, "HEAR_SECONDS", 0.0)
+    study = open_study(**KEYS, repeats="off")
+    first, second = study.ask(), study.ask()
+    assert first is not None and second is not None
+    assert hpo("stop study", capsys, monkeypatch)[0] == 0
+    first.tell(1.0)
+    assert study.ask() is None and study.over and study.reason == STOPPED
+    assert ending(capsys, monkeypatch, tmp_path) == ("RUNNING", "")
+    wait_until(lambda: study.ledger.study.stop_requested)
+    second.tell(2.0)  # and never asks again
+    assert ending(capsys, monkeypatch, tmp_path) == ("FINISHED", STOPPED)
+    more = open_study("study")
+    third = more.ask()
+    assert third is not None and ending(capsys, monkeypatch, tmp_path) == ("RUNNING", "")
+    third.tell(3.0)
+    assert ending(capsys, monkeypatch, tmp_path) == ("RUNNING", "")
+    assert hpo("stop study", capsys, monkeypatch)[0] == 0  # none is out
+    assert ending(capsys, monkeypatch, tmp_path) == ("FINISHED", STOPPED)
+
+
+def test_hpo_stop_ends_the_loops_that_ask_by_single_commands(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    def ask() -> Any:
+        return json.loads(hpo("ask study", capsys, monkeypatch)[1])
+
+    open_study(**KEYS, repeats="off")
+    assert (ask()["number"], ask()["number"]) == (0, 1)
+    assert hpo("stop study", capsys, monkeypatch)[0] == 0
+    over = {"number": None, "over": True, "reason": STOPPED}
+    assert hpo("tell study 0 0.5", capsys, monkeypatch)[0] == 0
+    assert ask() == over and ending(capsys, monkeypatch, tmp_path) == ("RUNNING", "")
+    assert hpo("tell study 1 --error broken", capsys, monkeypatch)[0] == 0
+    assert ending(capsys, monkeypatch, tmp_path) == ("FINISHED", STOPPED)
+    assert ask() == over, "the other loop"
+    now = ownership.now_ms()
+    monkeypatch.setattr(asking, "now_ms", lambda: now + STOP_HOLDS_MS)
+    assert ask()["number"] == 2, "somebody goes on"
+    assert ending(capsys, monkeypatch, tmp_path) == ("RUNNING", "")
+
+
+STRATEGY = """
+from hpo_core import Proposal
+
+class Own:
+    def propose(self, space, history, n, *, seed):
+        return [Proposal({"x": X})]
+"""
+
+
+def test_an_asked_study_whose_strategy_is_wrong_is_failed_and_goes_on_once_it_is_corrected(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.syspath_prepend(str(tmp_path))
+
+    def opened(x: str) -> AskedStudy:
+        (tmp_path / f"own_asked_{x[0]}.py").write_text(STRATEGY.replace("X", x))
+        return open_study(**KEYS, repeats="off", strategy={"name": f"own_asked_{x[0]}:Own"})
+
+    study = opened("7.0")
+    with pytest.raises(InputError, match=r"7\.0"):
+        study.ask()
+    assert study.over and "7.0" in study.reason
+    assert ending(capsys, monkeypatch, tmp_path) == ("FAILED", study.reason)
+    corrected = opened("0.5")
+    trial = corrected.ask()
+    assert trial is not None and trial.config == {"x": 0.5} and not corrected.over
+    assert ending(capsys, monkeypatch, tmp_path) == ("RUNNING", "")
+    trial.tell(1.0)
+
+
 def test_minutes_count_from_the_first_trial_that_was_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
     """Each `hpo ask` is a process of its own, so minutes of the process would never be over."""
     open_study(**KEYS | {"stop": {"minutes": 30}, "trials": None}, repeats="off")
@@ -313,14 +402,17 @@ HPO_WORDS = {
     "tell study 0 0.5 --error x": "both a result and --error are given",
     "tell study 0 good": "'good' is neither a number nor a JSON object",
     "tell study 0 true": "'true' is neither a number nor a JSON object",
+    'tell study 0 {"loss":1,"loss":2}': "'loss' is given twice; keep one",
     "tell study 9 0.5": "the study has no trial 9",
     "tell study 0 0.5 --id other": "'other' is not the id of trial 0",
     "tell study 1 0.5": "trial 1 was not asked for by hpo ask",
     "enqueue study {x: 2}": "'x': ",
     "enqueue study {y: 2}": "'y' is not a parameter",
+    "enqueue study {x: 0.1, x: 0.2}": "the key 'x' is given twice",
     "enqueue study 3": "'3' has no values by parameter",
     "set study parallel": "'parallel' is not key=value",
     "set study parallel=0": "parallel: ",
+    "set study trials=3 stop.trials=4": "KEY=VALUE: 'stop.trials' is given twice; keep one",
     "stop study --trial 9": "the study has no trial 9",
     "stop study --reason slow": "--reason: ",
     "resume study": "'study' is not paused",

@@ -13,6 +13,10 @@ from hpo_core import Int
 from hpo_core.base.errors import InputError
 from hpo_flows import TrialContext, run_study
 from hpo_flows.cli.app import app
+from tests.conftest import PATIENCE, wait_until
+from tests.flows.loop.test_crashes import now_in_mlflow
+from tests.studies import _somewhere_else as _somewhere_else
+from tests.studies import gated, let_pass, start, wait_for_complete, write_study
 
 SPACE = {"x": Int(low=0, high=100), "steps": Int(low=1, high=20)}
 
@@ -62,3 +66,47 @@ def test_a_cost_that_no_trial_logs_ends_the_study_and_is_named(tmp_path: Path, m
     monkeypatch.chdir(tmp_path)
     with pytest.raises(InputError, match=r"cost: .*'euros'.*return it, or give cost: seconds"):
         run(tmp_path, cost="euros", trials=2)
+
+
+def priced(folder: Path, free: int, **changes: Any) -> Path:
+    """A study whose trials cost 1 to 2 euros each; from number ``free`` on they wait to be let pass."""
+    return write_study(folder, "priced", space=gated(folder, free), cost="euros", repeats="off", **changes)
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("prefect_server")
+def test_two_flows_keep_to_one_budget(tmp_path: Path) -> None:
+    path = priced(tmp_path, 0, parallel=3, stop={"cost": 40, "trials": 500})
+    flows = [start(path) for _ in range(2)]
+    wait_until(lambda: len(now_in_mlflow().running) == 6, "not both flows begin")
+    let_pass(tmp_path)
+    for flow in flows:
+        output, _ = flow.communicate(timeout=PATIENCE)
+        assert flow.returncode == 0, output
+        assert "euros is spent" in output
+    history = now_in_mlflow()
+    assert [trial.number for trial in history.every] == list(range(len(history.every)))
+    assert len({trial.owner for trial in history}) == 2 and len(history.complete) == len(history)
+    costs = [trial.cost or 0.0 for trial in history]
+    assert 40 <= sum(costs) <= 40 + sum(sorted(costs)[-6:])
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("prefect_server")
+def test_a_killed_trial_counts_with_what_it_had_reported_of_its_cost(tmp_path: Path) -> None:
+    path = priced(tmp_path, 2, parallel=1, stop={"cost": 8})
+    flow = start(path)
+    wait_for_complete(2)
+    wait_until(lambda: any("euros" in trial.metrics for trial in now_in_mlflow().running), "its cost is not written")
+    flow.kill()
+    flow.communicate(timeout=PATIENCE)
+    let_pass(tmp_path)
+    resumed = start(path)
+    output, _ = resumed.communicate(timeout=PATIENCE)
+    assert resumed.returncode == 0, output
+    history = now_in_mlflow()
+    (lost,) = history.failed
+    again = next(trial for trial in history if trial.notes.get("retry_of") == str(lost.number))
+    assert lost.cost == again.cost == 1 + float(lost.config["x"])
+    total = sum(trial.cost or 0.0 for trial in history)
+    assert 8 <= total <= 10 and f"a cost of {total:.4g} euros is spent" in output

@@ -7,7 +7,7 @@ import datetime
 from hpo_core.history.history import History
 from hpo_core.history.trial import Trial, TrialState
 from hpo_core.study.file import study_from
-from hpo_flows.reports.export import rows
+from hpo_flows.reports.export import columns, rows
 
 SPEC = study_from(
     {
@@ -65,6 +65,22 @@ def test_a_row_has_all_of_a_trial_and_no_name_hides_another() -> None:
         (2, "running", None),
     ]
     assert (table[1]["reason"], table[2]["end"], table[2]["params.depth"]) == ("it broke", None, 3)
+
+
+def test_what_keeps_the_limits_is_told_by_the_mean_of_its_trainings() -> None:
+    spec = study_from(SPEC.model_dump() | {"limits": {"ms": "<= 20"}})
+    config = {"value": 0.5, "kind": "a", "depth": 1}
+
+    def trained(number: int, excess: float, **notes: str) -> Trial:
+        given = config if notes else config | {"depth": number + 1}
+        return Trial(number, given, TrialState.COMPLETE, -0.75, excess={"ms": excess}, notes=notes)
+
+    lucky, again, kept = trained(0, -0.1), trained(2, 0.5, repeat_of="0"), trained(1, -0.2)
+    history = History([lucky, kept, again, Trial(3, {**config, "depth": 9}, TrialState.RUNNING)])
+    table = rows(spec, history)
+    assert [row["feasible"] for row in table] == [False, True, False, None]
+    assert list(table[0]) == columns(spec, history)
+    assert history.incumbent is not None and history.incumbent.number == 1
 
 
 def test_a_study_without_trials_has_no_rows() -> None:

@@ -34,10 +34,11 @@ from hpo_flows.reports.live import LiveProgress
 from hpo_flows.reports.news import News, trial_line
 from hpo_flows.reports.notify import Notifier
 from hpo_flows.reports.terminal import print_summary
-from hpo_flows.reports.text import status_line
+from hpo_flows.reports.text import certainty_lines, status_line
 from hpo_flows.results import StudyResult, load_study
 from tests.flows.reports.test_study_report import SERVER, data_in, write_report
 from tests.memory_store import MemoryStore
+from tests.studies import make_spec
 
 TWO = {"val_accuracy": "maximize", "latency_ms": "minimize"}
 THREE = {**TWO, "size_mb": "minimize"}
@@ -107,6 +108,20 @@ def test_a_front_out_of_the_limits_says_so() -> None:
     )
     assert "# no trial keeps all limits; trial 0 comes closest, and breaks size_mb <= 1 (9)" in shown(spec, history)
     assert "none keeps the limits, closest trial 0" in status_line(spec, history, 0.0)
+
+
+def test_what_was_trained_less_may_keep_the_limits() -> None:
+    fidelity = {"name": "epochs", "min": 1, "max": 9}
+    spec = make_spec(limits={"size_mb": "<= 1"}, fidelity=fidelity, strategy="hyperband")
+    large, small = {"size_mb": 8.0}, {"size_mb": -0.5}
+    history = History(
+        Trial(i, {"x": 0.5}, TrialState.COMPLETE, 1.0, epochs, excess=excess)
+        for i, (epochs, excess) in enumerate([(3.0, small), (9.0, large)])
+    )
+    assert certainty_lines(spec, history) == [
+        "no trial with 9 epochs keeps all limits; trial 1 comes closest, and breaks size_mb <= 1 (9)"
+    ]
+    assert "none with 9 epochs keeps the limits, closest trial 1" in status_line(spec, history, 0.0)
 
 
 def test_the_live_view_has_the_front_and_where_it_reaches() -> None:

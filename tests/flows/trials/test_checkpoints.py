@@ -19,7 +19,7 @@ from hpo_flows.api import open_ledger, run
 from hpo_flows.objectives.messages import Report
 from hpo_flows.objectives.reference import Objective
 from hpo_flows.results import StudyResult
-from hpo_flows.trials.checkpoints import inherited, pack, packed, unpack
+from hpo_flows.trials.checkpoints import inherited, pack, packed, unpack, worth_keeping
 from hpo_flows.workers.job import Job
 from hpo_flows.workers.pool import WorkerPool
 from tests.conftest import PATIENCE, MlflowServer
@@ -222,3 +222,13 @@ def test_needed_are_checkpoints_that_a_trial_may_go_on_from() -> None:
     third = Trial(11, {"x": 0.2}, TrialState.COMPLETE, 0.2, 3.0, parent=2)
     assert spec.resumable(History([*roots, done, failed, third, top])) == {12}, "the incumbent's alone"
     assert study(strategy="random").resumable(History([*roots, done, top])) == {12}
+
+
+def test_what_breaks_a_limit_is_not_kept_and_repeats_of_it_are_merged() -> None:
+    spec = study(strategy="successive_halving", limits={"ms": "<= 20"})
+    kept = [Trial(i, {"x": i / 10}, TrialState.COMPLETE, 0.5, 1.0, excess={"ms": -0.1}) for i in range(8)]
+    ninth = Trial(8, {"x": 0.8}, TrialState.RUNNING, fidelity=1.0)
+    assert worth_keeping(spec, History([*kept, ninth]), ninth, {"loss": 0.1, "ms": 19.0})
+    assert not worth_keeping(spec, History([*kept, ninth]), ninth, {"loss": 0.1, "ms": 21.0})
+    again = Trial(9, {"x": 0.0}, TrialState.RUNNING, fidelity=1.0, notes={"repeat_of": "0"})
+    assert not worth_keeping(spec, History([*kept, again]), again, {"loss": 0.1, "ms": 19.0})

@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import Any
+from types import SimpleNamespace
+from typing import Any, cast
 
 import pytest
 
 from hpo_core.champion.challenge import challenge_of, record_of, verdict, version_tags, wanted
 from hpo_core.champion.succession import PROMOTED, REFUSED
+from hpo_core.history.history import History
 from hpo_core.history.trial import Trial, TrialState
 from hpo_core.ledger.store import Version
 from hpo_core.ledger.tags import Tag
-from hpo_core.selection.evaluation import ChampionVersion, Evaluation, Retraining
+from hpo_core.selection.evaluation import ChampionVersion, Evaluation, Fold, Retraining
 from hpo_core.study.file import study_from
+from hpo_flows.loop import champion as stage_module
 from tests.hpo_core.study.test_study import STUDY
 
 SPEC = study_from(STUDY | {"direction": "maximize", "champion": {"model": "m", "seeds": 3}})
@@ -145,3 +148,27 @@ def test_what_breaks_a_limit_on_its_seeds_is_refused_and_a_champion_that_does_ca
     assert verdict(alone, spec)[0] == PROMOTED and verdict(alone, spec)[1].startswith("the champion breaks ms <= 5 (8)")
     for unknown in (found({}, {"ms": 4.0}), found({"ms": 4.0}, {})):
         assert verdict(unknown, spec)[1].startswith("a gain of -0.7, not above the margin")
+
+
+def test_a_winner_that_broke_a_limit_in_the_search_is_judged_by_its_folds(monkeypatch: pytest.MonkeyPatch) -> None:
+    champion = {"model": "m", "seeds": 2}
+    spec = study_from(STUDY | {"champion": champion, "limits": {"ms": "<= 5"}, "final": {"top": 1, "folds": 2}})
+    history = History([replace(TRIAL, excess={"ms": 0.2}, metrics={"ms": 6.0})])
+    monkeypatch.setattr(stage_module, "settle", lambda registry, model: (None, ()))
+
+    def obstacle(ms: float) -> str:
+        folds = [Evaluation(7, Fold(i, 2), None, 0, TrialState.COMPLETE, 0.8, metrics={"ms": ms}) for i in range(2)]
+        ended = [*folds, Evaluation(7, None, None, 0, TrialState.COMPLETE, 0.8)]
+        assert spec.final is not None
+        choice = spec.final.selection(limits=spec.limiting).choice(history, ended, spec.search_space)
+        ledger = SimpleNamespace(spec=spec, store=None, study_run=SimpleNamespace(id="study"))
+        seeds = SimpleNamespace(load=lambda: [*ended, retrained(0, 0.8), retrained(1, 0.8)])
+        stage = stage_module.ChampionStage(
+            cast(Any, ledger), cast(Any, seeds), cast(Any, SimpleNamespace(choice=choice))
+        )
+        stage.load(history)
+        assert stage.challenge is not None and stage.challenge.trial.loss == TRIAL.loss
+        return stage.challenge.obstacle
+
+    assert obstacle(4.0) == ""
+    assert obstacle(6.0) == "no configuration keeps the study's limits"

@@ -98,7 +98,9 @@ def test_a_cost_is_read_from_the_run() -> None:
     assert trial_of(run, spec()).cost == 2.5, "a trial of before the study had a cost took as long as its run"
     assert trial_of(run, spec(cost="dollars")).cost == 0.25
     assert trial_of(run, spec(cost="", stop={"trials": 3})).cost is None
-    assert trial_of(replace(run, status="FAILED", tags=tags | {"hpo.lost": "died"}), spec()).cost is None
+    lost = replace(run, status="FAILED", tags=tags | {"hpo.lost": "died"})
+    assert trial_of(lost, spec()).cost is None, "it ended whenever somebody noticed"
+    assert trial_of(lost, spec(cost="dollars")).cost == 0.25
     assert trial_of(replace(run, status="RUNNING", end=None), spec()).cost is None
 
 

@@ -269,6 +269,7 @@ def test_what_breaks_a_limit_on_its_folds_does_not_win(rule: Any) -> None:
     assert choice.winner is not None and choice.winner.trial.number == 1
     found = {each.trial.number: dict(each.averaged.excess) for each in choice.standings}
     assert found == {0: {"size": pytest.approx(0.1)}, 1: {"size": pytest.approx(-0.2)}, 2: {"size": -0.1}}
+    assert choice.winner.judged.loss == 0.5  # of the search, as opposed to the mean
     wild = [replace(each, metrics={"size": math.nan}) for each in folds(1, [0.4] * 3)]
     last = selection.choice(history, [*lucky, *wild, *silent], SPACE).winner
     assert last is not None and last.trial.number == 2

@@ -8,7 +8,7 @@ import pytest
 
 from hpo_core.base.errors import InputError
 from hpo_core.history.trial import Trial, TrialState
-from hpo_core.study.file import study_from
+from hpo_core.study.file import override_spec, study_from
 from hpo_core.study.objectives import Objective
 from hpo_core.study.preference import preference_of
 from hpo_core.study.resume import compare
@@ -49,7 +49,10 @@ def test_a_preference_picks_a_point(texts: list[str], chosen: int) -> None:
     ("text", "said"),
     [
         ("latency_ms <= 1", r"no point of the front has latency_ms <= 1 \(nearest: 3\); ask for less"),
-        ("speed <= 1", r"no point of the front has speed <= 1 \(no point has this metric\)"),
+        ("speed <= 1", "no point of the front has a metric 'speed'; choose one of accuracy, latency_ms, size_mb"),
+        ("latency <= 1", r"a metric 'latency'; did you mean 'latency_ms'\?"),
+        ("accuracy=1, latency_ms=1, accuracy=2", "'accuracy' is given two weights, 1 and 2; keep one"),
+        ("latency_ms <= 1, size_mb <= 3, latency_ms >= 5", "'latency_ms <= 1' and 'latency_ms >= 5' never hold tog"),
         ("latency_ms", "'latency_ms' is neither a condition nor a weight; write a condition such as 'latency_ms <= 1"),
         ("latency_ms < 10", "'latency_ms < 10' is neither"),
         ("latency_ms <= ten", "neither"),
@@ -105,6 +108,17 @@ def test_a_study_says_which_point_stands_for_it() -> None:
         ({"champion": {"model": "m"}, "prefer": "size_mb <= 1"}, "champion: .*; leave that one free"),
         ({"repeats": {"top": 2}}, "repeats: of several metrics none says .*final trains the front again"),
         ({"early_stop": "median"}, "early_stop: the study has several metrics"),
+        ({"prefer": "accuracy=1, accuracy=2"}, "^prefer: 'accuracy' is given two weights, 1 and 2; keep one$"),
+        ({"prefer": ["size_mb <= 3", "size_mb >= 4"]}, "^prefer: 'size_mb <= 3' and 'size_mb >= 4' never hold togethe"),
+        (
+            {"prefer": "size_mb >= 4", "limits": {"size_mb": "<= 3"}},
+            "^prefer: 'size_mb >= 4' and 'size_mb <= 3' of limits never hold together; correct one of them$",
+        ),
+        ({"metrics": ["accuracy", "b"]}, "^metrics: .*has no directions; write {accuracy: maximize, b: maxi"),
+        ({"metrics": [{"a": "maximize"}, {"b": "minimize"}]}, "^metrics: it is a list; write {a: maximize, b: mini"),
+        ({"metrics": {"a,b": "maximize", "c": "maximize"}}, "^metrics: 'a,b' is not a metric that MLflow.*[^,]*$"),
+        ({"metrics": {"a" * 251: "maximize", "c": "maximize"}}, "^metrics: [^\n]*$"),
+        ({"metrics": {1: "maximize", "c": "maximize"}}, "^metrics[^\n]*$"),
     ],
 )  # fmt: skip
 def test_what_does_not_go_with_several_metrics_is_said(changes: dict[str, Any], said: str) -> None:
@@ -116,3 +130,19 @@ def test_the_metric_that_is_left_free_decides_about_the_champion() -> None:
     spec = study_from(STUDY | {"prefer": "accuracy >= 0.9, size_mb <= 4", "champion": {"model": "m"}})
     assert spec.compared == OBJECTIVES[1]
     assert study_from(STUDY | {"prefer": "latency_ms <= 10"}).compared == OBJECTIVES[0]
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"prefer": "accuracy=1, accuracy=2"},
+        {"prefer": "size_mb <= 3, size_mb >= 4"},
+        {"prefer": "size_mb >= 4", "limits": {"size_mb": "<= 3"}},
+    ],
+)
+def test_a_study_begun_with_a_wish_that_is_refused_today_goes_on(changes: dict[str, Any]) -> None:
+    stored = study_from(STUDY | {"objective": "os:getcwd"} | changes, reading=True)
+    assert stored.stands_for(FRONT) in FRONT
+    assert override_spec(stored, ["parallel=2"]).parallel == 2
+    with pytest.raises(InputError, match=r"^prefer: "):
+        override_spec(stored, ["prefer=accuracy=1, accuracy=3"])
