@@ -190,8 +190,9 @@ class Attempt:
         self._end(trial, partial(record_result, metrics=metrics))
 
     def fail(self, trial: AskedTrial, error: BaseException | str) -> None:
-        """End the trial without a result."""
+        """End the trial without a result; why it was stopped, if it was, counts for more than what came of that."""
         self._check_open()
+        error = self.stopped or error
         details = "" if isinstance(error, str) else "".join(traceback.format_exception(error))
         failed = TrialFailed(error if isinstance(error, str) else shown(error), retry=False, details=details)
         self._end(trial, partial(record_failure, error=failed))

@@ -307,6 +307,23 @@ def test_what_people_say_reaches_whoever_asks(
         other.set("seed=3")
 
 
+def test_who_says_something_heeds_it_at_once() -> None:
+    study = open_study(**KEYS, repeats="off")
+    study.enqueue({"x": 0.125})
+    trial = study.ask()
+    assert trial is not None and trial.config == {"x": 0.125}
+    study.stop(0, "too slow")
+    assert trial.stopped and not trial.report(0, {"loss": 1.0})
+    trial.tell(error="cut short")
+    assert study.result().history.trials[0].reason == "stopped by hpo stop --trial 0: too slow"
+    study.pause()
+    assert study.ask(wait=0) is None and not study.over
+    study.resume()
+    study.set("trials=2")
+    study.tell(study.ask(), 1.0)  # type: ignore[arg-type]
+    assert study.ask() is None and study.reason == "all 2 trials are done"
+
+
 HPO_WORDS = {
     "ask study --for 3x": "--for: '3x' is not a duration",
     "tell study 0": "neither a result nor --error is given",
