@@ -56,7 +56,13 @@ def status(
     if ledger.skipped:
         typer.echo(skipped_line(ledger.skipped), err=True)
     paused = f"paused (hpo resume {shlex.quote(ledger.spec.name)})  |  " if ledger.study.instructions.paused else ""
-    typer.echo(f"{ledger.spec.name}: {paused}{status_line(ledger.spec, history, 0.0)}")
+    typer.echo(f"{ledger.spec.name}: {paused}{status_line(ledger.spec, history, 0.0)}{_enqueued(ledger, history)}")
+
+
+def _enqueued(ledger: Ledger, history: History) -> str:
+    """How many configurations wait to be tried next; empty if none does."""
+    count = len(ledger.spec.waiting(history, ledger.study.instructions.queue))
+    return f"  |  {count} enqueued" if count else ""
 
 
 def _watch(ledger: Ledger, seconds: float, as_json: bool) -> None:
@@ -81,7 +87,7 @@ def _watch(ledger: Ledger, seconds: float, as_json: bool) -> None:
             history, run, spec = ledger.load(), ledger.study_run, ledger.spec
             state = study_state(ledger.store, run, spec, history, live=bool(ledger.owners()))
             shown_as = shown_state(state, ledger.study.instructions.paused)
-            line = f"{spec.name}: {shown_as}  |  {status_line(spec, history, 0.0)}"
+            line = f"{spec.name}: {shown_as}  |  {status_line(spec, history, 0.0)}{_enqueued(ledger, history)}"
             if shown is not None:
                 shown.update(Text(line), refresh=True)
             elif as_json:
@@ -104,6 +110,7 @@ def _print_status(ledger: Ledger, history: History, **more: str) -> None:
         running=len(history.under_way),
         failed=len(history.failed),
         outside=len(history.outside),
+        enqueued=len(spec.waiting(history, ledger.study.instructions.queue)),
         paused=ledger.study.instructions.paused,
         skipped=len(ledger.skipped),
         trials=spec.stop.trials,

@@ -336,6 +336,7 @@ HPO_WORDS = {
     "enqueue study {x: 2}": "'x': ",
     "enqueue study {y: 2}": "'y' is not a parameter",
     "enqueue study 3": "'3' has no values by parameter",
+    "set study stop.trials=null": "no stop rule is left",
     "set study parallel": "'parallel' is not key=value",
     "set study parallel=0": "parallel: ",
     "stop study --trial 9": "the study has no trial 9",
