@@ -52,7 +52,7 @@ def metrics_told(spec: StudySpec, record: TrialLog, number: int, result: Any) ->
     except NotFinite as error:
         raise NotFinite(str(error).replace("the objective returned", "the result is")) from None
     except ValueError as error:
-        problem = str(error).replace("the objective returned", "told was")
+        problem = str(error).replace("the objective returned", "told was").replace("; return ", "; tell ")
         raise InputError(f"trial {number}", *problem.split("; ", 1)) from None
 
 

@@ -148,7 +148,7 @@ def test_what_cannot_be_told_leaves_the_trial_as_it_is() -> None:
     trial = study.ask()
     assert trial is not None
     for wrong, says in [
-        ("0.5", "told was '0.5'; return the loss as a number"),
+        ("0.5", "told was '0.5'; tell the loss as a number"),
         ({"los": 1.0}, "told was no 'loss' but"),
         (None, "neither a result nor an error"),
     ]:
@@ -361,6 +361,50 @@ def test_bad_input_on_the_command_line_is_one_line(
     for line, words in HPO_WORDS.items():
         code, out, err = hpo(line, capsys, monkeypatch)
         assert (code, out) == (2, "") and words in err and err.startswith("error: "), (line, err)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("told", "says"),
+    [
+        ("-0.5", "loss -0.5"),
+        ("-1e-3", "loss -0.001"),
+        ("nan", "failed: the result is loss = nan"),
+        ("-inf", "failed: the result is loss = -inf"),
+        ("--error -5", "failed: -5"),
+    ],
+)
+def test_any_number_may_be_told_and_told_again(
+    told: str, says: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    open_study(**KEYS)
+    id = json.loads(hpo("ask study", capsys, monkeypatch)[1])["id"]
+    for line in (f"tell study 0 {told}", f"tell study 0 {told} --id {id}"):
+        assert hpo(line, capsys, monkeypatch)[:2] == (0, f"trial 0: {says}\n"), line
+    assert hpo("tell study 0 -0.25", capsys, monkeypatch)[0] == 2
+    find_study(connect(), "study").study.instruct("pause")
+    waits = {"number": None, "over": False, "reason": "paused: hpo resume goes on"}
+    assert json.loads(hpo("ask study", capsys, monkeypatch)[1]) == waits
+
+
+@pytest.mark.slow
+def test_what_has_no_effect_yet_says_what_it_waits_for(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    study = open_study(**KEYS | {"trials": 2}, repeats="off")
+    ask_all(study)
+    code, out, _ = hpo("enqueue study {x: 0.125}", capsys, monkeypatch)
+    tried = "study: {x: 0.125} is tried next; but all 2 trials are done: hpo set study trials=3 lets one more start"
+    assert code == 0 and out.startswith(tried)
+    assert "  |  1 enqueued" in hpo("status study", capsys, monkeypatch)[1]
+    assert json.loads(hpo("status study --json", capsys, monkeypatch)[1])["enqueued"] == 1
+    assert "but" not in hpo("set study trials=3", capsys, monkeypatch)[1]
+    study.pause()
+    assert "it is paused: hpo resume study" in hpo("set study trials=4", capsys, monkeypatch)[1]
+    study.resume()
+    trial = study.ask()
+    assert trial is not None and trial.config == {"x": 0.125}
+    assert "enqueued" not in hpo("status study", capsys, monkeypatch)[1]
 
 
 def test_ask_and_tell_from_the_command_line(
