@@ -407,6 +407,20 @@ def test_what_has_no_effect_yet_says_what_it_waits_for(
     assert "enqueued" not in hpo("status study", capsys, monkeypatch)[1]
 
 
+@pytest.mark.slow
+def test_a_preview_of_another_space_says_what_keeps_the_study_from_going_on(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ask_all(open_study(**KEYS, repeats="off"))
+    space = {"x": {"type": "float", "low": 0, "high": 2}}
+    keys = {"name": "study", "space": space, "direction": "minimize", "stop": {"trials": 4}}
+    differs = 'metric: "loss" -> "accuracy"'
+    for metric, code, says in (("loss", 0, "space.x.high: 1.0 -> 2.0"), ("accuracy", 2, differs)):
+        (tmp_path / "study.yaml").write_text(yaml.safe_dump(keys | {"metric": metric}))
+        found = hpo("validate study.yaml --change-space", capsys, monkeypatch)
+        assert found[0] == code and says in found[1] + found[2], found
+
+
 def test_ask_and_tell_from_the_command_line(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
