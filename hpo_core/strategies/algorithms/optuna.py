@@ -47,6 +47,9 @@ GRID = "GridSampler"
 BLIND_TO_LIMITS = ("CmaEsSampler",)
 """The samplers that learn from losses, but not from constraints."""
 
+OF_ONE_METRIC = ("CmaEsSampler",)
+"""The samplers that know no Pareto front."""
+
 NEEDS = {"CmaEsSampler": "cmaes", "GPSampler": "torch"}
 """The packages that samplers import only once they are asked, which may be after the first ten trials."""
 
@@ -102,7 +105,7 @@ class Optuna(Strategy):
         if space.beliefs:
             raise InputError("prior", "Optuna's samplers know no beliefs", "remove it, or choose bayesian or tpe")
         with _quiet(), self._told_apart():
-            _ask(_study(_make(self.sampler, 0, space)), space)  # some refuse their settings only now
+            _ask(_study(_make(self.sampler, 0, space), 1), space)  # some refuse their settings only now
 
     def check_limits(self) -> None:
         """Refuse limits for a sampler that knows none.
@@ -114,12 +117,13 @@ class Optuna(Strategy):
             raise ValueError(f"sampler: {blind[0]!r} knows no limits; choose TPESampler, or the strategy bayesian")
 
     def check_several(self) -> None:
-        """Refuse several metrics.
+        """Refuse several metrics for a sampler that knows one.
 
         Raises:
-            ValueError: Always.
+            ValueError: It is one.
         """
-        raise ValueError("name: 'optuna' is asked for one metric; choose bayesian or tpe")
+        if blind := [name for name in _names(self.sampler) if name in OF_ONE_METRIC]:
+            raise ValueError(f"sampler: {blind[0]!r} knows one metric; choose NSGAIISampler, or the strategy bayesian")
 
     @property
     def _class(self) -> str:
@@ -174,7 +178,7 @@ class Optuna(Strategy):
         """What the sampler says, again and again."""
         rng = trial_rng(seed, history.next_number, stream=7)
         if self._class == GRID:  # whose first trials are the points of the grid, each once
-            study = _study(_make(self.sampler, _seed(seed), space))
+            study = _study(_make(self.sampler, _seed(seed), space), 1)
             for _ in range(math.prod(map(len, self._given("search_space").values()))):
                 yield _ask(study, space)
             return
@@ -184,7 +188,7 @@ class Optuna(Strategy):
                 yield _ask(study, space)
             return
         for _ in range(ATTEMPTS):
-            study = _study(_make(self.sampler, int(rng.integers(2**31)), space))
+            study = _study(_make(self.sampler, int(rng.integers(2**31)), space), _objectives(history))
             for trial in history:
                 study.add_trial(_frozen(space, history, trial))
             yield _ask(study, space)
@@ -204,14 +208,14 @@ class Optuna(Strategy):
 
     def _replayed(self, space: SearchSpace, history: History, seed: int) -> Any:
         """A study whose sampler has been asked for all trials so far, and told how they ended."""
-        trials = list(history)
-        keys = _prefixes(repr((self.sampler, space.to_json(), seed)), trials, history.max_fidelity)
+        trials, objectives = list(history), _objectives(history)
+        keys = _prefixes(repr((self.sampler, space.to_json(), seed, objectives)), trials, history.max_fidelity)
         known = next((k for k in range(len(trials), 0, -1) if keys[k] in _REPLAYS), 0)
         if known:
             _REPLAYS.move_to_end(keys[known])
             study = pickle.loads(_REPLAYS[keys[known]])  # noqa: S301  (made here)
         else:
-            study = _study(_make(self.sampler, _seed(seed), space))
+            study = _study(_make(self.sampler, _seed(seed), space), objectives)
         settled = next((k for k, trial in enumerate(trials) if trial.state is TrialState.RUNNING), len(trials))
         for k in range(known, len(trials)):
             _again(study, space, history, trials[k])
@@ -231,10 +235,16 @@ def _prefixes(start: str, trials: Sequence[Trial], full: float | None) -> list[b
     return [*keys, digest.digest()]
 
 
-def _study(sampler: Any) -> Any:
+def _objectives(history: History) -> int:
+    """How many metrics the study has, as far as its trials say so."""
+    return max((len(trial.losses) for trial in history.complete), default=0) or 1
+
+
+def _study(sampler: Any, objectives: int) -> Any:
     import optuna
 
-    return optuna.create_study(sampler=sampler, pruner=optuna.pruners.NopPruner())
+    directions = ["minimize"] * objectives
+    return optuna.create_study(directions=directions, sampler=sampler, pruner=optuna.pruners.NopPruner())
 
 
 def _seed(seed: int) -> int:
@@ -327,25 +337,25 @@ def _again(study: Any, space: SearchSpace, history: History, known: Trial) -> No
     _ = trial.relative_params  # asks the sampler, which keeps its state; with given values nothing else would
     for name, _ in _sampled_part(space, known.config):
         _suggested(trial, name, space.parameters[name])
-    state, value, steps = _outcome(history, known)
+    state, values, steps = _outcome(history, known)
     for step, loss in steps.items():
         trial.report(loss, step)
     for name, excess in known.excess.items():
         trial.set_constraint(name, min(excess, LARGEST_LOSS))
     if state is not optuna.trial.TrialState.RUNNING:
         with contextlib.suppress(RuntimeError):  # a sampler that has used up its space wants to stop the study
-            study.tell(trial, value, state)
+            study.tell(trial, values, state)
 
 
 def _frozen(space: SearchSpace, history: History, trial: Trial) -> Any:
     """A trial as Optuna has it."""
     import optuna
 
-    state, value, steps = _outcome(history, trial)
+    state, values, steps = _outcome(history, trial)
     part = _sampled_part(space, trial.config)
     frozen = optuna.trial.create_trial(
         state=state,
-        value=value,
+        values=values,
         params={name: _told(space, name, each) for name, each in part},
         distributions={name: _distribution(space.parameters[name]) for name, _ in part},
         intermediate_values=steps,
@@ -355,16 +365,17 @@ def _frozen(space: SearchSpace, history: History, trial: Trial) -> Any:
     return frozen
 
 
-def _outcome(history: History, trial: Trial) -> tuple[Any, float | None, dict[int, float]]:
-    """A trial's state, value and intermediate values."""
+def _outcome(history: History, trial: Trial) -> tuple[Any, list[float] | None, dict[int, float]]:
+    """A trial's state, values, and intermediate values, of which there are none with several metrics."""
     from optuna.trial import TrialState as State
 
     if trial.loss is None:
         return (State.RUNNING if trial.state is TrialState.RUNNING else State.FAIL), None, {}
-    loss = min(max(trial.loss, -LARGEST_LOSS), LARGEST_LOSS)
+    losses = [min(max(loss, -LARGEST_LOSS), LARGEST_LOSS) for loss in trial.outcome]
     if trial.stopped_early or fidelity_key(trial.fidelity) < fidelity_key(history.max_fidelity):
-        return State.PRUNED, None, {round(1000 * (trial.fidelity or 0)): loss}  # steps are whole numbers
-    return State.COMPLETE, loss, {}
+        step = round(1000 * (trial.fidelity or 0))  # a whole number
+        return State.PRUNED, None, {} if trial.losses else {step: losses[0]}
+    return State.COMPLETE, losses, {}
 
 
 def _sampled_part(space: SearchSpace, config: Config) -> list[tuple[str, Scalar]]:
