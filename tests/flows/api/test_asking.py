@@ -343,6 +343,7 @@ HPO_WORDS = {
     "stop study --reason slow": "--reason: ",
     "resume study": "'study' is not paused",
     "ask nothing": "there is no study 'nothing'",
+    "ask study --change-space": "'study' is a name, which has no other space; give a study file",
 }
 
 
