@@ -52,7 +52,7 @@ def metrics_told(spec: StudySpec, record: TrialLog, number: int, result: Any) ->
     except NotFinite as error:
         raise NotFinite(str(error).replace("the objective returned", "the result is")) from None
     except ValueError as error:
-        problem = str(error).replace("the objective returned", "told was")
+        problem = str(error).replace("the objective returned", "told was").replace("; return ", "; tell ")
         raise InputError(f"trial {number}", *problem.split("; ", 1)) from None
 
 
@@ -190,8 +190,9 @@ class Attempt:
         self._end(trial, partial(record_result, metrics=metrics))
 
     def fail(self, trial: AskedTrial, error: BaseException | str) -> None:
-        """End the trial without a result."""
+        """End the trial without a result; why it was stopped, if it was, counts for more than what came of that."""
         self._check_open()
+        error = self.stopped or error
         details = "" if isinstance(error, str) else "".join(traceback.format_exception(error))
         failed = TrialFailed(error if isinstance(error, str) else shown(error), retry=False, details=details)
         self._end(trial, partial(record_failure, error=failed))

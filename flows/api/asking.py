@@ -7,9 +7,11 @@ flows may work on one study. There is no Prefect in it, and no worker process.
 from __future__ import annotations
 
 import logging
+import math
 import threading
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -93,6 +95,8 @@ def open_study(
         spec = study_from(study)
     elif is_file(str(study)):
         spec = load_study(Path(study))
+    elif change_space:
+        raise InputError("change_space", f"{str(study)!r} is a name, which has no other space", "give a study file")
     else:
         return AskedStudy(find_study(connect(tracking_uri), str(study)))
     return AskedStudy(open_ledger(spec, tracking_uri, change_space=change_space))
@@ -176,26 +180,36 @@ class AskedStudy:
         Returns:
             The whole configuration.
         """
-        with self._lock:
+        with self._telling():
             return instructing.enqueue(self.ledger, config)
 
     def set(self, *changes: str) -> None:
         """Change settings for every flow that works on the study: ``set("parallel=4", "trials=+20")``."""
-        with self._lock:
+        with self._telling():
             instructing.change(self.ledger, list(changes))
 
     def stop(self, trial: int, reason: str = "") -> None:
         """End one running trial, wherever it runs, as failed."""
-        with self._lock:
+        with self._telling():
             instructing.stop_trial(self.ledger, trial, reason)
 
     def pause(self) -> None:
         """Start no further trial, here or elsewhere, until :meth:`resume`."""
-        self.ledger.study.instruct("pause")
+        with self._telling():
+            self.ledger.study.instruct("pause")
 
     def resume(self) -> None:
         """Go on after :meth:`pause`."""
-        self.ledger.study.instruct("resume")
+        with self._telling():
+            self.ledger.study.instruct("resume")
+
+    @contextmanager
+    def _telling(self) -> Iterator[None]:
+        """Do at once what this process tells the study in the block."""
+        with self._lock:
+            yield
+            self._heard = -math.inf
+            self._hear()
 
     @property
     def best(self) -> Trial | None:

@@ -43,6 +43,8 @@ def enqueue(ledger: Ledger, config: Mapping[str, Any]) -> Config:
         whole = space.validated({**base, **config})
     except ValueError as error:
         remedy = "correct it" if best is not None else "give a value for each, since there is no best trial yet"
+        if best is not None and str(error).endswith("is missing"):
+            remedy = f"give a value for it, since the best trial so far, {best.number}, has none that fits"
         raise InputError("CONFIG", f"{dict(config)}: {error}", remedy) from None
     for trial in history.every:
         if trial.identity == identity(whole):

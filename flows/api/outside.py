@@ -27,9 +27,12 @@ from hpo_flows.base.paths import home
 from hpo_flows.objectives.messages import Use
 from hpo_flows.objectives.result import NotFinite
 from hpo_flows.trials.prepare import seed_of
-from hpo_flows.trials.recorder import TrialLog
+from hpo_flows.trials.recorder import TrialLog, as_reason
 
 UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86_400}
+
+NOT_FINITE = re.compile(r"[-+]?(nan|inf(inity)?)", re.IGNORECASE)
+"""Numbers as most languages print them, and JSON does not."""
 
 
 def seconds_of(text: str) -> float:
@@ -55,7 +58,8 @@ def ask_for(study: AskedStudy, seconds: float) -> dict[str, Any]:
     """
     training = study.reserve(owner=ASKER, lease_seconds=seconds)
     if training is None:
-        return {"number": None, "over": study.over, "reason": study.reason or "wait: others are running"}
+        waits = "paused: hpo resume goes on" if study.ledger.study.instructions.paused else "wait: others are running"
+        return {"number": None, "over": study.over, "reason": study.reason or waits}
     trial, spec, ledger = training.trial, study.spec, study.ledger
     ledger.write(Report(trial.run_id, params=params_of(spec, training)))
     return {
@@ -93,8 +97,9 @@ def tell_for(study: AskedStudy, number: int, result: str, error: str, id: str = 
             metrics = metrics_told(spec, record, number, _read(result))
         except NotFinite as astray:
             error = str(astray)
-    if (said := _said(spec, trial)) and metrics is not None and metrics.items() <= trial.metrics.items():
-        return said  # told once more, by a program that does not know whether the first time was heard
+    said = _said(spec, trial)
+    if said and (trial.metrics.items() >= metrics.items() if metrics is not None else trial.reason == as_reason(error)):
+        return said if metrics is not None else f"failed: {error}"  # once more, by a program that is not sure of it
     if said:
         raise InputError("TRIAL", f"trial {number} has ended: {said}", "tell each trial once")
     if trial.owner != ASKER:
@@ -126,7 +131,12 @@ def _read(text: str) -> float | Mapping[str, Any]:
 
     Raises:
         InputError: It is neither, or one metric stands in it twice.
+
+    >>> _read("-0.5"), _read("-inf"), _read('{"loss": 1}')
+    (-0.5, -inf, {'loss': 1})
     """
+    if NOT_FINITE.fullmatch(text.strip()):
+        return float(text)
     try:
         found = json.loads(text, object_pairs_hook=_once)
     except InputError:

@@ -15,7 +15,7 @@ from hpo_core.base.errors import InputError, StudyFailed, TrackingRefusal, Unrea
 from hpo_core.base.extras import missing_extra
 from hpo_flows.base import stopping
 from hpo_flows.cli import asking, deployment, instruct, look, manage, run, studies
-from hpo_flows.cli.common import optional_value
+from hpo_flows.cli.common import NegativeNumbers, optional_value
 from hpo_flows.cli.starter import command as starter
 
 _NAMES = {
@@ -52,6 +52,8 @@ def _before_all(
 ) -> None: ...
 
 
+_CLASSES: dict[Any, type[Any]] = {look.status: optional_value("--watch", "5"), asking.tell: NegativeNumbers}
+
 for _command in (
     starter.init,
     run.validate,
@@ -78,8 +80,7 @@ for _command in (
     deployment.deploy,
     deployment.serve,
 ):
-    _class = optional_value("--watch", "5") if _command is look.status else None
-    app.command(_NAMES.get(_command.__name__), cls=_class)(_command)
+    app.command(_NAMES.get(_command.__name__), cls=_CLASSES.get(_command))(_command)
 
 
 def main() -> None:

@@ -108,6 +108,19 @@ def optional_value(option: str, default: str) -> type[Any]:
     return Command
 
 
+class NegativeNumbers(TyperCommand):
+    """A command among whose arguments there may be a negative number, which typer itself takes for an option."""
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        end = args.index("--") if "--" in args else len(args)
+        negative, others = list[str](), list[str]()
+        for arg in args[:end]:
+            is_option_value = bool(others) and others[-1].startswith("--") and "=" not in others[-1]
+            is_negative = arg.startswith("-") and _is_number(arg) and not is_option_value
+            (negative if is_negative else others).append(arg)
+        return super().parse_args(ctx, [*others, "--", *negative, *args[end + 1 :]] if negative else args)
+
+
 def _is_number(text: str) -> bool:
     try:
         float(text)

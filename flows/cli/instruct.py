@@ -69,8 +69,17 @@ def resume(study: StudyArgument) -> None:
 
 
 def _when(ledger: Ledger) -> str:
-    """What is to be done for an instruction to take effect; empty if trials run, and so a flow that takes it up."""
-    ledger.load()
-    if ledger.owners():
-        return ""
-    return f"; no trial runs now: if no flow does, hpo tune {shlex.quote(ledger.spec.name)}"
+    """What is to be done for an instruction to take effect; empty if a flow has trials to start and so takes it up."""
+    name = shlex.quote(ledger.spec.name)
+    ledger.hear()  # the instruction itself
+    history, spec = ledger.load(), ledger.spec
+    hints = []
+    if ledger.study.instructions.paused:
+        hints.append(f"it is paused: hpo resume {name}")
+    if why := spec.stop_reason(history, 0.0):
+        by_count = spec.search_left(history) <= 0
+        change = f"trials={spec.started(history) + 1} lets one more start" if by_count else "can change that rule"
+        hints.append(f"but {why}: hpo set {name} {change}")
+    if not ledger.owners():
+        hints.append(f"no trial runs now: if no flow does, hpo tune {name}")
+    return "".join(f"; {hint}" for hint in hints)

@@ -60,12 +60,14 @@ def status(
 
 
 def _progress(ledger: Ledger, history: History) -> str:
-    """A study's progress in one line, and why it has ended, if it has."""
+    """A study's progress in one line, what waits to be tried, and why it has ended, if it has."""
     from hpo_core.ledger.study_run import why_ended
     from hpo_flows.reports.text import status_line
 
     why = why_ended(ledger.study_run, history)
-    return status_line(ledger.spec, history, 0.0) + (f"  |  ended: {why}" if why else "")
+    count = len(ledger.spec.waiting(history, ledger.study.instructions.queue))
+    queue = f"  |  {count} enqueued" if count else ""
+    return f"{status_line(ledger.spec, history, 0.0)}{queue}" + (f"  |  ended: {why}" if why else "")
 
 
 def _watch(ledger: Ledger, seconds: float, as_json: bool) -> None:
@@ -113,6 +115,7 @@ def _print_status(ledger: Ledger, history: History, **more: str) -> None:
         running=len(history.under_way),
         failed=len(history.failed),
         outside=len(history.outside),
+        enqueued=len(spec.waiting(history, ledger.study.instructions.queue)),
         paused=ledger.study.instructions.paused,
         skipped=len(ledger.skipped),
         ended=why_ended(ledger.study_run, history) or None,

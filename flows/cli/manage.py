@@ -24,7 +24,8 @@ def stop(
         from hpo_flows.api.instructing import stop_trial
 
         stop_trial(ledger, trial, reason)
-        typer.echo(f"{ledger.spec.name}: trial {trial} ends within seconds, as failed; another one takes its slot")
+        when = "with its next report" if ledger.spec.isolation == "none" else "within seconds"
+        typer.echo(f"{ledger.spec.name}: trial {trial} ends {when}, as failed; another one takes its slot")
         return
     if reason:
         raise InputError("--reason", "it is that of a trial's end", "give --trial, too")

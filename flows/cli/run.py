@@ -63,12 +63,20 @@ def validate(
 
 
 def _preview(study: str, spec: StudySpec) -> None:
-    """Say what becomes of the trials of a study that goes on in another space. Changes nothing."""
+    """Say what becomes of the trials of a study that goes on in another space. Changes nothing.
+
+    Raises:
+        StudyConflict: More than its space differs, so that it cannot go on.
+    """
+    from hpo_core.lineage.opening import as_resumed
     from hpo_core.lineage.space_change import change_space
-    from hpo_core.study.editions import has_changed, in_edition_of
+    from hpo_core.study.editions import has_changed
+    from hpo_core.study.resume import CHANGES_SPACE, compare
 
     ledger = open_stored(study)
-    given = in_edition_of(spec, ledger.spec)
+    given = as_resumed(spec, ledger.spec)
+    changed = {key: getattr(given, key) for key in (*CHANGES_SPACE, "experiment")}
+    compare(ledger.spec.model_copy(update=changed), given)
     if not has_changed(ledger.spec, given):
         typer.echo(f"{ledger.spec.name}: the study has this space already")
         return

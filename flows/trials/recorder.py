@@ -54,6 +54,11 @@ WRITE_SECONDS = 10.0
 soon and its curves every ten seconds, however many epochs it reports."""
 
 
+def as_reason(text: str) -> str:
+    """Why a trial ended, as it stands in MLflow."""
+    return plain(text)[:1000]
+
+
 class TrialLog:
     """Collects what an attempt at a trial reports and writes it in few requests.
 
@@ -276,7 +281,7 @@ class TrialLog:
             reason = outcome.pop("reason", reason)
             self._tags |= {f"hpo.{key}": value for key, value in outcome.items()}
         if reason:
-            self._tags[Tag.REASON] = plain(reason)[:1000]
+            self._tags[Tag.REASON] = as_reason(reason)
         if self._training.evaluation is None:
             self._tags[NOTE] = trial_note(self._training.trial, self._ledger.study_run, self._outcome(status, reason))
         if self._refused:

@@ -102,6 +102,8 @@ def trial_of(run: Run, spec: StudySpec) -> Trial:
     else:
         state = TrialState.FAILED
         reason = reason or f"{run.status.lower()} without a finite {unknown or spec.metric}"
+        if Tag.STOP in tags and notes.pop("lost", None):  # its flow died or ended before it heard of hpo stop --trial
+            reason = tags[Tag.STOP]
     fidelity = requested = _fidelity_of(tags, Tag.FIDELITY)
     stopped_early = False
     if state is TrialState.COMPLETE and (reached := _fidelity_of(tags, Tag.REACHED)) is not None:

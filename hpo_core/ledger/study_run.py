@@ -41,7 +41,9 @@ STOP_HOLDS_MS = 60_000
 FIRST = f"{0:013d}.{0:08x}"
 """Under this id stands what a study was before its space was changed. A trial of that time bears no edition."""
 
-_KEY = re.compile(re.escape(Tag.EDITION) + r"\.(\d{13}\.[0-9a-f]{8})")
+_ID = re.compile(r"[0-9]{13}\.[0-9a-f]{8}")
+
+_KEY = re.compile(re.escape(Tag.EDITION) + rf"\.({_ID.pattern})")
 
 
 class StudyRun:
@@ -88,8 +90,12 @@ class StudyRun:
         return instructions_of(self.run)
 
     def instruct(self, kind: Kind, value: Any = None, reason: str = "") -> Instruction:
-        """Tell every flow that works on the study, or is going to; one request."""
-        told = Instruction(new_id(ownership.now_ms()), kind, value, reason)
+        """Tell every flow that works on the study, or is going to; two requests.
+
+        What is said later has the later id, also where the clock of whoever said the earlier thing is ahead.
+        """
+        known = instructions_of(self.check_there()).every
+        told = Instruction(_id_after(max((each.id for each in known), default="")), kind, value, reason)
         self.log(instruction_tags([told]))
         return told
 
@@ -242,8 +248,13 @@ def current_document(tags: Mapping[str, str]) -> Any:
 
 def new_edition_id(tags: Mapping[str, str]) -> str:
     """An id that comes after all others, whatever the clocks that gave those."""
-    last = last_edition(tags)
-    return new_id(max(ownership.now_ms(), int(last[:13]) + 1 if last else 0))
+    return _id_after(last_edition(tags))
+
+
+def _id_after(last: str) -> str:
+    """An id that comes after another one, whatever the clock that gave that."""
+    earliest = int(last[:13]) + 1 if _ID.fullmatch(last) else 0
+    return new_id(max(ownership.now_ms(), earliest))
 
 
 def edition_tags(stored: StudySpec, new: StudySpec, added: Mapping[str, Scalar]) -> dict[str, str]:

@@ -94,10 +94,7 @@ def open_study(
     written, stored = written_spec(run), stored_spec(run)
     if run.experiment == experiment:  # whatever that was called when the study was begun
         written, stored = (each.model_copy(update={"experiment": spec.experiment}) for each in (written, stored))
-    spec = in_edition_of(spec, stored)
-    # What has begun without repeats goes on without, and who asks for trials does not take the objective away.
-    kept = {"repeats", "objective"} - spec.model_fields_set
-    spec = spec.model_copy(update={key: getattr(stored, key) for key in kept})
+    spec = as_resumed(spec, stored)
     if spec.stop.more:
         history = Ledger(store, stored, run).load()
         # A run that came to its end has said so; a killed one leaves the study RUNNING.
@@ -123,6 +120,16 @@ def open_study(
     if changes:
         store.log(run.id, [], {}, changes)
     return Ledger(store, now, run)
+
+
+def as_resumed(spec: StudySpec, stored: StudySpec) -> StudySpec:
+    """A specification as one that goes on with the stored one, with what that has and no study file says.
+
+    What has begun without repeats goes on without, and who asks for trials does not take the objective away.
+    """
+    spec = in_edition_of(spec, stored)
+    kept = {"repeats", "objective"} - spec.model_fields_set
+    return spec.model_copy(update={key: getattr(stored, key) for key in kept})
 
 
 def _may_change(stored: StudySpec, spec: StudySpec, defaults: Mapping[str, Scalar] | None, change_space: bool) -> bool:

@@ -107,15 +107,20 @@ class Own(Strategy):
         self.made, self._field = made, field
 
     def propose(self, space: SearchSpace, history: History, n: int, *, seed: int) -> list[Proposal]:
-        proposals = self._ask(space, history, n, seed)
-        if history.next_number < ASKED_TWICE and proposals != self._ask(space, history, n, seed):
+        proposals = self.ask(space, history, n, seed)
+        if history.next_number < ASKED_TWICE and proposals != self.ask(space, history, n, seed):
             raise self._wrong(
                 "proposes something else when it is asked the same again",
                 "draw all randomness from hpo_core.trial_rng(seed, number), and keep nothing between two calls",
             )
         return proposals
 
-    def _ask(self, space: SearchSpace, history: History, n: int, seed: int) -> list[Proposal]:
+    def ask(self, space: SearchSpace, history: History, n: int, seed: int) -> list[Proposal]:
+        """What the user's object proposes, checked.
+
+        Raises:
+            InputError: It raises an error, or answers what a study cannot use.
+        """
         answer = self._call("propose", lambda: self.made.propose(space, history, n, seed=seed))
         if not isinstance(answer, list | tuple) or not all(isinstance(each, Proposal) for each in answer):
             raise self._wrong(f"returns {_shown(answer)}", "return a list of hpo_core.Proposal")
@@ -184,7 +189,7 @@ class Own(Strategy):
             return call()
         except InputError:  # it says what the user is to do, as other strategies do
             raise
-        except Exception as error:
+        except (Exception, SystemExit) as error:  # which would end the study without a word
             import traceback
 
             place = traceback.extract_tb(error.__traceback__)[-1]

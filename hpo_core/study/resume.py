@@ -99,7 +99,9 @@ def check_changes(spec: StudySpec, changes: Sequence[str]) -> None:
             known = "parallel, trials, stop.minutes and the like, rerun_lost, trial_timeout or memory_limit"
             remedy = f"set {known}; for others start it anew with hpo tune --set"
             raise InputError("KEY=VALUE", f"{change!r}: this cannot change while the study runs", remedy)
-    override_spec(spec, changes, "KEY=VALUE", reading=True)
+    changed = override_spec(spec, changes, "KEY=VALUE", reading=True)
+    if changed.stop.endless and not spec.stop.endless:
+        raise InputError("KEY=VALUE", "no stop rule is left, so the study would never end", "give another one as well")
 
 
 def with_what_holds(

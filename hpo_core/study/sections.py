@@ -93,13 +93,21 @@ class StopRules(Section):
 
     @model_validator(mode="after")
     def _any(self, info: ValidationInfo) -> StopRules:
-        rules = [name for name in type(self).model_fields if name not in ("more", "same_error")]
         if self.more and self.trials is None:
             raise ValueError("it says more, but not how many trials; write trials: +20, say")
-        if not (info.context or {}).get(READING) and all(getattr(self, name) in (None, {}) for name in rules):
-            *some, last = rules
+        if not (info.context or {}).get(READING) and self.endless:
+            *some, last = self._rules()
             raise ValueError(f"no rule is given, so the study would never end; give {', '.join(some)} or {last}")
         return self
+
+    @classmethod
+    def _rules(cls) -> list[str]:
+        return [name for name in cls.model_fields if name not in ("more", "same_error")]
+
+    @property
+    def endless(self) -> bool:
+        """Whether no rule is given, so that the study would never end."""
+        return all(getattr(self, name) in (None, {}) for name in self._rules())
 
 
 MORE = re.compile(r"\+[0-9]{1,9}")

@@ -107,10 +107,7 @@ class StudySpec(StudyDefinition):
             queue: The configurations that people want to be tried next, by id.
         """
         full, taken = self.full, Taken(history)
-        proposals: list[Proposal] = []
-        for id, config in queue.items():
-            with contextlib.suppress(ValueError):  # it was checked when it was enqueued; a tag is open to every hand
-                proposals += self._given(config, {"strategy": ENQUEUED, ENQUEUED: id}, taken)
+        proposals = self._enqueued(queue, taken)
         proposals += self._again(history)
         for config in self.first:
             proposals += self._given(config, {"strategy": "first"}, taken)
@@ -123,6 +120,18 @@ class StudySpec(StudyDefinition):
             strategy = self.strategy.make(self.stop.trials, self.scale)
             proposals += strategy.propose(self.search_space, seen, n - len(proposals), seed=self.seed)
         return [each if each.fidelity is not None else replace(each, fidelity=full) for each in proposals]
+
+    def waiting(self, history: History, queue: Mapping[str, Config]) -> list[Config]:
+        """The configurations that people have enqueued and that are still to be tried."""
+        return [proposal.config for proposal in self._enqueued(queue, Taken(history))]
+
+    def _enqueued(self, queue: Mapping[str, Config], taken: Taken) -> list[Proposal]:
+        """The proposals of what was enqueued and lies in the space, unless it is taken, which it is from now on."""
+        found: list[Proposal] = []
+        for id, config in queue.items():
+            with contextlib.suppress(ValueError):  # it was checked when it was enqueued; a tag is open to every hand
+                found += self._given(config, {"strategy": ENQUEUED, ENQUEUED: id}, taken)
+        return found
 
     def _given(self, config: Config, notes: Mapping[str, Scalar], taken: Taken) -> list[Proposal]:
         """The proposal of a configuration that people gave, unless it is taken, which it is from now on.

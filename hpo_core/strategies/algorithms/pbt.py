@@ -113,7 +113,9 @@ class Pbt(Promoting):
         kept: set[int] = set()
         every = self._by_generation(history)
         for generation, following in pairwise(every):
-            if len(_alive(following)) < self.population:
+            # A trial that runs may fail, and a generation may have more trials: those of `first`, and enqueued ones.
+            wanted = max(self.population, len(_alive(generation)))
+            if sum(trial.loss is not None for trial in following) < wanted:
                 ranked, after = _ranked(generation), {trial.identity for trial in following}
                 best = ranked[: 2 * self._count(ranked)]
                 kept |= {trial.number for trial in (*best, *(t for t in ranked if t.identity not in after))}

@@ -11,6 +11,7 @@ from hpo_core.strategies.contract.elsewhere import answers_elsewhere, made
 from hpo_core.strategies.contract.histories import SPACES
 from hpo_core.strategies.contract.laws import LAWS, Broken, Case, spaces_of
 from hpo_core.strategies.make import make_strategy
+from hpo_core.strategies.own import Own
 
 
 @dataclass(frozen=True)
@@ -53,7 +54,8 @@ def examine(name: str, settings: Mapping[str, Any], seed: int) -> Iterator[Verdi
     def elsewhere() -> dict[str, list[str]]:
         return answers_elsewhere({name: (name, settings)}, seed, spaces)[name]
 
-    cases = {space: Case(lambda: made(name, settings), space, seed, elsewhere) for space in spaces}
+    in_study = strategy.ask if isinstance(strategy, Own) else None
+    cases = {space: Case(lambda: made(name, settings), space, seed, elsewhere, in_study) for space in spaces}
     for law, holds in LAWS.items():
         told = " ".join((holds.__doc__ or "").split())
         for space in spaces_of(law):
@@ -64,7 +66,7 @@ def examine(name: str, settings: Mapping[str, Any], seed: int) -> Iterator[Verdi
             except Broken as broken:
                 yield Verdict(told, str(broken))
                 break
-            except Exception as error:
+            except (Exception, SystemExit) as error:
                 yield Verdict(told, f"on the space {space!r}: it raises {type(error).__name__}: {error}")
                 break
         else:

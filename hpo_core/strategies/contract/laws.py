@@ -19,6 +19,7 @@ from typing import Any, Protocol
 
 import numpy as np
 
+from hpo_core.base.errors import InputError
 from hpo_core.history.history import History
 from hpo_core.history.trial import Proposal, Trial, TrialState
 from hpo_core.space.configuration import identity
@@ -60,12 +61,14 @@ class Case:
         name: The space, one of :data:`SPACES`.
         seed: The study's seed, from which the history is drawn as well.
         elsewhere: What the strategy answers in another process, by space; see :func:`answers_of`.
+        in_study: Asks the strategy as a study would, which checks more of one of the user's own.
     """
 
     make: Callable[[], Proposing]
     name: str
     seed: int
     elsewhere: Callable[[], dict[str, list[str]]] = dict
+    in_study: Callable[[SearchSpace, History, int, int], object] | None = None
 
     @property
     def space(self) -> SearchSpace:
@@ -73,7 +76,8 @@ class Case:
 
     @property
     def history(self) -> History:
-        return history_of(self.name, self.seed)
+        # Copies, so that a strategy that changes what it is given does so for one law at a time.
+        return History(replace(trial, config=dict(trial.config)) for trial in history_of(self.name, self.seed))
 
     @cached_property
     def two(self) -> tuple[Proposal, ...]:
@@ -124,6 +128,19 @@ class Case:
                 raise self.broken(f"it proposes {config} although that is tried, fails or runs already")
             taken.add(key(proposal))
 
+    def check_in_study(self, history: History, n: int) -> None:
+        """Check that a study would take the answer.
+
+        Raises:
+            Broken: It would not.
+        """
+        if self.in_study is None:
+            return
+        try:
+            self.in_study(self.space, history, n, self.seed)
+        except InputError as error:
+            raise self.broken(f"{error.problem}; {error.remedy}") from None
+
     def some(self, history: History, n: int, where: str) -> list[Proposal]:
         """A valid answer that is not empty.
 
@@ -138,7 +155,7 @@ class Case:
 
     def grown(self, history: History, length: int) -> History:
         """The history once the strategy has run on, one trial at a time, to a length or to its end."""
-        while len(history) < length:
+        for _ in range(length - len(history)):
             proposals = self.ask(history, 1)
             if not proposals:
                 break
@@ -156,6 +173,8 @@ def answers_of(make: Callable[[], Proposing], seed: int, spaces: Sequence[str]) 
 
 def valid(case: Case) -> None:
     """proposals are of the space, new, and no more than asked for"""
+    case.check_in_study(History(), 3)
+    case.check_in_study(case.history, 2)
     case.some(History(), 3, "in a new study")
     case.check(case.history, case.two, 2)
 
@@ -206,23 +225,24 @@ def global_generators(case: Case) -> None:
         return answer(made.propose(case.space, case.history, 2, seed=case.seed))
 
     # Threads of other libraries may draw from them as well. So a call is tried three times: one that draws would do so
-    # each time.
-    for _ in range(3):
-        state, numpy_state = random.getstate(), repr(np.random.get_state())
-        found = asked()
-        if random.getstate() == state and repr(np.random.get_state()) == numpy_state:
-            break
+    # each time, and one that seeds them leaves a state that is not the one before, as that differs each time.
+    for attempt in range(3):
+        with _seeded(attempt):
+            state, numpy_state = random.getstate(), repr(np.random.get_state())
+            found = asked()
+            if random.getstate() == state and repr(np.random.get_state()) == numpy_state:
+                break
     else:
-        raise case.broken("it draws from a global generator; draw from trial_rng(seed, number)")
+        raise case.broken("it draws from a global generator, or seeds one; draw from trial_rng(seed, number)")
     with _seeded():
         case.equal(asked(), found, "with the global generators seeded")
 
 
 @contextmanager
-def _seeded() -> Iterator[None]:
+def _seeded(plus: int = 0) -> Iterator[None]:
     state, numpy_state = random.getstate(), np.random.get_state()
-    random.seed(4711)
-    np.random.seed(4711)
+    random.seed(4711 + plus)
+    np.random.seed(4711 + plus)
     try:
         yield
     finally:

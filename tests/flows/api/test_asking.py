@@ -150,7 +150,7 @@ def test_what_cannot_be_told_leaves_the_trial_as_it_is() -> None:
     trial = study.ask()
     assert trial is not None
     for wrong, says in [
-        ("0.5", "told was '0.5'; return the loss as a number"),
+        ("0.5", "told was '0.5'; tell the loss as a number"),
         ({"los": 1.0}, "told was no 'loss' but"),
         (None, "neither a result nor an error"),
     ]:
@@ -396,6 +396,23 @@ def test_what_people_say_reaches_whoever_asks(
         other.set("seed=3")
 
 
+def test_who_says_something_heeds_it_at_once() -> None:
+    study = open_study(**KEYS, repeats="off")
+    study.enqueue({"x": 0.125})
+    trial = study.ask()
+    assert trial is not None and trial.config == {"x": 0.125}
+    study.stop(0, "too slow")
+    assert trial.stopped and not trial.report(0, {"loss": 1.0})
+    trial.tell(error="cut short")
+    assert study.result().history.trials[0].reason == "stopped by hpo stop --trial 0: too slow"
+    study.pause()
+    assert study.ask(wait=0) is None and not study.over
+    study.resume()
+    study.set("trials=2")
+    study.tell(study.ask(), 1.0)  # type: ignore[arg-type]
+    assert study.ask() is None and study.reason == "all 2 trials are done"
+
+
 HPO_WORDS = {
     "ask study --for 3x": "--for: '3x' is not a duration",
     "tell study 0": "neither a result nor --error is given",
@@ -410,6 +427,7 @@ HPO_WORDS = {
     "enqueue study {y: 2}": "'y' is not a parameter",
     "enqueue study {x: 0.1, x: 0.2}": "the key 'x' is given twice",
     "enqueue study 3": "'3' has no values by parameter",
+    "set study stop.trials=null": "no stop rule is left",
     "set study parallel": "'parallel' is not key=value",
     "set study parallel=0": "parallel: ",
     "set study trials=3 stop.trials=4": "KEY=VALUE: 'stop.trials' is given twice; keep one",
@@ -417,6 +435,7 @@ HPO_WORDS = {
     "stop study --reason slow": "--reason: ",
     "resume study": "'study' is not paused",
     "ask nothing": "there is no study 'nothing'",
+    "ask study --change-space": "'study' is a name, which has no other space; give a study file",
 }
 
 
@@ -435,6 +454,64 @@ def test_bad_input_on_the_command_line_is_one_line(
     for line, words in HPO_WORDS.items():
         code, out, err = hpo(line, capsys, monkeypatch)
         assert (code, out) == (2, "") and words in err and err.startswith("error: "), (line, err)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("told", "says"),
+    [
+        ("-0.5", "loss -0.5"),
+        ("-1e-3", "loss -0.001"),
+        ("nan", "failed: the result is loss = nan"),
+        ("-inf", "failed: the result is loss = -inf"),
+        ("--error -5", "failed: -5"),
+    ],
+)
+def test_any_number_may_be_told_and_told_again(
+    told: str, says: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    open_study(**KEYS)
+    id = json.loads(hpo("ask study", capsys, monkeypatch)[1])["id"]
+    for line in (f"tell study 0 {told}", f"tell study 0 {told} --id {id}"):
+        assert hpo(line, capsys, monkeypatch)[:2] == (0, f"trial 0: {says}\n"), line
+    assert hpo("tell study 0 -0.25", capsys, monkeypatch)[0] == 2
+    find_study(connect(), "study").study.instruct("pause")
+    waits = {"number": None, "over": False, "reason": "paused: hpo resume goes on"}
+    assert json.loads(hpo("ask study", capsys, monkeypatch)[1]) == waits
+
+
+@pytest.mark.slow
+def test_what_has_no_effect_yet_says_what_it_waits_for(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    study = open_study(**KEYS | {"trials": 2}, repeats="off")
+    ask_all(study)
+    code, out, _ = hpo("enqueue study {x: 0.125}", capsys, monkeypatch)
+    tried = "study: {x: 0.125} is tried next; but all 2 trials are done: hpo set study trials=3 lets one more start"
+    assert code == 0 and out.startswith(tried)
+    assert "  |  1 enqueued" in hpo("status study", capsys, monkeypatch)[1]
+    assert json.loads(hpo("status study --json", capsys, monkeypatch)[1])["enqueued"] == 1
+    assert "but" not in hpo("set study trials=3", capsys, monkeypatch)[1]
+    study.pause()
+    assert "it is paused: hpo resume study" in hpo("set study trials=4", capsys, monkeypatch)[1]
+    study.resume()
+    trial = study.ask()
+    assert trial is not None and trial.config == {"x": 0.125}
+    assert "enqueued" not in hpo("status study", capsys, monkeypatch)[1]
+
+
+@pytest.mark.slow
+def test_a_preview_of_another_space_says_what_keeps_the_study_from_going_on(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ask_all(open_study(**KEYS, repeats="off"))
+    space = {"x": {"type": "float", "low": 0, "high": 2}}
+    keys = {"name": "study", "space": space, "direction": "minimize", "stop": {"trials": 4}}
+    differs = 'metric: "loss" -> "accuracy"'
+    for metric, code, says in (("loss", 0, "space.x.high: 1.0 -> 2.0"), ("accuracy", 2, differs)):
+        (tmp_path / "study.yaml").write_text(yaml.safe_dump(keys | {"metric": metric}))
+        found = hpo("validate study.yaml --change-space", capsys, monkeypatch)
+        assert found[0] == code and says in found[1] + found[2], found
 
 
 def test_ask_and_tell_from_the_command_line(

@@ -6,6 +6,7 @@ import json
 
 import pytest
 
+from hpo_core.ledger import ownership
 from hpo_core.ledger.decode import written_spec
 from hpo_core.ledger.ledger import Ledger
 from hpo_core.ledger.tags import Tag
@@ -13,6 +14,7 @@ from hpo_core.lineage.opening import find_study, open_study
 from hpo_core.lineage.replay import explain
 from hpo_core.study.file import override_spec
 from hpo_core.study.instructions import Instruction
+from hpo_flows.api import instructing
 from tests.hpo_core.ledger.test_ledger import finish, make_spec, reserve
 from tests.memory_store import MemoryStore
 
@@ -104,6 +106,45 @@ def test_proposals_from_before_another_total_are_replayed(before: int, more: int
     for number in range(8):
         found = explain(find_study(store, file.name), number)
         assert found.same and not found.caveats, (number, found.verdict, found.caveats)
+
+
+def test_what_is_said_later_holds_whatever_the_clocks(monkeypatch: pytest.MonkeyPatch) -> None:
+    store, file = MemoryStore(), make_spec(parallel=2, stop={"trials": 10})
+    open_study(store, file)
+    now = ownership.now_ms()
+    for ahead, kind, value in [
+        (90_000, "pause", None), (0, "resume", None), (60_000, "set", ["parallel=4", "stop.trials=+5"]),
+        (-60_000, "set", ["parallel=3", "stop.trials=20"]),
+    ]:  # fmt: skip
+        monkeypatch.setattr(ownership, "now_ms", lambda ahead=ahead: now + ahead)
+        find_study(store, file.name).study.instruct(kind, value)
+    study = find_study(store, file.name)
+    assert not study.study.instructions.paused
+    assert (study.spec.parallel, study.spec.stop.trials) == (3, 20)
+
+
+@pytest.mark.parametrize("end", ["killed", "interrupted"])
+def test_a_trial_that_was_stopped_stays_so_if_its_flow_ends_before_it_hears_of_it(
+    end: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store, file = MemoryStore(), make_spec(strategy="random")
+    flow = open_study(store, file)
+    trial, other = reserve(flow), reserve(flow)
+    instructing.stop_trial(find_study(store, file.name), trial.number, "it diverges")
+    if end == "interrupted":
+        for each in (trial, other):
+            flow.interrupt(store.get(each.run_id), {})
+    else:
+        later = ownership.now_ms() + 3_600_000
+        monkeypatch.setattr(ownership, "now_ms", lambda: later)
+    ledger = find_study(store, file.name)
+    ledger.load()
+    ledger.reap()
+    history = ledger.load()
+    assert [each.number for each in history.lost] == [other.number]
+    (stopped,) = [each for each in history.failed if each.number == trial.number]
+    assert stopped.reason == f"stopped by hpo stop --trial {trial.number}: it diverges"
+    assert [each.notes.get("retry_of") for each in ledger.spec.propose(history, 2)] == [other.number, None]
 
 
 def test_two_people_enqueue_the_same() -> None:

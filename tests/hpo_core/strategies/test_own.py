@@ -121,6 +121,7 @@ def test_what_cannot_be_used_is_told(module: str, strategy: Any, message: str) -
         ("[Proposal({'x': 0.1 * i}) for i in range(3)]", "returns 3 proposals when it is asked for 1"),
         ("None", "returns None; return a list of hpo_core.Proposal"),
         ("1 / 0", r"propose raised ZeroDivisionError: division by zero \(.*line 1\)"),
+        ("exit(3)", r"propose raised SystemExit: 3 \(.*"),
         ("[Proposal({'x': random.random()})]", "proposes something else when it is asked the same again; draw all"),
         ("[Proposal({'x': 0.1}, 3.0)]", "proposes the fidelity 3.0; set its chooses_fidelity"),
         ("[Proposal({'x': 0.1}, parent=0)]", "continues trial 0; set its promotes"),
@@ -147,6 +148,16 @@ def test_the_laws_find_what_a_strategy_does_wrong(module: str) -> None:
         found = examine(f"{module}:{name}", settings, 0)
         return {verdict.law: verdict.counter_example for verdict in found if verdict.counter_example}
 
+    new = "[Proposal(space.decode(trial_rng(seed, history.next_number).random(space.dimensions)))]"
+    for what, says in {
+        "exit(3)": "propose raised SystemExit: 3",
+        "None": "returns None; return a list of hpo_core.Proposal",
+        f"[Proposal({new}[0].config, 3.0)]": "proposes the fidelity 3.0; set its chooses_fidelity = True",
+        f"random.seed(seed) or {new}": "it draws from a global generator, or seeds one",
+        f"[t.config.update(x=0.0) for t in history] and {new} or {new}": "propose changes the space or the history",
+        f"object.__setattr__(history, 'trials', ()) or {new}": "propose changes the space or the history",
+    }.items():
+        assert says in " ".join(broken("Says", what=what).values()), what
     assert not broken("Uniform")
     drawn = broken("Says", what="[Proposal(space.decode(np.array([random.random() for _ in space.free])))]")
     assert "it draws from a global generator" in " ".join(drawn.values())

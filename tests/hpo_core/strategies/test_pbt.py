@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import random
 from dataclasses import replace
 
 import pytest
 
-from hpo_core import Choice, Fidelity, Float, History, Int, SearchSpace, Trial, TrialState
+from hpo_core import Choice, Fidelity, Float, History, Int, Proposal, SearchSpace, Trial, TrialState
 from hpo_core.base.errors import InputError
 from hpo_core.strategies.make import make_strategy
 from hpo_core.study.file import study_from
@@ -57,6 +58,28 @@ def test_every_trial_that_is_continued_was_to_be_kept() -> None:
     for trial in history.trials[5:]:
         assert trial.parent in STRATEGY.promotable(History(history.trials[: trial.number]))
     assert not STRATEGY.promotable(history)
+
+
+@pytest.mark.parametrize("seed", range(12))
+@pytest.mark.parametrize("given", [0, 8])
+def test_a_checkpoint_is_there_when_a_trial_goes_on_from_it(given: int, seed: int) -> None:
+    """Two slots, trials that end in any order or fail, and more configurations of the user's own than a population."""
+    rng, history, kept = random.Random(seed), History(), set[int]()
+    own = [Proposal({"x": (i + 0.5) / 10, "layers": 1, "kind": "a"}, STRATEGY.entry) for i in range(given)]
+    while True:
+        free = 2 - len(history.running)
+        started, own = own[:free], own[free:]
+        started += STRATEGY.propose(SPACE, history.with_pending(started), free - len(started), seed=seed)
+        assert {trial.parent for trial in started} - {None} <= kept
+        history = history.with_pending(started)
+        if not history.running:
+            break
+        trial = rng.choice(history.running)
+        done = replace(trial, state=TrialState.FAILED) if rng.random() < 0.1 else ended(trial)
+        history = History((*(other for other in history if other.number != trial.number), done))
+        needed = {other.parent for other in history.running} | {best.number for best in history.front}
+        kept = (kept | {trial.number}) & (STRATEGY.promotable(history) | needed)
+    assert len(history.complete) >= 15 and not kept - {history.incumbent.number}  # type: ignore[union-attr]
 
 
 def test_nobody_waits_for_a_slow_one() -> None:
