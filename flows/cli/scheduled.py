@@ -5,7 +5,7 @@ A Prefect worker or ``hpo serve`` imports this module in a fresh process. The fu
 Prefect's UI makes a form.
 """
 
-from __future__ import annotations
+# Annotations are evaluated here: where Prefect checks a flow run's parameters, it may not find what a text refers to.
 
 import contextlib
 import json

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import datetime
 import os
 import re
@@ -10,6 +11,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -188,6 +190,17 @@ def test_a_worker_runs_a_study_on_its_schedule(
     assert [trial.number for trial in find_study(connect(), "nightly").load()][:3] == [0, 1, 2]
 
 
+def test_prefect_can_check_the_parameters_of_a_run_that_it_was_sent() -> None:
+    """`hpo serve` sends the function by value, without the names that annotations as text would refer to."""
+    send = (
+        "import cloudpickle, sys; from hpo_flows.cli import scheduled; cloudpickle.register_pickle_by_value(scheduled); "
+        "sys.stdout.buffer.write(cloudpickle.dumps(scheduled.run_scheduled))"
+    )
+    check = "import pickle, sys; pickle.load(sys.stdin.buffer).validate_parameters({'study': 's.yaml', 'parallel': 2})"
+    run = partial(subprocess.run, cwd=ROOT, check=True, capture_output=True, timeout=PATIENCE)
+    run([sys.executable, "-c", check], input=run([sys.executable, "-c", send]).stdout)
+
+
 def test_what_the_form_gives_is_used_or_is_one_line_in_the_state(api: None, tmp_path: Path) -> None:
     from prefect.client.orchestration import get_client
 
@@ -329,7 +342,9 @@ def test_ctrl_c_ends_hpo_serve_without_a_traceback(moment: str, times: int, pref
     served = prefect.start("hpo_flows.cli", "serve", "study.yaml", "--every", "3600" if moment == "waiting" else "5")
 
     def importing() -> bool:
-        return any("spawn_main" in " ".join(child.cmdline()) for child in psutil.Process(served.pid).children())
+        with contextlib.suppress(psutil.Error):  # a child may end while it is looked at
+            return any("spawn_main" in " ".join(child.cmdline()) for child in psutil.Process(served.pid).children())
+        return False
 
     reached = {"waiting": lambda: prefect.deployments(), "importing": importing, "running": trials}[moment]
     wait_for(lambda: bool(reached()), prefect)
@@ -452,7 +467,7 @@ def test_prefect_deploy_takes_the_prefect_yaml(prefect: Prefect) -> None:
     assert "successfully created" in made.stdout, made.stdout + made.stderr
     (deployment,) = prefect.deployments()
     assert deployment.entrypoint == "hpo_flows.cli.scheduled.run_scheduled"
-    assert deployment.parameters == {"study": "examples/digits_cnn.yaml", "overrides": ["stop.trials=+20"]}
+    assert deployment.parameters == {"study": "examples/digits_cnn.yaml", "trials": "+20"}
     assert (deployment.global_concurrency_limit.limit, deployment.concurrency_options.collision_strategy) == (
         1,
         "CANCEL_NEW",
