@@ -193,8 +193,8 @@ def test_a_worker_runs_a_study_on_its_schedule(
 def test_prefect_can_check_the_parameters_of_a_run_that_it_was_sent() -> None:
     """`hpo serve` sends the function by value, without the names that annotations as text would refer to."""
     send = (
-        "import cloudpickle, sys; from hpo_flows.cli import scheduled; cloudpickle.register_pickle_by_value(scheduled); "
-        "sys.stdout.buffer.write(cloudpickle.dumps(scheduled.run_scheduled))"
+        "import cloudpickle as c, sys; from hpo_flows.cli import scheduled; c.register_pickle_by_value(scheduled); "
+        "sys.stdout.buffer.write(c.dumps(scheduled.run_scheduled))"
     )
     check = "import pickle, sys; pickle.load(sys.stdin.buffer).validate_parameters({'study': 's.yaml', 'parallel': 2})"
     run = partial(subprocess.run, cwd=ROOT, check=True, capture_output=True, timeout=PATIENCE)

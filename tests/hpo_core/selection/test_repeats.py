@@ -302,7 +302,7 @@ def test_confirming_finds_better_answers_than_the_luckiest_trial() -> None:
 
 
 @given(
-    strategy=st.sampled_from(["random", "grid", "asha", "hyperband", "successive_halving", "pbt"]),
+    strategy=st.sampled_from(["random", "grid", "asha", "hyperband", "successive_halving"]),
     trials=st.none() | st.integers(2, 30),
     share=st.sampled_from([0.1, 0.3, 0.5]),
     parallel=st.integers(1, 4),
