@@ -91,7 +91,7 @@ def _described(found: Any, name: str, field: str) -> type[Own]:
 
 
 class Own(Strategy):
-    """A strategy of the user's own, whose answers are checked.
+    """A strategy of the user's own, whose proposals are checked.
 
     Args:
         made: The user's object.
@@ -119,7 +119,7 @@ class Own(Strategy):
         """What the user's object proposes, checked.
 
         Raises:
-            InputError: It raises an error, or answers what a study cannot use.
+            InputError: It raises an error, or proposes what a study cannot use.
         """
         answer = self._call("propose", lambda: self.made.propose(space, history, n, seed=seed))
         if not isinstance(answer, list | tuple) or not all(isinstance(each, Proposal) for each in answer):

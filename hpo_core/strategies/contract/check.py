@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from functools import cache
 from typing import Any
 
-from hpo_core.strategies.contract.elsewhere import answers_elsewhere, made
+from hpo_core.strategies.contract.elsewhere import made, proposals_elsewhere
 from hpo_core.strategies.contract.histories import SPACES
 from hpo_core.strategies.contract.laws import LAWS, Broken, Case, spaces_of
 from hpo_core.strategies.make import make_strategy
@@ -52,7 +52,7 @@ def examine(name: str, settings: Mapping[str, Any], seed: int) -> Iterator[Verdi
 
     @cache
     def elsewhere() -> dict[str, list[str]]:
-        return answers_elsewhere({name: (name, settings)}, seed, spaces)[name]
+        return proposals_elsewhere({name: (name, settings)}, seed, spaces)[name]
 
     in_study = strategy.ask if isinstance(strategy, Own) else None
     cases = {space: Case(lambda: made(name, settings), space, seed, elsewhere, in_study) for space in spaces}

@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from functools import partial
 from typing import Any
 
-from hpo_core.strategies.contract.laws import Proposing, answers_of
+from hpo_core.strategies.contract.laws import Proposing, proposals_of
 from hpo_core.strategies.make import make_strategy
 from hpo_core.strategies.own import Own
 
@@ -21,10 +21,10 @@ def made(name: str, settings: Mapping[str, Any] | None = None) -> Proposing:
     return strategy.made if isinstance(strategy, Own) else strategy
 
 
-def answers_elsewhere(
+def proposals_elsewhere(
     strategies: Mapping[str, tuple[str, Mapping[str, Any]]], seed: int, spaces: Sequence[str]
 ) -> dict[str, dict[str, list[str]]]:
-    """What each strategy answers on each space, by its label.
+    """What each strategy proposes on each space, by its label.
 
     Args:
         strategies: Their names and settings, by label.
@@ -49,7 +49,8 @@ def answers_elsewhere(
 def _main() -> None:
     strategies, seed, spaces = json.load(sys.stdin)
     found = {
-        label: answers_of(partial(made, name, settings), seed, spaces) for label, (name, settings) in strategies.items()
+        label: proposals_of(partial(made, name, settings), seed, spaces)
+        for label, (name, settings) in strategies.items()
     }
     print(json.dumps(found))
 

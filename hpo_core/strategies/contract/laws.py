@@ -60,7 +60,7 @@ class Case:
         make: Makes the strategy anew.
         name: The space, one of :data:`SPACES`.
         seed: The study's seed, from which the history is drawn as well.
-        elsewhere: What the strategy answers in another process, by space; see :func:`answers_of`.
+        elsewhere: What the strategy proposes in another process, by space; see :func:`proposals_of`.
         in_study: Asks the strategy as a study would, which checks more of one of the user's own.
     """
 
@@ -91,7 +91,7 @@ class Case:
         return Broken(f"on the space {self.name!r}: {_CLASS.sub(lambda found: found[1], problem)}")
 
     def equal(self, found: Sequence[str], wanted: Sequence[str], how: str) -> None:
-        """Check that two answers are the same.
+        """Check that two lists of proposals are the same.
 
         Raises:
             Broken: They are not.
@@ -101,10 +101,10 @@ class Case:
                 (pair for pair in zip(found, wanted, strict=False) if pair[0] != pair[1]),
                 (f"{len(found)} proposals", f"{len(wanted)} proposals"),
             )
-            raise self.broken(f"{how}, it answers {ours} in place of {theirs}")
+            raise self.broken(f"{how}, it proposes {ours} in place of {theirs}")
 
     def check(self, history: History, proposals: Sequence[Proposal], n: int) -> None:
-        """Check that an answer is one of the space, and nothing new twice.
+        """Check that proposals lie in the space, and that nothing new is there twice.
 
         Raises:
             Broken: It is not.
@@ -129,7 +129,7 @@ class Case:
             taken.add(key(proposal))
 
     def check_in_study(self, history: History, n: int) -> None:
-        """Check that a study would take the answer.
+        """Check that a study would take the proposals.
 
         Raises:
             Broken: It would not.
@@ -142,7 +142,7 @@ class Case:
             raise self.broken(f"{error.problem}; {error.remedy}") from None
 
     def some(self, history: History, n: int, where: str) -> list[Proposal]:
-        """A valid answer that is not empty.
+        """Valid proposals, one at least.
 
         Raises:
             Broken: It is.
@@ -166,8 +166,8 @@ class Case:
         return history
 
 
-def answers_of(make: Callable[[], Proposing], seed: int, spaces: Sequence[str]) -> dict[str, list[str]]:
-    """What a strategy answers on each space, to be compared with the same question elsewhere."""
+def proposals_of(make: Callable[[], Proposing], seed: int, spaces: Sequence[str]) -> dict[str, list[str]]:
+    """What a strategy proposes on each space, to be compared with what it proposes elsewhere."""
     return {name: answer(Case(make, name, seed).two) for name in spaces}
 
 

@@ -24,6 +24,7 @@ from tests.studies import gated, let_pass, start, wait_until, write_study
 SPACE = {"x": Float(low=-2, high=3), "y": Float(low=0, high=5)}
 METRICS = {"gain": "maximize", "cost": "minimize"}
 GIVEN: dict[str, Any] = {"metric": "", "direction": "", "metrics": METRICS}
+LIMITED: dict[str, Any] = {"metric": "gain", "direction": "maximize", "limits": {"cost": "<= 0.25"}, "repeats": "off"}
 
 
 def objective(trial: TrialContext) -> dict[str, float]:
@@ -63,16 +64,19 @@ def test_a_study_finds_a_front_and_goes_on(tmp_path: Path) -> None:
 
 @pytest.mark.slow
 @pytest.mark.usefixtures("prefect_server")
-@pytest.mark.parametrize("strategy", ["bayesian", "tpe", "hyperband"])
-def test_two_flows_at_once_lose_and_double_nothing(strategy: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("strategy", "given"),
+    [("bayesian", GIVEN), ("tpe", GIVEN), ("hyperband", GIVEN), ("bayesian", LIMITED), ("tpe", LIMITED)],
+)
+def test_two_flows_at_once_lose_and_double_nothing(strategy: str, given: dict[str, Any], tmp_path: Path) -> None:
     fidelity = {"fidelity": {"name": "epochs", "min": 1, "max": 9, "eta": 3}} if strategy == "hyperband" else {}
-    name = f"together-{strategy}"
+    name = f"together-{strategy}-{'limits' in given}"
     changes = {
         "strategy": strategy,
         "stop": {"trials": 30},
         "name": name,
         "space": gated(tmp_path, 0),
-        **GIVEN,
+        **given,
         **fidelity,
     }
     path = write_study(tmp_path, "two_metrics", **changes)
@@ -93,6 +97,11 @@ def test_two_flows_at_once_lose_and_double_nothing(strategy: str, tmp_path: Path
     assert [t.number for t in history] == list(range(30)) and len(history.complete) == 30
     assert len({(t.identity, t.fidelity) for t in history}) == 30
     assert len({t.owner for t in history}) == 2
+    if "limits" in given:
+        assert all(trial.feasible == (trial.metrics["cost"] <= 0.25) for trial in history.complete)
+        assert history.incumbent is not None and history.incumbent.feasible
+        assert history.incumbent.loss == min(t.loss for t in history.complete if t.feasible and t.loss is not None)
+        return
     if strategy != "hyperband":
         check_front(history)
         return

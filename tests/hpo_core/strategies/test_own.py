@@ -161,7 +161,7 @@ def test_the_laws_find_what_a_strategy_does_wrong(module: str) -> None:
     assert not broken("Uniform")
     drawn = broken("Says", what="[Proposal(space.decode(np.array([random.random() for _ in space.free])))]")
     assert "it draws from a global generator" in " ".join(drawn.values())
-    assert "asked again, it answers" in " ".join(drawn.values())
+    assert "asked again, it proposes" in " ".join(drawn.values())
 
 
 def install(folder: Path, package: str, **entries: str) -> None:

@@ -13,7 +13,7 @@ from typing import Any, cast
 import pytest
 
 from hpo_core.base.errors import InputError
-from hpo_core.strategies.contract.elsewhere import answers_elsewhere, made
+from hpo_core.strategies.contract.elsewhere import made, proposals_elsewhere
 from hpo_core.strategies.contract.histories import FINITE, SPACES, everything, exact, history_of
 from hpo_core.strategies.contract.laws import LAWS, Case, spaces_of
 from hpo_core.strategies.make import STRATEGIES, make_strategy
@@ -25,7 +25,7 @@ every_strategy = pytest.mark.parametrize("strategy", STRATEGIES)
 @cache
 def elsewhere(seed: int) -> dict[str, dict[str, list[str]]]:
     """The same questions, asked in one process with another hash seed."""
-    return answers_elsewhere({name: (name, {}) for name in HERE}, seed, list(SPACES))
+    return proposals_elsewhere({name: (name, {}) for name in HERE}, seed, list(SPACES))
 
 
 @cache
