@@ -89,13 +89,14 @@ def light_flow(name: str, slots: int, minutes: float, seconds: float) -> list[st
             ledger.hear()
             heard = time.monotonic()
         history = ledger.look()
-        while len(running) < slots and time.monotonic() < ends:
-            trial = ledger.reserve(ledger.spec.propose(history, 1)[0], history)
-            if trial is None:
-                break
-            running.append((time.monotonic() + seconds, trial))
-            history = history.with_trials([trial])
-        if running:
+        lost = False
+        while not lost and len(running) < slots and time.monotonic() < ends:
+            if lost := (trial := ledger.reserve(ledger.spec.propose(history, 1)[0], history)) is None:
+                time.sleep(ledger.backoff.seconds())
+            else:
+                running.append((time.monotonic() + seconds, trial))
+                history = history.with_trials([trial])
+        if running and (not lost or running[0][0] <= time.monotonic()):
             due, trial = running.pop(0)
             time.sleep(max(0.0, due - time.monotonic()))
             finish(ledger, trial)

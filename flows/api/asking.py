@@ -271,6 +271,7 @@ class AskedStudy:
                     self.ledger.study.set_status(RUNNING)
                     return begun[0]
                 if step.stale:
+                    time.sleep(self.ledger.backoff.seconds())
                     continue
                 self.over = step.over
                 self.reason = self._why_over(history, outside) if step.over else ""

@@ -267,6 +267,7 @@ class Loop:
                 else:
                     step, reason = self._advance(history), self._stages.search.reason
                 if step.stale:
+                    self._sleep(self._ledger.backoff.seconds())
                     continue
                 if step.over and not self._running:
                     self._view.end(self._load(fresh=True), self._seconds, reason)
@@ -386,15 +387,19 @@ class Loop:
 
     def _wait(self) -> None:
         """Wait until one of this flow's trials ends, or it is time to load what other flows did."""
-        idle = self._paused and not self._running
-        deadline = time.monotonic() + (HEAR_SECONDS if idle else RELOAD_SECONDS)
-        while time.monotonic() < deadline:
+        if self._running:
+            self._sleep(RELOAD_SECONDS)
+        else:
+            self._sleep(HEAR_SECONDS if self._paused else TICK_SECONDS)
+
+    def _sleep(self, seconds: float) -> None:
+        """Wait so long, or until one of this flow's trials ends or a signal comes."""
+        deadline = time.monotonic() + seconds
+        while (left := deadline - time.monotonic()) > 0:
             try:
-                event = self._events.get(timeout=TICK_SECONDS)
+                event = self._events.get(timeout=min(left, TICK_SECONDS))
             except Empty:
                 self._observe(self._ledger.history())
-                if not self._running and not idle:
-                    return
             else:
                 self._take(event)
                 if not callable(event):

@@ -117,7 +117,9 @@ class FoldLedger:
         run = ledger.store.create_run(ledger.study_run.experiment, name, tags)
         if not ledger.claim(_claim(wanted), run.id):
             ledger.store.delete_run(run.id)
+            ledger.backoff.lost()
             return None
+        ledger.backoff.won()
         self._holders.add(run.id)
         self._running.add(run.id)
         return evaluation_of(run, ledger.spec)

@@ -77,7 +77,7 @@ class Ledger(LedgerReader):
             history: The history it was based on; the trial gets ``history.next_number``.
 
         Returns:
-            The trial, or None if another flow was faster; then load and propose again.
+            The trial, or None if another flow was faster; then wait (``backoff.seconds()``), load and propose again.
         """
         number, spec = history.next_number, self.spec
         notes = {"strategy": spec.strategy.name} | dict(proposal.notes)
@@ -113,7 +113,9 @@ class Ledger(LedgerReader):
             self.store.delete_run(run.id)
             self._lost_number = number
             self._read_at = None  # so that the next look reads
+            self.backoff.lost()
             return None
+        self.backoff.won()
         self._trial_runs[number] = run.id
         self._owned.add(run.id)
         self._mine.add(run.id)

@@ -15,6 +15,7 @@ from hpo_core.base.errors import InputError, TrackingRefusal
 from hpo_core.history.history import History
 from hpo_core.history.prior import Source
 from hpo_core.history.trial import Trial
+from hpo_core.ledger.backoff import Backoff
 from hpo_core.ledger.decode import is_settled, trial_of, written_spec
 from hpo_core.ledger.known_runs import KnownRuns, OwnRuns, number_of
 from hpo_core.ledger.ownership import Owner
@@ -91,6 +92,7 @@ class LedgerReader:
         self._losers: set[str] = set()  # runs whose number was claimed for another run
         self._missing: set[int] = set()  # numbers whose run is gone for good
         self._lost_number = -1  # the last number whose claim went to another flow
+        self.backoff = Backoff()
         self._margin = MARGIN_MS
         self._own = OwnRuns()  # those of _mine that nobody else writes to
         self._unread: set[str] = set()  # runs whose outcome this flow knows because it wrote it

@@ -15,8 +15,11 @@ import pytest
 import yaml
 
 from hpo_core.base.errors import InputError, StudyConflict, StudyFailed, TrackingError
-from hpo_core.history.trial import TrialState
-from hpo_core.ledger import ownership
+from hpo_core.history.history import History
+from hpo_core.history.trial import Proposal, Trial, TrialState
+from hpo_core.ledger import ownership, reader
+from hpo_core.ledger.backoff import Backoff
+from hpo_core.ledger.ledger import Ledger
 from hpo_core.ledger.study_run import STOP_HOLDS_MS, STOPPED, end_of, why_ended
 from hpo_core.ledger.tags import Tag
 from hpo_core.lineage.opening import find_study
@@ -28,7 +31,7 @@ from hpo_flows.loop import search
 from hpo_flows.reports.html.publish import SWITCH
 from hpo_flows.trials import recorder
 from tests.conftest import wait_until
-from tests.studies import ROOT, called, make_spec, start, wait_for_complete, write_study
+from tests.studies import ROOT, called, make_spec, start, tune, wait_for_complete, write_study
 from tests.studies import _somewhere_else as _somewhere_else
 
 KEYS: dict[str, Any] = {"name": "study", "space": {"x": Float(low=0, high=1)}, "metric": "loss", "trials": 4}
@@ -68,6 +71,43 @@ def test_a_loop_of_ones_own() -> None:
     more = open_study(**KEYS | {"trials": "+2"})
     ask_all(more)
     assert len(more.result().history) == 6
+
+
+class Counted(Backoff):
+    """Counts how often somebody waits because a claim was lost."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.waits = 0
+
+    def seconds(self) -> float:
+        seconds = super().seconds()
+        self.waits += seconds > 0
+        return seconds
+
+
+@pytest.mark.parametrize("by", ["asking", "a flow"])
+def test_who_loses_a_claim_waits_before_the_next_attempt(by: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    study = open_study(**KEYS, repeats="off")
+    other, backoff, reserve = open_study("study"), Counted(), Ledger.reserve
+    monkeypatch.setattr(reader, "Backoff", lambda: backoff)
+
+    def slowly(ledger: Ledger, proposal: Proposal, history: History) -> Trial | None:
+        """Reserve a trial once another flow has reserved the first two."""
+        monkeypatch.setattr(Ledger, "reserve", reserve)
+        for _ in range(2):
+            lent = other.ask()
+            assert lent is not None
+            lent.tell(1.0)
+        return ledger.reserve(proposal, history)
+
+    monkeypatch.setattr(Ledger, "reserve", slowly)
+    if by == "asking":
+        ask_all(open_study("study"))
+    else:
+        tune(study.spec.model_copy(update={"objective": "tests.objectives:slow"}))
+    assert backoff.waits == 1
+    assert len(study.result().history.complete) == 4
 
 
 def test_what_was_proposed_is_what_a_flow_would_have_got() -> None:
