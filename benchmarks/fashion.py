@@ -73,7 +73,6 @@ def objective(trial: Any) -> dict[str, float]:
 
 def ours(name: str, seed: int, goal: float | None) -> Curve:
     """A study of a strategy, with MLflow on sqlite and Prefect's temporary server."""
-    from hpo_core.history.history import continues
     from hpo_core.study.file import study_from
     from hpo_flows.api import open_ledger, run
     from hpo_flows.objectives.reference import Objective
@@ -105,7 +104,7 @@ def ours(name: str, seed: int, goal: float | None) -> Curve:
     curve, epochs, best = Curve(), 0, 0.0
     done = {trial.number: round(trial.fidelity or 0) for trial in ended}
     for trial in ended:
-        epochs += done[trial.number] - (done[trial.parent] if trial.parent is not None and continues(trial) else 0)
+        epochs += done[trial.number] - (0 if trial.resumed is None else done[trial.resumed])
         best = max(best, -(trial.loss or 0.0))
         curve.append((((trial.end or 0) - start) / 1000, epochs, best))
     return curve

@@ -123,7 +123,7 @@ def _said(spec: StudySpec, trial: Trial) -> str:
     """How a trial has ended, in words; empty if a result may still be told."""
     if trial.state is TrialState.COMPLETE:
         return _in_words(spec, trial.metrics)
-    return trial.reason if trial.state is TrialState.FAILED and not trial.notes.get("lost") else ""
+    return trial.reason if trial.state is TrialState.FAILED and not trial.lost else ""
 
 
 def _read(text: str) -> float | Mapping[str, Any]:

@@ -12,7 +12,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from hpo_core.history.history import Noise
+from hpo_core.history.repeated import Noise
 from hpo_core.selection.final_choice import best_front
 from hpo_flows.reports.ending import as_yaml, model_lines, serve_line
 from hpo_flows.reports.front import prefer_hint, standing_line

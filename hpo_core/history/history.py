@@ -3,86 +3,26 @@
 from __future__ import annotations
 
 import math
-from bisect import bisect_left
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import cached_property
 from itertools import pairwise
 
 import numpy as np
 
-from hpo_core.base import moments
 from hpo_core.base.arrays import Array
-from hpo_core.history import front
+from hpo_core.history import front, ordered
 from hpo_core.history.fidelity import Fidelity
+from hpo_core.history.ordered import number_of, place_of
 from hpo_core.history.prior import Source
+from hpo_core.history.repeated import Noise, by_base, merged, noise_of
 from hpo_core.history.trial import Proposal, Trial, TrialState, fidelity_key
 from hpo_core.space.search_space import SearchSpace
-
-
-@dataclass(frozen=True)
-class Noise:
-    """The spread of losses of one configuration.
-
-    Args:
-        deviation: The standard deviation, pooled over configurations; NaN if none was trained twice.
-        degrees: Its degrees of freedom: how many trainings beyond the first it rests on.
-    """
-
-    deviation: float = math.nan
-    degrees: int = 0
-
-    def error(self, trial: Trial) -> float:
-        """The standard error of a trial's loss, a mean over its observations; NaN if the noise is unknown.
-
-        Args:
-            trial: One of :attr:`History.merged`.
-        """
-        return self.deviation / math.sqrt(trial.observations)
-
-
-def noise_of(groups: Iterable[Sequence[float]]) -> Noise:
-    """The noise, from the losses of several trainings of each of some configurations.
-
-    >>> noise = noise_of([(1.0, 1.2), (3.0, 3.1, 3.2)])
-    >>> round(noise.deviation, 4), noise.degrees
-    (0.1155, 3)
-    """
-    spread = [(len(losses) - 1, moments.deviation(losses)) for losses in groups if len(losses) > 1]
-    degrees = sum(free for free, _ in spread)
-    if not degrees:
-        return Noise()
-    return Noise(math.hypot(*(s * math.sqrt(free / degrees) for free, s in spread)), degrees)
-
-
-def _merge(trial: Trial, repeats: Sequence[Trial]) -> Trial:
-    """A trial with the mean loss of all trainings of its configuration.
-
-    It is not confirmed if one of them failed: what fails now and then is no configuration to rely on.
-    """
-    alike = [
-        t for t in repeats if t.state is TrialState.COMPLETE and t.fidelity == trial.fidelity and t.loss is not None
-    ]
-    if trial.loss is None or not alike:
-        return trial
-    observed = (trial.loss, *(t.loss for t in alike if t.loss is not None))
-    fails = any(t.state is TrialState.FAILED and not t.notes.get("lost") for t in repeats)
-    confirmed = any(t.confirms for t in alike) and not fails
-    excess = {name: moments.mean([each.excess[name] for each in (trial, *alike)]) for name in trial.excess}
-    losses = tuple(map(moments.mean, zip(trial.losses, *(each.losses for each in alike), strict=True)))
-    loss = moments.mean(observed)
-    return replace(trial, loss=loss, losses=losses, observed=observed, confirmed=confirmed, excess=excess)
 
 
 def encoded(space: SearchSpace, trials: Sequence[Trial]) -> Array:
     """The configurations of trials, shape ``(n, d)``, in the unit cube with NaN where inactive."""
     return np.array([space.encode(trial.config) for trial in trials]).reshape(len(trials), space.dimensions)
-
-
-def continues(trial: Trial) -> bool:
-    """Whether a trial resumes from its parent's checkpoint: it reported so, or it runs and has not reported yet."""
-    said = str(trial.notes.get("continued", ""))
-    return said.startswith("yes") or (not said and trial.state is TrialState.RUNNING)
 
 
 PARTS: Mapping[str, Callable[[Trial], bool]] = {
@@ -104,30 +44,6 @@ def _check(trial: Trial) -> None:
         loss is not None and math.isfinite(loss) for loss in (trial.loss, *trial.losses)
     ):
         raise ValueError(f"trial {trial.number} is complete with the loss {trial.losses or trial.loss}")
-
-
-def _number(trial: Trial) -> int:
-    return trial.number
-
-
-def _at(trials: Sequence[Trial], number: int) -> int | None:
-    """Where the trial of this number is among trials in order."""
-    place = bisect_left(trials, number, key=_number)
-    return place if place < len(trials) and trials[place].number == number else None
-
-
-def _updated(trials: tuple[Trial, ...], gone: Collection[int], new: Iterable[Trial]) -> tuple[Trial, ...]:
-    """Trials in order, without those of some numbers, and with others. Copies as little as it can: they may be many."""
-    added, left = sorted(new, key=_number), any(_at(trials, number) is not None for number in gone)
-    if not left and (not added or not trials or added[0].number > trials[-1].number):
-        return (*trials, *added) if added else trials
-    found = list(trials)
-    for number in gone:
-        if (place := _at(found, number)) is not None:
-            del found[place]
-    for trial in added:
-        found.insert(bisect_left(found, trial.number, key=_number), trial)
-    return tuple(found)
 
 
 @dataclass(frozen=True, init=False)
@@ -154,15 +70,15 @@ class History:
     outside: tuple[Trial, ...]
 
     def __init__(self, trials: Iterable[Trial] = (), next_number: int = 0, prior: Iterable[Source] = ()) -> None:
-        ordered = tuple(sorted(trials, key=_number))
-        for before, after in pairwise(ordered):
+        every = tuple(sorted(trials, key=number_of))
+        for before, after in pairwise(every):
             if before.number == after.number:
                 raise ValueError(f"two trials have the number {after.number}")
-        for trial in ordered:
+        for trial in every:
             _check(trial)
-        outside = tuple(trial for trial in ordered if trial.outside)
-        inside = tuple(trial for trial in ordered if not trial.outside) if outside else ordered
-        self._fill(inside, max(next_number, ordered[-1].number + 1 if ordered else 0), tuple(prior), outside)
+        outside = tuple(trial for trial in every if trial.outside)
+        inside = tuple(trial for trial in every if not trial.outside) if outside else every
+        self._fill(inside, max(next_number, every[-1].number + 1 if every else 0), tuple(prior), outside)
 
     def _fill(
         self, trials: tuple[Trial, ...], next_number: int, prior: tuple[Source, ...], outside: tuple[Trial, ...] = ()
@@ -195,13 +111,25 @@ class History:
             left = (trial for trial in self.every if trial.number not in numbers)
             return History((*left, *given.values()), max(next_number, self.next_number), self.prior)
         new: History = object.__new__(History)
-        updated = _updated(self.trials, numbers, given.values())
-        highest = updated[-1].number + 1 if updated else 0
-        new._fill(updated, max(next_number, self.next_number, highest), self.prior)
+        changed = ordered.updated(self.trials, numbers, given.values())
+        highest = changed[-1].number + 1 if changed else 0
+        new._fill(changed, max(next_number, self.next_number, highest), self.prior)
+        self._carry_parts(new, numbers, given, old)
+        bases = {trial.number if trial.repeat_of is None else trial.repeat_of for trial in (*old, *given.values())}
+        if self.__dict__.get("merged", self) is not self:
+            self._carry_merged(new, bases)
+        if self.__dict__.get("incumbent") is not None:
+            self._carry_incumbent(new, bases, old, given.values())
+        return new
+
+    def _carry_parts(
+        self, new: History, numbers: Collection[int], given: Mapping[int, Trial], old: Sequence[Trial]
+    ) -> None:
+        """Give a history the :data:`PARTS` and sums that are known of this one, with what differs between the two."""
         known, carried = self.__dict__, new.__dict__
         for name, belongs in PARTS.items():
             if name in known:
-                carried[name] = _updated(known[name], numbers, filter(belongs, given.values()))
+                carried[name] = ordered.updated(known[name], numbers, filter(belongs, given.values()))
         if "_fingerprints" in known:
             carried["_fingerprints"] = (
                 known["_fingerprints"]
@@ -212,22 +140,13 @@ class History:
             trial.number in given and trial.identity == given[trial.number].identity for trial in old
         ):
             carried["identities"] = known["identities"].union(trial.identity for trial in given.values())
-        bases = {trial.number if trial.repeat_of is None else trial.repeat_of for trial in (*old, *given.values())}
-        if known.get("merged", self) is not self:
-            self._carry_merged(new, bases)
-        if known.get("incumbent") is not None:
-            self._carry_incumbent(new, bases, old, given.values())
-        return new
 
     def _carry_merged(self, new: History, bases: Collection[int]) -> None:
         """Give a history its view :attr:`merged`, which differs from this one's in some configurations."""
-        repeats: dict[int, list[Trial]] = {}
-        for trial in new.repeats:
-            if trial.repeat_of is not None and trial.repeat_of in bases:
-                repeats.setdefault(trial.repeat_of, []).append(trial)
-        merged = [_merge(each, repeats.get(each.number, ())) for each in new._of(bases) if each.repeat_of is None]
-        gone = set(bases) - {trial.number for trial in merged}
-        new.__dict__["merged"] = self.merged.updated(merged, new.next_number, gone)
+        repeats = by_base(trial for trial in new.repeats if trial.repeat_of in bases)
+        means = [merged(each, repeats.get(each.number, ())) for each in new._of(bases) if each.repeat_of is None]
+        gone = set(bases) - {trial.number for trial in means}
+        new.__dict__["merged"] = self.merged.updated(means, new.next_number, gone)
 
     def _carry_incumbent(
         self, new: History, bases: Collection[int], old: Iterable[Trial], given: Iterable[Trial]
@@ -256,7 +175,7 @@ class History:
 
     def find(self, number: int) -> Trial | None:
         """The trial of a number; None if there is none."""
-        place = _at(self.every, number)
+        place = place_of(number, self.every)
         return None if place is None else self.every[place]
 
     def _part(self, name: str) -> tuple[Trial, ...]:
@@ -265,7 +184,7 @@ class History:
     @cached_property
     def every(self) -> tuple[Trial, ...]:
         """All trials, those outside the space among them."""
-        return tuple(sorted((*self.trials, *self.outside), key=_number)) if self.outside else self.trials
+        return tuple(sorted((*self.trials, *self.outside), key=number_of)) if self.outside else self.trials
 
     @cached_property
     def under_way(self) -> tuple[Trial, ...]:
@@ -314,13 +233,13 @@ class History:
     @cached_property
     def lost(self) -> tuple[Trial, ...]:
         """The failed trials that died or were stopped with their flow; their configuration is not to blame."""
-        return tuple(trial for trial in self.failed if trial.notes.get("lost"))
+        return tuple(trial for trial in self.failed if trial.lost)
 
     @cached_property
     def retaken(self) -> frozenset[int]:
         """The numbers of lost trials that a later trial retries; the outcome of the retry counts instead."""
         retries = (*self._retries, *filter(PARTS["_retries"], self.outside))
-        lost = (*self.lost, *(trial for trial in filter(PARTS["failed"], self.outside) if trial.notes.get("lost")))
+        lost = (*self.lost, *(trial for trial in filter(PARTS["failed"], self.outside) if trial.lost))
         retried = {str(trial.notes["retry_of"]) for trial in retries}
         return frozenset(trial.number for trial in lost if str(trial.number) in retried)
 
@@ -338,12 +257,9 @@ class History:
         """
         if not self.repeats:
             return self
-        repeats: dict[int, list[Trial]] = {}
-        for trial in self.repeats:
-            assert trial.repeat_of is not None
-            repeats.setdefault(trial.repeat_of, []).append(trial)
+        repeats = by_base(self.repeats)
         return History(
-            (_merge(trial, repeats.get(trial.number, ())) for trial in self.every if trial.repeat_of is None),
+            (merged(trial, repeats.get(trial.number, ())) for trial in self.every if trial.repeat_of is None),
             self.next_number,
             self.prior,
         )
@@ -462,7 +378,7 @@ class History:
         """
         counted = [trial for trial in self.every if trial.number not in apart]
         extents = {trial.number: min(fidelity_key(trial.fidelity) / fidelity.max, 1.0) for trial in counted}
-        saved = [extents.get(trial.parent, 0.0) for trial in counted if trial.parent is not None and continues(trial)]
+        saved = [extents.get(trial.resumed, 0.0) for trial in counted if trial.resumed is not None]
         return math.fsum(extents.values()) - math.fsum(saved)
 
     @cached_property

@@ -4,11 +4,9 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
-if TYPE_CHECKING:
-    from hpo_core.history.history import History
-    from hpo_core.history.trial import Trial
+from hpo_core.history.history import History
+from hpo_core.history.trial import Trial
 
 SECONDS = "seconds"
 """The cost that is measured: how long a trial trained."""

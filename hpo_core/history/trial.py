@@ -132,6 +132,18 @@ class Trial:
         """Whether it trains a configuration again in order to decide which one is best."""
         return self.repeat_of is not None and self.notes.get(PURPOSE) == CONFIRM
 
+    @property
+    def lost(self) -> bool:
+        """Whether it died or was stopped with its flow, so that its configuration is not to blame."""
+        return bool(self.notes.get("lost"))
+
+    @property
+    def resumed(self) -> int | None:
+        """The number of the trial from whose checkpoint it goes on: it said so, or it runs and has not said yet."""
+        said = str(self.notes.get("continued", ""))
+        resumes = said.startswith("yes") or (not said and self.state is TrialState.RUNNING)
+        return self.parent if resumes else None
+
     @cached_property
     def violation(self) -> float:
         """How far it breaks the study's limits in all; 0 if it keeps them, or if there are none."""

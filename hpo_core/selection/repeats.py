@@ -161,7 +161,7 @@ class Repeats:
             if not asked[number]:
                 return repeat(leg.by_number[number], CONFIRM)
         now = {trial.number: trial for trial in history.merged.complete}
-        failing = {t.repeat_of for t in leg.confirming if t.state is TrialState.FAILED and not t.notes.get("lost")}
+        failing = {t.repeat_of for t in leg.confirming if t.state is TrialState.FAILED and not t.lost}
         reliable = [n for n in finalists if n not in failing] or finalists
         ranked = sorted(reliable, key=lambda n: (now[n].violation, now[n].loss, n))[: math.ceil(len(finalists) / 2)]
         every = Counter(trial.repeat_of for trial in history.without_retaken())

@@ -20,7 +20,7 @@ def failed_alike(failed: Sequence[Trial], parallel: int) -> Trial | None:
         failed: Failed trials, by number.
         parallel: How many trials begin at once.
     """
-    told = [trial for trial in failed if not trial.notes.get("lost")]
+    told = [trial for trial in failed if not trial.lost]
     if len(told) < max(SAME_ERRORS, parallel) or len({_error_of(trial) for trial in told}) > 1:
         return None
     return told[-1]

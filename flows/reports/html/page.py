@@ -12,7 +12,6 @@ from html import escape
 from importlib.resources import files
 from typing import Any
 
-from hpo_core.history.history import continues
 from hpo_core.history.trial import HYPERGRADIENT, HYPERGRADIENT_NORM, Trial
 from hpo_core.space.parameters import Float, Int
 from hpo_flows.reports.html import cards
@@ -247,7 +246,7 @@ def _trial(past: Past, trial: Trial) -> dict[str, Any]:
         "f": trial.fidelity,
         "t": past.seconds(trial),
         "at": trial.start,
-        "p": trial.parent if continues(trial) else None,
+        "p": trial.resumed,
         "e": trial.stopped_early,
         "why": (trial.reason or (trial.proposed if trial.repeat_of is not None else ""))[:MOST_REASON],
         "run": trial.run_id,

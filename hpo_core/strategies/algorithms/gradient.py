@@ -11,7 +11,6 @@ import numpy as np
 from pydantic import Field
 from pydantic.dataclasses import dataclass
 
-from hpo_core.base.seeding import trial_rng
 from hpo_core.base.settings import STRICT, Count, Positive
 from hpo_core.history.history import History
 from hpo_core.history.trial import Proposal, Trial, TrialState
@@ -19,7 +18,7 @@ from hpo_core.space.configuration import Scalar
 from hpo_core.space.search_space import SearchSpace
 from hpo_core.strategies.base import Strategy
 from hpo_core.strategies.common.descent import Adam, Chain, Descent, Momentum, Rules, chains, is_continuous
-from hpo_core.strategies.common.sampling import believed, first_new, sobol_from
+from hpo_core.strategies.common.sampling import new_config, sobol_from
 
 Decay = Annotated[float, Field(ge=0, lt=1)]
 """A number of at least 0 and below 1."""
@@ -155,8 +154,7 @@ class Gradient(Strategy):
         if self.outer is None:
             middle = np.array([MIDDLE if is_continuous(space.parameters[name]) else 1.0 for name in space.free])
             points = (0.5 + middle * (u - 0.5) for u in sobol_from(space.dimensions, seed, number))
-            starts = believed(space, history, points, seed, number)
-            config = first_new(space, starts, history.identities, trial_rng(seed, number, stream=2))
+            config = new_config(space, history, points, history.identities, seed, number)
             return None if config is None else Proposal(config, notes=notes)
         seen = History(map(_as_one, found), history.next_number)
         while proposals := self.outer.propose(space, seen, 1, seed=seed):

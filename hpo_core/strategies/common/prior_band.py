@@ -18,7 +18,6 @@ from hpo_core.history.fidelity import Fidelity
 from hpo_core.history.history import History, encoded
 from hpo_core.history.trial import Proposal, Trial
 from hpo_core.space.belief import Belief, BeliefDensity
-from hpo_core.space.configuration import identity
 from hpo_core.space.search_space import SearchSpace
 from hpo_core.strategies.common.brackets import best_first
 from hpo_core.strategies.common.sampling import first_new
@@ -44,11 +43,9 @@ def propose(space: SearchSpace, history: History, fidelity: Fidelity, level: int
     best = _best(history, fidelity)
     rng = trial_rng(seed, number, stream=8)
     source = str(rng.choice([UNIFORM, BELIEF, BEST], p=shares(space, fidelity.eta, level, best)))
-    centre = space.decode(space.belief.centre)
-    if space.feasible(centre) and identity(centre) not in history.identities:
-        return [Proposal(centre, notes={"why": BELIEF})]
 
     def points() -> Iterator[Array]:
+        yield space.belief.centre
         while True:
             point = rng.random((1, space.dimensions))
             if source == BELIEF:
@@ -60,7 +57,9 @@ def propose(space: SearchSpace, history: History, fidelity: Fidelity, level: int
             yield point[0]
 
     config = first_new(space, points(), history.identities, trial_rng(seed, number, stream=2))
-    return [] if config is None else [Proposal(config, notes={"why": source})]
+    if config is None:
+        return []
+    return [Proposal(config, notes={"why": BELIEF if config == space.decode(space.belief.centre) else source})]
 
 
 def shares(space: SearchSpace, eta: float, level: int, best: list[Trial]) -> tuple[float, float, float]:

@@ -141,6 +141,13 @@ def first_new(
     )
 
 
+def new_config(
+    space: SearchSpace, history: History, points: Iterator[Array], taken: Container[str], seed: int, number: int
+) -> dict[str, Scalar] | None:
+    """The first new configuration for a trial among the points, after the user's beliefs; see :func:`first_new`."""
+    return first_new(space, believed(space, history, points, seed, number), taken, trial_rng(seed, number, stream=2))
+
+
 def fill(
     space: SearchSpace, history: History, n: int, *, seed: int, points: Callable[[int], Iterator[Array]]
 ) -> list[Proposal]:
@@ -148,8 +155,7 @@ def fill(
     taken = Taken(history)
     proposals: list[Proposal] = []
     for number in range(history.next_number, history.next_number + n):
-        source = believed(space, history, points(number), seed, number)
-        config = first_new(space, source, taken, trial_rng(seed, number, stream=2))
+        config = new_config(space, history, points(number), taken, seed, number)
         if config is None:
             break
         proposals.append(Proposal(config))
@@ -189,8 +195,7 @@ def fill_ranked(
         proposal = next((p for p in ranked if p.identity not in taken and space.feasible(p.config)), None)
         if proposal is None:
             points = sobol_from if starting else uniform_from
-            source = believed(space, seen, points(space.dimensions, seed, number), seed, number)
-            config = first_new(space, source, taken, trial_rng(seed, number, stream=2))
+            config = new_config(space, seen, points(space.dimensions, seed, number), taken, seed, number)
             if config is None:
                 break
             proposal = Proposal(config)

@@ -407,50 +407,39 @@ def test_who_asks_goes_on_in_another_space(monkeypatch: pytest.MonkeyPatch) -> N
     assert study.result().history.trials[0].config["y"] == 0.5
 
 
+@pytest.mark.parametrize(("who", "end"), [("the asker", {"error": "cut short"}), ("another", {"result": 0.5})])
 def test_what_people_say_reaches_whoever_asks(
-    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+    who: str, end: dict[str, Any], monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    monkeypatch.setattr(asking, "HEAR_SECONDS", 0.0)
-    study, other = open_study(**KEYS, repeats="off"), open_study("study")
-    assert other.enqueue({"x": 0.125}) == {"x": 0.125}
+    """What the asker says itself counts at once, and what others say as soon as it is heard."""
+    study = open_study(**KEYS, repeats="off")
+    speaker = study
+    if who == "another":
+        monkeypatch.setattr(asking, "HEAR_SECONDS", 0.0)
+        speaker = open_study("study")
+    assert speaker.enqueue({"x": 0.125}) == {"x": 0.125}
     with pytest.raises(InputError, match="it is enqueued already"):
-        other.enqueue({"x": 0.125})
-    first = study.ask()
-    assert first is not None and first.config == {"x": 0.125}
+        speaker.enqueue({"x": 0.125})
+    trial = study.ask()
+    assert trial is not None and trial.config == {"x": 0.125}
     with pytest.raises(InputError, match="trial 0 has this configuration"):
-        other.enqueue({"x": 0.125})
-    other.stop(0, "too slow")
-    wait_until(lambda: first.stopped)
-    assert not first.report(0, {"loss": 1.0})
-    first.tell(0.5)
+        speaker.enqueue({"x": 0.125})
+    speaker.stop(0, "too slow")
+    if who == "another":
+        wait_until(lambda: trial.stopped)
+    assert trial.stopped and not trial.report(0, {"loss": 1.0})
+    trial.tell(**end)
     assert study.result().history.trials[0].reason == "stopped by hpo stop --trial 0: too slow"
-    other.pause()
+    speaker.pause()
     assert study.ask(wait=0) is None and not study.over
-    other.resume()
-    other.set("trials=2")
+    speaker.resume()
+    speaker.set("trials=2")
     study.tell(study.ask(), 1.0)  # type: ignore[arg-type]
     assert study.ask() is None and study.reason == "all 2 trials are done"
     assert "study: hpo set stop.trials=2" in caplog.text
     assert study.result().explain(0).same
     with pytest.raises(InputError, match="'seed=3': this cannot change while the study runs"):
-        other.set("seed=3")
-
-
-def test_who_says_something_heeds_it_at_once() -> None:
-    study = open_study(**KEYS, repeats="off")
-    study.enqueue({"x": 0.125})
-    trial = study.ask()
-    assert trial is not None and trial.config == {"x": 0.125}
-    study.stop(0, "too slow")
-    assert trial.stopped and not trial.report(0, {"loss": 1.0})
-    trial.tell(error="cut short")
-    assert study.result().history.trials[0].reason == "stopped by hpo stop --trial 0: too slow"
-    study.pause()
-    assert study.ask(wait=0) is None and not study.over
-    study.resume()
-    study.set("trials=2")
-    study.tell(study.ask(), 1.0)  # type: ignore[arg-type]
-    assert study.ask() is None and study.reason == "all 2 trials are done"
+        speaker.set("seed=3")
 
 
 HPO_WORDS = {

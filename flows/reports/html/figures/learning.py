@@ -8,7 +8,6 @@ from typing import Any
 
 import numpy as np
 
-from hpo_core.history.history import continues
 from hpo_core.history.trial import Trial
 from hpo_flows.reports.html.curves import MOST_POINTS, Curve, thinned
 from hpo_flows.reports.html.figures.axes import plotly_text
@@ -144,8 +143,8 @@ def _whole(past: Past, curves: Mapping[int, Curve]) -> dict[int, Curve]:
     for number in sorted(curves):
         points = [point for point in curves[number] if math.isfinite(point[1])]
         trial = by_number.get(number)
-        if points and trial is not None and continues(trial) and trial.parent in found:
-            points = [point for point in found[trial.parent] if point[0] < points[0][0]] + points
+        if points and trial is not None and trial.resumed in found:
+            points = [point for point in found[trial.resumed] if point[0] < points[0][0]] + points
         if points:
             found[number] = [(step, min(max(value, -MOST_DRAWN), MOST_DRAWN)) for step, value in points]
     return found

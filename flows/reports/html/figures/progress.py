@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 from itertools import accumulate
 
-from hpo_core.history.history import continues
 from hpo_core.history.trial import Trial
 from hpo_flows.reports.html.curves import thinned
 from hpo_flows.reports.html.figures.axes import brief, plotly_text
@@ -176,7 +175,7 @@ def fidelity_spent(past: Past) -> list[Plot]:
     ended = sorted((t for t in past.history if t.end is not None and t.fidelity is not None), key=lambda t: t.end or 0)
     if not ended or past.history.max_fidelity is None:
         return []
-    had = [reached.get(t.parent, 0.0) if t.parent is not None and continues(t) else 0.0 for t in ended]
+    had = [0.0 if t.resumed is None else reached.get(t.resumed, 0.0) for t in ended]
     added = [max(reached[trial.number] - before, 0.0) for trial, before in zip(ended, had, strict=True)]
     points = thinned(list(zip((t.end or 0 for t in ended), accumulate(added), strict=True)), MOST_TRIALS)
     line = {
