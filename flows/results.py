@@ -21,7 +21,7 @@ from hpo_core.tracking.connection import connect
 from hpo_core.tracking.credentials import redact
 from hpo_flows.base.progress import Outcome
 from hpo_flows.reports.ending import model_runs
-from hpo_flows.reports.export import FRONT, METRICS, PARAMS, rows
+from hpo_flows.reports.export import columns, is_number, rows
 from hpo_flows.reports.links import run_url
 from hpo_flows.reports.text import failed_line, metric_values, number, one_line, outcome_text, ranked, show, spread_text
 
@@ -74,18 +74,14 @@ class StudyResult(Outcome):
         """All trials as a pandas table, one row each, by number.
 
         The columns are those of ``hpo export``: ``number``, ``state``, ``value``, ``fidelity``, ``params.NAME``,
-        ``metrics.NAME``, ``start`` and ``end`` (UTC), ``seconds``, ``reason`` and ``run_id``.
+        ``metrics.NAME``, ``start`` and ``end`` (UTC), ``seconds``, ``reason``, ``run_id`` and others.
         """
         import pandas
 
-        table = rows(self.spec, self.history)
-        params = [f"{PARAMS}{name}" for name in self.spec.space]
-        own = [f"{METRICS}{each.metric}" for each in self.spec.objectives]
-        first = FRONT if self.spec.metrics else "value"
-        names = ["number", "state", first, "fidelity", *params, *own, "start", "end", "seconds", "reason", "run_id"]
-        frame = pandas.DataFrame(table, columns=list(table[0]) if table else names)
+        table = rows(self.spec, self.history, self.choice)
+        frame = pandas.DataFrame(table, columns=columns(self.spec, self.history))
         moments = {name: pandas.to_datetime(frame[name], utc=True) for name in ("start", "end")}
-        numbers = [name for name in frame if name in ("value", "fidelity", "seconds") or name.startswith(METRICS)]
+        numbers = [name for name in frame if is_number(name)]
         return frame.assign(**moments).astype(dict.fromkeys(numbers, "float64"))
 
     def best_model(self) -> Any:

@@ -60,14 +60,17 @@ def status(
 
 
 def _progress(ledger: Ledger, history: History) -> str:
-    """A study's progress in one line, what waits to be tried, and why it has ended, if it has."""
+    """A study's progress in one line, its final choice, what waits to be tried, and why it has ended, if it has."""
     from hpo_core.ledger.study_run import why_ended
-    from hpo_flows.reports.text import status_line
+    from hpo_flows.loop.final import choice_of
+    from hpo_flows.reports.text import choice_line, status_line
 
-    why = why_ended(ledger.study_run, history)
+    choice, why = choice_of(ledger, history), why_ended(ledger.study_run, history)
+    chosen = f"  |  {choice_line(ledger.spec, choice)}" if choice is not None and choice.standings else ""
     count = len(ledger.spec.waiting(history, ledger.study.instructions.queue))
     queue = f"  |  {count} enqueued" if count else ""
-    return f"{status_line(ledger.spec, history, 0.0)}{queue}" + (f"  |  ended: {why}" if why else "")
+    ended = f"  |  ended: {why}" if why else ""
+    return f"{status_line(ledger.spec, history, 0.0)}{chosen}{queue}{ended}"
 
 
 def _watch(ledger: Ledger, seconds: float, as_json: bool) -> None:
@@ -106,9 +109,10 @@ def _watch(ledger: Ledger, seconds: float, as_json: bool) -> None:
 
 def _print_status(ledger: Ledger, history: History, **more: str) -> None:
     from hpo_core.ledger.study_run import why_ended
+    from hpo_flows.loop.final import choice_of
     from hpo_flows.reports.front import best_facts
 
-    spec = ledger.spec
+    spec, choice = ledger.spec, choice_of(ledger, history)
     print_json(
         study=spec.name,
         complete=len(history.complete),
@@ -121,6 +125,8 @@ def _print_status(ledger: Ledger, history: History, **more: str) -> None:
         ended=why_ended(ledger.study_run, history) or None,
         trials=spec.stop.trials,
         **best_facts(spec, history),
+        winner=_winner(choice),
+        final=_final(spec, choice),
         experiment=spec.experiment,
         run_id=ledger.study_run.id,
         tracking_uri=shown_uri(ledger),
@@ -190,7 +196,7 @@ def best(
             tuning=_tuning(spec, history, choice),
             run_id=best.run_id,
             incumbent=incumbent.number,
-            final=None if winner is None else {"mean": spec.sign * winner.mean, "error": winner.standard_error},
+            final=_final(spec, choice),
             test=None if choice is None or choice.test is None else dict(choice.test.metrics),
         )
         return
@@ -229,7 +235,7 @@ def _show_front(
             run_id=point.run_id,
             front=front_data(spec, front),
             hypervolume=history.hypervolume,
-            winner=None if choice is None or choice.winner is None else choice.winner.trial.number,
+            winner=_winner(choice),
             test=None if choice is None or choice.test is None else dict(choice.test.metrics),
         )
         return
@@ -251,6 +257,18 @@ def _show_places(ledger: Ledger, history: History, best: Trial, choice: Choice |
         for line in [f"Model: {model.uri}, loaded by", *model_lines(model), "and served by", serve_line(model)]:
             typer.echo(line)
     typer.echo(f"MLflow: {ui_hint(ledger)}")
+
+
+def _winner(choice: Choice | None) -> int | None:
+    """The number of the trial that won the final choice, for JSON."""
+    return None if choice is None or choice.winner is None else choice.winner.trial.number
+
+
+def _final(spec: StudySpec, choice: Choice | None) -> dict[str, float] | None:
+    """The mean of a study's one metric over the winner's folds, for JSON."""
+    if choice is None or choice.winner is None or spec.metrics:
+        return None
+    return {"mean": spec.sign * choice.winner.mean, "error": choice.winner.standard_error}
 
 
 def _certainty(history: History) -> dict[str, Any]:

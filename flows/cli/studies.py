@@ -56,6 +56,7 @@ def _data(study: ListedStudy) -> dict[str, Any]:
         "trials": None if spec is None else spec.stop.trials,
         **(dict.fromkeys(("best", "best_trial", "metric", "direction")) if spec is None else best_facts(spec, history)),
         "feasible": None if best is None else best.feasible,
+        "winner": study.winner,
         "active": datetime.datetime.fromtimestamp(study.active / 1000, datetime.UTC).isoformat(timespec="seconds"),
         "experiment": None if spec is None else spec.experiment,
         "run_id": study.run.id,
@@ -106,8 +107,10 @@ def _cells(study: ListedStudy, *, unique: bool) -> list[str]:
     done = f"{sum(trial.state is TrialState.COMPLETE for trial in history.every)}" + (
         "" if spec.stop.trials is None else f"/{spec.stop.trials}"
     )
-    incumbent = history.incumbent
-    best = "" if incumbent is None else f"{number(metric_value(spec, incumbent))} {spec.metric}"
+    incumbent, final = history.incumbent, study.final
+    best = ""
+    if incumbent is not None:
+        best = f"{number(metric_value(spec, incumbent) if final is None else final)} {spec.metric}"
     if spec.metrics and incumbent is not None:
         best = f"front of {len(history.front)}"
     if incumbent is not None and not incumbent.feasible:
@@ -140,6 +143,7 @@ def export(
     ] = False,
 ) -> None:
     """Write the trials of a study as a table, one row for each."""
+    from hpo_flows.loop.final import choice_of
     from hpo_flows.reports import export as table
 
     if format_ is Format.PARQUET and out is None:
@@ -148,7 +152,7 @@ def export(
     spec, history = ledger.spec, ledger.load()
     if front and not spec.metrics:
         raise InputError("--front", f"the study has one metric, {spec.metric}", "leave it out; hpo best shows the best")
-    columns, rows = table.columns(spec, history), table.rows(spec, history)
+    columns, rows = table.columns(spec, history), table.rows(spec, history, choice_of(ledger, history))
     rows = [row for row in rows if not front or row[table.FRONT]]
     try:
         if format_ is Format.PARQUET:

@@ -13,6 +13,7 @@ from typing import Any
 
 from hpo_core.history.history import History
 from hpo_core.history.trial import Trial
+from hpo_core.selection.final_choice import Choice, Standing, best_front
 from hpo_core.study.spec import StudySpec
 from hpo_flows.reports.text import metric_value
 
@@ -25,11 +26,22 @@ OUTSIDE = "outside"
 FRONT = "on_front"
 """The column of studies with several metrics that says which trials are on the Pareto front."""
 
+WINNER = "winner"
+"""The column of studies with a final choice that says which trial won it; see :func:`rows`."""
+
 FEASIBLE = "feasible"
 """The column of studies with limits that says whether a configuration keeps them, by the mean of its trainings."""
 
-PARAMS, METRICS = "params.", "metrics."
-"""Prefixes of the columns of parameters and metrics, so that no name collides with another column."""
+PARAMS, METRICS, FINAL = "params.", "metrics.", "final."
+"""Prefixes of the columns of parameters, metrics and means over folds, so that no name collides with another column."""
+
+
+NUMBERS = ("value", "mean", "standard_error", "fidelity", "seconds")
+
+
+def is_number(column: str) -> bool:
+    """Whether all values of a column are floats or missing."""
+    return column in NUMBERS or column.startswith((METRICS, FINAL))
 
 
 def columns(spec: StudySpec, history: History) -> list[str]:
@@ -37,6 +49,7 @@ def columns(spec: StudySpec, history: History) -> list[str]:
     logged = _logged(spec, history)
     first = ["number", "state", *([FRONT] if spec.metrics else ["value"]), *REPEATS]
     first += [FEASIBLE] if spec.limits else []
+    first += [WINNER, *_final(spec, None)] if spec.final is not None else []
     middle = [*(f"{PARAMS}{name}" for name in _parameters(spec, history)), *(f"{METRICS}{name}" for name in logged)]
     last = ["start", "end", "seconds", "reason", *([OUTSIDE] if history.outside else []), "run_id"]
     return [*first, "fidelity", *middle, *last]
@@ -47,7 +60,7 @@ def _parameters(spec: StudySpec, history: History) -> list[str]:
     return list(dict.fromkeys([*spec.space, *(name for trial in history.outside for name in trial.config)]))
 
 
-def rows(spec: StudySpec, history: History) -> list[dict[str, Any]]:
+def rows(spec: StudySpec, history: History, choice: Choice | None = None) -> list[dict[str, Any]]:
     """One row for each trial, ordered by number. All rows have the same columns in the same order.
 
     The columns are ``number``, ``state``, ``value`` (the study's metric of a complete trial, in its own direction; with
@@ -55,19 +68,24 @@ def rows(spec: StudySpec, history: History) -> list[dict[str, Any]]:
     ``repeat_of`` (the trial whose configuration it trains again), ``mean``, ``standard_error`` and ``trainings`` (of
     all trainings of its configuration; they are those of the trial that is repeated in the rows of its repeats, too),
     ``feasible`` (of a complete trial of a study with limits: whether its configuration keeps them, by these means),
+    ``winner``, ``final.METRIC`` and ``final.METRIC_standard_error`` (of a study with a final choice: whether the trial
+    won it, and the mean over its folds; then ``on_front``, too, is by the folds),
     ``fidelity``, ``params.NAME`` for each parameter of the space, ``metrics.NAME`` for each metric that any trial
     logged (the study's own first), ``start`` and ``end`` (``datetime`` in UTC), ``seconds``, ``reason`` and ``run_id``.
     A value that does not exist is None: that of an inactive parameter, the end of a running trial.
     """
     parameters, logged = _parameters(spec, history), _logged(spec, history)
     means = {trial.number: trial for trial in history.merged}
-    front = {trial.number for trial in history.front}
+    front = {trial.number for trial in best_front(history, choice)}
+    finalists = {} if choice is None else {each.trial.number: each for each in choice.standings}
+    winner = None if choice is None or choice.winner is None else choice.winner.trial.number
     return [
         {
             "number": trial.number,
             "state": trial.state.value,
             **({FRONT: trial.number in front} if spec.metrics else {"value": metric_value(spec, trial)}),
             **_certainty(spec, history, trial, means),
+            **({WINNER: trial.number == winner, **_final(spec, finalists.get(trial.number))} if spec.final else {}),
             "fidelity": trial.fidelity,
             **{f"{PARAMS}{name}": trial.config.get(name) for name in parameters},
             **{f"{METRICS}{name}": trial.metrics.get(name) for name in logged},
@@ -96,6 +114,17 @@ def _certainty(spec: StudySpec, history: History, trial: Trial, means: Mapping[i
         "trainings": own.observations,
         **({FEASIBLE: own.feasible} if spec.limits else {}),
     }
+
+
+def _final(spec: StudySpec, standing: Standing | None) -> dict[str, float | None]:
+    """The columns of the means over a finalist's folds; None where there is none."""
+    found: dict[str, float | None] = {}
+    for i, each in enumerate(spec.objectives):
+        own = None if standing is None else standing.by(i)
+        values = (math.nan, math.nan) if own is None else (each.sign * own.mean, own.standard_error)
+        for ending, value in zip(("", "_standard_error"), values, strict=True):
+            found[f"{FINAL}{each.metric}{ending}"] = value if math.isfinite(value) else None
+    return found
 
 
 def _logged(spec: StudySpec, history: History) -> list[str]:
@@ -134,8 +163,7 @@ def write_parquet(columns: Sequence[str], rows: Sequence[Mapping[str, Any]], pat
 
     numbers, moment = pyarrow.float64(), pyarrow.timestamp("us", tz="UTC")
     types = {"number": pyarrow.int64(), "repeat_of": pyarrow.int64(), "trainings": pyarrow.int64()}
-    types |= dict.fromkeys(("value", "mean", "standard_error", "fidelity", "seconds"), numbers)
-    types |= {"start": moment, "end": moment} | {name: numbers for name in columns if name.startswith(METRICS)}
+    types |= {"start": moment, "end": moment} | {name: numbers for name in columns if is_number(name)}
     arrays = {}
     for name in columns:
         values = [row[name] for row in rows]

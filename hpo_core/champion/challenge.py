@@ -13,6 +13,7 @@ from dataclasses import dataclass
 
 from hpo_core.champion.succession import PROMOTED, REFUSED, promotion, succession
 from hpo_core.history.limits import measured_again
+from hpo_core.history.repeated import mean_metrics
 from hpo_core.history.trial import Trial, TrialState
 from hpo_core.ledger.store import Version
 from hpo_core.ledger.tags import Tag
@@ -25,7 +26,6 @@ from hpo_core.selection.evaluation import (
     due,
     due_again,
     latest_of,
-    mean_metrics,
 )
 from hpo_core.study.spec import StudySpec
 
@@ -110,7 +110,8 @@ def challenge_of(
     scored = None if reigning is None else complete.get(ChampionVersion(reigning))
     unfit = ""
     if not pending and retrained:
-        if broken := _broken(spec, [each.metrics for each in retrained], mean_metrics(retrained)):
+        logged = [each.metrics for each in retrained]
+        if broken := _broken(spec, logged, mean_metrics(logged)):
             obstacle = obstacle or f"the mean over {seeds} seeds breaks {broken}"
         unfit = "" if scored is None else _broken(spec, [scored.metrics], scored.metrics)
     return Challenge(

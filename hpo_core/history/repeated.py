@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from hpo_core.base import moments
@@ -54,8 +54,19 @@ def by_base(repeats: Iterable[Trial]) -> dict[int, list[Trial]]:
     return found
 
 
+def mean_metrics(trainings: Sequence[Mapping[str, float]]) -> dict[str, float]:
+    """The mean of each metric that all trainings have logged with a finite value.
+
+    >>> mean_metrics([{"loss": 1.0, "seconds": 2.0}, {"loss": 3.0}])
+    {'loss': 2.0}
+    """
+    shared = sorted(set.intersection(*map(set, trainings))) if trainings else []
+    values = {name: [metrics[name] for metrics in trainings] for name in shared}
+    return {name: moments.mean(each) for name, each in values.items() if all(map(math.isfinite, each))}
+
+
 def merged(trial: Trial, repeats: Sequence[Trial]) -> Trial:
-    """A trial with the mean loss of all trainings of its configuration.
+    """A trial with the mean loss and the mean metrics of all trainings of its configuration.
 
     It is not confirmed if one of them failed: what fails now and then is no configuration to rely on.
     """
@@ -69,5 +80,13 @@ def merged(trial: Trial, repeats: Sequence[Trial]) -> Trial:
     confirmed = any(t.confirms for t in alike) and not fails
     excess = {name: moments.mean([each.excess[name] for each in (trial, *alike)]) for name in trial.excess}
     losses = tuple(map(moments.mean, zip(trial.losses, *(each.losses for each in alike), strict=True)))
-    loss = moments.mean(observed)
-    return replace(trial, loss=loss, losses=losses, observed=observed, confirmed=confirmed, excess=excess)
+    metrics = {**trial.metrics, **mean_metrics([each.metrics for each in (trial, *alike)])}
+    return replace(
+        trial,
+        loss=moments.mean(observed),
+        losses=losses,
+        observed=observed,
+        metrics=metrics,
+        confirmed=confirmed,
+        excess=excess,
+    )

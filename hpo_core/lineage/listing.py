@@ -55,6 +55,17 @@ class ListedStudy:
         return self.run.params["study"]
 
     @property
+    def winner(self) -> int | None:
+        """The trial that won the final choice of a study that is over; None if there is none."""
+        named = self.run.tags.get(Tag.WINNER, "")
+        return int(named) if self.state is StudyState.FINISHED and named.isdecimal() else None
+
+    @property
+    def final(self) -> float | None:
+        """The mean of the study's one metric over the winner's folds; None if there is none."""
+        return None if self.winner is None or self.spec is None else self.run.metrics.get(f"final/{self.spec.metric}")
+
+    @property
     def paused(self) -> bool:
         """Whether no trial of it is to start for now."""
         return instructions_of(self.run).paused

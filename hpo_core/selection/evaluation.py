@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Literal
 
-from hpo_core.base import moments
 from hpo_core.history.trial import Trial, TrialState
 from hpo_core.space.configuration import Config
 
@@ -113,16 +112,6 @@ class Evaluation:
     def seconds(self) -> float:
         """Its duration in seconds; infinite if it has not ended."""
         return math.inf if self.end is None else (self.end - self.start) / 1000
-
-
-def mean_metrics(evaluations: Sequence[Evaluation]) -> dict[str, float]:
-    """The mean of each metric that all of these have logged with a finite value."""
-    means: dict[str, float] = {}
-    for name in sorted(set[str]().union(*(each.metrics for each in evaluations))):
-        values = [each.metrics.get(name, math.nan) for each in evaluations]
-        if all(map(math.isfinite, values)):
-            means[name] = moments.mean(values)
-    return means
 
 
 Latest = Mapping[tuple[int, EvaluationKind | None, float | None], Evaluation]

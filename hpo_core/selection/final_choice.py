@@ -26,6 +26,7 @@ from hpo_core.base import moments
 from hpo_core.history.front import best_first, compromise, front_of
 from hpo_core.history.history import History
 from hpo_core.history.limits import Limit, measured_again
+from hpo_core.history.repeated import mean_metrics
 from hpo_core.history.trial import Trial, TrialState
 from hpo_core.selection.evaluation import (
     Evaluation,
@@ -35,7 +36,6 @@ from hpo_core.selection.evaluation import (
     due,
     due_again,
     latest_of,
-    mean_metrics,
 )
 from hpo_core.space.search_space import SearchSpace
 
@@ -131,7 +131,7 @@ class Standing:
         So are limits kept or broken by the means; see :attr:`judged`.
         """
         means = tuple(self.by(i).mean for i in range(len(self.trial.outcome)))
-        metrics = {**self.trial.metrics, **mean_metrics([*self.folds.values()])}
+        metrics = {**self.trial.metrics, **mean_metrics([fold.metrics for fold in self.folds.values()])}
         losses = means if self.trial.losses else ()
         averaged = replace(self.judged, loss=means[0], losses=losses, metrics=metrics)
         return replace(averaged, observed=(), confirmed=False)

@@ -47,6 +47,7 @@ def test_a_noisy_study_confirms_says_so_and_grows() -> None:
     assert "the mean of" in told.output and "luckiest: trial" in told.output
     explained = CliRunner().invoke(app, ["explain", "study", str(max(t.number for t in history if t.confirms))])
     assert "to confirm it" in explained.output and "Replay: the same configuration" in explained.output
+    assert result.best is not None and result.best.metrics["loss"] == result.best.loss == result.best_value
     frame = result.trials_dataframe()
     assert list(frame["repeat_of"].dropna()) == [trial.repeat_of for trial in history if trial.repeat_of is not None]
     again = tune(make_spec("noisy", stop={"trials": "+20"})).history

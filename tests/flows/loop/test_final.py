@@ -7,10 +7,12 @@ import os
 import signal
 from collections import Counter
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 from mlflow import MlflowClient
+from typer.testing import CliRunner
 
 from hpo_core.ledger.evaluations import FoldLedger
 from hpo_core.lineage.opening import find_study
@@ -18,6 +20,7 @@ from hpo_core.selection.evaluation import Fold
 from hpo_core.study.spec import StudySpec
 from hpo_core.tracking.connection import connect
 from hpo_flows.api import open_ledger
+from hpo_flows.cli.app import app
 from hpo_flows.cli.look import best as best_command
 from hpo_flows.results import StudyResult
 from tests.conftest import PATIENCE, ModelServer, wait_until
@@ -45,6 +48,17 @@ def nested(result: StudyResult, parent: str) -> list[str]:
     experiment = client.get_run(result.run_id).info.experiment_id
     runs = client.search_runs([experiment], f"tags.`mlflow.parentRunId` = '{parent}'")
     return sorted(run.info.run_name.removeprefix("study-") for run in runs)
+
+
+def said(*command: str) -> str:
+    """What a command of hpo prints."""
+    result = CliRunner().invoke(app, command)
+    assert result.exit_code == 0, result.output
+    return result.output
+
+
+def told(*command: str) -> Any:
+    return json.loads(said(*command))
 
 
 @pytest.mark.filterwarnings("ignore:.*Any type hint")  # MLflow's own, as it is imported
@@ -92,6 +106,18 @@ def test_the_winner_is_named_by_its_folds_tested_once_and_can_be_served(tmp_path
     assert np.mean(model.predict(X) == y) > 0.8
     assert model.metadata.signature.inputs.input_types()[0] == np.dtype("float64")
     assert np.asarray(model.input_example).shape == (5, 13)
+
+    status = told("status", "study", "--json")
+    assert (status["winner"], status["final"]["mean"]) == (n, pytest.approx(result.best_value))
+    (listed,) = told("list", "--json")["studies"]
+    assert listed["winner"] == n
+    shown = f"{result.best_value:.6g}"
+    assert f"final choice: trial {n} with accuracy" in said("status", "study") and shown in said("list")
+    rows = told("export", "study", "--format", "json")
+    assert [row["winner"] for row in rows] == [trial.number == n for trial in result.history]
+    assert rows[n]["final.accuracy"] == pytest.approx(result.best_value) and rows[2]["final.accuracy"] is None
+    frame = result.trials_dataframe()
+    assert list(frame) == list(rows[0]) and frame["final.accuracy"][n] == rows[n]["final.accuracy"]
 
     before = len(client.search_runs([study.info.experiment_id]))
     again = tune(spec)  # nothing is left to do

@@ -37,6 +37,15 @@ def test_repeats_count_in_the_mean_and_a_failure_confirms_nothing(
     assert (found.loss, found.confirmed) == (loss, confirmed)
 
 
+def test_metrics_are_means_of_all_trainings_that_logged_them_all() -> None:
+    first = trial(0, 1.0, metrics={"loss": 1.0, "ms": 10.0, "auc": 0.5, "gap": float("nan")})
+    other = trial(1, 2.0, metrics={"loss": 2.0, "ms": 30.0, "gap": 0.25}, notes={"repeat_of": "0"})
+    failed = trial(2, metrics={"ms": 900.0}, notes={"repeat_of": "0"})
+    (found,) = History([first, other, failed]).merged
+    assert found.metrics == pytest.approx({"loss": 1.5, "ms": 20.0, "auc": 0.5, "gap": float("nan")}, nan_ok=True)
+    assert History([first, other, failed]).trials[0].metrics["ms"] == 10.0
+
+
 @pytest.mark.parametrize(
     ("state", "said", "resumed"),
     [
