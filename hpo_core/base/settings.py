@@ -66,8 +66,10 @@ def make_settings(
         return cls(**given) if hasattr(cls, "__pydantic_validator__") else _checked(cls, given)
     except ValidationError as error:
         details = error.errors()
-    except (ValueError, TypeError) as error:  # of a __post_init__
-        raise InputError(field, f"{name!r} refuses its settings ({error})", "correct them") from None
+    except Exception as error:  # of a __post_init__
+        raise _refused(error, given, known, name=name, field=field) from None
+    if not details[0]["loc"]:  # of a __post_init__, too, where pydantic calls it
+        raise _refused(details[0].get("ctx", {}).get("error", details[0]["msg"]), given, known, name=name, field=field)
     detail, key = details[0], str(details[0]["loc"][0])
     if detail["type"] == "unexpected_keyword_argument":
         raise InputError(f"{field}.{key}", f"{name!r} has no setting {key!r}", near_or_known(key, known))
@@ -97,8 +99,14 @@ def _plain(cls: Callable[..., T], given: Mapping[str, Any], known: Sequence[str]
     try:
         return cls(**given)
     except Exception as error:
-        problem = f"{name!r} refuses its settings {dict(given)} ({type(error).__name__}: {error})"
-        raise InputError(field, problem, "correct them") from None
+        raise _refused(error, given, given, name=name, field=field) from None
+
+
+def _refused(error: object, given: Mapping[str, Any], known: Collection[str], *, name: str, field: str) -> InputError:
+    """What a class says itself against its settings."""
+    why = str(error) if isinstance(error, str | ValueError) else f"{type(error).__name__}: {error}"
+    settings = {key: value for key, value in given.items() if key in known}
+    return InputError(field, f"{name!r} refuses its settings {settings} ({why})", "correct them")
 
 
 def near_or_known(name: str, known: Collection[str]) -> str:

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from typing import ClassVar
 
+from hpo_core.base.errors import InputError
 from hpo_core.history.history import History
 from hpo_core.history.trial import Proposal
 from hpo_core.space.search_space import SearchSpace
@@ -95,3 +97,20 @@ class Strategy(ABC):
     def learns_from_prior(self) -> bool:
         """Whether it, or the strategy that it samples with, learns from what was known before the first trial."""
         return self.uses_prior
+
+
+@contextmanager
+def of_setting(name: str) -> Iterator[None]:
+    """Have what a strategy refuses that is a setting of another one begin with that setting.
+
+    >>> with of_setting("sampler"):
+    ...     raise ValueError("steps: too many; give fewer")
+    Traceback (most recent call last):
+    ValueError: sampler.steps: too many; give fewer
+    """
+    try:
+        yield
+    except InputError:  # it names the key of the study file
+        raise
+    except ValueError as error:
+        raise ValueError(f"{name}.{error}") from None

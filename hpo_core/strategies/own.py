@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import inspect
 import os
-from collections.abc import Callable, Sequence
+import re
+from collections.abc import Callable, Collection, Sequence
 from importlib.metadata import entry_points
 from typing import Any, ClassVar, TypeVar
 
@@ -28,6 +29,9 @@ GROUP = "hpo_flows.strategies"
 
 ASKED_TWICE = 3
 """For the first trials of a study each question is asked twice: a strategy that draws lots shows at once."""
+
+NAMES_SETTING = re.compile(r"[\w.]+: ")
+"""How the message of a check begins that names the setting to change."""
 
 TRAITS = tuple(name for name in Strategy.__annotations__ if name != "name")
 """What a strategy says of itself as class attributes."""
@@ -108,7 +112,7 @@ class Own(Strategy):
 
     def propose(self, space: SearchSpace, history: History, n: int, *, seed: int) -> list[Proposal]:
         proposals = self.ask(space, history, n, seed)
-        if history.next_number < ASKED_TWICE and proposals != self.ask(space, history, n, seed):
+        if history.next_number < ASKED_TWICE and repr(proposals) != repr(self.ask(space, history, n, seed)):
             raise self._wrong(
                 "proposes something else when it is asked the same again",
                 "draw all randomness from hpo_core.trial_rng(seed, number), and keep nothing between two calls",
@@ -158,31 +162,51 @@ class Own(Strategy):
         return Proposal(config, proposal.fidelity, proposal.parent, proposal.notes)
 
     def check(self, space: SearchSpace) -> None:
-        if isinstance(self.made, Strategy):
-            self.made.check(space)
+        self._refusal("check", space)
 
     @property
     def entry(self) -> float | None:
-        if isinstance(self.made, Strategy) and self.made.entry is not None:
-            return self.made.entry
+        entry: float | None = self._call("entry", lambda: getattr(self.made, "entry", None))
+        if entry is not None:
+            return entry
         return self.made.fidelity.levels[0] if self.chooses_fidelity else None
 
     def check_limits(self) -> None:
-        if isinstance(self.made, Strategy):
-            self.made.check_limits()
+        self._refusal("check_limits")
 
     def check_several(self) -> None:
-        if isinstance(self.made, Strategy):
-            self.made.check_several()
+        self._refusal("check_several")
 
     def promotable(self, history: History) -> frozenset[int]:
         """The numbers of the trials that later ones may still continue."""
         if not hasattr(self.made, "promotable"):
             return frozenset(trial.number for trial in history.complete) if self.promotes else frozenset()
-        return frozenset(self._call("promotable", lambda: self.made.promotable(history)))
+        numbers = self._call("promotable", lambda: self.made.promotable(history))
+        if not isinstance(numbers, Collection):
+            raise self._wrong(f"returns {_shown(numbers)} as promotable", "return a frozenset of numbers of trials")
+        return frozenset(numbers)
 
     def learns_from_prior(self) -> bool:
-        return self.made.learns_from_prior() if isinstance(self.made, Strategy) else self.uses_prior
+        if not hasattr(self.made, "learns_from_prior"):
+            return self.uses_prior
+        return bool(self._call("learns_from_prior", self.made.learns_from_prior))
+
+    def _refusal(self, what: str, *arguments: Any) -> None:
+        """Ask one of the checks that a strategy may have.
+
+        Raises:
+            ValueError: It refuses the study; the message begins with the setting to change, if it names one.
+        """
+        if not hasattr(self.made, what):
+            return
+        try:
+            getattr(self.made, what)(*arguments)
+        except ValueError as error:  # what a check is to raise
+            if isinstance(error, InputError) or NAMES_SETTING.match(str(error)):
+                raise
+            raise self._wrong(f"refuses this study: {error}", "change that, or choose another strategy") from error
+        except (Exception, SystemExit) as error:
+            raise self._failed(what, error) from error
 
     def _call(self, what: str, call: Callable[[], T]) -> T:
         try:
@@ -190,11 +214,14 @@ class Own(Strategy):
         except InputError:  # it says what the user is to do, as other strategies do
             raise
         except (Exception, SystemExit) as error:  # which would end the study without a word
-            import traceback
+            raise self._failed(what, error) from error
 
-            place = traceback.extract_tb(error.__traceback__)[-1]
-            problem = f"{what} raised {type(error).__name__}: {error} ({place.filename}, line {place.lineno})"
-            raise self._wrong(problem, "correct it and run the same command to go on") from error
+    def _failed(self, what: str, error: BaseException) -> InputError:
+        import traceback
+
+        place = traceback.extract_tb(error.__traceback__)[-1]
+        problem = f"{what} raised {type(error).__name__}: {error} ({place.filename}, line {place.lineno})"
+        return self._wrong(problem, "correct it and run the same command to go on")
 
     def _wrong(self, problem: str, remedy: str) -> InputError:
         return InputError(self._field, f"{self.name!r} {problem}", remedy)

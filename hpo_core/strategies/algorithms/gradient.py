@@ -16,7 +16,7 @@ from hpo_core.history.history import History
 from hpo_core.history.trial import Proposal, Trial, TrialState
 from hpo_core.space.configuration import Scalar
 from hpo_core.space.search_space import SearchSpace
-from hpo_core.strategies.base import Strategy
+from hpo_core.strategies.base import Strategy, of_setting
 from hpo_core.strategies.common.descent import Adam, Chain, Descent, Momentum, Rules, chains, is_continuous
 from hpo_core.strategies.common.sampling import new_config, sobol_from
 
@@ -79,11 +79,13 @@ class Gradient(Strategy):
                 "choose another strategy, such as tpe"
             )
         if self.outer is not None:
-            self.outer.check(space)
+            with of_setting("outer"):
+                self.outer.check(space)
 
     def check_limits(self) -> None:
         if self.outer is not None:
-            self.outer.check_limits()
+            with of_setting("outer"):
+                self.outer.check_limits()
 
     def check_several(self) -> None:
         raise ValueError(

@@ -13,7 +13,7 @@ from hpo_core.history.fidelity import Fidelity
 from hpo_core.history.history import History
 from hpo_core.history.trial import Proposal
 from hpo_core.space.search_space import SearchSpace
-from hpo_core.strategies.base import Strategy
+from hpo_core.strategies.base import Strategy, of_setting
 from hpo_core.strategies.common import prior_band
 
 
@@ -44,13 +44,16 @@ class Promoting(Strategy):
         return self.fidelity.levels[0]
 
     def check(self, space: SearchSpace) -> None:
-        self.sampler.check(space)
+        with of_setting("sampler"):
+            self.sampler.check(space)
 
     def check_limits(self) -> None:
-        self.sampler.check_limits()
+        with of_setting("sampler"):
+            self.sampler.check_limits()
 
     def check_several(self) -> None:
-        self.sampler.check_several()
+        with of_setting("sampler"):
+            self.sampler.check_several()
 
     def learns_from_prior(self) -> bool:
         return self.sampler.learns_from_prior()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -40,6 +41,18 @@ class Says:
         self.what = what
     def propose(self, space, history, n, *, seed):
         return eval(self.what)
+
+@dataclass(frozen=True)
+class Refuses(Uniform):
+    words: str = ""
+    def __post_init__(self):
+        if self.words.startswith("settings"):
+            raise eval(self.words.partition(" ")[2])
+    def check(self, space):
+        if self.words.startswith("check"):
+            raise eval(self.words.partition(" ")[2])
+    def promotable(self, history):
+        return None
 
 class Deaf:
     def propose(self, space):
@@ -103,13 +116,36 @@ def test_the_module_may_lie_beside_the_study_file(module: str, tmp_path: Path, m
         ({"name": "M:Uniform", "scale": "x"}, r"strategy.scale: 'x' is not a number; correct it"),
         ({"name": "M:Says"}, r"strategy: 'mine_of_tests:Says' refuses its settings {} \(TypeError: .*what"),
         ({"name": "hyperband", "sampler": "M:Absent"}, r"strategy.sampler.name: .* is not there"),
+        (
+            {"name": "M:Refuses", "words": "settings ValueError('too wide')"},
+            r"strategy: 'mine_of_tests:Refuses' refuses its settings {'words': .*} \(too wide\); correct them",
+        ),
+        ({"name": "M:Refuses", "words": "settings KeyError('x')"}, r"refuses its settings {.*} \(KeyError: 'x'\)"),
+        (
+            {"name": "M:Refuses", "words": "check ValueError('a float is needed')"},
+            r"strategy: 'mine_of_tests:Refuses' refuses this study: a float is needed; change that, or choose another",
+        ),
+        ({"name": "M:Refuses", "words": "check ValueError('words: too long')"}, "strategy.words: too long"),
+        ({"name": "M:Refuses", "words": "check KeyError('x')"}, r"strategy: .* check raised KeyError: 'x' \(.*line"),
+        (
+            {"name": "hyperband", "sampler": {"name": "M:Refuses", "words": "check ValueError('words: too long')"}},
+            "strategy.sampler.words: too long",
+        ),
+        (
+            {"name": "hyperband", "sampler": {"name": "grid", "steps_by_name": {"z": 3}}},
+            "strategy.sampler.steps_by_name: 'z' is not a parameter",
+        ),
+        (
+            {"name": "gradient", "outer": {"name": "grid", "steps_by_name": {"z": 3}}},
+            "strategy.outer.steps_by_name: 'z' is not a parameter",
+        ),
     ],
 )
 def test_what_cannot_be_used_is_told(module: str, strategy: Any, message: str) -> None:
     if isinstance(strategy, str):
         strategy = strategy.replace("M:", f"{module}:", 1)
     else:
-        strategy = {key: v.replace("M:", f"{module}:") if isinstance(v, str) else v for key, v in strategy.items()}
+        strategy = json.loads(json.dumps(strategy).replace('"M:', f'"{module}:'))
     with pytest.raises(InputError, match=message):
         spec_of(strategy, fidelity={"name": "epochs", "min": 1, "max": 9})
 
@@ -132,6 +168,16 @@ def test_what_it_proposes_is_checked(module: str, what: str, message: str) -> No
     made = make_strategy(f"{module}:Says", {"what": what})
     with pytest.raises(InputError, match=f"strategy: 'mine_of_tests:Says' .*{message}"):
         made.propose(SPACE, History(), 1, seed=0)
+
+
+def test_numbers_that_are_none_in_its_notes_are_no_other_proposal(module: str) -> None:
+    made = make_strategy(f"{module}:Says", {"what": "[Proposal({'x': 0.1}, notes={'std': float('nan')})]"})
+    assert made.propose(SPACE, History(), 1, seed=0)
+
+
+def test_what_it_says_may_be_continued_is_checked(module: str) -> None:
+    with pytest.raises(InputError, match="returns None as promotable; return a frozenset of numbers of trials"):
+        make_strategy(f"{module}:Refuses").promotable(History())
 
 
 def test_a_study_is_read_where_its_strategy_is_not() -> None:
