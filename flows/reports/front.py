@@ -13,6 +13,7 @@ from hpo_flows.reports.text import metric_value, metric_values, number
 if TYPE_CHECKING:
     from hpo_core.history.history import History
     from hpo_core.history.trial import Trial
+    from hpo_core.selection.final_choice import Choice
     from hpo_core.study.spec import StudySpec
 
 COMPROMISE = "the compromise, nearest to the best value in each metric"
@@ -78,6 +79,15 @@ def best_facts(spec: StudySpec, history: History) -> dict[str, Any]:
     best = history.incumbent
     found = {"best": metric_value(spec, best), "best_trial": None if best is None else best.number}
     return found | goal_facts(spec) | front_facts(spec, history)
+
+
+def winner_facts(spec: StudySpec, choice: Choice | None) -> dict[str, Any]:
+    """The winner of the final choice and, with one metric, the mean over its folds, as plain data."""
+    winner = None if choice is None else choice.winner
+    if winner is None:
+        return {"winner": None, "final": None}
+    final = None if spec.metrics else {"mean": spec.sign * winner.mean, "error": winner.standard_error}
+    return {"winner": winner.trial.number, "final": final}
 
 
 def front_rows(spec: StudySpec, front: Sequence[Trial]) -> tuple[list[str], list[list[Any]]]:
