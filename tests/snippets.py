@@ -228,7 +228,12 @@ assert train(a_trial(config={'max_depth': 3}, answer=lambda: True))['accuracy'] 
     "docs/how-to/limits.md: Keep to limits on results (2)": "assert train(a_trial())['size_mb'] == 3.0",
     "docs/how-to/objectives.md: Two or three objectives (2)": "assert train(a_trial())['latency_ms'] == 12.0",
     "docs/how-to/objectives.md: Two or three objectives (3)": "assert len(result.pareto) > 1",
+    "docs/how-to/limits.md: From Python and the command line": "assert result.best.feasible",
     "docs/how-to/cost.md: Tune where trainings differ in cost (2)": "assert train(a_trial())['dollars'] == 5.0",
+    "docs/how-to/cost.md: Tune where trainings differ in cost (3)": "assert 'cost of' in result.reason",
+    "docs/how-to/prior.md: Say what you believe is good (2)": """
+assert abs(result.history.trials[0].config["learning_rate"] - 1e-3) < 1e-9
+""",
     "docs/how-to/models.md: scikit-learn": "assert train(a_trial(config={'max_depth': 3}))['accuracy'] > 0.6",
     "docs/how-to/models.md: Keep the model of the best trials": "trial.finish_best()",
     "docs/how-to/models.md: MLflow's own calls and autologging": """
@@ -274,6 +279,8 @@ SLOW = {
     "docs/how-to/keras.md: A run_trial of your own (2)",
     "docs/how-to/models.md: Keep the model of the best trials (2)",
     "docs/how-to/models.md: MLflow's own calls and autologging",
+    "docs/how-to/limits.md: From Python and the command line",
+    "docs/how-to/cost.md: Tune where trainings differ in cost (3)", "docs/how-to/prior.md: Say what you believe is good (2)",
 }  # fmt: skip
 """Blocks that import TensorFlow, write a model, or run a study as others do already."""
 
