@@ -280,7 +280,8 @@ SLOW = {
     "docs/how-to/models.md: Keep the model of the best trials (2)",
     "docs/how-to/models.md: MLflow's own calls and autologging",
     "docs/how-to/limits.md: From Python and the command line",
-    "docs/how-to/cost.md: Tune where trainings differ in cost (3)", "docs/how-to/prior.md: Say what you believe is good (2)",
+    "docs/how-to/cost.md: Tune where trainings differ in cost (3)",
+    "docs/how-to/prior.md: Say what you believe is good (2)",
 }  # fmt: skip
 """Blocks that import TensorFlow, write a model, or run a study as others do already."""
 
