@@ -66,6 +66,10 @@ It is divided by the number of parameters that it is about: a belief about ten, 
 outweigh any improvement for the first fifty trials."""
 
 
+COMPARED = 2
+"""After the first trial, which is where the user believes the best to be, as many come from anywhere: without something
+to compare it with, a wrong belief would be followed a few times before the trials could speak against it."""
+
 EVIDENCE = 100
 """As many of the first trials are asked whether they bear a belief out; later it hardly weighs anything."""
 
@@ -88,14 +92,16 @@ def trust(space: SearchSpace, history: History) -> float:
 def believed(space: SearchSpace, history: History, points: Iterator[Array], seed: int, number: int) -> Iterator[Array]:
     """The points for a trial: where the user believes the best to be, until that was tried; then those given.
 
-    In trials that become rare, ``2 / (n + 2)`` of them, the given points are draws from the user's beliefs. So a wrong
-    belief costs random search about ``2 log n`` of ``n`` trials, and fewer as soon as the trials speak against it.
+    After :data:`COMPARED` trials, in ever fewer, ``2 / (n + 2)`` of them, the given points are draws from the user's
+    beliefs. So a wrong belief costs random search about ``2 log(n / 4)`` of ``n`` trials, and fewer as soon as the
+    trials speak against it.
     """
     if not (belief := space.belief):
         yield from points
         return
     yield belief.centre
-    follows = trial_rng(seed, number, stream=6).random() < 2 / (number + 2) * trust(space, history)
+    share = 2 / (number + 2) * trust(space, history) if number > COMPARED else 0.0
+    follows = trial_rng(seed, number, stream=6).random() < share
     for point in points:
         yield belief.warped(point[None])[0] if follows else point
 

@@ -27,7 +27,7 @@ PARAMETERS: dict[str, Any] = {
     "nesterov": Boolean(when={"kind": ["sgd"]}),
 }
 BELIEFS = {"rate": Belief(1e-3, "high"), "units": Belief(64, "low"), "kind": Belief("sgd", "medium")}
-SPACE = SearchSpace(PARAMETERS, (), BELIEFS)
+PLAIN, SPACE = SearchSpace(PARAMETERS), SearchSpace(PARAMETERS, (), BELIEFS)
 MODELS = ["tpe", "bayesian"]
 
 
@@ -77,13 +77,18 @@ def loss(config: Config) -> float:
     return abs(SPACE.encode(config)[0] - 0.5) + abs(SPACE.encode(config)[1] - 0.2) + (config["kind"] != "sgd")
 
 
-def searched(strategy: str, space: SearchSpace, trials: int, seed: int = 3) -> list[float]:
+def tried(strategy: str, space: SearchSpace, trials: int, seed: int = 3) -> list[tuple[Config, float]]:
+    """The configurations that a strategy tries one after another, and their losses."""
     history, made = History(), make_strategy(strategy)
     for number in range(trials):
         (proposal,) = made.propose(space, history, 1, seed=seed)
         done = Trial(number, proposal.config, TrialState.COMPLETE, loss(proposal.config))
         history = History((*history, done))
-    return [trial.loss or 0.0 for trial in history]
+    return [(trial.config, trial.loss or 0.0) for trial in history]
+
+
+def searched(strategy: str, space: SearchSpace, trials: int) -> list[float]:
+    return [loss for _, loss in tried(strategy, space, trials)]
 
 
 @st.composite
@@ -144,6 +149,13 @@ def test_the_first_trial_is_where_the_user_believes_the_best_to_be(
     assert first.config == near(around)
 
 
+@pytest.mark.parametrize("strategy", ["random", "quasi_random", *MODELS])
+@pytest.mark.parametrize("seed", range(5))
+def test_the_next_two_trials_are_those_of_a_study_without_beliefs(strategy: str, seed: int) -> None:
+    plain, believing = ([config for config, _ in tried(strategy, space, 3, seed)] for space in (PLAIN, SPACE))
+    assert plain[1:] == believing[1:] and plain[0] != believing[0]
+
+
 @given(beliefs(), st.integers(1, 4))
 @settings(max_examples=30)
 def test_a_grid_begins_with_what_the_user_believes_and_is_complete(
@@ -159,7 +171,7 @@ def test_a_grid_begins_with_what_the_user_believes_and_is_complete(
 
 @pytest.mark.parametrize("strategy", MODELS)
 def test_a_right_belief_helps_and_a_wrong_one_is_overcome(strategy: str) -> None:
-    without = min(searched(strategy, SearchSpace(PARAMETERS), 12))
+    without = min(searched(strategy, PLAIN, 12))
     assert min(searched(strategy, SPACE, 6)) <= without + 0.05
     wrong = {"rate": Belief(1e-5, "high"), "kind": Belief("adam", "high")}
     assert min(searched(strategy, SearchSpace(PARAMETERS, (), wrong), 30)) < 0.3
@@ -167,8 +179,7 @@ def test_a_right_belief_helps_and_a_wrong_one_is_overcome(strategy: str) -> None
 
 @pytest.mark.parametrize("strategy", ["random", "quasi_random", *MODELS])
 def test_without_beliefs_proposals_are_what_they_were(strategy: str) -> None:
-    plain, empty = SearchSpace(PARAMETERS), SearchSpace(PARAMETERS, (), {})
-    assert searched(strategy, plain, 8) == searched(strategy, empty, 8)
+    assert searched(strategy, PLAIN, 8) == searched(strategy, SearchSpace(PARAMETERS, (), {}), 8)
 
 
 def after(values: list[float], losses: list[float]) -> History:
