@@ -95,7 +95,6 @@ def _print_table(studies: list[ListedStudy]) -> None:
 
 
 def _cells(study: ListedStudy, *, unique: bool) -> list[str]:
-    from hpo_core.history.trial import TrialState
     from hpo_core.ledger.ownership import now_ms
     from hpo_flows.reports.text import metric_value, none_feasible, number
 
@@ -103,9 +102,8 @@ def _cells(study: ListedStudy, *, unique: bool) -> list[str]:
     if spec is None:
         return [study.name, study.shown_state, "", "", "", active]
     name = study.name if unique else f"{study.name} (in {spec.experiment})"
-    done = f"{sum(trial.state is TrialState.COMPLETE for trial in history.every)}" + (
-        "" if spec.stop.trials is None else f"/{spec.stop.trials}"
-    )
+    ended, total = spec.ended(history), spec.stop.trials  # as hpo status counts
+    done = f"{ended}" if total is None else f"{ended}/{max(total, ended)}"
     incumbent = history.incumbent
     best = "" if incumbent is None else f"{number(metric_value(spec, incumbent))} {spec.metric}"
     if spec.metrics and incumbent is not None:

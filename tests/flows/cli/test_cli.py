@@ -22,10 +22,11 @@ USAGE = {
     "best": "Missing argument 'STUDY'",
     "tune --wrong x": "No such option: --wrong",
     "tune x y": "unexpected extra argument",
-    "tune x --parallel many": "'--parallel'",
+    "tune x --parallel many": "'--parallel': 'many' is not a whole number",
+    "export x --format xls": "'--format': 'xls' is not one of 'csv', 'json', 'parquet'",
     "tune x --trials": "'--trials' requires an argument",
-    "explain x first": "'[TRIAL]'",
-    "ui --port 99999999": "'--port'",
+    "explain x first": "'[TRIAL]': 'first' is not a whole number",
+    "ui --port 99999999": "'--port': '99999999' is not ",
 }
 
 

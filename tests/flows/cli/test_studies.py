@@ -73,8 +73,10 @@ def test_list(ledger: Ledger, monkeypatch: pytest.MonkeyPatch, capsys: pytest.Ca
     assert lines[0].split() == ["study", "state", "done", "failed", "best", "active"]
     assert max(map(len, lines)) <= 80
     (line,) = (line for line in lines if line.startswith(f"{ledger.spec.name} "))
-    assert line.split()[1:] == ["running", "2/9", "1", "0.75", "score", "now"]
+    assert line.split()[1:] == ["running", "3/9", "1", "0.75", "score", "now"]
     assert any("…" in line and "stopped" in line for line in lines)
+    assert called(["status", ledger.spec.name], monkeypatch) == 0
+    assert "3 of 9 trials done" in capsys.readouterr().out
 
 
 def test_list_says_where_no_trial_keeps_the_limits(
