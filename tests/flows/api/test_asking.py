@@ -426,7 +426,7 @@ def test_what_is_enqueued_takes_over_of_the_best_trial_what_is_active_beside_it(
     assert study.enqueue({"model": "linear"}) == {
         "model": "linear",
         "x": 0.25,
-    }  # share depends on bag, and that on model
+    }  # nor share, below bag
     assert study.enqueue({"bag": False}) == {"model": "tree", "bag": False, "x": 0.25}
     assert study.enqueue({"share": 0.75}) == best | {"share": 0.75}
 
