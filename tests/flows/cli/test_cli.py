@@ -114,3 +114,10 @@ def test_validate_keeps_what_an_import_writes_to_itself_unless_it_fails(
     assert called(["validate", str(study), "--set", "objective=broken:train"], monkeypatch) == 2
     told = capfd.readouterr().err
     assert told.startswith("greetings") and "importing 'broken' raised ValueError: x" in told
+    (tmp_path / "script.py").write_text("exit(3)\n")
+    for objective, says in {
+        "script:train": "objective: importing 'script' raised SystemExit: 3; correct it there",
+        "loud.py:train": "objective: 'loud.py:train' names a file; name the module: loud:train",
+    }.items():
+        assert called(["validate", str(study), "--set", f"objective={objective}"], monkeypatch) == 2
+        assert says in capfd.readouterr().err
