@@ -30,7 +30,7 @@ from hpo_core.space.configuration import Config
 from hpo_core.study.file import load_study, study_from
 from hpo_core.study.names import is_file
 from hpo_core.study.spec import StudySpec
-from hpo_core.tracking.connection import connect
+from hpo_core.tracking.connection import check_there, connect
 from hpo_flows.api import instructing
 from hpo_flows.api.asked import AskedTrial, Attempt
 from hpo_flows.api.running import break_off, conclude, deliver, open_ledger, spec_of
@@ -98,6 +98,7 @@ def open_study(
     elif change_space:
         raise InputError("change_space", f"{str(study)!r} is a name, which has no other space", "give a study file")
     else:
+        check_there(str(study), tracking_uri)
         return AskedStudy(find_study(connect(tracking_uri), str(study)))
     return AskedStudy(open_ledger(spec, tracking_uri, change_space=change_space))
 

@@ -10,8 +10,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from hpo_core.base.errors import InputError
-from hpo_core.tracking.connection import connect_to_read
+from hpo_core.base.errors import InputError, StudyUnknown
+from hpo_core.tracking.connection import check_there, connect_to_read, tracking_uri
+from hpo_core.tracking.credentials import redact
 from hpo_flows.cli.common import JsonOption, StudyArgument, open_stored, print_json
 
 if TYPE_CHECKING:
@@ -31,11 +32,16 @@ def list_studies(as_json: JsonOption = False) -> None:
     """List the studies of the store, the one that was active last first."""
     from hpo_core.lineage import listing
 
-    studies = listing.list_studies(connect_to_read())
+    try:
+        check_there()
+        studies = listing.list_studies(connect_to_read())
+    except StudyUnknown:
+        studies = []
     if as_json:
         print_json(studies=[_data(study) for study in studies])
     elif not studies:
-        typer.echo("there is no study in the MLflow store yet; hpo init writes a first one", err=True)
+        store = redact(tracking_uri())
+        typer.echo(f"there is no study in the MLflow store {store} yet; hpo init writes a first one", err=True)
     else:
         _print_table(studies)
 

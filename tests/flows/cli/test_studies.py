@@ -16,12 +16,14 @@ from typing import Any
 
 import pytest
 
+from hpo_core.base.errors import StudyUnknown
 from hpo_core.ledger.ledger import Ledger, Report
 from hpo_core.ledger.store import FAILED, FINISHED, KILLED
 from hpo_core.ledger.tags import Tag
 from hpo_core.lineage.opening import open_study
 from hpo_core.study.yaml import parse_yaml
 from hpo_core.tracking.connection import connect
+from hpo_flows import load_study
 from hpo_flows.cli.studies import ago
 from tests.conftest import MlflowServer
 from tests.flows.cli.test_cli import HPO, called
@@ -91,9 +93,33 @@ def test_list_says_where_no_trial_keeps_the_limits(
 def test_list_of_an_empty_store(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     assert called(["list"], monkeypatch) == 0
     out, err = capsys.readouterr()
-    assert out == "" and err.startswith("there is no study in the MLflow store yet")
+    assert out == "" and err.startswith("there is no study in the MLflow store sqlite:///")
     assert called(["list", "--json"], monkeypatch) == 0
     assert told(capsys) == {"studies": []}
+
+
+@pytest.mark.parametrize("line", ["list", "status it", "best it", "ask it", "set it parallel=2", "export it"])
+def test_who_looks_in_the_wrong_folder_is_told_so_and_leaves_no_store_there(
+    line: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.delenv("MLFLOW_TRACKING_URI")
+    (here := tmp_path / "elsewhere").mkdir()
+    monkeypatch.chdir(here)
+    assert called(line.split(), monkeypatch) == (0 if line == "list" else 2)
+    assert f"{here}/mlflow.db" in capsys.readouterr().err
+    with pytest.raises(StudyUnknown, match=r"no study 'it': the MLflow store .*/mlflow.db does not exist; run this in"):
+        load_study("it")
+    assert not list(here.iterdir())
+
+
+def test_a_store_of_an_unknown_kind_is_bad_input(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "redis://me:secret@host/1")
+    assert called(["list"], monkeypatch) == 2
+    assert "error: MLFLOW_TRACKING_URI: MLflow knows no store of the kind 'redis://***@host/1'; write" in (
+        capsys.readouterr().err
+    )
 
 
 def test_studies_of_one_name_are_told_apart(
