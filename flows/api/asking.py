@@ -12,6 +12,7 @@ import threading
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from numbers import Integral, Real
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -141,9 +142,12 @@ class AskedStudy:
             The trial. None if there is none: for good if :attr:`over`, otherwise for now.
 
         Raises:
+            InputError: ``wait`` is not a number of seconds.
             StudyFailed: The first trials all failed with the same error.
             TrackingError: MLflow does not answer.
         """
+        if wait is not None and not (isinstance(wait, Real) and wait >= 0):
+            raise InputError("wait", f"{wait!r} is not a number of seconds", "give 0 or more, or None")
         deadline = None if wait is None else time.monotonic() + wait
         while True:
             if (training := self.reserve()) is not None:
@@ -163,13 +167,13 @@ class AskedStudy:
             result: The metric as a number, or a dict of metrics with it; an exception counts as an error.
             error: Why there is none: an exception or a text.
         """
-        if isinstance(trial, int):
+        if not isinstance(trial, AskedTrial):
             with self._out_lock:
                 numbers = {attempt.trial.number: attempt.trial for attempt in self._out.values()}
-            if trial not in numbers:
+            if not isinstance(trial, Integral) or trial not in numbers:
                 known = f"out are {sorted(numbers)}" if numbers else "none is out"
-                raise InputError("trial", f"{trial} is not a trial that this process asked for", known)
-            trial = numbers[trial]
+                raise InputError("trial", f"{trial!r:.80} is not a trial that this process asked for", known)
+            trial = numbers[int(trial)]
         trial.tell(result, error=error)
 
     def enqueue(self, config: Mapping[str, Any]) -> Config:

@@ -156,6 +156,17 @@ def test_what_cannot_be_told_leaves_the_trial_as_it_is() -> None:
     ]:
         with pytest.raises(InputError, match=says):
             study.tell(trial, wrong)
+    for error in (5, b"no memory", ValueError):
+        with pytest.raises(InputError, match=r"trial 0: the error .* is neither an exception nor a text; give one of"):
+            study.tell(trial, error=error)  # type: ignore[arg-type]
+    for wait in ("a minute", -1, float("nan")):
+        with pytest.raises(InputError, match=r"wait: .* is not a number of seconds; give 0 or more, or None"):
+            study.ask(wait=wait)  # type: ignore[arg-type]
+    for other in (None, "0", {}):
+        with pytest.raises(InputError, match=r"trial: .* is not a trial that this process asked for"):
+            study.tell(other, 1.0)  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match=r"the metrics are 0.5, which is no dict; give them by name"):
+        trial.report(0, 0.5)  # type: ignore[arg-type]
     with pytest.raises(InputError, match="7 is not a trial that this process asked for; out are"):
         study.tell(7, 1.0)
     study.tell(0, {"loss": 0.5, "size": 3})

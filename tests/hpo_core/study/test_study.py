@@ -620,6 +620,7 @@ def test_what_needs_a_process_is_refused_and_left_out_for_debugging(changes: dic
         ("retries", 2, "retries: 0 -> 2"),
         ("trial_timeout", 5, "trial_timeout: null -> 5.0"),
         ("seed", 1, "seed: 0 -> 1"),
+        ("objective", "größe:loss", 'objective: "parabola:loss" -> "größe:loss"'),
         ("first", [{"x": 0, "kind": "a"}], 'first: [] -> [{"x": 0, "kind": "a"}]'),
     ],
 )
