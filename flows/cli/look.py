@@ -61,13 +61,14 @@ def status(
 
 def _progress(ledger: Ledger, history: History) -> str:
     """A study's progress in one line, what waits to be tried, and why it has ended, if it has."""
-    from hpo_core.ledger.study_run import why_ended
+    from hpo_core.ledger.study_run import why_ended, winner_of
     from hpo_flows.reports.text import status_line
 
-    why = why_ended(ledger.study_run, history)
+    why, winner = why_ended(ledger.study_run, history), winner_of(ledger.study_run, history)
+    chosen = "" if winner is None else f"  |  winner trial {winner}"
     count = len(ledger.spec.waiting(history, ledger.study.instructions.queue))
     queue = f"  |  {count} enqueued" if count else ""
-    return f"{status_line(ledger.spec, history, 0.0)}{queue}" + (f"  |  ended: {why}" if why else "")
+    return f"{status_line(ledger.spec, history, 0.0)}{chosen}{queue}" + (f"  |  ended: {why}" if why else "")
 
 
 def _watch(ledger: Ledger, seconds: float, as_json: bool) -> None:
@@ -105,7 +106,7 @@ def _watch(ledger: Ledger, seconds: float, as_json: bool) -> None:
 
 
 def _print_status(ledger: Ledger, history: History, **more: str) -> None:
-    from hpo_core.ledger.study_run import why_ended
+    from hpo_core.ledger.study_run import why_ended, winner_of
     from hpo_flows.reports.front import best_facts
 
     spec = ledger.spec
@@ -121,6 +122,7 @@ def _print_status(ledger: Ledger, history: History, **more: str) -> None:
         ended=why_ended(ledger.study_run, history) or None,
         trials=spec.stop.trials,
         **best_facts(spec, history),
+        winner=winner_of(ledger.study_run, history),
         experiment=spec.experiment,
         run_id=ledger.study_run.id,
         tracking_uri=shown_uri(ledger),

@@ -81,6 +81,29 @@ def test_list(ledger: Ledger, monkeypatch: pytest.MonkeyPatch, capsys: pytest.Ca
     assert "3 of 9 trials done" in capsys.readouterr().out
 
 
+def test_status_names_the_winner_of_a_final_choice_until_more_trials_begin(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    ledger = open_study(connect(), make_spec(final={"top": 2, "folds": 2}))
+    for score in (0.5, 0.25):
+        finish(ledger, reserve(ledger), score)
+
+    def winner() -> int | None:
+        assert called(["status", ledger.spec.name], monkeypatch) == 0
+        said = capsys.readouterr().out
+        assert called(["status", ledger.spec.name, "--json"], monkeypatch) == 0
+        found = told(capsys)["winner"]
+        assert (f"  |  winner trial {found}  |  ended: " in said) == (found is not None) == ("winner" in said)
+        return None if found is None else int(found)
+
+    assert winner() is None
+    ledger.study.end(ledger.load(), "all 2 trials are done")
+    ledger.store.log(ledger.study_run.id, [], {}, {Tag.WINNER: "1"})
+    assert winner() == 1
+    reserve(ledger)
+    assert winner() is None
+
+
 def test_list_says_where_no_trial_keeps_the_limits(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
