@@ -17,7 +17,7 @@ from hpo_core.lineage.opening import find_study
 from hpo_core.selection.final_choice import best_front
 from hpo_core.study.names import file_name
 from hpo_core.study.preference import preference_of
-from hpo_core.tracking.connection import connect
+from hpo_core.tracking.connection import check_there, connect
 from hpo_core.tracking.credentials import redact
 from hpo_flows.base.progress import Outcome
 from hpo_flows.reports.ending import model_runs
@@ -208,6 +208,7 @@ def load_study(name: str, tracking_uri: str | None = None) -> StudyResult:
     """
     from hpo_flows.loop.stages import Stages
 
+    check_there(name, tracking_uri)
     ledger = find_study(connect(tracking_uri), name)
     history, stages = ledger.load(), Stages(ledger)
     stages.load(history)

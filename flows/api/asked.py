@@ -104,6 +104,9 @@ class AskedTrial(TrialContext):
         if (result is None) == (error is None):
             given = "neither a result nor an error" if error is None else "both a result and an error"
             raise InputError(f"trial {self.number}", f"{given} is told", "give one of them")
+        if not isinstance(error, BaseException | str | None):
+            problem = f"the error {error!r:.80} is neither an exception nor a text"
+            raise InputError(f"trial {self.number}", problem, "give one of them")
         if error is not None:
             self._attempt.fail(self, error)
         else:

@@ -12,6 +12,7 @@ import threading
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from numbers import Integral, Real
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -30,7 +31,7 @@ from hpo_core.space.configuration import Config
 from hpo_core.study.file import load_study, study_from
 from hpo_core.study.names import is_file
 from hpo_core.study.spec import StudySpec
-from hpo_core.tracking.connection import connect
+from hpo_core.tracking.connection import check_there, connect
 from hpo_flows.api import instructing
 from hpo_flows.api.asked import AskedTrial, Attempt
 from hpo_flows.api.running import break_off, conclude, deliver, open_ledger, spec_of
@@ -98,6 +99,7 @@ def open_study(
     elif change_space:
         raise InputError("change_space", f"{str(study)!r} is a name, which has no other space", "give a study file")
     else:
+        check_there(str(study), tracking_uri)
         return AskedStudy(find_study(connect(tracking_uri), str(study)))
     return AskedStudy(open_ledger(spec, tracking_uri, change_space=change_space))
 
@@ -140,9 +142,12 @@ class AskedStudy:
             The trial. None if there is none: for good if :attr:`over`, otherwise for now.
 
         Raises:
+            InputError: ``wait`` is not a number of seconds.
             StudyFailed: The first trials all failed with the same error.
             TrackingError: MLflow does not answer.
         """
+        if wait is not None and not (isinstance(wait, Real) and wait >= 0):
+            raise InputError("wait", f"{wait!r} is not a number of seconds", "give 0 or more, or None")
         deadline = None if wait is None else time.monotonic() + wait
         while True:
             if (training := self.reserve()) is not None:
@@ -162,13 +167,13 @@ class AskedStudy:
             result: The metric as a number, or a dict of metrics with it; an exception counts as an error.
             error: Why there is none: an exception or a text.
         """
-        if isinstance(trial, int):
+        if not isinstance(trial, AskedTrial):
             with self._out_lock:
                 numbers = {attempt.trial.number: attempt.trial for attempt in self._out.values()}
-            if trial not in numbers:
+            if not isinstance(trial, Integral) or trial not in numbers:
                 known = f"out are {sorted(numbers)}" if numbers else "none is out"
-                raise InputError("trial", f"{trial} is not a trial that this process asked for", known)
-            trial = numbers[trial]
+                raise InputError("trial", f"{trial!r:.80} is not a trial that this process asked for", known)
+            trial = numbers[int(trial)]
         trial.tell(result, error=error)
 
     def enqueue(self, config: Mapping[str, Any]) -> Config:

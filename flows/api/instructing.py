@@ -18,6 +18,7 @@ from hpo_core.ledger.store import FAILED, FINISHED, RUNNING
 from hpo_core.ledger.study_run import STOPPED, instructions_of
 from hpo_core.ledger.tags import TAG_LENGTH, Tag
 from hpo_core.space.configuration import Config, identity
+from hpo_core.space.search_space import SearchSpace
 from hpo_core.study.instructions import Instruction
 from hpo_core.study.resume import check_changes
 from hpo_flows.trials.session import stop_reason
@@ -38,9 +39,8 @@ def enqueue(ledger: Ledger, config: Mapping[str, Any]) -> Config:
     """
     history, space = ledger.load(), ledger.spec.search_space
     best = history.incumbent
-    base = {} if best is None else {name: value for name, value in best.config.items() if _fits(ledger, name, config)}
     try:
-        whole = space.validated({**base, **config})
+        whole = space.validated(config if best is None else _with(space, best.config, config))
     except ValueError as error:
         remedy = "correct it" if best is not None else "give a value for each, since there is no best trial yet"
         if best is not None and str(error).endswith("is missing"):
@@ -60,10 +60,13 @@ def enqueue(ledger: Ledger, config: Mapping[str, Any]) -> Config:
     return whole
 
 
-def _fits(ledger: Ledger, name: str, config: Mapping[str, Any]) -> bool:
-    """Whether a parameter of the best trial is still active with other values of those that it depends on."""
-    when = ledger.spec.search_space.parameters[name].when
-    return all(parent not in config or config[parent] in values for parent, values in when.items())
+def _with(space: SearchSpace, best: Config, config: Mapping[str, Any]) -> dict[str, Any]:
+    """A configuration with the values of the best trial where it has none, as far as they are active beside its own."""
+    whole = dict(config)
+    for name in space.parameters:  # each comes after those that it depends on
+        if name not in whole and name in best and space.active(name, whole):
+            whole[name] = best[name]
+    return whole
 
 
 def change(ledger: Ledger, changes: list[str]) -> list[str]:

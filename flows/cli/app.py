@@ -107,6 +107,11 @@ UNWRITABLE = {errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOSPC, errno.EDQUOT
 
 def _usage_line(error: Any) -> str:
     """One line that says what is wrong with a command line, and where to find help."""
+    if hasattr(error.__cause__, "errors"):  # of pydantic, by which some versions of typer read values
+        from hpo_core.base.settings import problem_of
+
+        detail = error.__cause__.errors()[0]
+        error.message = str(detail["ctx"]["error"]) if detail["type"] == "value_error" else problem_of(detail)
     problem = " ".join(error.format_message().split()).rstrip(".")
     context = getattr(error, "ctx", None)
     return f"{problem}; see {'hpo' if context is None else context.command_path} --help"

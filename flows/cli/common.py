@@ -16,7 +16,7 @@ import typer
 from typer.core import TyperCommand
 
 from hpo_core.study.names import is_file, study_name
-from hpo_core.tracking.connection import connect_to_read
+from hpo_core.tracking.connection import check_there, connect_to_read
 from hpo_core.tracking.credentials import redact
 from hpo_flows.objectives.reference import search_path as folders_of
 from hpo_flows.reports.links import run_url
@@ -72,8 +72,10 @@ def open_stored(study: str) -> Ledger:
 
     if is_file(study):
         spec = load_spec(study, [], reading=True)
+        check_there(spec.name)
         return find_current(connect_to_read(), spec)
     name = study_name(study)
+    check_there(name)
     return find_study(connect_to_read(), name)
 
 

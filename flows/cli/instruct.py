@@ -63,7 +63,9 @@ def resume(study: StudyArgument) -> None:
     """Go on with a study that is paused."""
     ledger = open_stored(study)
     if not ledger.study.instructions.paused:
-        raise InputError("STUDY", f"{ledger.spec.name!r} is not paused", "if no flow runs, hpo tune goes on with it")
+        raise InputError(
+            "STUDY", f"{ledger.spec.name!r} is not paused", f"if no flow runs, {_next(ledger)} goes on with it"
+        )
     ledger.study.instruct("resume")
     typer.echo(f"{ledger.spec.name}: trials start again{_when(ledger)}")
 
@@ -81,5 +83,10 @@ def _when(ledger: Ledger) -> str:
         change = f"trials={spec.started(history) + 1} lets one more start" if by_count else "can change that rule"
         hints.append(f"but {why}: hpo set {name} {change}")
     if not ledger.owners():
-        hints.append(f"no trial runs now: if no flow does, hpo tune {name}")
+        hints.append(f"no trial runs now: if no flow does, {_next(ledger)}")
     return "".join(f"; {hint}" for hint in hints)
+
+
+def _next(ledger: Ledger) -> str:
+    """The command that starts the next trial."""
+    return f"hpo {'tune' if ledger.spec.objective else 'ask'} {shlex.quote(ledger.spec.name)}"

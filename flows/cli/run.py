@@ -51,8 +51,9 @@ def validate(
             Objective(spec.objective, search_path(study), needs_hypergradient=spec.needs_hypergradient).load()
     size = spec.search_space.size
     configurations = "infinitely many" if size == float("inf") else f"up to {size:,.0f}"
+    count = spec.search_space.dimensions
     typer.echo(
-        f"{study} is valid: study {spec.name!r}, {spec.search_space.dimensions} parameters "
+        f"{study} is valid: study {spec.name!r}, {count} parameter{'' if count == 1 else 's'} "
         f"({configurations} configurations), strategy {spec.strategy.name!r}"
     )
     given = "".join(f" --set {shlex.quote(each)}" for each in set_ or []) + " --change-space" * change_space

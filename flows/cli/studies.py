@@ -10,8 +10,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from hpo_core.base.errors import InputError
-from hpo_core.tracking.connection import connect_to_read
+from hpo_core.base.errors import InputError, StudyUnknown
+from hpo_core.tracking.connection import check_there, connect_to_read, tracking_uri
+from hpo_core.tracking.credentials import redact
 from hpo_flows.cli.common import JsonOption, StudyArgument, open_stored, print_json
 
 if TYPE_CHECKING:
@@ -31,11 +32,16 @@ def list_studies(as_json: JsonOption = False) -> None:
     """List the studies of the store, the one that was active last first."""
     from hpo_core.lineage import listing
 
-    studies = listing.list_studies(connect_to_read())
+    try:
+        check_there()
+        studies = listing.list_studies(connect_to_read())
+    except StudyUnknown:
+        studies = []
     if as_json:
         print_json(studies=[_data(study) for study in studies])
     elif not studies:
-        typer.echo("there is no study in the MLflow store yet; hpo init writes a first one", err=True)
+        store = redact(tracking_uri())
+        typer.echo(f"there is no study in the MLflow store {store} yet; hpo init writes a first one", err=True)
     else:
         _print_table(studies)
 
@@ -96,7 +102,6 @@ def _print_table(studies: list[ListedStudy]) -> None:
 
 
 def _cells(study: ListedStudy, *, unique: bool) -> list[str]:
-    from hpo_core.history.trial import TrialState
     from hpo_core.ledger.ownership import now_ms
     from hpo_flows.reports.text import metric_value, none_feasible, number
 
@@ -104,9 +109,8 @@ def _cells(study: ListedStudy, *, unique: bool) -> list[str]:
     if spec is None:
         return [study.name, study.shown_state, "", "", "", active]
     name = study.name if unique else f"{study.name} (in {spec.experiment})"
-    done = f"{sum(trial.state is TrialState.COMPLETE for trial in history.every)}" + (
-        "" if spec.stop.trials is None else f"/{spec.stop.trials}"
-    )
+    ended, total = spec.ended(history), spec.stop.trials  # as hpo status counts
+    done = f"{ended}" if total is None else f"{ended}/{max(total, ended)}"
     incumbent, final = history.incumbent, study.final
     best = ""
     if incumbent is not None:

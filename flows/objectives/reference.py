@@ -145,7 +145,7 @@ class Objective:
 
             try:
                 return unpickled(self.pickled)
-            except Exception as error:  # a module is missing here, or an object cannot be rebuilt
+            except (Exception, SystemExit) as error:  # a module is missing here, or an object cannot be rebuilt
                 missing = missing_extra(error)
                 raise InputError(
                     "objective",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -12,12 +13,14 @@ def as_metrics(values: Mapping[str, Any]) -> dict[str, float]:
     """Convert metrics to plain floats.
 
     Raises:
-        ValueError: A name is not a string, or a value is not a number.
+        ValueError: They are no dict, a name is not a string, or a value is not a number.
 
     >>> as_metrics({"loss": 1})
     {'loss': 1.0}
     """
     metrics: dict[str, float] = {}
+    if not hasattr(values, "items"):
+        raise ValueError(f"the metrics are {values!r:.80}, which is no dict; give them by name, as in {{'loss': 0.3}}")
     for name, value in values.items():
         if not isinstance(name, str):
             raise ValueError(f"the metric name {name!r} is not a string")
@@ -114,6 +117,8 @@ def as_number(value: Any) -> float:
     TypeError: a text is not a number
     """
     element = value
+    if hasattr(value, "filled"):  # of numpy.ma, where item() gives what is under the mask
+        element = value.filled(math.nan)
     for unwrap in ("item", "numpy"):  # the first for numpy, PyTorch and JAX; the second for TensorFlow
         if callable(method := getattr(element, unwrap, None)):
             element = method()

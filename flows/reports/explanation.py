@@ -74,7 +74,8 @@ def lines(spec: StudySpec, found: Explanation) -> list[str]:
 
 def study_lines(spec: StudySpec, history: History) -> list[str]:
     """What the study has shown so far, for a terminal: what sets its best trials apart, what a next one promises."""
-    told = [f"Study {spec.name}: {len(history.complete)} complete trials"]
+    count = len(history.complete)
+    told = [f"Study {spec.name}: {count} complete trial{'' if count == 1 else 's'}"]
     for what, found in _decided(spec, history):
         if isinstance(found, TooFew):
             told.append(f"What sets {what} apart: estimated from {found.needed} complete trials on")

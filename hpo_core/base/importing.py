@@ -47,7 +47,7 @@ def import_named(reference: str, field: str) -> Any:
         raise absent(reference, field, error) from None
     except AttributeError as error:
         raise InputError(field, f"{reference!r} is not there ({error})", "correct its name") from None
-    except Exception as error:
+    except (Exception, SystemExit) as error:  # a script that runs, and ends, where it is imported
         problem = f"importing {module!r} raised {type(error).__name__}: {error}"
         raise InputError(field, problem, "correct it there") from error
     return found
@@ -55,7 +55,10 @@ def import_named(reference: str, field: str) -> Any:
 
 def absent(reference: str, field: str, problem: object) -> InputError:
     """The error for a reference whose module, or what that imports, is not found."""
-    package = reference.partition(":")[0].partition(".")[0]
+    module, _, name = reference.partition(":")
+    package = module.partition(".")[0]
+    if module.endswith(".py"):
+        return InputError(field, f"{reference!r} names a file", f"name the module: {module.removesuffix('.py')}:{name}")
     remedy = f"run from the folder that {package!r} is in, or install it"
     if isinstance(problem, ModuleNotFoundError) and problem.name and problem.name.partition(".")[0] != package:
         remedy = f"{package!r} needs it: install it here, or correct the import"

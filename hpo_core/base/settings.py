@@ -153,6 +153,12 @@ def problem_of(detail: Any) -> str:
             wanted = "a mapping of names to values"
         case "list_type":
             wanted = "a list"
+        case "model_type" | "model_attributes_type" | "dataclass_type":
+            wanted = "a mapping of keys to values"
+        case "string_too_short" | "too_short":
+            least = context["min_length"]
+            what = ("character" if kind == "string_too_short" else "entry") if least == 1 else "of them"
+            return f"{shown} is too short: give at least {least} {what}"
         case _:
             message = detail["msg"].removeprefix("Value error, ")
             return f"{shown}: {message[0].lower()}{message[1:]}"
@@ -160,8 +166,14 @@ def problem_of(detail: Any) -> str:
 
 
 def _bounded(word: str, bound: float) -> str:
-    """Pydantic gives the bound of a whole number as an int, and that of any other number as a float."""
-    return f"{'a whole number' if isinstance(bound, int) else 'a number'} {word} {bound:g}"
+    """Pydantic gives the bound of a whole number as an int, and that of any other number as a float.
+
+    >>> _bounded("below", 2**32), _bounded("above", 0.5)
+    ('a whole number below 4294967296', 'a number above 0.5')
+    """
+    if isinstance(bound, int):
+        return f"a whole number {word} {bound}"
+    return f"a number {word} {bound:g}"
 
 
 def _plain_list(expected: str) -> str:

@@ -312,7 +312,7 @@ def evaluation_of(run: Run, spec: StudySpec) -> Evaluation | None:
         lost=lost,
         reason=reason,
         run_id=run.id,
-        metrics=run.metrics,
+        metrics={key: value for key, value in run.metrics.items() if not key.startswith(HIDDEN)},
         start=run.start,
         end=run.end,
         losses=losses if complete and spec.metrics else (),

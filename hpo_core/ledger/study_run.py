@@ -155,6 +155,11 @@ def why_ended(run: Run, history: History) -> str:
     return reason if count == history.next_number and not history.under_way else ""
 
 
+def winner_of(run: Run, history: History) -> int | None:
+    """The number of the winner that the final choice of a study that has ended came to; None if there is none."""
+    return parse_count(run.tags.get(Tag.WINNER, ""), 6) if why_ended(run, history) else None
+
+
 def stop_asked(run: Run, history: History) -> int | None:
     """When ``hpo stop`` was called, in milliseconds since 1970; None if trials have begun since, or it never was."""
     asked = parse_count(run.tags.get(Tag.STOP, ""), 15)

@@ -14,7 +14,7 @@ from hpo_core.ledger.decode import stored_spec, trial_of
 from hpo_core.ledger.ledger import Ledger
 from hpo_core.ledger.ownership import LEASE_SECONDS, lost_because, now_ms
 from hpo_core.ledger.store import FAILED, FINISHED, KILLED, RUNNING, Run, Store
-from hpo_core.ledger.study_run import instructions_of, stop_asked
+from hpo_core.ledger.study_run import instructions_of, stop_asked, winner_of
 from hpo_core.ledger.tags import Tag
 from hpo_core.study.spec import StudySpec
 
@@ -57,8 +57,7 @@ class ListedStudy:
     @property
     def winner(self) -> int | None:
         """The trial that won the final choice of a study that is over; None if there is none."""
-        named = self.run.tags.get(Tag.WINNER, "")
-        return int(named) if self.state is StudyState.FINISHED and named.isdecimal() else None
+        return winner_of(self.run, self.history)
 
     @property
     def final(self) -> float | None:

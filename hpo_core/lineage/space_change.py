@@ -57,7 +57,8 @@ class SpaceChange:
             told.append(f"  {_cut(f'{count} by {name} (trial {example.number}: {value})')}")
         if running := [str(trial.number) for trial in outside if trial.state is TrialState.RUNNING]:
             told.append("  " + _cut("running now, to the end: " + ", ".join(running)))
-        told += [_cut(f"enqueued, outside and so not tried: {json.dumps(dict(each))}") for each in self.queue]
+        queue = [json.dumps(dict(each), ensure_ascii=False) for each in self.queue]
+        told += [_cut(f"enqueued, outside and so not tried: {each}") for each in queue]
         gone, best = {trial.number for trial in outside}, self.before.incumbent
         if self.new.metrics:
             lost = sum(trial.number in gone for trial in self.before.front)

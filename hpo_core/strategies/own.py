@@ -73,7 +73,7 @@ def _found(name: str, field: str) -> Any:
         raise InputError(field, problem, "name the class itself, as module:Class")
     try:
         return entry.load()
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         problem = f"{name!r}, which is {entry.value} of an installed package, cannot be imported"
         raise InputError(field, f"{problem} ({type(error).__name__}: {error})", "correct it there") from error
 

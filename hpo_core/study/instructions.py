@@ -46,7 +46,7 @@ class Instruction:
     def __str__(self) -> str:
         match self.kind:
             case "enqueue":
-                said = f"hpo enqueue {json.dumps(self.value)}"
+                said = f"hpo enqueue {json.dumps(self.value, ensure_ascii=False)}"
             case "set":
                 said = f"hpo set {' '.join(map(str, self.value))}"
             case "stop":

@@ -24,6 +24,8 @@ def explain(detail: Any) -> InputError:
     if len(loc) > 2 and loc[0] == "space" and loc[2] in _TYPES:
         del loc[2]  # the discriminator's tag, which is not in the file
     field, kind, value = ".".join(loc), detail["type"], detail["input"]
+    if loc[-1:] == ["[key]"]:  # pydantic's word for a name in a mapping
+        return InputError(field.removesuffix(".[key]"), f"the name {value!r} is not text", "quote it")
     if kind == "extra_forbidden":
         known = _known_keys(detail["loc"])
         return InputError(field, "there is no such key", near_or_known(loc[-1], known))

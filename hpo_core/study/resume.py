@@ -175,4 +175,4 @@ def difference(path: str, old: Any, new: Any) -> list[str]:
             for line in difference(f"{path}.{key}", old.get(key), new.get(key))
         ]
         return lines or [f"{path}: the order differs: {', '.join(old)} -> {', '.join(new)}"]
-    return [f"{path}: {json.dumps(old)} -> {json.dumps(new)}"]
+    return [f"{path}: {json.dumps(old, ensure_ascii=False)} -> {json.dumps(new, ensure_ascii=False)}"]

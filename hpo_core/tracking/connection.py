@@ -18,8 +18,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 from urllib.parse import parse_qsl, quote, unquote
 
-from hpo_core.base.errors import InputError, TrackingError
-from hpo_core.tracking.credentials import scrub
+from hpo_core.base.errors import InputError, StudyUnknown, TrackingError, TrackingRefusal
+from hpo_core.tracking.credentials import redact, scrub
 
 if TYPE_CHECKING:
     from hpo_core.ledger.store import Store
@@ -84,6 +84,25 @@ def database_path(uri: str, field: str = "MLFLOW_TRACKING_URI") -> Path | None:
     return Path(file)
 
 
+def check_there(study: str = "", given: str | None = None) -> None:
+    """Check that there is a store at all, for what creates none: a database file lies in one folder, not in others.
+
+    Args:
+        study: The name of the study that is looked for, for the message.
+        given: The tracking URI; None for the one in force.
+
+    Raises:
+        StudyUnknown: The database file does not exist.
+    """
+    if (database := database_path(tracking_uri(given))) is not None and not database.exists():
+        what = f"study {study!r}" if study else "study"
+        raise StudyUnknown(
+            "study",
+            f"there is no {what}: the MLflow store {database.absolute()} does not exist",
+            "run this in the folder where the study was started, or set MLFLOW_TRACKING_URI",
+        )
+
+
 def connect(given: str | None = None, patience: float = 1800.0, *, known: bool = False) -> MlflowStore:
     """Connect to the tracking store. The first request has little patience, so a wrong URI fails quickly.
 
@@ -93,6 +112,7 @@ def connect(given: str | None = None, patience: float = 1800.0, *, known: bool =
         known: The store has responded before, so the URI is right, and the first request has the same patience.
 
     Raises:
+        InputError: The URI is of a kind that MLflow does not know.
         TrackingError: The store does not respond.
     """
     from hpo_core.tracking.mlflow_store import MlflowStore
@@ -111,9 +131,15 @@ def connect(given: str | None = None, patience: float = 1800.0, *, known: bool =
                 f"the database {database} cannot be opened ({error}); make it writable, or correct MLFLOW_TRACKING_URI"
             ) from None
     rows = None if (readable := _readable(uri)) is None else Rows(readable)
-    store = MlflowStore(uri, root, patience if known else CONNECT_SECONDS, rows)
-    if not known:
-        store.ping()
+    try:
+        store = MlflowStore(uri, root, patience if known else CONNECT_SECONDS, rows)
+        if not known:
+            store.ping()
+    except TrackingRefusal as error:
+        if "unsupported URI" not in str(error):
+            raise
+        remedy = "write sqlite:///mlflow.db, postgresql://user@host/database or http://host:5000, say"
+        raise InputError("MLFLOW_TRACKING_URI", f"MLflow knows no store of the kind {redact(uri)!r}", remedy) from None
     store.patience = patience
     return store
 

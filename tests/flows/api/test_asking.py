@@ -25,7 +25,7 @@ from hpo_core.ledger.tags import Tag
 from hpo_core.lineage.opening import find_study
 from hpo_core.tracking.connection import connect
 from hpo_core.tracking.mlflow_store import MlflowStore
-from hpo_flows import AskedStudy, Float, open_study
+from hpo_flows import AskedStudy, Boolean, Choice, Float, open_study
 from hpo_flows.api import asked, asking, outside
 from hpo_flows.loop import search
 from hpo_flows.reports.html.publish import SWITCH
@@ -196,6 +196,17 @@ def test_what_cannot_be_told_leaves_the_trial_as_it_is() -> None:
     ]:
         with pytest.raises(InputError, match=says):
             study.tell(trial, wrong)
+    for error in (5, b"no memory", ValueError):
+        with pytest.raises(InputError, match=r"trial 0: the error .* is neither an exception nor a text; give one of"):
+            study.tell(trial, error=error)  # type: ignore[arg-type]
+    for wait in ("a minute", -1, float("nan")):
+        with pytest.raises(InputError, match=r"wait: .* is not a number of seconds; give 0 or more, or None"):
+            study.ask(wait=wait)  # type: ignore[arg-type]
+    for other in (None, "0", {}):
+        with pytest.raises(InputError, match=r"trial: .* is not a trial that this process asked for"):
+            study.tell(other, 1.0)  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match=r"the metrics are 0.5, which is no dict; give them by name"):
+        trial.report(0, 0.5)  # type: ignore[arg-type]
     with pytest.raises(InputError, match="7 is not a trial that this process asked for; out are"):
         study.tell(7, 1.0)
     study.tell(0, {"loss": 0.5, "size": 3})
@@ -442,6 +453,24 @@ def test_what_people_say_reaches_whoever_asks(
         speaker.set("seed=3")
 
 
+def test_what_is_enqueued_takes_over_of_the_best_trial_what_is_active_beside_it() -> None:
+    space = {
+        "model": Choice(choices=["tree", "linear"]),
+        "bag": Boolean(when={"model": ["tree"]}),
+        "share": Float(low=0, high=1, when={"bag": [True]}),
+        "x": Float(low=0, high=1),
+    }
+    best = {"model": "tree", "bag": True, "share": 0.5, "x": 0.25}
+    study = open_study(**KEYS | {"space": space}, first=[best], repeats="off")
+    study.tell(study.ask(), 1.0)  # type: ignore[arg-type]
+    assert study.enqueue({"model": "linear"}) == {
+        "model": "linear",
+        "x": 0.25,
+    }  # nor share, below bag
+    assert study.enqueue({"bag": False}) == {"model": "tree", "bag": False, "x": 0.25}
+    assert study.enqueue({"share": 0.75}) == best | {"share": 0.75}
+
+
 HPO_WORDS = {
     "ask study --for 3x": "--for: '3x' is not a duration",
     "tell study 0": "neither a result nor --error is given",
@@ -462,7 +491,7 @@ HPO_WORDS = {
     "set study trials=3 stop.trials=4": "KEY=VALUE: 'stop.trials' is given twice; keep one",
     "stop study --trial 9": "the study has no trial 9",
     "stop study --reason slow": "--reason: ",
-    "resume study": "'study' is not paused",
+    "resume study": "'study' is not paused; if no flow runs, hpo ask study goes on with it",
     "ask nothing": "there is no study 'nothing'",
     "ask study --change-space": "'study' is a name, which has no other space; give a study file",
 }
@@ -520,7 +549,8 @@ def test_what_has_no_effect_yet_says_what_it_waits_for(
     assert code == 0 and out.startswith(tried)
     assert "  |  1 enqueued" in hpo("status study", capsys, monkeypatch)[1]
     assert json.loads(hpo("status study --json", capsys, monkeypatch)[1])["enqueued"] == 1
-    assert "but" not in hpo("set study trials=3", capsys, monkeypatch)[1]
+    out = hpo("set study trials=3", capsys, monkeypatch)[1]
+    assert "but" not in out and out.endswith("if no flow does, hpo ask study\n")  # it has no objective
     study.pause()
     assert "it is paused: hpo resume study" in hpo("set study trials=4", capsys, monkeypatch)[1]
     study.resume()

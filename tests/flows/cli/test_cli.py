@@ -22,10 +22,11 @@ USAGE = {
     "best": "Missing argument 'STUDY'",
     "tune --wrong x": "No such option: --wrong",
     "tune x y": "unexpected extra argument",
-    "tune x --parallel many": "'--parallel'",
+    "tune x --parallel many": "'--parallel': 'many' is not a whole number",
+    "export x --format xls": "'--format': 'xls' is not one of 'csv', 'json', 'parquet'",
     "tune x --trials": "'--trials' requires an argument",
-    "explain x first": "'[TRIAL]'",
-    "ui --port 99999999": "'--port'",
+    "explain x first": "'[TRIAL]': 'first' is not a whole number",
+    "ui --port 99999999": "'--port': '99999999' is not ",
 }
 
 
@@ -113,3 +114,10 @@ def test_validate_keeps_what_an_import_writes_to_itself_unless_it_fails(
     assert called(["validate", str(study), "--set", "objective=broken:train"], monkeypatch) == 2
     told = capfd.readouterr().err
     assert told.startswith("greetings") and "importing 'broken' raised ValueError: x" in told
+    (tmp_path / "script.py").write_text("exit(3)\n")
+    for objective, says in {
+        "script:train": "objective: importing 'script' raised SystemExit: 3; correct it there",
+        "loud.py:train": "objective: 'loud.py:train' names a file; name the module: loud:train",
+    }.items():
+        assert called(["validate", str(study), "--set", f"objective={objective}"], monkeypatch) == 2
+        assert says in capfd.readouterr().err

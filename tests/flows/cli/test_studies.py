@@ -16,12 +16,15 @@ from typing import Any
 
 import pytest
 
+from hpo_core.base.errors import StudyUnknown
 from hpo_core.ledger.ledger import Ledger, Report
-from hpo_core.ledger.store import FAILED, FINISHED, KILLED
+from hpo_core.ledger.ownership import now_ms
+from hpo_core.ledger.store import FAILED, FINISHED, KILLED, Metric
 from hpo_core.ledger.tags import Tag
 from hpo_core.lineage.opening import open_study
 from hpo_core.study.yaml import parse_yaml
 from hpo_core.tracking.connection import connect
+from hpo_flows import load_study
 from hpo_flows.cli.studies import ago
 from tests.conftest import MlflowServer
 from tests.flows.cli.test_cli import HPO, called
@@ -73,8 +76,34 @@ def test_list(ledger: Ledger, monkeypatch: pytest.MonkeyPatch, capsys: pytest.Ca
     assert lines[0].split() == ["study", "state", "done", "failed", "best", "active"]
     assert max(map(len, lines)) <= 80
     (line,) = (line for line in lines if line.startswith(f"{ledger.spec.name} "))
-    assert line.split()[1:] == ["running", "2/9", "1", "0.75", "score", "now"]
+    assert line.split()[1:] == ["running", "3/9", "1", "0.75", "score", "now"]
     assert any("…" in line and "stopped" in line for line in lines)
+    assert called(["status", ledger.spec.name], monkeypatch) == 0
+    assert "3 of 9 trials done" in capsys.readouterr().out
+
+
+def test_list_names_the_winner_of_a_final_choice_until_more_trials_begin(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    ledger = open_study(connect(), make_spec(final={"top": 2, "folds": 2}))
+    for score in (0.5, 0.25):
+        finish(ledger, reserve(ledger), score)
+
+    def winner() -> int | None:
+        assert called(["list"], monkeypatch) == 0
+        shown = capsys.readouterr().out
+        assert called(["list", "--json"], monkeypatch) == 0
+        (found,) = told(capsys)["studies"]
+        assert ("0.375" in shown) == (found["winner"] is not None)
+        return None if found["winner"] is None else int(found["winner"])
+
+    assert winner() is None
+    ledger.study.end(ledger.load(), "all 2 trials are done")
+    mean = Metric(f"final/{ledger.spec.metric}", 0.375, now_ms())
+    ledger.store.log(ledger.study_run.id, [mean], {}, {Tag.WINNER: "1"})
+    assert winner() == 1
+    reserve(ledger)
+    assert winner() is None
 
 
 def test_list_says_where_no_trial_keeps_the_limits(
@@ -89,9 +118,33 @@ def test_list_says_where_no_trial_keeps_the_limits(
 def test_list_of_an_empty_store(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     assert called(["list"], monkeypatch) == 0
     out, err = capsys.readouterr()
-    assert out == "" and err.startswith("there is no study in the MLflow store yet")
+    assert out == "" and err.startswith("there is no study in the MLflow store sqlite:///")
     assert called(["list", "--json"], monkeypatch) == 0
     assert told(capsys) == {"studies": []}
+
+
+@pytest.mark.parametrize("line", ["list", "status it", "best it", "ask it", "set it parallel=2", "export it"])
+def test_who_looks_in_the_wrong_folder_is_told_so_and_leaves_no_store_there(
+    line: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.delenv("MLFLOW_TRACKING_URI")
+    (here := tmp_path / "elsewhere").mkdir()
+    monkeypatch.chdir(here)
+    assert called(line.split(), monkeypatch) == (0 if line == "list" else 2)
+    assert f"{here}/mlflow.db" in capsys.readouterr().err
+    with pytest.raises(StudyUnknown, match=r"no study 'it': the MLflow store .*/mlflow.db does not exist; run this in"):
+        load_study("it")
+    assert not list(here.iterdir())
+
+
+def test_a_store_of_an_unknown_kind_is_bad_input(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "redis://me:secret@host/1")
+    assert called(["list"], monkeypatch) == 2
+    assert "error: MLFLOW_TRACKING_URI: MLflow knows no store of the kind 'redis://***@host/1'; write" in (
+        capsys.readouterr().err
+    )
 
 
 def test_studies_of_one_name_are_told_apart(

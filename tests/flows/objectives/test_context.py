@@ -108,6 +108,18 @@ def test_metrics_that_are_no_numbers_are_named(value: Any) -> None:
     assert len(str(caught.value)) < 200
 
 
+def test_what_is_masked_is_no_number() -> None:
+    masked = np.ma.masked_all(1)
+    assert repr(as_metrics({"m": np.ma.masked, "n": masked})) == "{'m': nan, 'n': nan}"
+    assert as_metrics({"m": np.ma.array([0.5], mask=[False])}) == {"m": 0.5}
+
+
+@pytest.mark.parametrize("value", [0.5, None, [0.5]])
+def test_metrics_are_given_by_name(value: Any) -> None:
+    with pytest.raises(ValueError, match="which is no dict; give them by name"):
+        as_metrics(value)
+
+
 @pytest.mark.parametrize("key", [1, None, ("a", "b")], ids=repr)
 def test_metric_names_are_strings(key: Any) -> None:
     with pytest.raises(ValueError, match="is not a string"):

@@ -92,6 +92,19 @@ def test_an_evaluation_whose_flow_died_is_lost_and_wanted_again(store: Store, mo
     assert (late.state, late.loss, late.reason) == (TrialState.COMPLETE, -0.7, "")
 
 
+def test_what_is_measured_beside_the_metrics_is_no_metric_of_an_evaluation() -> None:
+    """The test of a winner was said to have hpo.seconds, of cost: seconds, and what resources: {log: true} logs."""
+    store = MemoryStore()
+    ledger = studied(store)
+    held = FoldLedger(ledger).reserve(*wanted(ledger, [])[0])
+    assert held is not None
+    beside = [Metric(key, 1.0, ownership.now_ms()) for key in ("hpo.seconds", "system/cpu_utilization_percentage")]
+    ledger.write(Report(held.run_id, beside, {}, {}, None))
+    end(ledger, held, 0.9)
+    (seen,) = FoldLedger(ledger).load()
+    assert seen.metrics == {ledger.spec.metric: 0.9}
+
+
 def test_runs_that_are_no_evaluations_are_passed_over() -> None:
     store = MemoryStore()
     ledger = studied(store)
