@@ -26,6 +26,7 @@ from hpo_flows.api import open_ledger, run
 from hpo_flows.cli.common import overrides_of
 from hpo_flows.loop.flow_runs import owned_flow_run
 from hpo_flows.objectives.reference import Objective, search_path
+from hpo_flows.prefect import load_tracking
 
 StrategyName: Any = Literal[tuple(["", *STRATEGIES])]  # the form lists them
 
@@ -96,6 +97,4 @@ def _tracking(block: str) -> contextlib.AbstractContextManager[None]:
     """The tracking server of a block, or the one that the environment names."""
     if not block:
         return contextlib.nullcontext()
-    from hpo_flows.prefect import load_tracking
-
     return load_tracking(block).in_force()

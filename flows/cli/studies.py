@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from hpo_core.base.errors import InputError
+from hpo_core.history.trial import TrialState
+from hpo_core.ledger.ownership import now_ms
 from hpo_core.tracking.connection import connect_to_read
 from hpo_flows.cli.common import JsonOption, StudyArgument, open_stored, print_json
 
@@ -95,8 +97,6 @@ def _print_table(studies: list[ListedStudy]) -> None:
 
 
 def _cells(study: ListedStudy, *, unique: bool) -> list[str]:
-    from hpo_core.history.trial import TrialState
-    from hpo_core.ledger.ownership import now_ms
     from hpo_flows.reports.text import metric_value, none_feasible, number
 
     spec, history, active = study.spec, study.history, ago(now_ms() - study.active)

@@ -25,6 +25,7 @@ from hpo_flows.keras.training.fit_arguments import at_least_one
 from hpo_flows.keras.training.results import with_objective
 from hpo_flows.keras.tuner.metrics import MetricsTracker
 from hpo_flows.keras.tuner.trial import Trial, TrialStatus, number_of
+from hpo_flows.reports.text import ranked
 
 if TYPE_CHECKING:
     from hpo_core.ledger.ledger import Ledger
@@ -278,8 +279,6 @@ class Oracle:
 
         If there are fewer, the rest follow, with their message and without a score.
         """
-        from hpo_flows.reports.text import ranked
-
         history = self._history()
         rest = [trial for trial in history if trial.state is not TrialState.COMPLETE]
         return [self.as_trial(trial, history) for trial in [*ranked(history), *rest][:num_trials]]
