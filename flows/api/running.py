@@ -34,7 +34,7 @@ from hpo_flows.loop.temporary_server import start_early
 from hpo_flows.objectives.reference import Objective
 from hpo_flows.reports.ending import model_runs
 from hpo_flows.reports.html.publish import Publisher
-from hpo_flows.reports.notify import Notifier, both, failures_told, notifier_of, tell_end
+from hpo_flows.reports.notify import Notifier, both, notifier_of, reporting_failures, tell_end
 from hpo_flows.reports.text import skipped_line
 from hpo_flows.results import StudyResult, result_of
 from hpo_flows.trials.remote.engines import check_store, make_runner
@@ -178,7 +178,7 @@ def open_ledger(
     """
 
     waiting_for(f"{spec.name}: opening the study in MLflow")
-    with failures_told(Notifier(spec)):
+    with reporting_failures(Notifier(spec)):
         check_store(spec, uri_in_force(tracking_uri))
         store = connect(tracking_uri)
         if spec.data:
@@ -201,7 +201,7 @@ def run(ledger: Ledger, objective: Objective, observe: Observer | None = None, p
         pool: The workers, if they were started early; they end with whoever started them.
     """
 
-    with second_signal_ends(), failures_told(notifier_of(ledger)) as notifier:
+    with second_signal_ends(), reporting_failures(notifier_of(ledger)) as notifier:
         try:
             result = _run(ledger, objective, both(observe or (lambda progress: None), notifier.observe), pool)
             tell_end(notifier, ledger, result)
@@ -257,8 +257,8 @@ def break_off(ledger: Ledger, stages: Stages, publisher: Publisher, ended: BaseE
         return
     interrupted = isinstance(ended, KeyboardInterrupt)
     ledger.study.set_status(KILLED if interrupted else FAILED)
-    told = str(ended) if isinstance(ended, StudyFailed | InputError) else shown(ended)
-    ledger.study.end(history, "it was interrupted" if interrupted else told.partition("\n")[0])
+    why = str(ended) if isinstance(ended, StudyFailed | InputError) else shown(ended)
+    ledger.study.end(history, "it was interrupted" if interrupted else why.partition("\n")[0])
     if not interrupted:
         stages.describe(history)
         publisher.finish(history, stages.choice, stages.challenge)

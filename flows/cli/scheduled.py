@@ -83,9 +83,9 @@ def run_scheduled(
             ledger = open_ledger(spec, on_message=logger.info, path=objective.path)
             result = run(ledger, objective)
     except Exception as error:
-        told = missing_extra(error) or error
-        if isinstance(told, InputError | StudyFailed | TrackingRefusal | Unreachable):
-            return Failed(message=str(told))
+        shown = missing_extra(error) or error
+        if isinstance(shown, InputError | StudyFailed | TrackingRefusal | Unreachable):
+            return Failed(message=str(shown))
         raise
     if result.best is None:
         return Failed(message=f"{ledger.spec.name}: no trial gave a value; {result.reason}")

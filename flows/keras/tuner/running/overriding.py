@@ -82,7 +82,7 @@ class Here:
         try:
             self._table.begin(trial)
             tuner.on_trial_begin(trial)
-            with self._told(trial):
+            with self._reporting_its_end(trial):
                 metrics = self._run(trial)
             return metrics if trial.score is None else metrics | {tuner.oracle.objective.name: trial.score}
         except FatalError as error:
@@ -91,7 +91,7 @@ class Here:
             tuner.oracle.ended(trial)
 
     @contextlib.contextmanager
-    def _told(self, trial: Trial) -> Iterator[None]:
+    def _reporting_its_end(self, trial: Trial) -> Iterator[None]:
         """Tell the tuner, and the user, how a trial has ended."""
         try:
             yield
