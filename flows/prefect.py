@@ -67,8 +67,8 @@ class MlflowTracking(Block):
     def environment(self) -> dict[str, str]:
         """The environment variables by which MLflow finds the server; they contain the secrets."""
         secrets = {PASSWORD: self.password, TOKEN: self.token}
-        told = {name: secret.get_secret_value() for name, secret in secrets.items() if secret is not None}
-        return {URI: self.uri, **told} | ({} if self.username is None else {USERNAME: self.username})
+        given = {name: secret.get_secret_value() for name, secret in secrets.items() if secret is not None}
+        return {URI: self.uri, **given} | ({} if self.username is None else {USERNAME: self.username})
 
     @contextlib.contextmanager
     def in_force(self) -> Iterator[None]:

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 from hpo_core.base import cards
 from hpo_core.base.errors import InputError
 from hpo_core.ledger.ledger import Ledger
+from hpo_core.ledger.study_run import why_ended
 from hpo_core.ledger.tags import MODEL
 from hpo_core.lineage.opening import find_study
 from hpo_core.selection.final_choice import best_front
@@ -19,6 +20,7 @@ from hpo_core.study.names import file_name
 from hpo_core.study.preference import preference_of
 from hpo_core.tracking.connection import check_there, connect
 from hpo_core.tracking.credentials import redact
+from hpo_core.tracking.models import load_model
 from hpo_flows.base.progress import Outcome
 from hpo_flows.reports.ending import model_runs
 from hpo_flows.reports.export import columns, is_number, rows
@@ -94,8 +96,6 @@ class StudyResult(Outcome):
             ValueError: No trial is complete.
             InputError: No model was logged, or it cannot be fetched.
         """
-        from hpo_core.tracking.models import load_model
-
         if self.best is None:
             raise ValueError(f"study {self.spec.name!r} has no complete trial")
         store = connect(self.tracking_uri)
@@ -121,7 +121,6 @@ class StudyResult(Outcome):
 
         Reads the learning curves from MLflow.
         """
-        from hpo_core.ledger.study_run import why_ended
         from hpo_flows.reports.html.curves import CurveReader
         from hpo_flows.reports.html.place import Place
         from hpo_flows.reports.html.publish import write_report

@@ -142,8 +142,8 @@ class TransformersCallback(EpochReporter):
             restore_random_states(self._before_evaluation)
         if not self._trains:  # before the first step, or by the user after the training
             return
-        told = {name: value for name, value in metrics.items() if name != "epoch" and not name.endswith(SPEED)}
-        self._report(step, told)
+        logged = {name: value for name, value in metrics.items() if name != "epoch" and not name.endswith(SPEED)}
+        self._report(step, logged)
         if self._ends_after(step):
             self._end(args, control)
 

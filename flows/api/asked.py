@@ -31,7 +31,7 @@ log = logging.getLogger("hpo")
 UNTOLD = "its block ended without a result; call trial.tell(...) in it"
 
 
-def metrics_told(spec: StudySpec, record: TrialLog, number: int, result: Any) -> dict[str, float]:
+def told_metrics(spec: StudySpec, record: TrialLog, number: int, result: Any) -> dict[str, float]:
     """The metrics of a result that was told.
 
     Raises:
@@ -44,16 +44,24 @@ def metrics_told(spec: StudySpec, record: TrialLog, number: int, result: Any) ->
         return metrics
     except TrialFailed as failed:
         if failed.blamed_key:
-            problem = failed.reason.replace(
-                "the objective neither returned nor reported", "neither told nor reported was"
-            )
-            raise InputError(f"trial {number}", *problem.split("; ", 1)) from None
+            raise InputError(f"trial {number}", *_of_the_result(failed.reason).split("; ", 1)) from None
         raise NotFinite(failed.reason) from None
     except NotFinite as error:
-        raise NotFinite(str(error).replace("the objective returned", "the result is")) from None
+        raise NotFinite(_of_the_result(str(error))) from None
     except ValueError as error:
-        problem = str(error).replace("the objective returned", "told was").replace("; return ", "; tell ")
-        raise InputError(f"trial {number}", *problem.split("; ", 1)) from None
+        raise InputError(f"trial {number}", *_of_the_result(str(error)).split("; ", 1)) from None
+
+
+def _of_the_result(text: str) -> str:
+    """What is wrong with the result, in place of what the objective did wrong."""
+    for objective, result in (
+        ("the objective neither returned nor reported ", "neither the result nor a report has "),
+        ("the objective returned no ", "the result has no "),
+        ("the objective returned ", "the result is "),
+        ("; return ", "; tell "),
+    ):
+        text = text.replace(objective, result)
+    return text
 
 
 class AskedTrial(TrialContext):
@@ -181,7 +189,7 @@ class Attempt:
             self.fail(trial, self.stopped)
             return
         try:
-            metrics = metrics_told(spec, self._record, trial.number, result)
+            metrics = told_metrics(spec, self._record, trial.number, result)
         except NotFinite as error:
             self.fail(trial, str(error))
             return

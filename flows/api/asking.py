@@ -330,13 +330,13 @@ class AskedStudy:
         if time.monotonic() - self._heard <= HEAR_SECONDS:
             return
         self._heard = time.monotonic()
-        for told in self.ledger.hear(patience):
-            log.warning("%s: %s", self.spec.name, told)
-            if told.kind == "stop":
+        for instruction in self.ledger.hear(patience):
+            log.warning("%s: %s", self.spec.name, instruction)
+            if instruction.kind == "stop":
                 with self._out_lock:
                     for attempt in self._out.values():
-                        if attempt.trial.number == told.value:
-                            self.session.stop(attempt.training, told.reason)
+                        if attempt.trial.number == instruction.value:
+                            self.session.stop(attempt.training, instruction.reason)
 
     def _begin(self, training: Training) -> AskedTrial:
         attempt = Attempt(self.session, training, self._release)

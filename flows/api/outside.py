@@ -20,7 +20,7 @@ from hpo_core.ledger.store import FAILED, FINISHED
 from hpo_core.selection.evaluation import Training
 from hpo_core.study.editions import params_of
 from hpo_core.study.spec import StudySpec
-from hpo_flows.api.asked import metrics_told
+from hpo_flows.api.asked import told_metrics
 from hpo_flows.api.asking import AskedStudy
 from hpo_flows.api.instructing import trial_of_number
 from hpo_flows.base.paths import home
@@ -94,7 +94,7 @@ def tell_for(study: AskedStudy, number: int, result: str, error: str, id: str = 
     metrics = None
     if not error:
         try:
-            metrics = metrics_told(spec, record, number, _read(result))
+            metrics = told_metrics(spec, record, number, _read(result))
         except NotFinite as astray:
             error = str(astray)
     said = _said(spec, trial)

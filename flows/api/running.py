@@ -29,18 +29,20 @@ from hpo_core.tracking.connection import tracking_uri as uri_in_force
 from hpo_flows.base.paths import home
 from hpo_flows.base.stopping import second_signal_ends
 from hpo_flows.base.waiting import waiting_for
-from hpo_flows.loop.stages import Stages
+from hpo_flows.loop.stages import SESSIONS, FlowSession, Stages
 from hpo_flows.loop.temporary_server import start_early
 from hpo_flows.objectives.reference import Objective
 from hpo_flows.reports.ending import model_runs
 from hpo_flows.reports.html.publish import Publisher
-from hpo_flows.reports.notify import Notifier, both, failures_told, notifier_of, tell_end
+from hpo_flows.reports.notify import Notifier, both, notifier_of, reporting_failures, tell_end
 from hpo_flows.reports.text import skipped_line
 from hpo_flows.results import StudyResult, result_of
 from hpo_flows.trials.remote.engines import check_store, make_runner
 from hpo_flows.workers.channel import shown
 from hpo_flows.workers.data import declared
+from hpo_flows.workers.pool import WorkerPool
 from hpo_flows.workers.resources import check, devices, variables
+from hpo_flows.workers.this_process import ThisProcess
 
 if TYPE_CHECKING:
     from hpo_core.history.history import History
@@ -142,11 +144,7 @@ def early_workers(spec: StudySpec, objective: Objective) -> Iterator[Pool | None
 
 def _workers(spec: StudySpec, objective: Objective) -> Pool:
     if spec.isolation == "none":
-        from hpo_flows.workers.this_process import ThisProcess
-
         return ThisProcess(_complete(objective, spec))
-    from hpo_flows.workers.pool import WorkerPool
-
     present = devices() if spec.resources.gpus else []
     check(spec.resources, spec.parallel, present)
     return WorkerPool(
@@ -180,7 +178,7 @@ def open_ledger(
     """
 
     waiting_for(f"{spec.name}: opening the study in MLflow")
-    with failures_told(Notifier(spec)):
+    with reporting_failures(Notifier(spec)):
         check_store(spec, uri_in_force(tracking_uri))
         store = connect(tracking_uri)
         if spec.data:
@@ -203,7 +201,7 @@ def run(ledger: Ledger, objective: Objective, observe: Observer | None = None, p
         pool: The workers, if they were started early; they end with whoever started them.
     """
 
-    with second_signal_ends(), failures_told(notifier_of(ledger)) as notifier:
+    with second_signal_ends(), reporting_failures(notifier_of(ledger)) as notifier:
         try:
             result = _run(ledger, objective, both(observe or (lambda progress: None), notifier.observe), pool)
             tell_end(notifier, ledger, result)
@@ -259,8 +257,8 @@ def break_off(ledger: Ledger, stages: Stages, publisher: Publisher, ended: BaseE
         return
     interrupted = isinstance(ended, KeyboardInterrupt)
     ledger.study.set_status(KILLED if interrupted else FAILED)
-    told = str(ended) if isinstance(ended, StudyFailed | InputError) else shown(ended)
-    ledger.study.end(history, "it was interrupted" if interrupted else told.partition("\n")[0])
+    why = str(ended) if isinstance(ended, StudyFailed | InputError) else shown(ended)
+    ledger.study.end(history, "it was interrupted" if interrupted else why.partition("\n")[0])
     if not interrupted:
         stages.describe(history)
         publisher.finish(history, stages.choice, stages.challenge)
@@ -277,8 +275,6 @@ def _run_flow(
     spec = ledger.spec
     with contextlib.ExitStack() as stack:
         if (runner := make_runner(spec)) is not None:
-            from hpo_flows.workers.pool import WorkerPool
-
             runner.check(objective)
             pool = stack.enter_context(WorkerPool(0, objective))
         elif pool is None:
@@ -288,7 +284,6 @@ def _run_flow(
         os.environ.setdefault("PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL", "CRITICAL")
         os.environ.setdefault("PREFECT_LOGGING_INTERNAL_LEVEL", "CRITICAL")
         waiting_for("loading Prefect")
-        from hpo_flows.loop.stages import SESSIONS, FlowSession
         from hpo_flows.loop.tune import run_loop
 
         import_module("scipy.stats.qmc")  # most strategies use it; meanwhile Prefect's server comes up

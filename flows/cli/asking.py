@@ -41,5 +41,5 @@ def tell(
     if bool(result) == bool(error):
         given = "both a result and --error are" if error else "neither a result nor --error is"
         raise InputError("RESULT", f"{given} given", "give one of them")
-    told = tell_for(open_study(study), trial, result, error, id)
-    typer.echo(f"trial {trial}: {told}")
+    outcome = tell_for(open_study(study), trial, result, error, id)
+    typer.echo(f"trial {trial}: {outcome}")

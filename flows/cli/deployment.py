@@ -39,7 +39,7 @@ def deploy(
 ) -> None:
     """Have Prefect's workers run a study on a schedule."""
     deployed = _deployed(study, Plan(cron, every, timezone), tracking, set_)
-    plan = deployed.plan.told
+    plan = deployed.plan.described
     name = schedules.deploy(deployed, work_pool, work_queue)
     typer.echo(f"{name} runs {plan}, in {deployed.folder}, once a worker is there:")
     typer.echo(f"  prefect worker start --pool {work_pool} --type process")
@@ -55,7 +55,7 @@ def serve(
 ) -> None:
     """Run a study on a schedule from this process, until Ctrl-C."""
     deployed = _deployed(study, Plan(cron, every, timezone), tracking, set_)
-    typer.echo(f"{deployed.name} runs {deployed.plan.told} (Ctrl-C ends it)")
+    typer.echo(f"{deployed.name} runs {deployed.plan.described} (Ctrl-C ends it)")
     schedules.serve(deployed)
 
 

@@ -42,10 +42,10 @@ def promote(
     """Make the study's registered model the champion of its registered model."""
     from hpo_core.champion import registry
     from hpo_core.champion.record import champion_spec
-    from hpo_flows.loop.view.events import told_by_hand
+    from hpo_flows.loop.view.events import announcing_by_hand
 
     ledger = open_stored(study)
-    with told_by_hand(ledger.store, champion_spec(ledger).model, reason):
+    with announcing_by_hand(ledger.store, champion_spec(ledger).model, reason):
         typer.echo(registry.promote(ledger, force=force, reason=reason))
 
 
@@ -55,10 +55,10 @@ def rollback(
 ) -> None:
     """Make the champion before the present one the champion again."""
     from hpo_core.champion import registry
-    from hpo_flows.loop.view.events import told_by_hand
+    from hpo_flows.loop.view.events import announcing_by_hand
 
     store = connect()
-    with told_by_hand(store, model_name(model), reason):
+    with announcing_by_hand(store, model_name(model), reason):
         undone, champion = registry.rollback(store, model, reason)
         typer.echo(f"{model}: version {champion} is the champion again; version {undone} is rolled back")
 

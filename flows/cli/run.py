@@ -25,6 +25,7 @@ from hpo_flows.cli.common import (
     overrides_of,
     search_path,
 )
+from hpo_flows.loop.temporary_server import start_early
 from hpo_flows.objectives.reference import Objective
 from hpo_flows.workers.output import PRINTED
 
@@ -181,7 +182,6 @@ def _run(
     from hpo_core.study.file import override_spec
     from hpo_core.study.isolation import for_debugging
     from hpo_flows.api import early_workers, open_ledger, run
-    from hpo_flows.loop.temporary_server import start_early
 
     if is_file(study):
         spec = given = load_spec(study, overrides)

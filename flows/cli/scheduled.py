@@ -26,6 +26,7 @@ from hpo_flows.api import open_ledger, run
 from hpo_flows.cli.common import overrides_of
 from hpo_flows.loop.flow_runs import owned_flow_run
 from hpo_flows.objectives.reference import Objective, search_path
+from hpo_flows.prefect import load_tracking
 
 StrategyName: Any = Literal[tuple(["", *STRATEGIES])]  # the form lists them
 
@@ -82,9 +83,9 @@ def run_scheduled(
             ledger = open_ledger(spec, on_message=logger.info, path=objective.path)
             result = run(ledger, objective)
     except Exception as error:
-        told = missing_extra(error) or error
-        if isinstance(told, InputError | StudyFailed | TrackingRefusal | Unreachable):
-            return Failed(message=str(told))
+        shown = missing_extra(error) or error
+        if isinstance(shown, InputError | StudyFailed | TrackingRefusal | Unreachable):
+            return Failed(message=str(shown))
         raise
     if result.best is None:
         return Failed(message=f"{ledger.spec.name}: no trial gave a value; {result.reason}")
@@ -96,6 +97,4 @@ def _tracking(block: str) -> contextlib.AbstractContextManager[None]:
     """The tracking server of a block, or the one that the environment names."""
     if not block:
         return contextlib.nullcontext()
-    from hpo_flows.prefect import load_tracking
-
     return load_tracking(block).in_force()

@@ -114,7 +114,7 @@ class Plan:
         return due
 
     @property
-    def told(self) -> str:
+    def described(self) -> str:
         """The plan and its next date, as text."""
         return f"{self}, next at {self.next_due():%Y-%m-%d %H:%M:%S %Z}"
 
@@ -151,8 +151,8 @@ class Deployed:
     def environment(self) -> dict[str, str]:
         """The environment variables that a run inherits: the MLflow store, unless a block or a secret names it."""
         uri = "" if self.tracking else os.environ.get("MLFLOW_TRACKING_URI", "")
-        told = {"MLFLOW_TRACKING_URI": uri} if uri and redact(uri) == uri else {}
-        return told | {"PREFECT_FLOWS_HEARTBEAT_FREQUENCY": str(HEARTBEAT_SECONDS)}
+        server = {"MLFLOW_TRACKING_URI": uri} if uri and redact(uri) == uri else {}
+        return server | {"PREFECT_FLOWS_HEARTBEAT_FREQUENCY": str(HEARTBEAT_SECONDS)}
 
     @property
     def tags(self) -> list[str]:

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from hpo_core.base.errors import InputError, StudyUnknown
+from hpo_core.ledger.ownership import now_ms
 from hpo_core.tracking.connection import check_there, connect_to_read, tracking_uri
 from hpo_core.tracking.credentials import redact
 from hpo_flows.cli.common import JsonOption, StudyArgument, open_stored, print_json
@@ -102,7 +103,6 @@ def _print_table(studies: list[ListedStudy]) -> None:
 
 
 def _cells(study: ListedStudy, *, unique: bool) -> list[str]:
-    from hpo_core.ledger.ownership import now_ms
     from hpo_flows.reports.text import metric_value, none_feasible, number
 
     spec, history, active = study.spec, study.history, ago(now_ms() - study.active)

@@ -112,5 +112,5 @@ def _dead(client: SyncPrefectClient) -> list[tuple[FlowRun, str]]:
         limit=200,  # the server refuses this client's request without limit and order
         sort=FlowRunSort.START_TIME_ASC,
     )
-    labels = [(run, {key: str(value) for key, value in run.labels.items()}) for run in found]
-    return [(run, why) for run, told in labels if Tag.OWNER in told and (why := dead_because(told))]
+    labelled = [(run, {key: str(value) for key, value in run.labels.items()}) for run in found]
+    return [(run, why) for run, labels in labelled if Tag.OWNER in labels and (why := dead_because(labels))]

@@ -110,7 +110,7 @@ def _wait_for(server: TemporaryServer) -> str:
     waiting_for("starting Prefect's temporary server")
     given = os.environ.get(START_SETTING, "")
     limit = float(given) if given.replace(".", "", 1).isdigit() else START_SECONDS
-    began, told = time.monotonic(), False
+    began, said = time.monotonic(), False
     with httpx.Client(timeout=ANSWER_SECONDS) as client:  # one: each loads certificates, in the server's time
         while (waited := time.monotonic() - began) < limit:
             if (code := server.process.poll()) is not None:
@@ -118,9 +118,9 @@ def _wait_for(server: TemporaryServer) -> str:
             with contextlib.suppress(httpx.HTTPError):
                 if client.get(f"{server.api_url}/health").is_success:
                     return ""
-            if waited > TELL_SECONDS and not told:
+            if waited > TELL_SECONDS and not said:
                 log.warning("Prefect's temporary server is not there yet; waiting for it up to %.0f s in all", limit)
-                told = True
+                said = True
             time.sleep(0.1)
     server.end()
     return f"its temporary server does not answer within {limit:.0f} s; {START_SETTING} sets how long"

@@ -355,12 +355,12 @@ class Loop:
         if time.monotonic() - self._heard <= HEAR_SECONDS:
             return
         self._heard, before = time.monotonic(), self._spec.parallel
-        for told in self._ledger.hear():
-            log.warning("%s: %s", self._spec.name, told)
-            if told.kind == "stop":
+        for instruction in self._ledger.hear():
+            log.warning("%s: %s", self._spec.name, instruction)
+            if instruction.kind == "stop":
                 for training in self._running.values():
-                    if training.number == told.value and training.evaluation is None:
-                        self._session.stop(training, told.reason)
+                    if training.number == instruction.value and training.evaluation is None:
+                        self._session.stop(training, instruction.reason)
         if self._spec.parallel > before and self._remote is None:
             self._check_resources(before)
 

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 from hpo_core.ledger.tags import MODEL
 from hpo_core.selection.repeats import trainings_of
 from hpo_core.study.names import file_name
+from hpo_core.tracking.models import FLAVORS
 from hpo_flows.reports.links import run_url
 from hpo_flows.reports.text import one_line, outcome_text
 
@@ -93,8 +94,6 @@ def write_best(spec: StudySpec, best: Trial, choice: Choice | None) -> str:
 
 def kept_model(ledger: Ledger, history: History, best: Trial, choice: Choice | None) -> Model | None:
     """The model of the best configuration; None if there is none. See :func:`model_runs` for which."""
-    from hpo_core.tracking.models import FLAVORS  # needed by those that have a model
-
     for run in model_runs(history, best, choice):
         if (about := ledger.store.download(run, f"{MODEL}/MLmodel")) is not None:
             flavors = set(re.findall(r"^  (\w+):$", about.decode("utf-8", "replace"), re.MULTILINE))

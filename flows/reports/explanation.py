@@ -36,11 +36,11 @@ def _float(value: object) -> float | None:
 def lines(spec: StudySpec, found: Explanation) -> list[str]:
     """The explanation for a terminal."""
     trial = found.trial
-    told = [f"Trial {trial.number} of {spec.name} ({_outcome(spec, found)})"]
-    told += [f"  {name} = {value}" for name, value in trial.config.items()]
-    told.append(found.trial.proposed)
+    shown = [f"Trial {trial.number} of {spec.name} ({_outcome(spec, found)})"]
+    shown += [f"  {name} = {value}" for name, value in trial.config.items()]
+    shown.append(found.trial.proposed)
     if found.space:
-        told.append(f"Space: {found.space}")
+        shown.append(f"Space: {found.space}")
     for place, objective in enumerate(spec.objectives):
         expected = expectation(spec, found, place)
         if expected["mean"] is None:
@@ -49,51 +49,51 @@ def lines(spec: StudySpec, found: Explanation) -> list[str]:
         off = expected["off_by_std"]
         far = "" if off is None else f", which is {off:+.1f} standard deviations off"
         interval = f"{number(expected['mean'])} ± {number(expected['std'])}"
-        told.append(f"Expected {name}{interval}, observed {number(expected['observed'])}{far}")
+        shown.append(f"Expected {name}{interval}, observed {number(expected['observed'])}{far}")
     if (score := expectation(spec, found)["acquisition"]) is not None:
-        told.append(f"Acquisition {number(score)}")
+        shown.append(f"Acquisition {number(score)}")
     if (priced := _float(trial.notes.get(EXPECTED))) is not None:
         observed_cost = "not known" if trial.cost is None else number(trial.cost)
-        told.append(f"Expected cost {number(priced)}, observed {observed_cost}")
+        shown.append(f"Expected cost {number(priced)}, observed {observed_cost}")
     if found.seen is not None:
         counts = (
             f"{len(found.seen.complete)} complete, {len(found.seen.failed)} failed, {len(found.seen.running)} running"
         )
-        told.append(f"History {found.digest}: verified ({counts})")
+        shown.append(f"History {found.digest}: verified ({counts})")
         if found.seen.prior:
             past = sum(len(source.observations) for source in found.seen.prior)
-            told.append(f"Warm start: {past} runs from {', '.join(source.name for source in found.seen.prior)}")
-    told.append(f"Replay: {found.verdict}")
-    told += [f"  note: {caveat}" for caveat in found.caveats]
+            shown.append(f"Warm start: {past} runs from {', '.join(source.name for source in found.seen.prior)}")
+    shown.append(f"Replay: {found.verdict}")
+    shown += [f"  note: {caveat}" for caveat in found.caveats]
     if found.incumbent is not None:
         what = "Compromise" if spec.metrics else "Incumbent"
-        told.append(f"{what} then: {_neighbour(spec, found.incumbent)}")
-    told += [f"Near: {_neighbour(spec, neighbour)}" for neighbour in found.nearest]
-    return [one_line(line, 1000) if not line.startswith("  ") else f"  {one_line(line, 1000)}" for line in told]
+        shown.append(f"{what} then: {_neighbour(spec, found.incumbent)}")
+    shown += [f"Near: {_neighbour(spec, neighbour)}" for neighbour in found.nearest]
+    return [one_line(line, 1000) if not line.startswith("  ") else f"  {one_line(line, 1000)}" for line in shown]
 
 
 def study_lines(spec: StudySpec, history: History) -> list[str]:
     """What the study has shown so far, for a terminal: what sets its best trials apart, what a next one promises."""
     count = len(history.complete)
-    told = [f"Study {spec.name}: {count} complete trial{'' if count == 1 else 's'}"]
+    shown = [f"Study {spec.name}: {count} complete trial{'' if count == 1 else 's'}"]
     for what, found in _decided(spec, history):
         if isinstance(found, TooFew):
-            told.append(f"What sets {what} apart: estimated from {found.needed} complete trials on")
+            shown.append(f"What sets {what} apart: estimated from {found.needed} complete trials on")
             continue
-        told.append(f"What sets {what} apart (PED-ANOVA, {found.target} of {found.region} trials; 90 % intervals):")
-        told += [f"  {name} {share:.0%} ({low:.0%} to {high:.0%})" for name, share, low, high in _seen(found)]
-        told += [] if found.seen.any() else ["  no parameter more than chance would"]
+        shown.append(f"What sets {what} apart (PED-ANOVA, {found.target} of {found.region} trials; 90 % intervals):")
+        shown += [f"  {name} {share:.0%} ({low:.0%} to {high:.0%})" for name, share, low, high in _seen(found)]
+        shown += [] if found.seen.any() else ["  no parameter more than chance would"]
     if spec.cost and len(spec.objectives) == 1:
         promise = spec.promise(history.searched)
         line = (
             "too little is known to say what a next trial promises" if promise is None else spec.promise_line(promise)
         )
-        told.append(f"{line[0].upper()}{line[1:]}")
+        shown.append(f"{line[0].upper()}{line[1:]}")
     if spec.cost:
-        told.append(f"Spent: {number(spent(history))} {spec.cost}")
+        shown.append(f"Spent: {number(spent(history))} {spec.cost}")
     if why := spec.stop_reason(history, 0.0):
-        told.append(f"No further trial is to start: {why}")
-    return [one_line(line, 1000) if not line.startswith("  ") else f"  {one_line(line, 1000)}" for line in told]
+        shown.append(f"No further trial is to start: {why}")
+    return [one_line(line, 1000) if not line.startswith("  ") else f"  {one_line(line, 1000)}" for line in shown]
 
 
 def study_data(spec: StudySpec, history: History) -> dict[str, Any]:

@@ -31,12 +31,12 @@ def standing_line(spec: StudySpec, front: Sequence[Trial]) -> str:
 
 def ranges(spec: StudySpec, front: Sequence[Trial]) -> list[str]:
     """From where to where a front reaches in each metric, the better end first, such as ``latency_ms 3 to 40``."""
-    told = []
+    ranges = []
     for i, each in enumerate(spec.objectives):
         losses = [trial.outcome[i] for trial in front]
         best, worst = (number(each.sign * loss) for loss in (min(losses), max(losses)))
-        told.append(f"{each.metric} {best}" + ("" if best == worst else f" to {worst}"))
-    return told
+        ranges.append(f"{each.metric} {best}" + ("" if best == worst else f" to {worst}"))
+    return ranges
 
 
 def prefer_hint(spec: StudySpec, front: Sequence[Trial]) -> str:

@@ -100,7 +100,7 @@ class LiveProgress:
         self._news = News()
         self._said, self._said_at = "", time.monotonic()
         self._started = self._improved = 0.0  # on the monotonic clock: the first look, and the last new best
-        self._told_stage = ""
+        self._stage_line = ""
         self._parts: tuple[list[str], list[str]] = [], []  # what is told above and below the best
         self._warnings = Warnings(self)
         keep = KEEP_VERBOSE if verbose else KEEP
@@ -158,19 +158,19 @@ class LiveProgress:
         for ended in news:
             self._tell_end(ended)
             self._improved = now if ended.is_best else self._improved
-        pace = [self._told_stage] if self._told_stage else self._pace(progress)
+        pace = [self._stage_line] if self._stage_line else self._pace(progress)
         self._parts = self._counts(progress), pace  # once, however often the screen is drawn
         self._screen.refresh()
 
     def _tell_stage(self, progress: Progress) -> None:
         """Say what goes on once the search is over."""
         assert self._spec is not None
-        told = self._told_stage
-        self._told_stage = told or confirm_line(self._spec, progress.history)
+        before = self._stage_line
+        self._stage_line = before or confirm_line(self._spec, progress.history)
         if progress.choice is not None and progress.choice.standings:
-            self._told_stage = choice_line(self._spec, progress.choice)
-        if self._told_stage not in ("", told) and not self._screen.moving:
-            self.tell(f"{self._time()}  {self._told_stage}")
+            self._stage_line = choice_line(self._spec, progress.choice)
+        if self._stage_line not in ("", before) and not self._screen.moving:
+            self.tell(f"{self._time()}  {self._stage_line}")
 
     def _tell_end(self, ended: Ended) -> None:
         assert self._spec is not None

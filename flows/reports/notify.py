@@ -227,7 +227,7 @@ class Notifier:
 
 
 @contextlib.contextmanager
-def failures_told(notifier: Notifier) -> Iterator[Notifier]:
+def reporting_failures(notifier: Notifier) -> Iterator[Notifier]:
     """Report an error or a signal that ends the study, and re-raise it. At the end, wait for unsent messages."""
     try:
         yield notifier
@@ -263,8 +263,8 @@ def tell_end(notifier: Notifier, ledger: Ledger, result: Outcome) -> None:
     end = f"notify.{event}.{history.digest}.{best}.{version}"
     if not ledger.claim(end, f"{ledger.owner} {time.time()}"):
         return
-    told = f"{event} {time.strftime('%Y-%m-%d %H:%M:%S UTC', time.gmtime())}"
-    ledger.study.log({Tag.NOTIFIED: told})
+    notified = f"{event} {time.strftime('%Y-%m-%d %H:%M:%S UTC', time.gmtime())}"
+    ledger.study.log({Tag.NOTIFIED: notified})
     facts: dict[str, Any] = {"reason": result.reason}
     if result.best is None:
         notifier.tell(event, f"failed: no trial gave a value ({result.reason})", history, **facts)

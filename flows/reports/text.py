@@ -355,7 +355,7 @@ def spreads(spec: StudySpec, standing: Standing) -> dict[str, str]:
 
 def spread_text(spec: StudySpec, standing: Standing) -> str:
     """As :func:`spreads`, in words."""
-    return ", ".join(f"{metric} {told}" for metric, told in spreads(spec, standing).items())
+    return ", ".join(f"{metric} {value}" for metric, value in spreads(spec, standing).items())
 
 
 def with_error(value: float, error: float) -> str:

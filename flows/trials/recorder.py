@@ -261,31 +261,13 @@ class TrialLog:
             TrackingError: MLflow does not answer; the result waits in the spool.
             TrackingRefusal: MLflow refuses the run itself.
         """
-        now, last = self._trace.tick(), max([self._last_step, *self._stale.values()])
-        for key, value in (metrics or {}).items():
-            self._add(key, value, now, max(last, self._logged_steps.get(key, 0)))
-        if self._ledger.spec.cost == SECONDS and self._trace.seconds:
-            self._add(MEASURED_SECONDS, self._trace.seconds, now, 0, ours=True)
-        for key, step in self._stale.items():  # overwrite values of earlier attempts that MLflow still shows as latest
-            own = self._latest.get(key, (-1, math.nan))
-            if own[0] < step:
-                self._add(key, own[1], now, step, ours=True)
+        self._add_last(metrics or {})
         self._tags |= {f"hpo.{key}": plain(value) for key, value in tags.items()}
         spec = self._ledger.spec
         no_value = status == FINISHED and (ours := spec.first_of(self._refused))
         if no_value:
             status, reason = FAILED, f"MLflow refused {ours}: {self._refused[ours]}"
-        if status == FINISHED:
-            self._tags[Tag.RESULT] = spec.metric
-            outcome = self._judge.outcome()
-            reason = outcome.pop("reason", reason)
-            self._tags |= {f"hpo.{key}": value for key, value in outcome.items()}
-        if reason:
-            self._tags[Tag.REASON] = as_reason(reason)
-        if self._training.evaluation is None:
-            self._tags[NOTE] = trial_note(self._training.trial, self._ledger.study_run, self._outcome(status, reason))
-        if self._refused:
-            self._tags |= refused_tag(self._refused)
+        self._conclude(status, reason)
         waiting = self._save(status)
         self._attach_output()
         try:
@@ -305,14 +287,40 @@ class TrialLog:
             ours = spec.first_of(self._refused)
             raise TrialFailed(f"MLflow refused {ours}: {self._refused[ours]}", retry=False)
 
+    def _add_last(self, metrics: Mapping[str, float]) -> None:
+        """Add the result's metrics, what was measured, and what overwrites values of earlier attempts."""
+        now, last = self._trace.tick(), max([self._last_step, *self._stale.values()])
+        for key, value in metrics.items():
+            self._add(key, value, now, max(last, self._logged_steps.get(key, 0)))
+        if self._ledger.spec.cost == SECONDS and self._trace.seconds:
+            self._add(MEASURED_SECONDS, self._trace.seconds, now, 0, ours=True)
+        for key, step in self._stale.items():  # MLflow still shows these as the latest
+            own = self._latest.get(key, (-1, math.nan))
+            if own[0] < step:
+                self._add(key, own[1], now, step, ours=True)
+
+    def _conclude(self, status: str, reason: str) -> None:
+        """Add the tags that say how the training ended."""
+        if status == FINISHED:
+            self._tags[Tag.RESULT] = self._ledger.spec.metric
+            outcome = self._judge.outcome()
+            reason = outcome.pop("reason", reason)
+            self._tags |= {f"hpo.{key}": value for key, value in outcome.items()}
+        if reason:
+            self._tags[Tag.REASON] = as_reason(reason)
+        if self._training.evaluation is None:
+            self._tags[NOTE] = trial_note(self._training.trial, self._ledger.study_run, self._outcome(status, reason))
+        if self._refused:
+            self._tags |= refused_tag(self._refused)
+
     def _outcome(self, status: str, reason: str) -> str:
         """How the trial ended, in words."""
         if status != FINISHED:
             return f"Failed: {reason}"
         values = self.latest
         names = [objective.metric for objective in self._ledger.spec.objectives]
-        told = ", ".join(f"{name} {number(values.get(name, math.nan))}" for name in names)
-        return f"{told}{f': {reason}' if reason else ''}"
+        outcome = ", ".join(f"{name} {number(values.get(name, math.nan))}" for name in names)
+        return f"{outcome}{f': {reason}' if reason else ''}"
 
     def _save(self, status: str) -> Path | None:
         """Keep the report on disk until MLflow has it. If the disk refuses, the result goes out without this backup."""

@@ -82,10 +82,10 @@ def _described(reference: str, path: Sequence[str]) -> Dataset:
 def _main() -> None:
     reference, path, answer = json.loads(sys.stdin.buffer.read())
     try:
-        told = ["dataset", *_described(reference, path)]
+        reply = ["dataset", *_described(reference, path)]
     except InputError as error:
-        told = ["error", error.problem, error.remedy]
-    Path(answer).write_text(json.dumps(told), encoding="utf-8")
+        reply = ["error", error.problem, error.remedy]
+    Path(answer).write_text(json.dumps(reply), encoding="utf-8")
 
 
 if __name__ == "__main__":

@@ -152,8 +152,8 @@ class Worker:
         """
         self._attempt += 1
         self._free = False
-        told = output.isEnabledFor(logging.INFO)
-        self._output.expect(self._attempt, partial(output.info, "trial %d | %s", job.number) if told else None)
+        streamed = output.isEnabledFor(logging.INFO)
+        self._output.expect(self._attempt, partial(output.info, "trial %d | %s", job.number) if streamed else None)
         try:
             with Watchdog(self, timeout, memory_limit, cancelled) as watchdog:
                 return self._supervise(job, on_message, on_tick, watchdog)

@@ -124,8 +124,8 @@ class Trial:
     @cached_property
     def repeat_of(self) -> int | None:
         """The number of the trial whose configuration it trains again; None if the configuration is its own."""
-        told = str(self.notes.get(REPEAT_OF, ""))  # of a tag, and so of anybody's making
-        return int(told) if re.fullmatch(r"[0-9]{1,6}", told) and int(told) < self.number else None
+        noted = str(self.notes.get(REPEAT_OF, ""))  # of a tag, and so of anybody's making
+        return int(noted) if re.fullmatch(r"[0-9]{1,6}", noted) and int(noted) < self.number else None
 
     @property
     def confirms(self) -> bool:

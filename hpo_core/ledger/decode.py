@@ -84,24 +84,15 @@ def trial_of(run: Run, spec: StudySpec) -> Trial:
     edition = tags.get(Tag.EDITION, "")
     config, outside = _config_of(run, facts, spec, edition, number)
     derived = any(map(_is_derived, run.metrics))
-    # NaN is not a value: it voids a metric that an earlier attempt of the same trial reported.
-    metrics = run.metrics
-    total = sum(metrics.values())  # NaN if one of them is, which is quicker to find than to look at each
-    if derived or total != total:
-        metrics = {key: value for key, value in metrics.items() if not (key.startswith(HIDDEN) or value != value)}
     losses, unknown = _losses_of(run, spec)
     reason = tags.get(Tag.REASON, "")
     notes: dict[str, Scalar] = {name: text for key, text in tags.items() if (name := _noted(key))}
-    ended_well = run.status == FINISHED or (Tag.RESULT in tags and "lost" in notes)
-    if run.status in (RUNNING, "SCHEDULED"):
-        state = TrialState.RUNNING
-    elif ended_well and not unknown:
-        state = TrialState.COMPLETE
+    state = _state_of(run, unknown, lost="lost" in notes)
+    if state is TrialState.COMPLETE:
         if notes.pop("lost", None):  # declared lost, but its result arrived later
             reason = ""
-    else:
-        state = TrialState.FAILED
-        reason = reason or f"{run.status.lower()} without a finite {unknown or spec.metric}"
+    elif state is TrialState.FAILED:
+        reason = reason or _without_value(run, unknown, spec)
         if Tag.STOP in tags and notes.pop("lost", None):  # its flow died or ended before it heard of hpo stop --trial
             reason = tags[Tag.STOP]
     fidelity = requested = _fidelity_of(tags, Tag.FIDELITY)
@@ -120,7 +111,7 @@ def trial_of(run: Run, spec: StudySpec) -> Trial:
         run_id=run.id,
         stopped_early=stopped_early,
         requested_fidelity=requested,
-        metrics=metrics,
+        metrics=_own_metrics(run, derived),
         hypergradient=hypergradient_of(run.metrics, spec.sign) if derived else NOTHING,
         rungs=_rungs_of(run, spec) if derived else NOTHING,
         excess=excesses(spec.limiting, run.metrics) if state is TrialState.COMPLETE and spec.limits else NOTHING,
@@ -147,6 +138,36 @@ def _noted(tag: str) -> str:
 def _is_derived(metric: str) -> bool:
     """Whether a metric says something about the trial beside its values."""
     return metric.startswith((*HIDDEN, HYPERGRADIENT))
+
+
+def _own_metrics(run: Run, derived: bool) -> Mapping[str, float]:
+    """The metrics that the objective logged.
+
+    NaN is not a value: it voids a metric that an earlier attempt of the same trial reported.
+    """
+    total = sum(run.metrics.values())  # NaN if one of them is, which is quicker to find than to look at each
+    if not derived and total == total:
+        return run.metrics
+    return {key: value for key, value in run.metrics.items() if not (key.startswith(HIDDEN) or value != value)}
+
+
+def _state_of(run: Run, unknown: str, *, lost: bool) -> TrialState:
+    """The state of a trial or evaluation.
+
+    Args:
+        run: Its run.
+        unknown: The metric that has no finite value; empty if all have one.
+        lost: Whether it was declared lost; its result may have arrived later.
+    """
+    if run.status in (RUNNING, "SCHEDULED"):
+        return TrialState.RUNNING
+    ended_well = run.status == FINISHED or (lost and Tag.RESULT in run.tags)
+    return TrialState.COMPLETE if ended_well and not unknown else TrialState.FAILED
+
+
+def _without_value(run: Run, unknown: str, spec: StudySpec) -> str:
+    """Why a trial or evaluation failed whose run gives no reason."""
+    return f"{run.status.lower()} without a finite {unknown or spec.metric}"
 
 
 def _cost_of(run: Run, spec: StudySpec) -> float | None:
@@ -295,13 +316,11 @@ def evaluation_of(run: Run, spec: StudySpec) -> Evaluation | None:
         return None
     reason, lost = tags.get(Tag.REASON, ""), tags.get(Tag.LOST, "")
     losses, unknown = _losses_of(run, spec)
-    if run.status == RUNNING:
-        state = TrialState.RUNNING
-    elif (run.status == FINISHED or (Tag.RESULT in tags and lost)) and not unknown:
-        state, reason, lost = TrialState.COMPLETE, "", ""
-    else:
-        state, reason = TrialState.FAILED, reason or f"{run.status.lower()} without a finite {unknown or spec.metric}"
-    complete = state is TrialState.COMPLETE
+    state = _state_of(run, unknown, lost=bool(lost))
+    if complete := state is TrialState.COMPLETE:
+        reason = lost = ""
+    elif state is TrialState.FAILED:
+        reason = reason or _without_value(run, unknown, spec)
     return Evaluation(
         number=number,
         kind=kind,

@@ -82,7 +82,7 @@ class Ledger(LedgerReader):
         number, spec = history.next_number, self.spec
         notes = {"strategy": spec.strategy.name} | dict(proposal.notes)
         proposed = Trial(number, proposal.config, TrialState.RUNNING, notes=notes)
-        told = {
+        facts = {
             "schema": SCHEMA,
             "seed": spec.seed,
             "history": history.digest,
@@ -101,7 +101,7 @@ class Ledger(LedgerReader):
             Tag.OWNER: self.owner,
             Tag.LEASE: ownership.new_lease(self.lease_seconds),
             **{f"{Tag.PREFIX}{key}": str(value) for key, value in notes.items() if key in SEARCHED},
-            **fold(told),
+            **fold(facts),
         }
         if proposal.fidelity is not None:
             tags[Tag.FIDELITY] = repr(proposal.fidelity)

@@ -117,13 +117,13 @@ class LedgerReader:
         Raises:
             InputError: The study was deleted in MLflow.
         """
-        told = self.study.refresh(patience)
+        heard = self.study.refresh(patience)
         if last_edition(self.study_run.tags) != self.spec.edition:
             self._change_space()
-        for each in told:
+        for each in heard:
             if each.kind == "set":
                 self.spec = with_changes(self.spec, each.value)
-        return told
+        return heard
 
     def _change_space(self) -> None:
         """Go on in the space that somebody has given the study."""

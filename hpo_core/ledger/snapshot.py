@@ -109,16 +109,16 @@ def _read(file: gzip.GzipFile) -> Snapshot | None:
     checksum = hashlib.sha256()
     if facts["format"] == EARLIER_FORMAT:
         rows, others = line()
-        runs, found, told = [_run(row, {}) for row in rows], checksum.hexdigest(), facts["sha256"]
+        runs, found, recorded = [_run(row, {}) for row in rows], checksum.hexdigest(), facts["sha256"]
     elif facts["format"] == FORMAT:
         while len(runs) < facts["runs"]:
             common, rows = line()
             runs += [_run(row, common) for row in rows]
         others, found = line(), checksum.hexdigest()
-        told = line()
+        recorded = line()
     else:
         return None
-    if told != found or file.read(1):
+    if recorded != found or file.read(1):
         return None
     return Snapshot(facts["study"], runs, [str(id) for id in others])
 

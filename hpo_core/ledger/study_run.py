@@ -95,9 +95,9 @@ class StudyRun:
         What is said later has the later id, also where the clock of whoever said the earlier thing is ahead.
         """
         known = instructions_of(self.check_there()).every
-        told = Instruction(_id_after(max((each.id for each in known), default="")), kind, value, reason)
-        self.log(instruction_tags([told]))
-        return told
+        instruction = Instruction(_id_after(max((each.id for each in known), default="")), kind, value, reason)
+        self.log(instruction_tags([instruction]))
+        return instruction
 
     def refresh(self, patience: float | None = None) -> list[Instruction]:
         """Read the study's run again; returns what people have told it since. One request.
@@ -181,9 +181,9 @@ def instructions_of(run: Run) -> Instructions:
     return Instructions.of(texts)
 
 
-def instruction_tags(told: Iterable[Instruction]) -> dict[str, str]:
+def instruction_tags(instructions: Iterable[Instruction]) -> dict[str, str]:
     """The tags of instructions, each under a key of its own."""
-    return {f"{Tag.INSTRUCTION}.{each.id}": each.text for each in told}
+    return {f"{Tag.INSTRUCTION}.{each.id}": each.text for each in instructions}
 
 
 def name_winner(study: StudyRun, spec: StudySpec, choice: Choice) -> None:
@@ -270,7 +270,7 @@ def edition_tags(stored: StudySpec, new: StudySpec, added: Mapping[str, Scalar])
         new: The study in the new space, with the new edition's id.
         added: The values that earlier trials count as having had.
     """
-    told = {f"{Tag.EDITION}.{new.edition}": {"study": new.stored(), "added": dict(added)}}
+    documents = {f"{Tag.EDITION}.{new.edition}": {"study": new.stored(), "added": dict(added)}}
     if not stored.edition:
-        told[f"{Tag.EDITION}.{FIRST}"] = {"study": stored.stored()}
-    return {key: text for name, told_of in told.items() for key, text in split_tag(name, json.dumps(told_of)).items()}
+        documents[f"{Tag.EDITION}.{FIRST}"] = {"study": stored.stored()}
+    return {key: text for name, each in documents.items() for key, text in split_tag(name, json.dumps(each)).items()}

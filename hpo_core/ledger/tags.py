@@ -208,14 +208,14 @@ def join_tag(key: str, tags: Mapping[str, str]) -> str:
     return "".join(parts)
 
 
-def fold(told: Mapping[str, Any]) -> dict[str, str]:
+def fold(facts: Mapping[str, Any]) -> dict[str, str]:
     """The tags that hold facts of a proposal, by their names without the prefix; ``config`` is JSON already.
 
     >>> fold({"seed": "0", "config": '{"x": 0.5}'})
     {'hpo.proposal': '{"seed": "0", "config": {"x": 0.5}}'}
     """
-    facts = {name: json.loads(value) if name == "config" else str(value) for name, value in told.items()}
-    return split_tag(Tag.PROPOSAL, json.dumps(facts))
+    texts = {name: json.loads(value) if name == "config" else str(value) for name, value in facts.items()}
+    return split_tag(Tag.PROPOSAL, json.dumps(texts))
 
 
 def facts_of(tags: Mapping[str, str]) -> dict[str, Any]:

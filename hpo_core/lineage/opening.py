@@ -156,8 +156,8 @@ def _in_new_space(
         problem = f"its space has grown ({', '.join(new)}), and a flow works on it in the old one"
         raise InputError(f"study {spec.name!r}", problem, "stop that flow first (hpo stop)")
     elif new:
-        told = ", ".join(f"{name} ({defaults[name]} in the trials so far)" for name in new if name in defaults)
-        on_message(f"{spec.name}: goes on with new parameters: {told or ', '.join(new)}")
+        added = ", ".join(f"{name} ({defaults[name]} in the trials so far)" for name in new if name in defaults)
+        on_message(f"{spec.name}: goes on with new parameters: {added or ', '.join(new)}")
     return change.new, edition_tags(ledger.spec, change.new, change.added)
 
 

@@ -121,12 +121,12 @@ class Explanation:
             (what, each.trial.number, each.trial.loss, each.distance, _changed(each.changes)) for what, each in near
         ]
         outcome = f"{trial.state.value}{f': {trial.reason}' if trial.reason else ''}"
-        told = {"outcome": outcome, "loss (minimised)": trial.loss, "proposed by": self.origin, "replay": self.verdict}
-        told |= {"space": self.space} if self.space else {}
-        told |= {f"note {i}": caveat for i, caveat in enumerate(self.caveats, 1)}
+        facts = {"outcome": outcome, "loss (minimised)": trial.loss, "proposed by": self.origin, "replay": self.verdict}
+        facts |= {"space": self.space} if self.space else {}
+        facts |= {f"note {i}": caveat for i, caveat in enumerate(self.caveats, 1)}
         return cards.card(
             f"Trial {trial.number}",
-            cards.facts(told),
+            cards.facts(facts),
             cards.facts(trial.config),
             cards.table(["", "trial", "loss", "distance", "what differs"], rows) if rows else "",
         )

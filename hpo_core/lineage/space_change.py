@@ -46,27 +46,27 @@ class SpaceChange:
     def lines(self) -> list[str]:
         """What changes, for a terminal."""
         after, outside = self.after, self.after.outside
-        told = [f"{self.new.name}: the space is changed", *(f"  {_cut(line)}" for line in self._differences())]
+        lines = [f"{self.new.name}: the space is changed", *(f"  {_cut(line)}" for line in self._differences())]
         total, kept = len(after.every), len(after)
         if not total:
-            return told
-        told.append(f"{kept} of {total} trials stay as evidence, {len(outside)} lie outside and no longer count")
+            return lines
+        lines.append(f"{kept} of {total} trials stay as evidence, {len(outside)} lie outside and no longer count")
         for name, count in Counter(name for trial in outside for name in trial.outside).most_common():
             example = next(trial for trial in outside if name in trial.outside)
             value = f"{example.config[name]!r}" if name in example.config else example.outside[name]
-            told.append(f"  {_cut(f'{count} by {name} (trial {example.number}: {value})')}")
+            lines.append(f"  {_cut(f'{count} by {name} (trial {example.number}: {value})')}")
         if running := [str(trial.number) for trial in outside if trial.state is TrialState.RUNNING]:
-            told.append("  " + _cut("running now, to the end: " + ", ".join(running)))
+            lines.append("  " + _cut("running now, to the end: " + ", ".join(running)))
         queue = [json.dumps(dict(each), ensure_ascii=False) for each in self.queue]
-        told += [_cut(f"enqueued, outside and so not tried: {each}") for each in queue]
+        lines += [_cut(f"enqueued, outside and so not tried: {each}") for each in queue]
         gone, best = {trial.number for trial in outside}, self.before.incumbent
         if self.new.metrics:
             lost = sum(trial.number in gone for trial in self.before.front)
-            told += [f"of the {len(self.before.front)} trials of the Pareto front, {lost} lie outside"] if lost else []
+            lines += [f"of the {len(self.before.front)} trials of the Pareto front, {lost} lie outside"] if lost else []
         elif best is not None and best.number in gone:
             inside = "no trial" if after.incumbent is None else self._shown(after.incumbent)
-            told += [_cut(f"the best so far, {self._shown(best)}, lies outside"), _cut(f"the best is now {inside}")]
-        return told
+            lines += [_cut(f"the best so far, {self._shown(best)}, lies outside"), _cut(f"the best is now {inside}")]
+        return lines
 
     def _shown(self, trial: Trial) -> str:
         assert trial.loss is not None

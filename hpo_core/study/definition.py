@@ -453,15 +453,15 @@ class StudyDefinition(Section):
 
     def _repr_html_(self) -> str:
         """A card for notebooks."""
-        told: dict[str, object] = {"objective": self.objective, "strategy": self.strategy.name}
-        told |= {"constraints": ", ".join(self.constraints)} if self.constraints else {}
-        told |= {"limits": ", ".join(map(str, self.limiting))} if self.limits else {}
+        facts: dict[str, object] = {"objective": self.objective, "strategy": self.strategy.name}
+        facts |= {"constraints": ", ".join(self.constraints)} if self.constraints else {}
+        facts |= {"limits": ", ".join(map(str, self.limiting))} if self.limits else {}
         for name in ("stop", "fidelity", "early_stop", "final", "champion"):
             if (section := getattr(self, name)) is not None:
-                told[name] = _set(section) or "as by default"
+                facts[name] = _set(section) or "as by default"
         space = [(name, parameter.type, _set(parameter)) for name, parameter in self.space.items()]
         title = f"{self.name}: {self.goal}"
-        return cards.card(title, cards.facts(told), cards.table(["parameter", "type", "values"], space))
+        return cards.card(title, cards.facts(facts), cards.table(["parameter", "type", "values"], space))
 
 
 def _set(section: BaseModel) -> str:

@@ -34,8 +34,9 @@ def has_changed(stored: StudySpec, given: StudySpec) -> bool:
     """Whether space or constraints are others, or earlier trials are to have had other values than was agreed on."""
     same = json.dumps(_plain_space(stored)) == json.dumps(_plain_space(given))
     agreed = stored.agreed
-    told = {name: value for name, value in defaults_of(given).items() if name in agreed}
-    return not same or stored.constraints != given.constraints or any(agreed[name] != told[name] for name in told)
+    defaults = defaults_of(given)
+    differ = any(agreed[name] != defaults[name] for name in agreed.keys() & defaults.keys())
+    return not same or stored.constraints != given.constraints or differ
 
 
 def _plain_space(spec: StudySpec) -> dict[str, Any]:

@@ -20,10 +20,10 @@ def failed_alike(failed: Sequence[Trial], parallel: int) -> Trial | None:
         failed: Failed trials, by number.
         parallel: How many trials begin at once.
     """
-    told = [trial for trial in failed if not trial.lost]
-    if len(told) < max(SAME_ERRORS, parallel) or len({_error_of(trial) for trial in told}) > 1:
+    failures = [trial for trial in failed if not trial.lost]
+    if len(failures) < max(SAME_ERRORS, parallel) or len({_error_of(trial) for trial in failures}) > 1:
         return None
-    return told[-1]
+    return failures[-1]
 
 
 def _error_of(trial: Trial) -> str:

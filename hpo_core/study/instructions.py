@@ -58,8 +58,8 @@ class Instruction:
     @property
     def text(self) -> str:
         """The instruction without its id, as JSON."""
-        told = {self.kind: self.value} | ({"reason": self.reason} if self.reason else {})
-        return json.dumps(told | ({SETTLED: list(self.settled)} if self.settled else {}))
+        document = {self.kind: self.value} | ({"reason": self.reason} if self.reason else {})
+        return json.dumps(document | ({SETTLED: list(self.settled)} if self.settled else {}))
 
     @property
     def holding(self) -> list[str]:
@@ -70,19 +70,19 @@ class Instruction:
     def parse(cls, id: str, text: str) -> Instruction | None:
         """The inverse of :attr:`text`; None if it is damaged, or of a later version of this project."""
         try:
-            told = json.loads(text)
+            document = json.loads(text)
         except (ValueError, RecursionError):
             return None
-        if not isinstance(told, dict) or not (kinds := [kind for kind in get_args(Kind) if kind in told]):
+        if not isinstance(document, dict) or not (kinds := [kind for kind in get_args(Kind) if kind in document]):
             return None
         kind = kinds[0]
-        value, fits = told[kind], {"enqueue": dict, "set": list, "stop": int}.get(kind, object)
+        value, fits = document[kind], {"enqueue": dict, "set": list, "stop": int}.get(kind, object)
         if not isinstance(value, fits):
             return None
-        settled = told.get(SETTLED)
+        settled = document.get(SETTLED)
         if not isinstance(settled, list):  # earlier versions settled an instruction as a whole
-            settled = [key_of(each) for each in told[kind]] if settled and kind == "set" else []
-        return cls(id, kind, value, str(told.get("reason", "")), tuple(map(str, settled)))
+            settled = [key_of(each) for each in document[kind]] if settled and kind == "set" else []
+        return cls(id, kind, value, str(document.get("reason", "")), tuple(map(str, settled)))
 
 
 def key_of(change: object) -> str:
@@ -99,8 +99,8 @@ def new_id(now_ms: int) -> str:
 class Instructions:
     """All that was told to a study.
 
-    >>> told = Instructions.of({"2.b": '{"pause": null}', "1.a": '{"enqueue": {"x": 1}}', "3.c": "damaged"})
-    >>> told.paused, told.queue
+    >>> found = Instructions.of({"2.b": '{"pause": null}', "1.a": '{"enqueue": {"x": 1}}', "3.c": "damaged"})
+    >>> found.paused, found.queue
     (True, {'1.a': {'x': 1}})
     """
 

@@ -86,15 +86,15 @@ class Preference:
         """That no point of a front keeps the conditions, with the nearest values; empty if one does."""
         if not all(self.broken(trial.metrics) for trial in front):
             return ""
-        told = []
+        wishes = []
         for each in self.conditions:
             values = [value for trial in front if (value := trial.metrics.get(each.metric)) is not None]
             nearest = min(values, key=each.excess, default=None)
             if nearest is None:
-                told.append(f"{each} (no point has this metric)")
+                wishes.append(f"{each} (no point has this metric)")
             else:
-                told.append(f"{each} (nearest: {nearest:.6g})" if each.excess(nearest) > 0 else str(each))
-        return f"no point of the front has {' and '.join(told)}"
+                wishes.append(f"{each} (nearest: {nearest:.6g})" if each.excess(nearest) > 0 else str(each))
+        return f"no point of the front has {' and '.join(wishes)}"
 
 
 def preference_of(

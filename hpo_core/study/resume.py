@@ -65,14 +65,14 @@ def with_space_of(spec: StudySpec, stored: StudySpec) -> StudySpec:
 def news_in(before: StudySpec, after: StudySpec) -> str:
     """What an objective written for one space may not know of another one; empty if it knows all of that."""
     old, new = before.space, after.space
-    told = [f"new: {name}" for name in new if name not in old]
-    told += [f"gone: {name}" for name in old if name not in new]
+    changes = [f"new: {name}" for name in new if name not in old]
+    changes += [f"gone: {name}" for name in old if name not in new]
     for name in (name for name in old if name in new):
         if isinstance(parameter := new[name], Listed):
-            told += [f"{name}: {value!r}" for value in parameter.options if not _has(old[name], value)]
+            changes += [f"{name}: {value!r}" for value in parameter.options if not _has(old[name], value)]
         elif parameter.type != old[name].type:
-            told.append(f"{name} is of the type {parameter.type}")
-    return ", ".join(told)
+            changes.append(f"{name} is of the type {parameter.type}")
+    return ", ".join(changes)
 
 
 def _has(parameter: Parameter, value: Scalar) -> bool:
@@ -105,21 +105,21 @@ def check_changes(spec: StudySpec, changes: Sequence[str]) -> None:
 
 
 def with_what_holds(
-    written: StudySpec, given: StudySpec, told: Sequence[Instruction]
+    written: StudySpec, given: StudySpec, instructions: Sequence[Instruction]
 ) -> tuple[StudySpec, list[Instruction]]:
     """A specification with the changes of settings that still hold: those of keys that it has not changed itself.
 
     Args:
         written: What the study's specification said before, without these changes.
         given: What it says now.
-        told: What people have told the study.
+        instructions: What people have told the study.
 
     Returns:
         The specification with what holds, and the instructions that it overrules, with what is now settled in them.
     """
     before, after = written.stored(), given.stored()
     now, overruled = given, []
-    for each in told:
+    for each in instructions:
         keys = [key_of(change) for change in each.holding]
         if settled := [key for key in keys if not _same(_at(before, key), _at(after, key))]:
             each = replace(each, settled=(*each.settled, *settled))

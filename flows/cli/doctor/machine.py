@@ -21,6 +21,7 @@ from hpo_flows.cli.doctor.findings import Finding, Level
 from hpo_flows.objectives.reference import Objective
 from hpo_flows.reports.text import one_line
 from hpo_flows.workers.gpu import described
+from hpo_flows.workers.pool import WorkerPool
 
 MANY_PARAMS = 1_000
 
@@ -130,8 +131,6 @@ def objective(reference: Objective) -> Iterator[Finding]:
     if name.startswith("__main__:") or ".locals." in name:
         yield Finding("objective", Level.OK, f"{name} is a function of a script, which hands it over when it runs")
         return
-    from hpo_flows.workers.pool import WorkerPool
-
     try:
         with WorkerPool(1, reference) as pool:
             pool.check(IMPORT_SECONDS)

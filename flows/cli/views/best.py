@@ -177,14 +177,14 @@ def _tuning(spec: StudySpec, history: History, choice: Choice | None) -> dict[st
     found = overtuning_of(history, choice, spec.metric, spec.sign)
     if found is None:
         return None
-    told: dict[str, Any] = {}
+    data: dict[str, Any] = {}
     for name, scores in (("winner", found.winner), ("first", found.first)):
         values = {"search": scores.searched, "confirmed": scores.confirmed, "test": scores.test}
         shown = {key: None if math.isnan(value) else spec.sign * value for key, value in values.items()}
-        told[name] = {
+        data[name] = {
             "trial": scores.trial.number,
             **shown,
             "error": None if math.isnan(scores.error) else scores.error,
         }
     gain, error = (None if math.isnan(value) else value for value in (found.gain, found.error))
-    return {**told, "gain": gain, "error": error, "first_as_good": found.in_vain}
+    return {**data, "gain": gain, "error": error, "first_as_good": found.in_vain}

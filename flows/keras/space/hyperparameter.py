@@ -153,8 +153,8 @@ class HyperParameter:
         return hash((self.kind, self.name))
 
     def __repr__(self) -> str:
-        told = {"name": self.name, "default": self.default, **self.settings}
-        return f"{self.kind}({', '.join(f'{name}: {value!r}' for name, value in told.items())})"
+        shown = {"name": self.name, "default": self.default, **self.settings}
+        return f"{self.kind}({', '.join(f'{name}: {value!r}' for name, value in shown.items())})"
 
 
 def vars_of(each: Any) -> tuple[Any, ...]:

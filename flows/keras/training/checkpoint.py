@@ -65,8 +65,8 @@ def save(folder: Path, model: Any, state: State) -> None:
         f"{group}/{i}": array for group, arrays in groups.items() for i, array in enumerate(arrays)
     }
     np.savez(folder / ARRAYS, **named)
-    told = {"epoch": state.epoch, "seed": state.seed, "rate": state.rate, "best": state.best, "callbacks": plain}
-    text = json.dumps(told)
+    document = {"epoch": state.epoch, "seed": state.seed, "rate": state.rate, "best": state.best, "callbacks": plain}
+    text = json.dumps(document)
     (folder / STATE).write_text(text, encoding="utf-8")
 
 

@@ -22,7 +22,8 @@ from hpo_flows.keras.space.hyperparameters import HyperParameters
 from hpo_flows.keras.space.objective import Objective
 from hpo_flows.keras.training.fit_arguments import FitArguments
 from hpo_flows.keras.tuner.oracle import Oracle
-from hpo_flows.keras.tuner.running.overriding import overrides
+from hpo_flows.keras.tuner.running.overriding import explored, overrides
+from hpo_flows.keras.tuner.running.searching import search
 from hpo_flows.keras.tuner.trial import Trial, TrialStatus
 
 if TYPE_CHECKING:
@@ -141,8 +142,6 @@ class BaseTuner:
 
     def _explore(self, explorer: Callable[..., Exploration]) -> Exploration:
         """Find the search space: all that building a model declares."""
-        from hpo_flows.keras.tuner.running.overriding import explored
-
         return explored(self, explorer)
 
     def build_to_explore(self, hp: HyperParameters) -> Any:
@@ -181,8 +180,6 @@ class BaseTuner:
             FatalError: A trial ended the search.
             RuntimeError: Too many trials failed in a row; the message has the last reason.
         """
-        from hpo_flows.keras.tuner.running.searching import search
-
         self.on_search_begin()
         self.result = search(self, fit_args, fit_kwargs)
         self.on_search_end()

@@ -25,6 +25,7 @@ from hpo_flows.keras.training.fit_arguments import at_least_one
 from hpo_flows.keras.training.results import with_objective
 from hpo_flows.keras.tuner.metrics import MetricsTracker
 from hpo_flows.keras.tuner.trial import Trial, TrialStatus, number_of
+from hpo_flows.reports.text import ranked
 
 if TYPE_CHECKING:
     from hpo_core.ledger.ledger import Ledger
@@ -243,12 +244,12 @@ class Oracle:
             assert ledger is not None
             spec = ledger.spec
         declared = declared_in(spec.search_space) if self._explored is None else self._explored.declared
-        hp = HyperParameters({**recorded.config, **self._told(recorded, history)}, declared)
+        hp = HyperParameters({**recorded.config, **self._extra_values(recorded, history)}, declared)
         made = Trial.recorded(recorded, id, hp, spec)
         made.metrics = self._reported.get(id, made.metrics)
         return made
 
-    def _told(self, recorded: Recorded, history: History) -> dict[str, Any]:
+    def _extra_values(self, recorded: Recorded, history: History) -> dict[str, Any]:
         """What a trial's hyperparameters have besides its configuration."""
         return {}
 
@@ -278,8 +279,6 @@ class Oracle:
 
         If there are fewer, the rest follow, with their message and without a score.
         """
-        from hpo_flows.reports.text import ranked
-
         history = self._history()
         rest = [trial for trial in history if trial.state is not TrialState.COMPLETE]
         return [self.as_trial(trial, history) for trial in [*ranked(history), *rest][:num_trials]]
@@ -308,9 +307,9 @@ class Oracle:
 
     def begin(self, context: TrialContext) -> Trial:
         """The trial that begins to run in this process."""
-        history = self._history() if type(self)._told is not Oracle._told else History()
-        told = next((self._told(each, history) for each in history if each.number == context.number), {})
-        hp = HyperParameters({**context.config, **told}, self.exploration.declared)
+        history = self._history() if type(self)._extra_values is not Oracle._extra_values else History()
+        extra = next((self._extra_values(each, history) for each in history if each.number == context.number), {})
+        hp = HyperParameters({**context.config, **extra}, self.exploration.declared)
         trial = Trial(hp, self.trial_id(context.number))
         trial.context = context
         self._live[trial.trial_id] = trial

@@ -183,7 +183,7 @@ class HyperbandOracle(Oracle):
         fidelity = {"name": "epochs", "min": self.min_epochs, "max": self.max_epochs, "eta": self.factor}
         return {"strategy": self._strategy, "stop": {"trials": trials}, "fidelity": fidelity}
 
-    def _told(self, recorded: Trial, history: History) -> dict[str, Any]:
+    def _extra_values(self, recorded: Trial, history: History) -> dict[str, Any]:
         """What KerasTuner's Hyperband tells a trial: how far to train, and which trial it continues."""
         by_number = {each.number: each for each in history}
         chain = [recorded]
@@ -192,13 +192,13 @@ class HyperbandOracle(Oracle):
         epochs = [round(each.requested_fidelity or self.max_epochs) for each in chain]
         levels = [round(level) for level in self._scale.levels]
         below_top = levels.index(epochs[-1]) if epochs[-1] in levels else 0
-        told = {
+        values = {
             "tuner/epochs": epochs[0],
             "tuner/initial_epoch": epochs[1] if len(epochs) > 1 else 0,
             "tuner/bracket": len(levels) - 1 - below_top,
             "tuner/round": len(chain) - 1,
         }
-        return told | ({} if recorded.parent is None else {"tuner/trial_id": self.trial_id(recorded.parent)})
+        return values | ({} if recorded.parent is None else {"tuner/trial_id": self.trial_id(recorded.parent)})
 
 
 HALVING = ("hyperband", "successive_halving", "asha")

@@ -81,7 +81,7 @@ class StudyEvents:
         self._ledger, self._spec, self._link = ledger, ledger.spec, link
         self._allowance = Allowance(BURST, A_SECOND, time.monotonic())
         self._own = set[str]()  # run ids
-        self._told: tuple[str, ...] = ()  # the runs of the front, as it was told
+        self._announced: tuple[str, ...] = ()  # the runs of the front, as it was announced
         self._omitted = 0
         self._crowned: int | None = None
         self._deployment: list[dict[str, str]] | None = None
@@ -92,7 +92,7 @@ class StudyEvents:
 
     def started(self, history: History) -> None:
         """Tell that this flow begins to work on the study."""
-        self._told = tuple(trial.run_id for trial in history.front)
+        self._announced = tuple(trial.run_id for trial in history.front)
         self._emit("hpo.study.started", trials=len(history), target=self._spec.stop.trials)
 
     def look(self, history: History, news: Iterable[Ended], stages: Stages) -> None:
@@ -114,13 +114,13 @@ class StudyEvents:
         """
         kept = []
         for trial in history.front:
-            new = trial.run_id not in self._told
+            new = trial.run_id not in self._announced
             if new and trial.run_id in self._own:
                 if not (last or self._allowance.take(time.monotonic())):
                     continue
                 self._emit("hpo.study.incumbent", trial, **front_facts(self._spec, history))
             kept.append(trial.run_id)
-        self._told = tuple(kept)
+        self._announced = tuple(kept)
 
     def _tell_champion(self, stages: Stages) -> None:
         version, model = stages.crowned, self._spec.champion
@@ -188,7 +188,7 @@ class StudyEvents:
 
 
 @contextlib.contextmanager
-def told_by_hand(store: Store, model: str, reason: str) -> Iterator[None]:
+def announcing_by_hand(store: Store, model: str, reason: str) -> Iterator[None]:
     """Inside the block a command may make another version the champion; tell that, if a Prefect server is there.
 
     Args:

@@ -67,8 +67,8 @@ def run_link(place: Place | None, run: str, text: str) -> str:
 
 def card(title: str, body: str, caption: str = "", span: int = 6) -> str:
     """A card that spans ``span`` of twelve columns on a wide screen."""
-    told = f"<p>{escape(caption)}</p>" if caption else ""
-    return f'<section class="card s{span}"><h3>{escape(title)}</h3>{told}{body}</section>'
+    shown = f"<p>{escape(caption)}</p>" if caption else ""
+    return f'<section class="card s{span}"><h3>{escape(title)}</h3>{shown}{body}</section>'
 
 
 def took(seconds: float) -> str:
@@ -166,9 +166,9 @@ def _configuration(best: Trial, place: Place | None) -> str:
 
 def _front_card(past: Past, best: Trial, place: Place | None) -> str:
     """The point that stands for the front, to be copied, and the best trial in each metric."""
-    told = standing_line(past.spec, past.history.front)
-    caption = f"Trial {best.number}, {told}: {outcome_text(past.spec, best)}."
-    title = "Compromise" if told.startswith(COMPROMISE) else "Preferred"
+    standing = standing_line(past.spec, past.history.front)
+    caption = f"Trial {best.number}, {standing}: {outcome_text(past.spec, best)}."
+    title = "Compromise" if standing.startswith(COMPROMISE) else "Preferred"
     return card(title, _configuration(best, place) + _ends(past), caption, span=4)
 
 
@@ -192,9 +192,9 @@ def _next(past: Past, trial: Trial) -> str:
 
 def to_know(past: Past) -> str:
     """What a reader should know first; nothing if there is nothing."""
-    told = remarks(past)
-    items = "".join(f'<li class="{kind}">{escape(text)}</li>' for kind, text in told)
-    return f'<ul class="remarks">{items}</ul>' if told else ""
+    found = remarks(past)
+    items = "".join(f'<li class="{kind}">{escape(text)}</li>' for kind, text in found)
+    return f'<ul class="remarks">{items}</ul>' if found else ""
 
 
 def bar(name: str, length: float, low: float, high: float, text: str, title: str) -> str:
@@ -349,13 +349,13 @@ def time_card(past: Past) -> str:
         for what, seconds in shares.items()
     )
     times = spent.durations
-    told = (
+    notes = (
         f'<dl class="pairs"><dt>fastest</dt><dd>{took(times[0])}</dd><dt>median</dt><dd>{took(median(times))}</dd>'
         f"<dt>slowest</dt><dd>{took(times[-1])}</dd></dl>"
         if times
         else ""
     )
-    body = f'<div class="stack">{bar}</div><ul class="legend">{legend}</ul>{told}'
+    body = f'<div class="stack">{bar}</div><ul class="legend">{legend}</ul>{notes}'
     caption = "The time of all slots together. A slot is idle between its flow's first trial and its last."
     return card("Where the time went", body, caption, span=6)
 

@@ -85,8 +85,8 @@ def confirm_card(past: Past) -> str:
     )
     scale = f'<div class="final foot"><span></span><span></span>{track.scale()}<span></span></div>'
     sure, *luck = certainty_lines(spec, history) or [""]
-    told = [f"trial {shown[0].number} has {sure}", *luck, *tuning_lines(spec, history, past.choice)]
-    said = " ".join(f"{line[0].upper()}{line[1:]}." for line in told if sure)
+    lines = [f"trial {shown[0].number} has {sure}", *luck, *tuning_lines(spec, history, past.choice)]
+    said = " ".join(f"{line[0].upper()}{line[1:]}." for line in lines if sure)
     deviation = f"{history.noise.deviation:.2g}"
     caption = (
         f"One configuration's {spec.metric} differs by {deviation} (standard deviation) from training to training, so "
@@ -156,18 +156,18 @@ def _finalist(
     ]
     mean = math.nan if standing.reason or not dots else sign * standing.mean
     if standing.reason:
-        told = f"<em>{escape(short(standing.reason, 90))}</em>"
+        result = f"<em>{escape(short(standing.reason, 90))}</em>"
     elif dots:
-        told = f"<span>{escape(with_error(mean, standing.standard_error))}</span>"
+        result = f"<span>{escape(with_error(mean, standing.standard_error))}</span>"
     else:
-        told = "<span>-</span>"
+        result = "<span>-</span>"
     done = "" if standing.done else f"<small>{len(dots)} of {standing.folds_wanted} folds</small>"
     mark = f"<mark>{marked}</mark>" if marked else ""
     searched = number(sign * standing.trial.outcome[0])
     return (
         f'<div class="final{" wins" if wins else ""}"><span><button class="more" data-trial="{standing.trial.number}">'
         f"trial {standing.trial.number}</button></span><span>{escape(searched)}"
-        f"</span>{track.row(dots, mean, standing.standard_error, band)}<span>{told}{done}{mark}</span></div>"
+        f"</span>{track.row(dots, mean, standing.standard_error, band)}<span>{result}{done}{mark}</span></div>"
     )
 
 
@@ -224,13 +224,13 @@ def champion_card(past: Past) -> str:
     band = (rival, rival - sign * margin) if math.isfinite(rival) and math.isfinite(margin) else None
     track = Track([*seeds, rival, *(band or ())])
     dots = [(value, f"seed {i + 1}: {number(value)}") for i, value in enumerate(seeds)]
-    told = "-"
+    result = "-"
     if seeds:
-        told = escape(with_error(mean, deviation(seeds) / math.sqrt(len(seeds))))
+        result = escape(with_error(mean, deviation(seeds) / math.sqrt(len(seeds))))
     rows = [
         f'<div class="final wins"><span><button class="more" data-trial="{challenge.trial.number}">trial '
         f"{challenge.trial.number}</button></span><span>{len(seeds)} seed{'s' * (len(seeds) != 1)}</span>"
-        f"{track.row(dots, mean, band=band)}<span>{told}</span></div>"
+        f"{track.row(dots, mean, band=band)}<span>{result}</span></div>"
     ]
     if math.isfinite(rival):
         dots = [(rival, f"version {against}: {number(rival)}")]

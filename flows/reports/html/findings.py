@@ -25,8 +25,8 @@ _NUMBERS = re.compile(r"[\w.+-]*\d[\w.+-]*")
 
 def status(past: Past) -> tuple[str, str]:
     """In one word whether the study goes on, and in a sentence why it stopped, as far as its trials tell."""
-    word, told = _status(past)
-    return word, "; ".join([told, *outside_lines(past.spec, past.history)])
+    word, why = _status(past)
+    return word, "; ".join([why, *outside_lines(past.spec, past.history)])
 
 
 def _status(past: Past) -> tuple[str, str]:

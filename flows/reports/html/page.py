@@ -157,8 +157,8 @@ def _small(title: str, caption: str, drawn: Sequence[Plot]) -> str:
     """A card of small plots, side by side as far as there is room."""
     made = []
     for plot in drawn:
-        told = f"<figcaption>{escape(plot.caption)}</figcaption>" if plot.caption else ""
-        made.append(f"<figure>{told}{_place(plot)}</figure>")
+        below = f"<figcaption>{escape(plot.caption)}</figcaption>" if plot.caption else ""
+        made.append(f"<figure>{below}{_place(plot)}</figure>")
     return card(title, f'<div class="small">{"".join(made)}</div>', caption, span=12) if made else ""
 
 
@@ -179,8 +179,8 @@ def _tools(past: Past) -> str:
 
 def _slices_caption(past: Past) -> str:
     first = "the most important first; " if past.reliable is not None else ""
-    told = f"{past.spec.metric} by each parameter alone, {first}the stronger the colour, the later the trial; the ring "
-    return f"{told}is the best.{past.cut}"
+    colours = "the stronger the colour, the later the trial; the ring is the best."
+    return f"{past.spec.metric} by each parameter alone, {first}{colours}{past.cut}"
 
 
 def _pairs_caption() -> str:
@@ -223,10 +223,10 @@ def _data(past: Past, place: Place | None, shown: Sequence[Plot]) -> str:
     return f'<script type="application/json" id="data">{text.replace("<", chr(92) + "u003c")}</script>'
 
 
-def _signed(told: object, sign: int) -> float | str:
+def _signed(noted: object, sign: int) -> float | str:
     """A number of a note, in the metric's own direction; what is none, as it stands there."""
-    value = finite(told)
-    return str(told) if math.isnan(value) else sign * value
+    value = finite(noted)
+    return str(noted) if math.isnan(value) else sign * value
 
 
 def _trial(past: Past, trial: Trial) -> dict[str, Any]:
@@ -235,8 +235,8 @@ def _trial(past: Past, trial: Trial) -> dict[str, Any]:
         ending, name = f"_{i + 1}" if i else "", f" {each.metric}" if past.spec.metrics else ""
         for key, sign in (("predicted_mean", each.sign), ("predicted_std", 1)):
             notes.pop(key, None)
-            if (told := trial.notes.get(f"{key}{ending}")) is not None:
-                notes[f"{key}{name}"] = _signed(told, sign)
+            if (noted := trial.notes.get(f"{key}{ending}")) is not None:
+                notes[f"{key}{name}"] = _signed(noted, sign)
     if "acquisition" in notes:
         notes["acquisition"] = _signed(notes["acquisition"], 1)
     return {

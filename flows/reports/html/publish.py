@@ -161,8 +161,8 @@ def front_tags(spec: StudySpec, front: Sequence[Trial]) -> dict[str, str]:
 def reference_tag(spec: StudySpec, history: History) -> dict[str, str]:
     """The tag with the corner from which the hypervolume counts; none with one metric."""
     values = zip(spec.objectives, _settled(history).reference)  # noqa: B905  (one metric has no reference)
-    told = {each.metric: each.sign * loss for each, loss in values}
-    return {Tag.REFERENCE: json.dumps(told)} if told else {}
+    corner = {each.metric: each.sign * loss for each, loss in values}
+    return {Tag.REFERENCE: json.dumps(corner)} if corner else {}
 
 
 def _settled(history: History) -> History:

@@ -39,5 +39,5 @@ class TrialRequest:
 
 def spec_digest(spec: StudySpec) -> str:
     """A digest that differs between two versions of a study's specification, as far as who trains needs it."""
-    told = {key: value for key, value in spec.stored().items() if key not in ("parallel", "stop")}
-    return blake2b(json.dumps(told).encode(), digest_size=8).hexdigest()
+    shared = {key: value for key, value in spec.stored().items() if key not in ("parallel", "stop")}
+    return blake2b(json.dumps(shared).encode(), digest_size=8).hexdigest()

@@ -156,55 +156,59 @@ class Bayesian(Strategy):
     def _ranked(self, cube: Cube, history: History, number: int, rng: np.random.Generator) -> Iterator[Proposal]:
         if (fitted := self._fit(cube, history, number, rng)) is None:
             return
-        X, embed, first = fitted.X, fitted.embed, fitted.surrogates[0]
+        first = fitted.surrogates[0]
         if first.spread.variance > NOISY and number % 2 and (skill := max(first.process.skill, 0.0)) < self.skill:
             yield from self._yielded(cube, history, skill, rng)  # what follows is asked for if none of these is new
-        feasible = np.array([t.feasible and t.state is TrialState.COMPLETE for t in fitted.trials])
         pending, valid = cube.encode([trial.config for trial in history.running])
-        running = embed(pending[valid])
-        processes = [surrogate.process.believing(running) for surrogate in fitted.surrogates]
-        process, feasibility, costs = processes[0], fitted.feasibility.believing(running), fitted.costs
-        seen = embed(X[feasible] if feasible.any() else X)
-        best = float(first.process.predict(seen)[0].min())
-        scales = [surrogate.transform for surrogate in fitted.surrogates]
-        free = _free(fitted.surrogates, seen, running) if len(processes) > 1 else None
-
-        belief, weight = cube.space.belief, belief_weight(cube.space, history)
-
-        def score(rows: Array) -> Array:
-            F = embed(rows)
-            within = feasibility.log_probability(F) + costs.log_weight(F)
-            if belief:
-                within = within + weight * belief.log_density(rows)
-            if not feasible.any():
-                return within  # until something keeps the limits, there is nothing to improve on
-            if free is not None:
-                means, stds = _predictions(processes, F)
-                gain = acquisition.log_expected_hypervolume_improvement(means, self.widen * stds, free, scales)
-                return gain + within
-            mean, std = process.predict(F)
-            if self.acquisition == "ucb":
-                return acquisition.lower_confidence_bound(mean, std, self.kappa) + within
-            if self.acquisition == "pi":
-                return acquisition.log_probability_of_improvement(mean, self.widen * std, best) + within
-            return acquisition.log_expected_improvement(mean, self.widen * std, best) + within
-
-        elite = X[fitted.elite]
+        believing = _Believing.of(fitted, fitted.embed(pending[valid]))
         if self.acquisition == "thompson":
-            # One joint draw at fixed points: it cannot be extended to further points, so there is no local search.
-            anywhere = rng.random((self.candidates, X.shape[1]))
-            rows = cube.snap(np.vstack([anywhere, _near(cube, elite, self.candidates // ELITE + 1, rng)]))
-            scores = -process.sample(embed(rows), rng) + feasibility.log_probability(embed(rows))
+            rows, scores = self._drawn(cube, believing, rng)
         else:
-            rows, scores = _search(cube, score, elite, self.candidates, rng)
-        for block in _blocks(rows, scores, np.vstack([X, pending])):
-            F = embed(rows[block])
-            means, stds = _predictions(processes, F)
-            for i, mean, std, notes in zip(block, means.tolist(), stds.tolist(), costs.notes(F), strict=True):
-                for j, each in enumerate(fitted.surrogates):
-                    notes |= _expectation(each.transform, mean[j], std[j], f"_{j + 1}" if j else "")
+            score = self._scoring(cube.space, history, believing)
+            rows, scores = _search(cube, score, fitted.X[fitted.elite], self.candidates, rng)
+        for block in _blocks(rows, scores, np.vstack([fitted.X, pending])):
+            for i, notes in zip(block, believing.notes(rows[block]), strict=True):
                 score_of = {"acquisition": float(scores[i])} if np.isfinite(scores[i]) else {}
                 yield Proposal(cube.config(rows[i]), notes=notes | score_of)
+
+    def _scoring(self, space: SearchSpace, history: History, believing: _Believing) -> Callable[[Array], Array]:
+        """The acquisition of rows of the cube, with what limits, costs and the user's beliefs add to it."""
+        weight, costs = belief_weight(space, history), believing.fitted.costs
+
+        def score(rows: Array) -> Array:
+            F = believing.fitted.embed(rows)
+            within = believing.feasibility.log_probability(F) + costs.log_weight(F)
+            if space.belief:
+                within = within + weight * space.belief.log_density(rows)
+            # Until something keeps the limits, there is nothing to improve on.
+            return within + self._gain(believing, F) if believing.fitted.feasible.any() else within
+
+        return score
+
+    def _gain(self, believing: _Believing, F: Array) -> Array:
+        """The acquisition alone, of candidates with these features."""
+        if believing.free is not None:
+            means, stds = believing.predictions(F)
+            scales = [surrogate.transform for surrogate in believing.fitted.surrogates]
+            return acquisition.log_expected_hypervolume_improvement(means, self.widen * stds, believing.free, scales)
+        mean, std = believing.processes[0].predict(F)
+        if self.acquisition == "ucb":
+            return acquisition.lower_confidence_bound(mean, std, self.kappa)
+        if self.acquisition == "pi":
+            return acquisition.log_probability_of_improvement(mean, self.widen * std, believing.best)
+        return acquisition.log_expected_improvement(mean, self.widen * std, believing.best)
+
+    def _drawn(self, cube: Cube, believing: _Believing, rng: np.random.Generator) -> tuple[Array, Array]:
+        """Candidates and one joint draw of the process at them.
+
+        The draw cannot be extended to further points, so there is no local search.
+        """
+        fitted = believing.fitted
+        anywhere = rng.random((self.candidates, fitted.X.shape[1]))
+        near = _near(cube, fitted.X[fitted.elite], self.candidates // ELITE + 1, rng)
+        rows = cube.snap(np.vstack([anywhere, near]))
+        F = fitted.embed(rows)
+        return rows, -believing.processes[0].sample(F, rng) + believing.feasibility.log_probability(F)
 
     def _cheap(self, cube: Cube, history: History, number: int, rng: np.random.Generator) -> Iterator[Proposal]:
         """Configurations for a start: the cheap ones that are far from those that were tried come first."""
@@ -277,12 +281,6 @@ def _targets(transform: Standardised, losses: Array) -> Array:
     z = np.full(len(losses), transform.forward(losses[finished]).max())
     z[finished] = transform.forward(losses[finished])
     return z
-
-
-def _predictions(processes: Sequence[GaussianProcess], F: Array) -> tuple[Array, Array]:
-    """The means and standard deviations of each process, of shape ``(q, m)``."""
-    means, stds = zip(*(process.predict(F) for process in processes), strict=True)
-    return np.column_stack(means), np.column_stack(stds)
 
 
 def _free(surrogates: Sequence[_Surrogate], seen: Array, running: Array) -> pareto.Boxes:
@@ -360,12 +358,60 @@ class _Fitted:
     costs: Costs
 
     @property
+    def feasible(self) -> Any:
+        """Which trials are complete and keep the limits, shape ``(n,)``."""
+        return np.array([trial.feasible and trial.state is TrialState.COMPLETE for trial in self.trials])
+
+    @property
     def elite(self) -> Any:
         """The positions of the best trials."""
         if len(self.surrogates) > 1:
             return np.argsort(_places(self.trials), kind="stable")[:ELITE]
         beyond = np.array([math.inf if trial.loss is None else trial.violation for trial in self.trials])
         return np.lexsort((self.surrogates[0].z, beyond))[:ELITE]
+
+
+@dataclasses.dataclass(frozen=True)
+class _Believing:
+    """What is expected if the running trials come out as predicted.
+
+    Args:
+        fitted: The processes without the running trials.
+        processes: Those with them, one for each objective.
+        feasibility: The same of the limits.
+        best: The lowest expected outcome of the first objective.
+        free: With several objectives, what their front leaves free.
+    """
+
+    fitted: _Fitted
+    processes: Sequence[GaussianProcess]
+    feasibility: Feasibility
+    best: float
+    free: pareto.Boxes | None
+
+    @classmethod
+    def of(cls, fitted: _Fitted, running: Array) -> _Believing:
+        """Believe in the running trials, whose features are given."""
+        processes = [surrogate.process.believing(running) for surrogate in fitted.surrogates]
+        seen = fitted.embed(fitted.X[fitted.feasible] if fitted.feasible.any() else fitted.X)
+        best = float(processes[0].predict(seen)[0].min())
+        free = _free(fitted.surrogates, seen, running) if len(processes) > 1 else None
+        return cls(fitted, processes, fitted.feasibility.believing(running), best, free)
+
+    def predictions(self, F: Array) -> tuple[Array, Array]:
+        """The means and standard deviations of each process, of shape ``(q, m)``."""
+        means, stds = zip(*(process.predict(F) for process in self.processes), strict=True)
+        return np.column_stack(means), np.column_stack(stds)
+
+    def notes(self, rows: Array) -> list[dict[str, Scalar]]:
+        """What is expected of candidates and what they cost, as notes of their proposals."""
+        F = self.fitted.embed(rows)
+        means, stds = self.predictions(F)
+        found = self.fitted.costs.notes(F)
+        for notes, mean, std in zip(found, means.tolist(), stds.tolist(), strict=True):
+            for j, surrogate in enumerate(self.fitted.surrogates):
+                notes |= _expectation(surrogate.transform, mean[j], std[j], f"_{j + 1}" if j else "")
+        return found
 
 
 class _Embedding:

@@ -104,7 +104,7 @@ class Optuna(Strategy):
                 require(NEEDS[name], FIELD)
         if space.beliefs:
             raise InputError("prior", "Optuna's samplers know no beliefs", "remove it, or choose bayesian or tpe")
-        with _quiet(), self._told_apart():
+        with _quiet(), self._explaining_errors():
             _ask(_study(_make(self.sampler, 0, space), 1), space)  # some refuse their settings only now
 
     def check_limits(self) -> None:
@@ -143,7 +143,7 @@ class Optuna(Strategy):
     def _next(self, space: SearchSpace, history: History, seed: int) -> dict[str, Scalar] | None:
         """The first configuration of the sampler's that is feasible and new, or a uniform one."""
         number = history.next_number
-        with self._told_apart():
+        with self._explaining_errors():
             for config in self._sampled(space, history, seed):
                 if space.feasible(config) and identity(config) not in history.identities:
                     return config
@@ -155,7 +155,7 @@ class Optuna(Strategy):
         return found if found is None or all(fixed.get(name, value) == value for name, value in found.items()) else None
 
     @contextlib.contextmanager
-    def _told_apart(self) -> Iterator[None]:
+    def _explaining_errors(self) -> Iterator[None]:
         """Say of an error of Optuna's what is to be done.
 
         Raises:
@@ -296,7 +296,7 @@ def _make(sampler: Any, seed: int, space: SearchSpace) -> Any:
 
 
 def _by_parameter(space: SearchSpace, given: Any, field: str) -> dict[str, Any]:
-    """Values by parameter, or lists of them, as Optuna has them, which sees positions for most; see :func:`_told`.
+    """Values by parameter, or lists of them, as Optuna has them; see :func:`_for_optuna`.
 
     Raises:
         InputError: A parameter is not in the space, or has no such value.
@@ -313,8 +313,8 @@ def _by_parameter(space: SearchSpace, given: Any, field: str) -> dict[str, Any]:
         except (ValueError, OverflowError) as error:
             raise InputError(f"{field}.{name}", str(error), "correct it") from None
         if parameter.size > 1:  # else nothing is sampled
-            told = [_told(space, name, each) for each in values]
-            found[name] = told if isinstance(value, list) else told[0]
+            converted = [_for_optuna(space, name, each) for each in values]
+            found[name] = converted if isinstance(value, list) else converted[0]
     return found
 
 
@@ -332,7 +332,7 @@ def _again(study: Any, space: SearchSpace, history: History, known: Trial) -> No
     """Ask the sampler for a trial whose configuration and outcome are known."""
     import optuna
 
-    study.enqueue_trial({name: _told(space, name, value) for name, value in _sampled_part(space, known.config)})
+    study.enqueue_trial({name: _for_optuna(space, name, value) for name, value in _sampled_part(space, known.config)})
     trial = study.ask()
     _ = trial.relative_params  # asks the sampler, which keeps its state; with given values nothing else would
     for name, _ in _sampled_part(space, known.config):
@@ -356,7 +356,7 @@ def _frozen(space: SearchSpace, history: History, trial: Trial) -> Any:
     frozen = optuna.trial.create_trial(
         state=state,
         values=values,
-        params={name: _told(space, name, each) for name, each in part},
+        params={name: _for_optuna(space, name, each) for name, each in part},
         distributions={name: _distribution(space.parameters[name]) for name, _ in part},
         intermediate_values=steps,
     )
@@ -423,7 +423,7 @@ def _suggested(trial: Any, name: str, parameter: Any) -> Scalar:
     return value
 
 
-def _told(space: SearchSpace, name: str, value: Scalar) -> Any:
+def _for_optuna(space: SearchSpace, name: str, value: Scalar) -> Any:
     """A value as Optuna has it; the inverse of :func:`_suggested`."""
     parameter: Any = space.parameters[name]
     if _by_position(parameter):

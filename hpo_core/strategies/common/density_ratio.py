@@ -51,58 +51,57 @@ class DensityRatio:
 
     def ranked(self, cube: Cube, history: History, rng: np.random.Generator) -> Iterator[Proposal]:
         """Draws from the density of the good trials, the highest ratio first."""
+        good, others = self._observations(history)
+        complete, (good, others) = len(good), _selection(good, others, 2 * self.most)
+        X, valid = cube.encode([trial.config for trial in (*good, *others)])
+        finite = int(valid[: len(good)].sum())
+        count = min(math.ceil(self.gamma * finite * (complete / max(len(good), 1))), self.most)
+        kept = [trial for trial, ok in zip((*good, *others), valid, strict=True) if ok]
+        X = X[valid]
+        best, rest, weights = _split(kept, finite, count)
+        ramp = np.ones(len(rest))
+        if len(rest) > 25:
+            ramp[:-25] = np.linspace(self.old, 1.0, len(rest) - 25)
+        past = _past(cube, history.prior, self.gamma, self.most)
+        fading = FADE / (FADE + len(kept))
+        promising, ordinary = (
+            Parzen(cube, np.vstack([own, old]), np.append(w, np.full(len(old), fading)), self.narrowest, self.spread)
+            for own, w, old in zip((X[best], X[rest]), (weights, ramp), past, strict=True)
+        )
+        within = list(self._within(cube, X, _excesses(kept)))
+        rows = self._drawn(cube, [promising, *(density for density, _, _ in within)], rng)
+        if within:
+            splits = [(promising, ordinary, len(best) / len(kept)), *within]
+            scores = np.sum([_relative(*split, rows) for split in splits], axis=0)
+        else:
+            scores = promising.log_density(rows) - ordinary.log_density(rows)
+        if belief := cube.space.belief:
+            scores += belief_weight(cube.space, history) * belief.log_density(rows)
+        if costs_differ(history):
+            scores += self._costs(cube, kept, X, rng).log_weight(cube.features(rows)[0])
+        for i in np.argsort(-scores, kind="stable"):
+            yield Proposal(cube.config(rows[i]), notes={"acquisition": float(scores[i])})
+
+    def _observations(self, history: History) -> tuple[list[Trial], list[Trial]]:
+        """The trials of the highest fidelity that have a loss, and those that count as no good ones."""
         fidelity, trained = self._fullest(history)
         same = comparable(history.prior)
-        good = [*trained, *(trial for trial in same if trial.loss is not None)]
         known = {trial.identity for trial in history.complete} if history.running else ()
         others = [
             *(trial for trial in history.running if trial.identity not in known),
             *history.failed,
             *(t for t in history.stopped_early if t.loss is not None and t.fidelity != fidelity),
         ]
-        others = [*sorted(others, key=lambda trial: trial.number), *(trial for trial in same if trial.loss is None)]
-        complete, (good, others) = len(good), _selection(good, others, 2 * self.most)
-        X, valid = cube.encode([trial.config for trial in (*good, *others)])
-        finite = int(valid[: len(good)].sum())
-        count = min(math.ceil(self.gamma * finite * (complete / max(len(good), 1))), self.most)
-        kept = [trial for trial, ok in zip((*good, *others), valid, strict=True) if ok]
-        numbers = np.array([trial.number for trial in kept])
-        X, losses = X[valid], np.full(len(kept), math.inf)
-        losses[:finite], volumes = _scalar(kept[:finite], count)
-        # Stable sorts throughout: ties keep the order of the history, so every process proposes the same.
-        order = np.argsort(losses, kind="stable")
-        limits = sorted({name for trial in kept for name in trial.excess})
-        if limits:  # the good trials reach as far down as it takes for that number of them to keep the limits
-            feasible = np.array([kept[i].loss is not None and kept[i].feasible for i in order])
-            count = int(np.searchsorted(np.cumsum(feasible), min(count, int(feasible.sum())))) + 1
-        best, rest = order[:count], order[count:]
-        rest = rest[np.argsort(numbers[rest], kind="stable")]
-        ramp = np.ones(len(rest))
-        if len(rest) > 25:
-            ramp[:-25] = np.linspace(self.old, 1.0, len(rest) - 25)
-        past = _past(cube, history.prior, self.gamma, self.most)
-        weight = FADE / (FADE + len(losses))
-        promising, ordinary = (
-            Parzen(cube, np.vstack([own, old]), np.append(w, np.full(len(old), weight)), self.narrowest, self.spread)
-            for own, w, old in zip((X[best], X[rest]), (volumes(best), ramp), past, strict=True)
-        )
-        excess = np.array([[trial.excess.get(name, math.inf) for name in limits] for trial in kept])
-        within = list(self._within(cube, X, excess)) if limits else []
-        inside = [promising, *(density for density, _, _ in within)]
-        rows = np.vstack([each.sample(math.ceil(self.candidates / len(inside)), rng) for each in inside])
+        others.sort(key=lambda trial: trial.number)
+        good = [*trained, *(trial for trial in same if trial.loss is not None)]
+        return good, [*others, *(trial for trial in same if trial.loss is None)]
+
+    def _drawn(self, cube: Cube, densities: Sequence[Parzen], rng: np.random.Generator) -> Array:
+        """Candidates: draws from each of some densities, and from the user's beliefs."""
+        rows = np.vstack([each.sample(math.ceil(self.candidates / len(densities)), rng) for each in densities])
         if belief := cube.space.belief:
             rows = np.vstack([rows, cube.snap(belief.warped(rng.random((len(rows) // 4, rows.shape[1]))))])
-        if within:
-            splits = [(promising, ordinary, len(best) / len(kept)), *within]
-            scores = np.sum([_relative(*split, rows) for split in splits], axis=0)
-        else:
-            scores = promising.log_density(rows) - ordinary.log_density(rows)
-        if belief:
-            scores += belief_weight(cube.space, history) * belief.log_density(rows)
-        if costs_differ(history):
-            scores += self._costs(cube, kept, X, rng).log_weight(cube.features(rows)[0])
-        for i in np.argsort(-scores, kind="stable"):
-            yield Proposal(cube.config(rows[i]), notes={"acquisition": float(scores[i])})
+        return rows
 
     def _within(self, cube: Cube, X: Array, excess: Array) -> Iterator[tuple[Parzen, Parzen, float]]:
         """For each limit the densities of the trials that keep it and of the others, and the share of the former.
@@ -135,6 +134,33 @@ class DensityRatio:
         chosen = max(enough, key=fidelity_key, default=None)
         alike = len(counts) < 2
         return chosen, history.complete if alike else [t for t in history.complete if t.fidelity == chosen]
+
+
+def _split(trials: Sequence[Trial], finite: int, count: int) -> tuple[Any, Any, Array]:
+    """The positions of the good trials and of the others, and the weights of the good ones.
+
+    Args:
+        trials: The trials, those with a loss first.
+        finite: How many have one.
+        count: How many are good; in a study with limits, how many of the good ones keep them.
+    """
+    losses = np.full(len(trials), math.inf)
+    losses[:finite], weights = _scalar(trials[:finite], count)
+    # Stable sorts throughout: ties keep the order of the history, so every process proposes the same.
+    order = np.argsort(losses, kind="stable")
+    if any(trial.excess for trial in trials):
+        # The good trials reach as far down as it takes for that number of them to keep the limits.
+        feasible = np.array([trials[i].loss is not None and trials[i].feasible for i in order])
+        count = int(np.searchsorted(np.cumsum(feasible), min(count, int(feasible.sum())))) + 1
+    best, rest = order[:count], order[count:]
+    numbers = np.array([trial.number for trial in trials])
+    return best, rest[np.argsort(numbers[rest], kind="stable")], weights(best)
+
+
+def _excesses(trials: Sequence[Trial]) -> Array:
+    """How far each trial is beyond each limit, shape ``(n, limits)``; infinite where it failed."""
+    limits = sorted({name for trial in trials for name in trial.excess})
+    return np.array([[trial.excess.get(name, math.inf) for name in limits] for trial in trials])
 
 
 def _selection(complete: list[Trial], others: list[Trial], best: int) -> tuple[list[Trial], list[Trial]]:

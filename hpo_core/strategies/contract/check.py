@@ -57,17 +57,17 @@ def examine(name: str, settings: Mapping[str, Any], seed: int) -> Iterator[Verdi
     in_study = strategy.ask if isinstance(strategy, Own) else None
     cases = {space: Case(lambda: made(name, settings), space, seed, elsewhere, in_study) for space in spaces}
     for law, holds in LAWS.items():
-        told = " ".join((holds.__doc__ or "").split())
+        text = " ".join((holds.__doc__ or "").split())
         for space in spaces_of(law):
             if space not in cases:
                 continue
             try:
                 holds(cases[space])
             except Broken as broken:
-                yield Verdict(told, str(broken))
+                yield Verdict(text, str(broken))
                 break
             except (Exception, SystemExit) as error:
-                yield Verdict(told, f"on the space {space!r}: it raises {type(error).__name__}: {error}")
+                yield Verdict(text, f"on the space {space!r}: it raises {type(error).__name__}: {error}")
                 break
         else:
-            yield Verdict(told)
+            yield Verdict(text)

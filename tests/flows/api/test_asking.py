@@ -190,8 +190,8 @@ def test_what_cannot_be_told_leaves_the_trial_as_it_is() -> None:
     trial = study.ask()
     assert trial is not None
     for wrong, says in [
-        ("0.5", "told was '0.5'; tell the loss as a number"),
-        ({"los": 1.0}, "told was no 'loss' but"),
+        ("0.5", "the result is '0.5'; tell the loss as a number"),
+        ({"los": 1.0}, "the result has no 'loss' but"),
         (None, "neither a result nor an error"),
     ]:
         with pytest.raises(InputError, match=says):

@@ -510,5 +510,7 @@ def test_a_plan_says_when_it_comes_due(cron: str) -> None:
     plan = Plan(cron, timezone="Europe/Berlin")
     due = plan.next_due()
     assert datetime.datetime.now(datetime.UTC) <= due and str(due.tzinfo) == "Europe/Berlin"
-    assert plan.told.startswith(f"{cron} Europe/Berlin, next at {due.year}-") and plan.told.endswith((" CET", " CEST"))
-    assert " UTC" in Plan(every=60).told
+    assert plan.described.startswith(f"{cron} Europe/Berlin, next at {due.year}-") and plan.described.endswith(
+        (" CET", " CEST")
+    )
+    assert " UTC" in Plan(every=60).described

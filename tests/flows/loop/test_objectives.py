@@ -114,7 +114,7 @@ def test_a_study_whose_trials_are_asked_for() -> None:
     study = open_study(name="asked", space=SPACE, metrics=METRICS, trials=4)
     with study.ask() as trial:
         trial.report(0, {"cost": 2.0})
-        with pytest.raises(InputError, match=r"told was 0\.5; tell a dict with gain and cost"):
+        with pytest.raises(InputError, match=r"the result is 0\.5; tell a dict with gain and cost"):
             trial.tell(0.5)
         trial.tell({"gain": 0.5})
     with study.ask() as trial:

@@ -24,7 +24,7 @@ from hpo_core.tracking.connection import connect
 from hpo_flows.api import open_ledger
 from hpo_flows.base.progress import Progress
 from hpo_flows.reports import notify
-from hpo_flows.reports.notify import Notifier, failures_told
+from hpo_flows.reports.notify import Notifier, reporting_failures
 from tests.conftest import PATIENCE, free_port, wait_until
 from tests.studies import _somewhere_else as _somewhere_else
 from tests.studies import make_spec, start, tune, write_study
@@ -190,9 +190,9 @@ def test_what_is_no_http_at_all_fails_nothing(
 
 
 def test_an_error_or_a_signal_is_told_and_goes_on_its_way(listener: Listener) -> None:
-    with pytest.raises(TrackingError), failures_told(Notifier(told(listener.url))):
+    with pytest.raises(TrackingError), reporting_failures(Notifier(told(listener.url))):
         raise TrackingError("MLflow does not answer")
-    with pytest.raises(KeyboardInterrupt), failures_told(Notifier(told(listener.url))):
+    with pytest.raises(KeyboardInterrupt), reporting_failures(Notifier(told(listener.url))):
         raise KeyboardInterrupt("SIGTERM")
     assert [each["text"] for each in listener.messages] == [
         "study: failed: TrackingError: MLflow does not answer",

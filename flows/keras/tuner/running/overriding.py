@@ -16,7 +16,7 @@ from hpo_core.base.errors import InputError
 from hpo_flows.keras.errors import FailedTrialError, FatalError, FatalTypeError
 from hpo_flows.keras.space.exploration import Exploration, NotRun
 from hpo_flows.keras.space.hyperparameters import HyperParameters
-from hpo_flows.keras.training.model import nothing_trains
+from hpo_flows.keras.training.model import WouldTrain, nothing_trains
 from hpo_flows.keras.training.results import as_metrics, ends_search, means
 from hpo_flows.keras.tuner.trial import FACTS, Trial, TrialStatus
 
@@ -82,7 +82,7 @@ class Here:
         try:
             self._table.begin(trial)
             tuner.on_trial_begin(trial)
-            with self._told(trial):
+            with self._reporting_its_end(trial):
                 metrics = self._run(trial)
             return metrics if trial.score is None else metrics | {tuner.oracle.objective.name: trial.score}
         except FatalError as error:
@@ -91,7 +91,7 @@ class Here:
             tuner.oracle.ended(trial)
 
     @contextlib.contextmanager
-    def _told(self, trial: Trial) -> Iterator[None]:
+    def _reporting_its_end(self, trial: Trial) -> Iterator[None]:
         """Tell the tuner, and the user, how a trial has ended."""
         try:
             yield
@@ -177,8 +177,6 @@ class _Dry:
         self._tuner, self._seconds, self._whole, self._skipped = tuner, 0.0, 0, 0
 
     def __call__(self, hp: HyperParameters) -> None:
-        from hpo_flows.keras.training.model import WouldTrain
-
         if self._seconds > EXPLORING_SECONDS:
             self._skipped += 1
             raise NotRun

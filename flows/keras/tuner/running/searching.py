@@ -14,12 +14,14 @@ from typing import TYPE_CHECKING, Any
 from hpo_core.base.errors import InputError
 from hpo_core.history.trial import TrialState
 from hpo_flows.base.paths import home
+from hpo_flows.base.stopping import second_signal_ends
 from hpo_flows.keras.space.objective import DefaultObjective
 from hpo_flows.keras.training.fit_arguments import REMEDY, FitArguments, at_least_one, write
 from hpo_flows.keras.training.model import overrides_fit
 from hpo_flows.keras.training.results import fatal
 from hpo_flows.keras.tuner.running.overriding import Here, overridden, overrides
 from hpo_flows.keras.tuner.running.printing import Table, Watching, warnings_shown
+from hpo_flows.loop.temporary_server import start_early
 from hpo_flows.objectives.reference import Objective as Reference
 
 if TYPE_CHECKING:
@@ -39,9 +41,6 @@ def search(tuner: Any, args: Sequence[Any], kwargs: Mapping[str, Any]) -> StudyR
         FatalError: A trial ended the search.
         RuntimeError: Too many trials failed in a row.
     """
-    from hpo_flows.base.stopping import second_signal_ends
-    from hpo_flows.loop.temporary_server import start_early
-
     verbose = _verbosity(kwargs.get("verbose", "auto")) if tuner.progress else 0
     if isinstance(tuner.oracle.objective, DefaultObjective) and not list(_own_methods(tuner)):
         raise InputError("objective", "is missing", "give the metric to optimise, such as 'val_accuracy'")

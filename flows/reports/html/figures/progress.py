@@ -140,19 +140,19 @@ def distribution(past: Past) -> list[Plot]:
 
 def predictions(past: Past) -> list[Plot]:
     """What the surrogate expected of each trial before it ran, and what was observed."""
-    told: list[Trial] = []
+    predicted: list[Trial] = []
     expected: list[float] = []
     spreads: list[float] = []
     for trial in past.drawn(past.merged.complete):
         mean, std = (finite(trial.notes.get(key)) for key in ("predicted_mean", "predicted_std"))
         if math.isfinite(mean):
-            told.append(trial)
+            predicted.append(trial)
             expected.append(past.shown(mean if past.end is None else min(mean, past.end)))
             spreads.append(brief(min(std, MOST_DRAWN)) if std >= 0 else 0.0)
-    if len(told) < 3:
+    if len(predicted) < 3:
         return []
     whiskers = {"type": "data", "array": spreads, "color": "--line", "thickness": 1, "width": 0}
-    dots = past.points(told, expected, {"color": "--accent", "opacity": 0.75}, error_x=whiskers)
+    dots = past.points(predicted, expected, {"color": "--accent", "opacity": 0.75}, error_x=whiskers)
     ends = [min(expected + dots["y"]), max(expected + dots["y"])]
     same = {
         "type": "scatter", "mode": "lines", "x": ends, "y": ends, "line": {"color": "--dim", "dash": "dot", "width": 1},
