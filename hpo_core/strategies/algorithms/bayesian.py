@@ -29,7 +29,7 @@ from hpo_core.space.configuration import Scalar
 from hpo_core.space.cube import Cube
 from hpo_core.space.search_space import SearchSpace
 from hpo_core.strategies.base import Strategy
-from hpo_core.strategies.common.costs import POOL, Costs, best_promise, costs_differ
+from hpo_core.strategies.common.costs import POOL, Costs, best_promise, starts_cheap
 from hpo_core.strategies.common.density_ratio import DensityRatio
 from hpo_core.strategies.common.feasibility import Feasibility
 from hpo_core.strategies.common.sampling import belief_weight, fill_ranked
@@ -111,8 +111,8 @@ class Bayesian(Strategy):
                 return self._ranked(cube, seen, number, rng)
             return chain(first, self._cheap(cube, seen, number, rng))
 
-        # As soon as costs are known, they choose the first points instead of the Sobol sequence.
-        start = min(2, self.start) if costs_differ(history) else self.start
+        # As soon as costs are seen to differ, they choose the first points instead of the Sobol sequence.
+        start = min(2, self.start) if starts_cheap(history) else self.start
         return fill_ranked(space, history, n, seed=seed, start=start, model=model, first=first)
 
     def expected(self, space: SearchSpace, history: History, *, seed: int) -> dict[int, float]:

@@ -18,10 +18,19 @@ from hpo_core.numerics.gaussian_process import GaussianProcess, fit_known, squar
 from hpo_core.space.configuration import Scalar
 
 POWER = 0.5
-"""The power of the expected cost that an expected improvement is divided by.
+"""The highest power of the expected cost that an expected improvement is divided by.
 
 With 1, as in expected improvement per second (Snoek et al. 2012, arXiv:1206.2944), what is cheap is tried long after it
 has nothing more to give; measured in ``docs/decisions/0025-cost.md``."""
+
+ALIKE, APART = 0.5, 1.0
+"""Standard deviations of the logarithms of costs: up to the first, costs are not weighed; from the second on in full.
+
+They correspond to factors of about 5 and 30 between what most trials cost. Where costs are alike there is little to
+save, and what is cheap may be worse; and a search that has come to trials of similar costs has nothing to weigh."""
+
+START = 0.9
+"""From this sample standard deviation of the logarithms on, the first points are cheap ones."""
 
 POOL = 128
 """How many points a cheap start is chosen from."""
@@ -30,6 +39,12 @@ POOL = 128
 def costs_differ(history: History) -> bool:
     """Whether costs are known that say something about others."""
     return len({trial.cost for trial in history.priced if trial.loss is not None}) > 1
+
+
+def starts_cheap(history: History) -> bool:
+    """Whether the known costs differ so much that a model begins with cheap points."""
+    logs = np.log([trial.cost for trial in history.priced if trial.loss is not None])
+    return len(logs) > 1 and float(logs.std(ddof=1)) >= START
 
 
 @dataclass(frozen=True)
@@ -78,9 +93,14 @@ class Costs:
         expected: Array = self.centre + self.scale * mean + 0.5 * (self.scale * std) ** 2
         return expected
 
+    @property
+    def power(self) -> float:
+        """The power of the expected cost that an improvement is divided by."""
+        return POWER * min(max((self.scale - ALIKE) / (APART - ALIKE), 0.0), 1.0)
+
     def log_weight(self, F: Array) -> Array:
         """What is added to the logarithm of an acquisition, so that it counts against the cost; shape ``(q,)``."""
-        return np.zeros(len(F)) if self.process is None else -POWER * self.log_expected(F)
+        return np.zeros(len(F)) if self.process is None else -self.power * self.log_expected(F)
 
     def notes(self, F: Array) -> list[dict[str, Scalar]]:
         """The expected cost of each candidate, as notes of its proposal."""

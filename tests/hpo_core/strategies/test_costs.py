@@ -7,12 +7,15 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from hpo_core import Float, SearchSpace
 from hpo_core.history.history import History
 from hpo_core.history.spending import EXPECTED
 from hpo_core.history.trial import Proposal, Trial, TrialState
-from hpo_core.strategies.common.costs import best_promise
+from hpo_core.space.configuration import Scalar
+from hpo_core.strategies.common.costs import Costs, best_promise
 from hpo_core.strategies.contract.histories import SPACES, answer, completed, history_of
 from hpo_core.strategies.contract.laws import Case
 from hpo_core.strategies.make import make_strategy
@@ -57,8 +60,30 @@ def test_a_start_is_cheap_as_soon_as_costs_differ() -> None:
     assert all(EXPECTED in proposal.notes for proposal in proposals)
     (told,) = make_strategy("auto").propose(SPACE, study(3, True), 1, seed=1)
     assert told.notes["picked"] == "bayesian" and "cheap" in str(told.notes["why"])
-    equal = History(replace(trial, cost=2.0) for trial in study(3, True))
-    assert strategy.propose(SPACE, equal, 1, seed=1) == strategy.propose(SPACE, study(3, False), 1, seed=1)
+
+
+@pytest.mark.parametrize("spread", [0.0, 0.3, 0.45])
+@pytest.mark.parametrize("strategy", ["bayesian", "tpe"])
+@pytest.mark.parametrize("count", [3, 5, 24])
+def test_costs_that_are_alike_are_not_weighed(spread: float, strategy: str, count: int) -> None:
+    factors = np.exp(spread * np.resize([-1.0, 1.0, 0.0], count)).tolist()
+    alike = History(replace(trial, cost=factor) for trial, factor in zip(study(count, True), factors, strict=True))
+
+    def proposed(history: History) -> list[dict[str, Scalar]]:
+        return [dict(p.config) for p in make_strategy(strategy).propose(SPACE, history, 3, seed=1)]
+
+    assert proposed(alike) == proposed(study(count, False))
+
+
+@given(spread=st.floats(0.01, 5), cost=st.floats(1e-6, 1e6))
+@settings(max_examples=25, deadline=None)
+def test_the_more_costs_differ_the_more_they_count_up_to_their_square_root(spread: float, cost: float) -> None:
+    F = np.linspace(0, 1, 9)[:, None]
+    trials = [Trial(i, {}, TrialState.COMPLETE, 0.0, cost=cost * math.exp(spread * (i % 3 - 1))) for i in range(9)]
+    costs = Costs.fitted(trials, F, np.array([0]), 1.0, np.arange(9))
+    deviation = spread * math.sqrt(2 / 3)
+    assert costs.power == pytest.approx(min(max(deviation - 0.5, 0.0), 0.5))
+    assert costs.log_weight(F) == pytest.approx(-costs.power * costs.log_expected(F))
 
 
 @WEIGHING
