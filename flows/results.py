@@ -25,7 +25,19 @@ from hpo_flows.base.progress import Outcome
 from hpo_flows.reports.ending import model_runs
 from hpo_flows.reports.export import columns, is_number, rows
 from hpo_flows.reports.links import run_url
-from hpo_flows.reports.text import failed_line, metric_values, number, one_line, outcome_text, ranked, show, spread_text
+from hpo_flows.reports.text import (
+    challenge_line,
+    choice_limits_line,
+    failed_line,
+    limits_line,
+    metric_values,
+    number,
+    one_line,
+    outcome_text,
+    ranked,
+    show,
+    spread_text,
+)
 
 if TYPE_CHECKING:
     import pandas
@@ -155,6 +167,16 @@ class StudyResult(Outcome):
         test = self.test_metrics.get(self.spec.metric)
         return f"{value} (trial {self.best.number})" + ("" if test is None else f", on the test set {number(test)}")
 
+    def _verdicts(self) -> dict[str, str]:
+        """Whether the best trial keeps the limits, and what came of the champion, as far as the study asks for them."""
+        spec, verdicts = self.spec, dict[str, str]()
+        if spec.limiting and self.best is not None:
+            chosen = "" if self.choice is None or self.chosen is not None else choice_limits_line(spec, self.choice)
+            verdicts["limits"] = chosen or limits_line(spec, self.best)
+        if self.challenge is not None and spec.champion is not None:
+            verdicts["champion"] = challenge_line(self.challenge, spec.champion.model)
+        return verdicts
+
     def _counts(self) -> str:
         history = self.history
         return f"{len(history.complete)} complete, {failed_line(self.spec, history)}, {len(history.under_way)} running"
@@ -169,11 +191,13 @@ class StudyResult(Outcome):
             "Study": f"{spec.name}: {spec.goal} by {spec.strategy.name}",
             "Best": self._best_line(),
             "With": ", ".join(f"{name}={show(value)}" for name, value in config.items()) or "-",
+            **{name.capitalize(): line for name, line in self._verdicts().items()},
             "Trials": self._counts(),
             "Ended": self.reason or "-",
             "MLflow": f"run {self.run_id} in {redact(self.tracking_uri)}",
         }
-        return "\n".join(f"{name + ':':8}{one_line(text)}" for name, text in lines.items())
+        width = max(map(len, lines)) + 2
+        return "\n".join(f"{name + ':':{width}}{one_line(text)}" for name, text in lines.items())
 
     def _repr_html_(self) -> str:
         """A card for notebooks; sends no request."""
@@ -187,7 +211,9 @@ class StudyResult(Outcome):
         ]
         return cards.card(
             f"{spec.name}: {spec.goal}",
-            cards.facts({"best": self._best_line(), "trials": self._counts(), "ended": self.reason or "-"}),
+            cards.facts(
+                {"best": self._best_line(), **self._verdicts(), "trials": self._counts(), "ended": self.reason or "-"}
+            ),
             cards.facts(best) if best else "",
             cards.table(["trial", *metrics, *names], table) if table else "",
             cards.link(run_url(self.tracking_uri, self.experiment_id, self.run_id), "The study in MLflow"),

@@ -120,6 +120,7 @@ def connect(given: str | None = None, patience: float = 1800.0, *, known: bool =
 
     for name in ("mlflow.store.db.utils", "alembic"):  # they log every table of a new database
         logging.getLogger(name).setLevel(logging.WARNING)
+    logging.getLogger("mlflow.store.db.utils").addFilter(_is_users)
     uri = tracking_uri(given)
     root: Path | None = None
     if (database := database_path(uri)) is not None:
@@ -142,6 +143,13 @@ def connect(given: str | None = None, patience: float = 1800.0, *, known: bool =
         raise InputError("MLFLOW_TRACKING_URI", f"MLflow knows no store of the kind {redact(uri)!r}", remedy) from None
     store.patience = patience
     return store
+
+
+def _is_users(record: logging.LogRecord) -> bool:
+    """Whether MLflow says it to the user; what it logs of a request of ours it raises, too, and that is repeated."""
+    from hpo_core.tracking.trial_run import is_own_request
+
+    return not is_own_request()
 
 
 def connect_to_read(given: str | None = None) -> Store:

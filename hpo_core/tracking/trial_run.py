@@ -157,6 +157,11 @@ def own_request() -> Iterator[None]:
         _OURS.active = before
 
 
+def is_own_request() -> bool:
+    """Whether this thread asks MLflow for the flow itself."""
+    return getattr(_OURS, "active", False)
+
+
 def _here() -> _Joined | None:
     """The trial of this thread; of a thread that the objective started, the only one there is."""
     only = next(iter(_JOINED.values())) if len(_JOINED) == 1 else None
@@ -165,7 +170,7 @@ def _here() -> _Joined | None:
 
 def _trial_of(run: str) -> _Joined | None:
     """The trial whose run it is, unless the flow itself asks."""
-    if getattr(_OURS, "active", False):
+    if is_own_request():
         return None
     return next((trial for trial in list(_JOINED.values()) if trial.run.id == run), None)
 

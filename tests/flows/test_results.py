@@ -130,6 +130,16 @@ def test_it_is_six_lines_and_a_short_repr() -> None:
     assert len(repr(result)) < 200 and result.spec.name in repr(result)
 
 
+def test_it_says_whether_the_best_trial_keeps_the_limits() -> None:
+    ledger = open_study(connect(), make_spec(limits={"ms": "<= 20"}))
+    for ms in (30.0, 25.0, 10.0):
+        finish(ledger, reserve(ledger), ms)  # in all metrics
+        result = hpo_flows.load_study(ledger.spec.name)
+        says = "keeps ms <= 20 (10)" if ms < 20 else f"comes closest, and breaks ms <= 20 ({ms:g})"
+        (line,) = (line for line in str(result).splitlines() if line.startswith("Limits:"))
+        assert says in line and says in " ".join(Page(result._repr_html_()).words)
+
+
 def test_cards_escape_all_and_send_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     ledger = stored(
         metric="score",

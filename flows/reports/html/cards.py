@@ -121,7 +121,7 @@ def facts(past: Past) -> str:
         ("", "running", str(len(history.running)), ""),
     ]
     if spent is not None:
-        side = f"{spent.slots} at a time" if spent.slots > 1 else "one at a time"
+        side = f"{spent.most} at a time" if spent.most > 1 else "one at a time"
         tiles.append(("", "by the clock", took(spent.elapsed), side))
         if spent.durations:
             tiles.append(("", "a trial takes", took(median(spent.durations)), f"up to {took(spent.durations[-1])}"))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
+from itertools import accumulate
 
 from hpo_core.history.trial import Trial
 from hpo_core.space.configuration import Scalar, scalar_key
@@ -143,11 +144,11 @@ def _shared(past: Past, failed: list[Trial]) -> dict[str, Scalar]:
 
 @dataclass(frozen=True)
 class TimeSpent:
-    """Seconds of all slots together, and of the study by the clock."""
+    """Seconds of all slots together, and of the study by the clock; ``most`` trials trained at a time."""
 
     shares: Mapping[str, float]
     elapsed: float
-    slots: int
+    most: int
     durations: tuple[float, ...]
 
     @property
@@ -175,7 +176,9 @@ def time_spent(past: Past) -> TimeSpent | None:
         shares["idle"] += max(slots * span - sum(timed[trial.number] for trial in own), 0.0)
     elapsed = (max(trial.end or 0 for trial in trials) - min(trial.start for trial in trials)) / 1000
     complete = tuple(sorted(timed[trial.number] for trial in trials if trial.loss is not None))
-    return TimeSpent(shares, elapsed, len(set(where.values())), complete)
+    moves = sorted(move for trial in trials for move in ((trial.start, 1), (trial.end or 0, -1)))  # ends come first
+    most = max(accumulate(step for _, step in moves))  # a later flow has slots of its own, but not beside the earlier's
+    return TimeSpent(shares, elapsed, max(most, 1), complete)
 
 
 WIDER = "a wider range may be better; hpo tune --change-space keeps the trials."

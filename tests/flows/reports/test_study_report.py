@@ -8,6 +8,7 @@ import math
 import random
 import re
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -360,7 +361,10 @@ def test_the_time_of_all_slots_is_divided_without_rest() -> None:
     spent = time_spent(Past(spec_of(), History(trials), None))
     assert spent is not None
     assert spent.shares == {"trained to the end": 20.0, "stopped early": 2.0, "failed": 4.0, "idle": 14.0}
-    assert (spent.elapsed, spent.slots, spent.trained, spent.durations) == (20.0, 2, 26.0, (2.0, 10.0, 10.0))
+    assert (spent.elapsed, spent.most, spent.trained, spent.durations) == (20.0, 2, 26.0, (2.0, 10.0, 10.0))
+    later = [replace(trial(4 + i, 30, 40, 0.0), owner="b") for i in range(2)]  # the study goes on with another flow
+    again = time_spent(Past(spec_of(), History([*trials, *later]), None))
+    assert again is not None and again.most == 2
 
 
 def test_every_trial_leads_to_its_run(tmp_path: Path, written: Path) -> None:

@@ -5,6 +5,9 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+from pathlib import Path
+
+import pytest
 
 from hpo_core.base.quiet import DEFAULTS
 
@@ -36,3 +39,31 @@ def test_the_user_may_want_them() -> None:
     wanted = {"MLFLOW_DISABLE_TELEMETRY": "false", "PREFECT_SERVER_ANALYTICS_ENABLED": "true", "DO_NOT_TRACK": "0"}
     wanted["MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR"] = "true"
     assert wanted.keys() == DEFAULTS.keys() and answers(**wanted) == ["True"] * 4
+
+
+LOCKED = """
+import sqlite3, sys, threading
+import sqlalchemy, mlflow
+from hpo_core.tracking.connection import connect
+store = connect("sqlite:///mlflow.db")
+lock = sqlite3.connect("mlflow.db", isolation_level=None, check_same_thread=False)
+from mlflow.store.db import utils
+lock.execute("BEGIN EXCLUSIVE")
+threading.Timer(1.5, lambda: lock.execute("ROLLBACK")).start()
+text = sqlalchemy.text
+sqlalchemy.text = utils.sql.text = lambda said: text(said.replace("busy_timeout = 20000", "busy_timeout = 100"))
+if sys.argv[1] == "ours":
+    assert store.experiment("tried again", create=True)
+else:
+    try:
+        mlflow.MlflowClient("sqlite:///mlflow.db").create_experiment("once")
+    except mlflow.MlflowException:
+        print("raised")
+"""
+
+
+@pytest.mark.parametrize(("whose", "told"), [("ours", False), ("theirs", True)])
+def test_a_request_that_is_repeated_leaves_no_traceback_of_mlflows(whose: str, told: bool, tmp_path: Path) -> None:
+    done = subprocess.run([sys.executable, "-c", LOCKED, whose], cwd=tmp_path, capture_output=True, text=True)
+    assert (done.returncode, done.stdout) == (0, "raised\n" if told else ""), done.stderr
+    assert ("database is locked" in done.stderr) == told
