@@ -1,4 +1,4 @@
-"""Where artifacts are kept, as keys and bytes: a folder, or a bucket of an S3-compatible store."""
+"""Reads and writes artifacts as keys and bytes: in a folder, or in a bucket of an S3-compatible store."""
 
 from __future__ import annotations
 

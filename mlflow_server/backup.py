@@ -1,4 +1,4 @@
-"""Database and artifacts as one archive, and back.
+"""Backs up database and artifacts as one archive, and restores them.
 
 The archive is a tar file: the database's dump, every artifact, and at its end ``manifest.json`` with the SHA-256 of
 each of them. A server may go on working meanwhile: the dump is of one moment and is taken first, so every artifact that

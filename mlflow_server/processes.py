@@ -1,4 +1,4 @@
-"""A server as a child process: started, waited for until it answers, ended with all that it started."""
+"""Runs a server as a child process: starts it, waits until it answers, and ends it with all that it started."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""``mlflow server`` as a process that is fast, asks for passwords and says when it answers."""
+"""Runs ``mlflow server`` with settings that make it fast, and with passwords, and waits until it answers."""
 
 from __future__ import annotations
 

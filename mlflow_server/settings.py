@@ -1,4 +1,4 @@
-"""What a tracking server is made of, read from the environment by the names that MLflow gives it.
+"""Reads the settings of a tracking server from the environment, under the names that MLflow gives them.
 
 Two profiles. ``local``: sqlite and a folder, for one machine. ``team``: PostgreSQL, artifacts that go through the
 server to S3-compatible storage, and a password for everybody.

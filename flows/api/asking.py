@@ -96,7 +96,9 @@ def open_study(
     elif is_file(str(study)):
         spec = load_study(Path(study))
     elif change_space:
-        raise InputError("change_space", f"{str(study)!r} is a name, which has no other space", "give a study file")
+        raise InputError(
+            "change_space", f"{str(study)!r} is a name, and only a file can have another space", "give a study file"
+        )
     else:
         return AskedStudy(find_study(connect(tracking_uri), str(study)))
     return AskedStudy(open_ledger(spec, tracking_uri, change_space=change_space))

@@ -1,4 +1,4 @@
-"""A say in a study that runs: a configuration to try next, changed settings, the end of one trial, a pause.
+"""Instructs a running study: a configuration to try next, changed settings, the end of one trial, a pause.
 
 All of it goes through MLflow, so it may be said on any machine, also while no flow works on the study. Every flow that
 does takes it up within seconds.

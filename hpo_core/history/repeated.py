@@ -57,7 +57,7 @@ def by_base(repeats: Iterable[Trial]) -> dict[int, list[Trial]]:
 def merged(trial: Trial, repeats: Sequence[Trial]) -> Trial:
     """A trial with the mean loss of all trainings of its configuration.
 
-    It is not confirmed if one of them failed: what fails now and then is no configuration to rely on.
+    It is not confirmed if one of them failed: what fails now and then cannot be relied on.
     """
     alike = [
         t for t in repeats if t.state is TrialState.COMPLETE and t.fidelity == trial.fidelity and t.loss is not None

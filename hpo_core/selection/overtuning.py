@@ -1,4 +1,4 @@
-"""Holds the winner against the first trial: what tuning was worth, and how much of it was the luck of being chosen.
+"""Compares the winner with the first trial: what tuning was worth, and how much of it was the luck of being chosen.
 
 The value by which a configuration was chosen flatters it; where that is all of its advantage, the study is *overtuned*
 (Schneider, Bischl and Feurer 2025, "Overtuning in hyperparameter optimization", arXiv:2506.19540). Nothing is trained

@@ -108,7 +108,7 @@ class StudyDefinition(Section):
     )
     space: dict[str, Parameter] = Field(min_length=1, description="What is tuned: the parameters by name.")
     prior: dict[str, BeliefSpec] = Field(
-        {}, description="What you believe of good values, by parameter: {around: 1e-3, confidence: medium}."
+        {}, description="What you believe about good values, by parameter: {around: 1e-3, confidence: medium}."
     )
     constraints: list[str] = Field(
         [], description="Expressions that hold for every configuration, such as min_units <= max_units."
@@ -294,10 +294,12 @@ class StudyDefinition(Section):
         if self.cost in {objective.metric for objective in self.objectives}:
             raise ValueError(f"cost: {self.cost!r} is what the study tunes; name another metric, or seconds")
         if self.stop.worth is not None and len(self.objectives) > 1:
-            raise ValueError("stop.worth: of several metrics none says what a gain is worth; give another rule")
+            raise ValueError(
+                "stop.worth: no single one of several metrics says what a gain is worth; give another rule"
+            )
         for key in ("cost", "worth"):
             if not self.cost and getattr(self.stop, key) is not None:
-                raise ValueError(f"stop.{key}: the study says no cost; add cost: seconds, or remove this")
+                raise ValueError(f"stop.{key}: the study has no cost; add cost: seconds, or remove this")
 
     def _check_fidelity(self) -> None:
         """Check what the fidelity, the strategy, the stop rules and the rule of early stopping want of each other.

@@ -1,4 +1,4 @@
-"""Decides what a study may ask for whose trials train in its own process (``isolation: none``)."""
+"""Decides what a study may ask for if its trials train in its own process (``isolation: none``)."""
 
 from __future__ import annotations
 

@@ -103,7 +103,7 @@ class Optuna(Strategy):
             if name in NEEDS:
                 require(NEEDS[name], FIELD)
         if space.beliefs:
-            raise InputError("prior", "Optuna's samplers know no beliefs", "remove it, or choose bayesian or tpe")
+            raise InputError("prior", "Optuna's samplers do not use beliefs", "remove it, or choose bayesian or tpe")
         with _quiet(), self._explaining_errors():
             _ask(_study(_make(self.sampler, 0, space), 1), space)  # some refuse their settings only now
 
@@ -114,7 +114,7 @@ class Optuna(Strategy):
             ValueError: It is one.
         """
         if blind := [name for name in _names(self.sampler) if name in BLIND_TO_LIMITS]:
-            raise ValueError(f"sampler: {blind[0]!r} knows no limits; choose TPESampler, or the strategy bayesian")
+            raise ValueError(f"sampler: {blind[0]!r} does not support limits; choose TPESampler or bayesian")
 
     def check_several(self) -> None:
         """Refuse several metrics for a sampler that knows one.
@@ -123,7 +123,7 @@ class Optuna(Strategy):
             ValueError: It is one.
         """
         if blind := [name for name in _names(self.sampler) if name in OF_ONE_METRIC]:
-            raise ValueError(f"sampler: {blind[0]!r} knows one metric; choose NSGAIISampler, or the strategy bayesian")
+            raise ValueError(f"sampler: {blind[0]!r} supports one metric only; choose NSGAIISampler or bayesian")
 
     @property
     def _class(self) -> str:
