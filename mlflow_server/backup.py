@@ -32,7 +32,7 @@ MANIFEST, DUMP, FILES = "manifest.json", "database.dump", "artifacts/"
 
 @dataclass
 class Manifest:
-    """What an archive holds.
+    """The table of contents of an archive.
 
     Attributes:
         format: The version of this layout.
@@ -124,7 +124,7 @@ def _add(tar: tarfile.TarFile, name: str, size: int, content: IO[bytes]) -> str:
 
 
 class _Hashed(io.RawIOBase):
-    """A stream that knows the digest of what was read from it."""
+    """A stream that computes the digest of what is read from it."""
 
     def __init__(self, content: IO[bytes]) -> None:
         self._content, self._hash = content, hashlib.sha256()
