@@ -139,7 +139,7 @@ class PostgresServer:
         raise InputError("PostgreSQL", problem, f"install postgresql{'' if made_by is None else f'-{made_by}'}")
 
     def _draft(self) -> Path:
-        """An empty folder to build something in before it gets its name; what a killed process left there is removed."""
+        """An empty folder for data that are not whole yet; what a killed process left there is removed."""
         draft = self.folder / "draft"
         shutil.rmtree(draft, ignore_errors=True)
         draft.mkdir()

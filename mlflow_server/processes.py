@@ -76,7 +76,7 @@ class Process:
         start_side_by_side([self])
 
     def launch(self) -> None:
-        """Start it without waiting. Call it in the main thread: Linux treats the end of a thread as that of the parent."""
+        """Start it without waiting. Call it in the main thread: Linux takes the end of a thread for the parent's."""
         self._deadline = time.monotonic() + START_SECONDS
         self._process = subprocess.Popen(
             self.command,

@@ -207,7 +207,7 @@ class AskedStudy:
 
     @contextmanager
     def _telling(self) -> Iterator[None]:
-        """Do at once what this process tells the study in the block."""
+        """Apply at once what this process tells the study in the block."""
         with self._lock:
             yield
             self._heard = -math.inf
@@ -287,7 +287,7 @@ class AskedStudy:
             raise
 
     def _ended_from_outside(self, history: History, owner: str | None = None) -> str:
-        """Why nothing more is to be had here, whatever the study's rules say; empty if that is not so."""
+        """Why this process gets no further trials, whatever the study's rules say; empty if it does."""
         stopped = self.ledger.study.stop_requested
         if stopped or (owner == ASKER and stop_holds(self.ledger.study_run, history, now_ms())):
             return STOPPED

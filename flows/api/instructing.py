@@ -92,7 +92,7 @@ def change(ledger: Ledger, changes: list[str]) -> list[str]:
 
 
 def stop_study(ledger: Ledger) -> int:
-    """Have no further trial started; returns how many still run, which are to finish.
+    """Let no further trial start; returns how many still run, which finish.
 
     If none does, the study ends here: whoever asks for trials may never come back. Its stages after the search are a
     flow's, which ends them itself.

@@ -286,7 +286,7 @@ class StudyDefinition(Section):
                 )
 
     def _check_cost(self) -> None:
-        """Check that what counts costs has some.
+        """Check that the study has costs if something counts them.
 
         Raises:
             ValueError: It has none; the message begins with the key.
@@ -302,7 +302,7 @@ class StudyDefinition(Section):
                 raise ValueError(f"stop.{key}: the study has no cost; add cost: seconds, or remove this")
 
     def _check_fidelity(self) -> None:
-        """Check what the fidelity, the strategy, the stop rules and the rule of early stopping want of each other.
+        """Check that the fidelity, the strategy, the stop rules and early stopping fit each other.
 
         Raises:
             ValueError: One wants what is not there; the message begins with the key.
@@ -375,7 +375,7 @@ class StudyDefinition(Section):
 
     @property
     def needs_hypergradient(self) -> bool:
-        """Whether the strategy goes nowhere unless trials log hypergradients."""
+        """Whether the strategy makes no progress unless trials log hypergradients."""
         return strategy_class(self.strategy.name).needs_hypergradient
 
     @cached_property
@@ -395,7 +395,7 @@ class StudyDefinition(Section):
 
     @property
     def preference(self) -> Preference | None:
-        """What ``prefer`` says; None if it says nothing."""
+        """What ``prefer`` says; None if it is not given."""
         return preference_of(self.prefer, self.objectives, "prefer", reading=True) if self.prefer else None
 
     def stands_for(self, front: Sequence[Trial]) -> Trial | None:

@@ -224,7 +224,7 @@ def _data(past: Past, place: Place | None, shown: Sequence[Plot]) -> str:
 
 
 def _signed(noted: object, sign: int) -> float | str:
-    """A number of a note, in the metric's own direction; what is none, as it stands there."""
+    """A note's number in the metric's own direction; any other note as text."""
     value = finite(noted)
     return str(noted) if math.isnan(value) else sign * value
 

@@ -84,7 +84,7 @@ def learning_curves(past: Past) -> list[Plot]:
 
 
 def _opacity(count: int) -> float:
-    """The more curves, the fainter each, so that where they are dense can be seen."""
+    """The opacity of each curve: fainter the more there are, so that dense regions can be seen."""
     return 0.6 if count <= 100 else max(0.6 - 0.2 * math.log10(count / 100), 0.35)
 
 
