@@ -36,6 +36,7 @@ from hpo_core.space.configuration import Config, Scalar, identity, native
 from hpo_core.space.parameters import Float, Int, Listed, Ordinal
 from hpo_core.space.search_space import SearchSpace
 from hpo_core.strategies.base import Strategy
+from hpo_core.strategies.common.batch import one_by_one
 from hpo_core.strategies.common.sampling import first_new, uniform_from
 
 STATELESS = ("BruteForceSampler", "GPSampler", "RandomSampler", "TPESampler")
@@ -130,15 +131,12 @@ class Optuna(Strategy):
         return self.sampler if isinstance(self.sampler, str) else str(self.sampler["name"])
 
     def propose(self, space: SearchSpace, history: History, n: int, *, seed: int) -> list[Proposal]:
-        proposals: list[Proposal] = []
+        def propose(seen: History) -> Proposal | None:
+            config = self._next(space, seen, seed)
+            return None if config is None else Proposal(config, notes={"sampler": self._class})
+
         with _quiet():
-            for _ in range(n):
-                seen = history.with_pending(proposals) if proposals else history
-                config = self._next(space, seen, seed)
-                if config is None:
-                    break
-                proposals.append(Proposal(config, notes={"sampler": self._class}))
-        return proposals
+            return one_by_one(history, n, propose)
 
     def _next(self, space: SearchSpace, history: History, seed: int) -> dict[str, Scalar] | None:
         """The first configuration of the sampler's that is feasible and new, or a uniform one."""
