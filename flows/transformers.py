@@ -192,6 +192,6 @@ def _read(folder: Path) -> dict[str, Any]:
             with safe_open(file, "pt"):
                 pass
         elif file.suffix in (".pt", ".pth", ".bin") and not zipfile.is_zipfile(file):
-            raise ValueError(f"{file.name} is no file of PyTorch's")
+            raise ValueError(f"{file.name} is not a PyTorch file")
     state: dict[str, Any] = json.loads((folder / STATE).read_text(encoding="utf-8"))
     return state

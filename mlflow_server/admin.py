@@ -1,4 +1,4 @@
-"""The password of MLflow's user ``admin``: a hash in the database, and a secret of what works as admin.
+"""Checks and sets the password of MLflow's user ``admin``, of which the database holds a hash.
 
 MLflow takes it from the environment only when it makes the user, at the first start. Both differ after a restore onto
 another machine, or where one of them was changed; then whoever uses the secret is refused, Prefect's worker too.
@@ -17,7 +17,7 @@ ADMIN = "admin"
 
 
 def is_password(database: Database, password: str) -> bool:
-    """Whether a password is admin's, or becomes it since there is no such user yet."""
+    """Whether a password is admin's, or will be because there is no such user yet."""
     found = _hash(database)
     return found is None or check_password_hash(found, password)
 

@@ -1,4 +1,4 @@
-"""Where artifacts are kept, as keys and bytes: a folder, or a bucket of an S3-compatible store."""
+"""Reads and writes artifacts as keys and bytes: in a folder, or in a bucket of an S3-compatible store."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ class Artifacts(ABC):
 
     @abstractmethod
     def stored(self) -> Iterator[Stored]:
-        """Everything that is there."""
+        """All files."""
 
     @abstractmethod
     @contextlib.contextmanager
@@ -41,7 +41,7 @@ class Artifacts(ABC):
 
     @abstractmethod
     def write(self, key: str, content: IO[bytes]) -> None:
-        """Keep a file under a key."""
+        """Write a file under a key."""
 
     @abstractmethod
     def delete(self, keys: Iterable[str]) -> None:
@@ -154,7 +154,7 @@ class Bucket(Artifacts):
                 self._client.create_bucket(Bucket=self.name)
 
     def check(self) -> None:
-        """See that the bucket is there and that the credentials open it.
+        """Check that the bucket exists and that the credentials give access to it.
 
         Raises:
             InputError: It is not, or they do not.
@@ -208,7 +208,7 @@ def _client(environment: Mapping[str, str]) -> Any:
 
 
 def checked_key(key: str) -> str:
-    """A key that leads to no place outside the artifacts.
+    """The key, if it does not lead outside the artifacts.
 
     Raises:
         InputError: It would.

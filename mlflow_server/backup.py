@@ -1,4 +1,4 @@
-"""Database and artifacts as one archive, and back.
+"""Backs up database and artifacts as one archive, and restores them.
 
 The archive is a tar file: the database's dump, every artifact, and at its end ``manifest.json`` with the SHA-256 of
 each of them. A server may go on working meanwhile: the dump is of one moment and is taken first, so every artifact that
@@ -32,7 +32,7 @@ MANIFEST, DUMP, FILES = "manifest.json", "database.dump", "artifacts/"
 
 @dataclass
 class Manifest:
-    """What an archive holds.
+    """The table of contents of an archive.
 
     Attributes:
         format: The version of this layout.
@@ -124,7 +124,7 @@ def _add(tar: tarfile.TarFile, name: str, size: int, content: IO[bytes]) -> str:
 
 
 class _Hashed(io.RawIOBase):
-    """A stream that knows the digest of what was read from it."""
+    """A stream that computes the digest of what is read from it."""
 
     def __init__(self, content: IO[bytes]) -> None:
         self._content, self._hash = content, hashlib.sha256()

@@ -1,4 +1,4 @@
-"""Passwords that nobody thinks up: made once, kept in a file that only its owner can read."""
+"""Makes passwords at random, once, and keeps them in a file that only its owner can read."""
 
 from __future__ import annotations
 

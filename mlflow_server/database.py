@@ -1,4 +1,4 @@
-"""The tracking server's database, as far as it is looked after: dumped, loaded, asked, upgraded."""
+"""Dumps, loads, inspects and upgrades the tracking server's database."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ PATH_COLUMNS = [
 
 
 class Database(ABC):
-    """A database of MLflow's.
+    """MLflow's database.
 
     Attributes:
         uri: Its address, without a password.
@@ -52,7 +52,7 @@ class Database(ABC):
 
     @abstractmethod
     def dump(self, path: Path) -> None:
-        """Write all of it, as of one moment, while others go on working with it."""
+        """Write a consistent copy of all of it while others go on working with it."""
 
     @abstractmethod
     def load(self, path: Path) -> None:
@@ -64,7 +64,7 @@ class Database(ABC):
 
     @abstractmethod
     def in_use(self) -> bool:
-        """Whether somebody else is connected, as far as that can be told."""
+        """Whether somebody else is connected, as far as that is known."""
 
     @property
     def empty(self) -> bool:
@@ -152,7 +152,7 @@ class Sqlite(Database):
                 return True
 
     def relocate(self, old: str, new: str) -> None:
-        """Let artifacts' addresses that begin with one folder begin with another."""
+        """Replace the folder that artifacts' addresses begin with."""
         tables = set(self._tables())
         with contextlib.closing(sqlite3.connect(self.path)) as connection, connection:
             for table, column in PATH_COLUMNS:

@@ -1,4 +1,4 @@
-"""What nobody needs any longer: checkpoints of studies that ended long ago, and what was deleted in MLflow long ago."""
+"""Finds and removes checkpoints of studies that ended long ago, and what was deleted in MLflow long ago."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def seconds_of(age: str) -> float:
 
 @dataclass(frozen=True)
 class Garbage:
-    """What would go.
+    """What can be removed.
 
     Attributes:
         checkpoints: Keys of checkpoint files, of trials of studies that have ended.
@@ -88,7 +88,7 @@ def _trials_of_ended_studies(store: Store, limit: int) -> set[str]:
 
 
 def remove(garbage: Garbage, database: Database, artifacts: Artifacts, tracking_uri: str, age: float) -> None:
-    """Delete checkpoints, and let ``mlflow gc`` delete what lies in its trash, for good.
+    """Delete checkpoints, and empty MLflow's trash by ``mlflow gc``.
 
     Raises:
         TrackingError: Something refuses; what is left is found the next time.

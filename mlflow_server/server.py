@@ -1,4 +1,4 @@
-"""``mlflow server`` as a process that is fast, asks for passwords and says when it answers."""
+"""Runs ``mlflow server`` with settings that make it fast, and with passwords, and waits until it answers."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ auth_cache_ttl_seconds = {cache}
 
 
 def server_command(settings: Settings) -> list[str]:
-    """The command line; every user of the machine can read it, so all that is secret is left to the environment."""
+    """The command line. Every user of the machine can read it, so secrets go into the environment."""
     command = [sys.executable, "-m", "mlflow", "server", "--host", settings.host, "--port", str(settings.port)]
     command += ["--workers", str(settings.workers), "--uvicorn-opts", f"--timeout-graceful-shutdown {GRACE_SECONDS}"]
     if isinstance(settings.artifacts, Folder):
@@ -43,7 +43,7 @@ def server_command(settings: Settings) -> list[str]:
 
 
 def server_environment(settings: Settings, auth: Path) -> dict[str, str]:
-    """What the server sees in its environment beside ours.
+    """What is added to the server's environment.
 
     Args:
         settings: The server.
@@ -73,7 +73,7 @@ def server_environment(settings: Settings, auth: Path) -> dict[str, str]:
 
 
 def server_process(settings: Settings, auth: Path, log: Path | None = None) -> Process:
-    """The server, not started yet; its database and its artifacts must be there.
+    """The server, not started yet; its database and artifacts must exist.
 
     Args:
         settings: The server.
@@ -121,6 +121,6 @@ def running_server(settings: Settings) -> Iterator[Process]:
 
 
 def address(settings: Settings) -> str:
-    """Where this machine finds the server."""
+    """The server's address on this machine."""
     host = "127.0.0.1" if settings.host == "0.0.0.0" else settings.host  # noqa: S104  (compared, not bound)
     return f"http://[{host}]:{settings.port}" if ":" in host else f"http://{host}:{settings.port}"

@@ -1,4 +1,4 @@
-"""What a tracking server is made of, read from the environment by the names that MLflow gives it.
+"""Reads the settings of a tracking server from the environment, under the names that MLflow gives them.
 
 Two profiles. ``local``: sqlite and a folder, for one machine. ``team``: PostgreSQL, artifacts that go through the
 server to S3-compatible storage, and a password for everybody.
@@ -29,7 +29,7 @@ LOOPBACK = ("127.0.0.1", "localhost", "::1")
 
 @dataclass(frozen=True)
 class Settings:
-    """A tracking server.
+    """The settings of a tracking server.
 
     Attributes:
         profile: ``local`` or ``team``.
@@ -83,7 +83,7 @@ def server_settings(
     port: int = 5000,
     workers: int | None = None,
 ) -> Settings:
-    """All that a server is started with, checked as far as can be without starting it.
+    """All that a server is started with, checked as far as possible without starting it.
 
     Raises:
         InputError: Something is missing or cannot be.
@@ -109,7 +109,7 @@ def server_settings(
 
 
 def secret(environment: Mapping[str, str], name: str) -> str:
-    """A password of the environment.
+    """A password from the environment.
 
     Raises:
         InputError: It is missing or short.

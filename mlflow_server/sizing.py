@@ -16,7 +16,7 @@ WORKER_MEMORY = 512 * 2**20
 
 
 def fitting_workers() -> int:
-    """As many workers as this machine has use for.
+    """The number of workers that this machine can use.
 
     uvicorn hands its workers a socket on which asyncio does not turn Nagle's algorithm off, and every answer then waits
     40 ms for an acknowledgement. uvloop does turn it off; where it is missing, one worker is faster than many.
@@ -27,14 +27,14 @@ def fitting_workers() -> int:
 
 
 def _processors() -> float:
-    """Processors that this process may use, in a container those that it was given."""
+    """The number of processors that this process may use; in a container, that of the container."""
     here = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     quota, _, period = _control_group("cpu.max").partition(" ")
     return min(here, int(quota) / int(period)) if quota.isdigit() and period.isdigit() else here
 
 
 def _memory() -> int:
-    """Bytes of memory that this process may use."""
+    """The memory that this process may use, in bytes."""
     limit = _control_group("memory.max")
     here = int(psutil.virtual_memory().total)
     return min(here, int(limit)) if limit.isdigit() else here

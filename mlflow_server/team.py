@@ -38,7 +38,7 @@ def _silent(_: Process) -> None: ...
 
 @dataclass(frozen=True)
 class Ports:
-    """Where each of the servers listens on 127.0.0.1."""
+    """The ports on which the servers listen on 127.0.0.1."""
 
     mlflow: int = 5000
     prefect: int = 4200
@@ -46,7 +46,7 @@ class Ports:
     s3: int = 9000
 
     def check(self, names: Sequence[str]) -> None:
-        """Check that some of the servers can listen.
+        """Check that the named servers can listen.
 
         Raises:
             InputError: A port is taken, given twice, or no port.
@@ -60,7 +60,7 @@ class Ports:
 
 
 class Team:
-    """All servers of a folder.
+    """The servers whose data are in one folder.
 
     Args:
         folder: Where their data, logs and secrets stand; made if missing.
@@ -102,7 +102,7 @@ class Team:
 
     @property
     def client_environment(self) -> dict[str, str]:
-        """What a shell needs in which ``hpo tune`` runs."""
+        """What a shell that runs ``hpo tune`` needs."""
         return {
             "MLFLOW_TRACKING_URI": self.mlflow_uri,
             "MLFLOW_TRACKING_USERNAME": "admin",
@@ -113,7 +113,7 @@ class Team:
 
     @contextlib.contextmanager
     def claimed(self, *names: str) -> Iterator[None]:
-        """The folder and some of the ports are this process's alone; both environments stand in their files.
+        """Claim the folder and some of the ports for this process, and write both environments to their files.
 
         Args:
             names: The servers that are going to be started, by their names in :class:`Ports`.
@@ -192,12 +192,12 @@ class Team:
 
     @property
     def database(self) -> Database:
-        """MLflow's; PostgreSQL must answer to be asked something."""
+        """MLflow's database; PostgreSQL must answer before it is used."""
         return database_of(self.server_environment["MLFLOW_BACKEND_STORE_URI"], self.server_environment)
 
     @property
     def _prefect_database(self) -> dict[str, str]:
-        """PostgreSQL too, if it has what Prefect needs; else Prefect's default, sqlite in its folder."""
+        """PostgreSQL as well, if it has what Prefect needs; otherwise Prefect's default, sqlite in its folder."""
         database = database_of(f"postgresql://{self._postgres}/prefect", self.server_environment)
         assert isinstance(database, Postgresql)
         if not database.offers("pg_trgm"):
@@ -235,7 +235,7 @@ class Team:
 
 @contextlib.contextmanager
 def _running(processes: list[Process], ready: Ready) -> Iterator[list[Process]]:
-    """Servers from when all answer until the block ends; the last one ends first."""
+    """Servers that run from when all answer until the block ends; the last one ends first."""
     with contextlib.ExitStack() as stack:
         for process in processes:
             stack.callback(process.stop)

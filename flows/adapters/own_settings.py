@@ -1,4 +1,4 @@
-"""Gives a training that goes on from the checkpoint of another configuration the hyperparameters of its own.
+"""Restores a training's own hyperparameters once it has loaded the checkpoint of another configuration.
 
 The states of optimizers and of schedules mix what a configuration has set (a learning rate, a momentum, the length of a
 decay) with how far the training has come. Nothing in them tells which is which, but two trainings do: what differs
@@ -27,7 +27,7 @@ def settings_of(state: Any) -> Any:
         return {key: settings_of(value) for key, value in state.items()}
     if isinstance(state, list | tuple):
         return (list if isinstance(state, list) else tuple)(map(settings_of, state))
-    if hasattr(state, "item"):  # a number of numpy's or PyTorch's, if it is no array
+    if hasattr(state, "item"):  # a number of numpy's or PyTorch's, unless it is an array
         return None if state.ndim else state.item()
     return state if isinstance(state, bool | int | float | str) else None
 

@@ -32,7 +32,7 @@ UNTOLD = "its block ended without a result; call trial.tell(...) in it"
 
 
 def told_metrics(spec: StudySpec, record: TrialLog, number: int, result: Any) -> dict[str, float]:
-    """The metrics of a result that was told.
+    """The metrics of a told result.
 
     Raises:
         NotFinite: One of the study's own metrics, or one with a limit, is not finite, so the trial has failed.
@@ -201,7 +201,7 @@ class Attempt:
         self._end(trial, partial(record_result, metrics=metrics))
 
     def fail(self, trial: AskedTrial, error: BaseException | str) -> None:
-        """End the trial without a result; why it was stopped, if it was, counts for more than what came of that."""
+        """End the trial without a result; if it was stopped, the reason for that counts, not what it led to."""
         self._check_open()
         error = self.stopped or error
         details = "" if isinstance(error, str) else "".join(traceback.format_exception(error))

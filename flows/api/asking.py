@@ -97,7 +97,9 @@ def open_study(
     elif is_file(str(study)):
         spec = load_study(Path(study))
     elif change_space:
-        raise InputError("change_space", f"{str(study)!r} is a name, which has no other space", "give a study file")
+        raise InputError(
+            "change_space", f"{str(study)!r} is a name, and only a file can have another space", "give a study file"
+        )
     else:
         check_there(str(study), tracking_uri)
         return AskedStudy(find_study(connect(tracking_uri), str(study)))
@@ -210,7 +212,7 @@ class AskedStudy:
 
     @contextmanager
     def _telling(self) -> Iterator[None]:
-        """Do at once what this process tells the study in the block."""
+        """Apply at once what this process tells the study in the block."""
         with self._lock:
             yield
             self._heard = -math.inf
@@ -291,7 +293,7 @@ class AskedStudy:
             raise
 
     def _ended_from_outside(self, history: History, owner: str | None = None) -> str:
-        """Why nothing more is to be had here, whatever the study's rules say; empty if that is not so."""
+        """Why this process gets no further trials, whatever the study's rules say; empty if it does."""
         stopped = self.ledger.study.stop_requested
         if stopped or (owner == ASKER and stop_holds(self.ledger.study_run, history, now_ms())):
             return STOPPED

@@ -1,4 +1,4 @@
-"""A say in a study that runs: a configuration to try next, changed settings, the end of one trial, a pause.
+"""Instructs a running study: a configuration to try next, changed settings, the end of one trial, a pause.
 
 All of it goes through MLflow, so it may be said on any machine, also while no flow works on the study. Every flow that
 does takes it up within seconds.
@@ -95,7 +95,7 @@ def change(ledger: Ledger, changes: list[str]) -> list[str]:
 
 
 def stop_study(ledger: Ledger) -> int:
-    """Have no further trial started; returns how many still run, which are to finish.
+    """Let no further trial start; returns how many still run, which finish.
 
     If none does, the study ends here: whoever asks for trials may never come back. Its stages after the search are a
     flow's, which ends them itself.

@@ -51,7 +51,7 @@ def seconds_of(text: str) -> float:
 
 
 def ask_for(study: AskedStudy, seconds: float) -> dict[str, Any]:
-    """Reserve the next trial of a study for so long.
+    """Reserve the next trial of a study for a while.
 
     Returns:
         The trial as plain data; without a number if there is none, and ``over`` says whether that is for good.

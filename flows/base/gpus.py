@@ -1,4 +1,4 @@
-"""Keeps what a process takes of the GPUs small, so that all processes of a study find room on them.
+"""Limits how much of the GPUs a process takes, so that all processes of a study find room on them.
 
 By default TensorFlow and JAX take nearly all memory of every GPU for the first process that uses it; the worker of the
 next slot, or the first worker beside a script that has built a model, would find none.

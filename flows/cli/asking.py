@@ -1,4 +1,4 @@
-"""The commands for who trains without a flow, in any language: ask and tell."""
+"""The commands for trainings outside a flow, in any language: ask and tell."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The commands that have a say in a study while it runs: enqueue, set, pause and resume; stop is in manage."""
+"""The commands that instruct a running study: enqueue, set, pause and resume; stop is in manage."""
 
 from __future__ import annotations
 

@@ -28,7 +28,7 @@ def stop(
         typer.echo(f"{ledger.spec.name}: trial {trial} ends {when}, as failed; another one takes its slot")
         return
     if reason:
-        raise InputError("--reason", "it is that of a trial's end", "give --trial, too")
+        raise InputError("--reason", "it says why a trial ends", "give --trial, too")
     from hpo_flows.api.instructing import stop_study
 
     typer.echo(f"{ledger.spec.name}: no further trial starts; {stop_study(ledger)} running ones finish")

@@ -261,7 +261,7 @@ def serve(deployed: Deployed) -> None:
 
 
 def _start_runs_deaf() -> None:
-    """Let the process of a run hear Ctrl-C only when its flow begins; a terminal sends it to all processes at once.
+    """Make the process of a run ignore Ctrl-C until its flow begins; a terminal sends it to all processes at once.
 
     Otherwise a process that is still importing would end with a traceback, and without a state in Prefect.
     """

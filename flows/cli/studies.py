@@ -151,7 +151,7 @@ def export(
     from hpo_flows.reports import export as table
 
     if format_ is Format.PARQUET and out is None:
-        raise InputError("--out", "it is missing, and Parquet is no text", "name a file: --out trials.parquet")
+        raise InputError("--out", "it is missing, and Parquet cannot be printed", "name a file: --out trials.parquet")
     ledger = open_stored(study)
     spec, history = ledger.spec, ledger.load()
     if front and not spec.metrics:

@@ -73,7 +73,7 @@ MODULES: Mapping[str, Mapping[str, str]] = {
     "engine.trial": _all("Trial TrialStatus", "tuner.trial"),
     "engine.tuner": {"Tuner": "tuner.tuner"},
 }
-"""The modules that are no files: each name's home, below ``hpo_flows.keras``."""
+"""The modules that are not files: each name's home, below ``hpo_flows.keras``."""
 
 SUBMODULES = ("applications", "engine", "errors", "oracles", "tuners")
 """What ``import hpo_flows.keras`` makes reachable as attributes, as ``import keras_tuner`` does."""

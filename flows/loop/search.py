@@ -52,7 +52,7 @@ class SearchStage:
         self._began = time.monotonic() - max(now_ms() - milliseconds, 0) / 1000
 
     def forget_failures_before(self, number: int) -> None:
-        """Let trials below this number say nothing about an error that lasts: the study ended, and goes on since."""
+        """Ignore failures below this trial number when looking for a lasting error: the study has gone on since."""
         self._earlier = frozenset(range(number))
 
     def load(self, history: History) -> bool:

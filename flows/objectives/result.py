@@ -69,10 +69,10 @@ def as_result(value: Any, own: Sequence[str], reported: Mapping[str, float] = {}
 
 
 def _alone(value: Any, own: Sequence[str], reported: Mapping[str, float]) -> Mapping[str, Any]:
-    """What an objective returned that is no dict, as one.
+    """A result that is not a dict, as one.
 
     Raises:
-        ValueError: It is no number, or the study has several metrics.
+        ValueError: It is not a number, or the study has several metrics.
     """
     if len(own) > 1:
         if value is None and all(name in reported for name in own):

@@ -21,7 +21,7 @@ COMPROMISE = "the compromise, nearest to the best value in each metric"
 
 
 def standing_line(spec: StudySpec, front: Sequence[Trial]) -> str:
-    """Why the point that stands for a front does so; see ``stands_for`` of the study."""
+    """Why this point represents the front; see ``stands_for`` of the study."""
     wanted = spec.preference
     if wanted is None:
         return COMPROMISE
@@ -30,7 +30,7 @@ def standing_line(spec: StudySpec, front: Sequence[Trial]) -> str:
 
 
 def ranges(spec: StudySpec, front: Sequence[Trial]) -> list[str]:
-    """From where to where a front reaches in each metric, the better end first, such as ``latency_ms 3 to 40``."""
+    """The range of a front in each metric, the better end first, such as ``latency_ms 3 to 40``."""
     ranges = []
     for i, each in enumerate(spec.objectives):
         losses = [trial.outcome[i] for trial in front]
@@ -67,7 +67,7 @@ def goal_facts(spec: StudySpec) -> dict[str, Any]:
 
 
 def front_facts(spec: StudySpec, history: History) -> dict[str, Any]:
-    """What stands in place of one best value with several metrics, as plain data; nothing with one."""
+    """With several metrics the front instead of one best value, as plain data; empty with one."""
     if not spec.metrics:
         return {}
     points = [{"trial": trial.number, "values": metric_values(spec, trial)} for trial in history.front]

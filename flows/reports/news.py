@@ -43,7 +43,7 @@ class Ended(NamedTuple):
 
 
 class News:
-    """What is new in a study from look to look. The first look finds nothing new: earlier runs have told it.
+    """What is new in a study since the last look. The first look finds nothing new: earlier runs have reported it.
 
     Attributes:
         count: How many trials have ended since the first look.

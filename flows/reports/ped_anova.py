@@ -67,7 +67,7 @@ class Deciding:
 
 @dataclass(frozen=True)
 class TooFew:
-    """That nothing can be said, since too few trials are complete.
+    """The result where too few trials are complete to say anything.
 
     Args:
         complete: How many there are.

@@ -178,7 +178,7 @@ def limits_line(spec: StudySpec, best: Trial, of: str = "") -> str:
 
 
 def none_feasible(spec: StudySpec, best: Trial) -> str:
-    """That no trial keeps the limits, for a best one that breaks them."""
+    """A remark that no trial keeps the limits, as the best one breaks them."""
     return f"none{_as_far(spec, best)} keeps the limits"
 
 

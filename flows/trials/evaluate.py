@@ -64,7 +64,7 @@ def evaluate(session: Session, training: Training, attempt: int, tags: Mapping[s
 
 @contextmanager
 def ended_in_any_case(session: Session, training: Training, record: TrialLog, folder: Path) -> Iterator[None]:
-    """End the run also after an error that is not the objective's, and remove the attempt's folder."""
+    """End the run after any error, also one that is not the objective's, and remove the attempt's folder."""
     try:
         yield
     except (TrialFailed, TrialCancelled):

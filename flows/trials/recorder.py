@@ -55,7 +55,7 @@ soon and its curves every ten seconds, however many epochs it reports."""
 
 
 def as_reason(text: str) -> str:
-    """Why a trial ended, as it stands in MLflow."""
+    """Why a trial ended, as MLflow stores it."""
     return plain(text)[:1000]
 
 
@@ -121,14 +121,14 @@ class TrialLog:
         return True
 
     def _note_not_kept(self, what: str, reason: str) -> None:
-        """Tell in the run, and once per reason on the screen, that something of the best trial is missing."""
+        """Say in the run, and once per reason on the screen, that something of the best trial is missing."""
         missing = f"{what}: {one_line(reason)}"
         self._not_kept.append(missing)
         self._tags[Tag.NOT_KEPT] = plain("; ".join(self._not_kept))[:1000]
         self._session.warn(f"of the best trial, {missing} (the tag {Tag.NOT_KEPT} of its run)")
 
     def _note_logged(self, logged: Logged) -> None:
-        """Have the result outdo what the objective logged by MLflow, which shows the value at the highest step."""
+        """Log the result at a higher step than the objective used by MLflow, which shows the value of the highest."""
         self._ledger.share(self._training.run_id)
         for key, step in logged.steps.items():
             self._logged_steps[key] = max(step, self._logged_steps.get(key, 0))
@@ -360,7 +360,7 @@ class TrialLog:
                 log.warning("the artifact store refuses the checkpoint of trial %d: %s", self._training.number, error)
 
     def _note_refused(self, left: Sequence[tuple[Path, str]], reason: str) -> None:
-        """Set artifacts aside that the store refuses, and tell it in the run, and once on the screen."""
+        """Set aside artifacts that the store refuses, and say so in the run, and once on the screen."""
         where = self._set_aside([path for path, _ in left])
         self._tags[Tag.ARTIFACTS_LOST] = plain(f"{where}: {reason}")[:500]
         if any(folder == MODEL for _, folder in left):

@@ -91,7 +91,7 @@ class Session:
         self.fatal = None
 
     def warn(self, message: str, about: str = "") -> None:
-        """Show a warning once, or once about something that each trial would put in other words."""
+        """Show a warning once; for something that each trial would put in other words, also once."""
         if (about or message) not in self.warned:
             self.warned.add(about or message)
             log.warning("%s: %s", self.ledger.spec.name, message)

@@ -112,7 +112,7 @@ class Attempt:
 
 @contextlib.contextmanager
 def logging_to_run(job: Job, attempt: Attempt) -> Iterator[None]:
-    """Let what the objective logs by MLflow itself go into the trial's run, and tell the flow what that was."""
+    """Direct what the objective logs by MLflow itself into the trial's run, and report it to the flow."""
     if job.run is None:
         yield
         return
@@ -124,7 +124,7 @@ def logging_to_run(job: Job, attempt: Attempt) -> Iterator[None]:
 
 @contextlib.contextmanager
 def _heap_apart() -> Iterator[None]:
-    """Leave what was there before the training out of garbage collections.
+    """Exclude what existed before the training from garbage collections.
 
     Keras collects all garbage after each training. Beside TensorFlow, MLflow and Prefect that takes half a second, and
     finds nothing: what a training leaves is among what it has made.

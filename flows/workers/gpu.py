@@ -49,7 +49,7 @@ def out_of_memory(error: BaseException) -> bool:
 
 
 def bound_memory(share: float) -> None:
-    """Bound what PyTorch and TensorFlow take of this process's GPU, as soon as either is imported."""
+    """Limit what PyTorch and TensorFlow take of this process's GPU, as soon as either is imported."""
     sys.meta_path.insert(
         0,
         _AfterImport(

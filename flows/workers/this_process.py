@@ -232,7 +232,7 @@ class _Flag:
 
 
 class _Tee:
-    """A stream that also keeps what is written to it. In all else it is the stream, so that a debugger can use it.
+    """A stream that also keeps what is written to it. Otherwise it is like the stream, so that a debugger can use it.
 
     Args:
         stream: The stream; None if the process has none.

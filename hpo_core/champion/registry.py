@@ -130,7 +130,9 @@ def promote(ledger: Ledger, *, force: bool = False, reason: str = "") -> str:
         problem = f"version {last.number} of {model!r} is not the champion ({last.tags[Tag.DECISION]}: {state})"
         raise InputError("--force", problem, "give --force --reason TEXT to promote it all the same")
     if not reason.strip():
-        raise InputError("--reason", "is missing, and a promotion by hand is kept with it", "give --reason TEXT")
+        raise InputError(
+            "--reason", "is missing, and the registry keeps it with a promotion by hand", "give --reason TEXT"
+        )
     kept = {key: value for key, value in last.tags.items() if key not in (Tag.BECAME_CHAMPION, Tag.ROLLED_BACK)}
     tags = kept | promotion(champion, versions) | {Tag.FORCED: reason[:1000]}
     logged = publish_model(ledger, [last.run])

@@ -68,7 +68,7 @@ def mean_metrics(trainings: Sequence[Mapping[str, float]]) -> dict[str, float]:
 def merged(trial: Trial, repeats: Sequence[Trial]) -> Trial:
     """A trial with the mean loss and the mean metrics of all trainings of its configuration.
 
-    It is not confirmed if one of them failed: what fails now and then is no configuration to rely on.
+    It is not confirmed if one of them failed: what fails now and then cannot be relied on.
     """
     alike = [
         t for t in repeats if t.state is TrialState.COMPLETE and t.fidelity == trial.fidelity and t.loss is not None

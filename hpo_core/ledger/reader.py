@@ -222,7 +222,7 @@ class LedgerReader:
         return self._history
 
     def _with_changes(self, history: History) -> History | None:
-        """A history with the runs that have changed; None if one of them is no trial any more."""
+        """A history with the runs that have changed; None if one of them is no longer a trial."""
         runs = [self._runs[id] for id in self._changed]
         trials = [trial for run in runs if (trial := self._chosen(run)) is not None]
         chosen = {trial.run_id for trial in trials}

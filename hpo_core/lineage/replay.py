@@ -258,7 +258,7 @@ def _by_time(earlier: Sequence[Trial], trial: Trial) -> History:
 def _replayed(found: Explanation, seen: History, spec: StudySpec, run: Run, queue: Mapping[str, Config]) -> Explanation:
     """The explanation with what the strategy proposes from the history, asked again.
 
-    What was enqueued is no input of any other proposal, so only the trial's own entry of the queue is given.
+    What was enqueued does not influence any other proposal, so only the trial's own entry of the queue is given.
     """
     trial, caveats = found.trial, []
     name = str(trial.notes.get("strategy", spec.strategy.name))

@@ -61,7 +61,7 @@ def verdict(history: History, trial: Trial) -> str:
 
 
 def whole_like(trial: Trial, others: Iterable[Trial]) -> list[Trial]:
-    """The trials with all folds that a trial can be held against: in as many folds and at the same fidelity."""
+    """The trials with all folds that a trial can be compared with: of as many folds and the same fidelity."""
     return [
         other
         for other in others

@@ -1,4 +1,4 @@
-"""Holds the winner against the first trial: what tuning was worth, and how much of it was the luck of being chosen.
+"""Compares the winner with the first trial: what tuning was worth, and how much of it was the luck of being chosen.
 
 The value by which a configuration was chosen flatters it; where that is all of its advantage, the study is *overtuned*
 (Schneider, Bischl and Feurer 2025, "Overtuning in hyperparameter optimization", arXiv:2506.19540). Nothing is trained
@@ -52,7 +52,7 @@ class Scores:
 
 @dataclass(frozen=True)
 class Overtuning:
-    """The winner beside the first trial.
+    """The winner compared with the first trial.
 
     Args:
         winner, first: What is known of both; the same trial if no other was better.
@@ -71,7 +71,7 @@ class Overtuning:
 
     @property
     def in_vain(self) -> bool | None:
-        """Whether the first trial would have done as well, as far as the error allows to tell; None if nothing does."""
+        """Whether the first trial would have done as well, within the error; None if that is unknown."""
         if self.winner.trial.number == self.first.trial.number:
             return True
         if self.limited:
@@ -80,7 +80,7 @@ class Overtuning:
 
 
 def overtuning_of(history: History, choice: Choice | None, metric: str, sign: int) -> Overtuning | None:
-    """The winner beside the first trial that was trained as far; None if there is no winner or nothing to compare.
+    """The winner and the first trial that was trained as far; None if there is no winner or nothing to compare.
 
     Args:
         history: The study.

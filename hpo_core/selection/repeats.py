@@ -82,7 +82,7 @@ class Repeats:
         return None if best is None else repeat(best, PROBE)
 
     def _may_ask(self, history: History) -> bool:
-        """Whether another probe is allowed, which need not look at all trials."""
+        """Whether another probe is allowed; says so without looking at all trials."""
         probes = history.without_retaken().repeats
         return len(probes) < PROBES and not any(trial.state is TrialState.RUNNING for trial in probes)
 
@@ -246,7 +246,7 @@ class Leg:
 
 @dataclass(frozen=True)
 class Winner:
-    """What a study that repeats its best configurations says of the best one.
+    """What a study that repeats its best configurations tells about the best one.
 
     Args:
         trial: The best configuration: its first trial, with the mean loss of its trainings.
@@ -262,7 +262,7 @@ class Winner:
 
 
 def winner_of(history: History) -> Winner | None:
-    """The best configuration beside the luckiest trial; None if no trial is complete."""
+    """The best configuration and the luckiest trial; None if no trial is complete."""
     best, luckiest = history.incumbent, history.luckiest
     if best is None or luckiest is None or luckiest.loss is None:
         return None

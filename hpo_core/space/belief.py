@@ -1,4 +1,4 @@
-"""Holds what a user believes of good values before anything is trained, as a density over the unit cube.
+"""Holds what a user believes about good values before anything is trained, as a density over the unit cube.
 
 Strategies use it in two ways: some of their points are drawn from it, and a model's acquisition is multiplied by it,
 with a weight that fades as trials are made (pi-BO; Hvarfner et al. 2022, arXiv:2204.11051). A share of every density is

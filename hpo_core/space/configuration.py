@@ -109,7 +109,7 @@ def config_of(data: Any) -> dict[str, Scalar]:
     """A configuration from what JSON gave.
 
     Raises:
-        ValueError: It is no object of scalars.
+        ValueError: It is not an object of scalars.
     """
     if not isinstance(data, dict):
         raise ValueError(f"{str(data)[:80]!r} is not a JSON object")

@@ -65,7 +65,7 @@ class SearchSpace:
         constraints: Expressions that every configuration must make true; see :class:`Constraint`. A parameter name that
             is not a plain identifier (``lambda``, ``a.b``, ``my-param``) must be quoted; a quoted text that is also a
             value of some parameter remains a string.
-        beliefs: What a user believes of good values, by parameter.
+        beliefs: What a user believes about good values, by parameter.
 
     Raises:
         ValueError: A name, a condition or a constraint cannot be used. The message starts with its location.

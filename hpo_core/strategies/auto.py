@@ -16,6 +16,7 @@ from hpo_core.space.search_space import SearchSpace
 from hpo_core.strategies.algorithms.bayesian import Bayesian
 from hpo_core.strategies.algorithms.tpe import Tpe
 from hpo_core.strategies.base import Strategy
+from hpo_core.strategies.common.batch import one_by_one
 
 # The other strategies are independent of each other; this one only chooses among them.
 
@@ -44,16 +45,15 @@ class Auto(Strategy):
     budget: Count | None = None
 
     def propose(self, space: SearchSpace, history: History, n: int, *, seed: int) -> list[Proposal]:
-        proposals: list[Proposal] = []
-        for _ in range(n):
-            seen = history.with_pending(proposals) if proposals else history
-            strategy: Bayesian | Tpe = Tpe() if len(seen) >= self.long else Bayesian(start=self.start)
-            one = strategy.propose(space, seen, 1, seed=seed)
-            if not one:
-                break
-            notes = self._reason(strategy, space, seen, one[0])
-            proposals.append(replace(one[0], notes={**notes, **one[0].notes}))
-        return proposals
+        return one_by_one(history, n, lambda seen: self._next(space, seen, seed))
+
+    def _next(self, space: SearchSpace, history: History, seed: int) -> Proposal | None:
+        strategy: Bayesian | Tpe = Tpe() if len(history) >= self.long else Bayesian(start=self.start)
+        proposals = strategy.propose(space, history, 1, seed=seed)
+        if not proposals:
+            return None
+        notes = self._reason(strategy, space, history, proposals[0])
+        return replace(proposals[0], notes={**notes, **proposals[0].notes})
 
     @property
     def start(self) -> int:

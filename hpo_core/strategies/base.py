@@ -42,7 +42,7 @@ class Strategy(ABC):
     """The optional package that it needs, by its import name."""
 
     needs_hypergradient: ClassVar[bool] = False
-    """Whether it gets nowhere unless trials log hypergradients."""
+    """Whether it makes no progress unless trials log hypergradients."""
 
     nested: ClassVar[Mapping[str, str | None]] = {}
     """The settings that are strategies themselves, each with the name of its default; None for no strategy."""

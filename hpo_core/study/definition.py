@@ -108,7 +108,7 @@ class StudyDefinition(Section):
     )
     space: dict[str, Parameter] = Field(min_length=1, description="What is tuned: the parameters by name.")
     prior: dict[str, BeliefSpec] = Field(
-        {}, description="What you believe of good values, by parameter: {around: 1e-3, confidence: medium}."
+        {}, description="What you believe about good values, by parameter: {around: 1e-3, confidence: medium}."
     )
     constraints: list[str] = Field(
         [], description="Expressions that hold for every configuration, such as min_units <= max_units."
@@ -286,7 +286,7 @@ class StudyDefinition(Section):
                 )
 
     def _check_cost(self) -> None:
-        """Check that what counts costs has some.
+        """Check that the study has costs if something counts them.
 
         Raises:
             ValueError: It has none; the message begins with the key.
@@ -294,13 +294,15 @@ class StudyDefinition(Section):
         if self.cost in {objective.metric for objective in self.objectives}:
             raise ValueError(f"cost: {self.cost!r} is what the study tunes; name another metric, or seconds")
         if self.stop.worth is not None and len(self.objectives) > 1:
-            raise ValueError("stop.worth: of several metrics none says what a gain is worth; give another rule")
+            raise ValueError(
+                "stop.worth: no single one of several metrics says what a gain is worth; give another rule"
+            )
         for key in ("cost", "worth"):
             if not self.cost and getattr(self.stop, key) is not None:
-                raise ValueError(f"stop.{key}: the study says no cost; add cost: seconds, or remove this")
+                raise ValueError(f"stop.{key}: the study has no cost; add cost: seconds, or remove this")
 
     def _check_fidelity(self) -> None:
-        """Check what the fidelity, the strategy, the stop rules and the rule of early stopping want of each other.
+        """Check that the fidelity, the strategy, the stop rules and early stopping fit each other.
 
         Raises:
             ValueError: One wants what is not there; the message begins with the key.
@@ -373,7 +375,7 @@ class StudyDefinition(Section):
 
     @property
     def needs_hypergradient(self) -> bool:
-        """Whether the strategy goes nowhere unless trials log hypergradients."""
+        """Whether the strategy makes no progress unless trials log hypergradients."""
         return strategy_class(self.strategy.name).needs_hypergradient
 
     @cached_property
@@ -393,7 +395,7 @@ class StudyDefinition(Section):
 
     @property
     def preference(self) -> Preference | None:
-        """What ``prefer`` says; None if it says nothing."""
+        """What ``prefer`` says; None if it is not given."""
         return preference_of(self.prefer, self.objectives, "prefer", reading=True) if self.prefer else None
 
     def stands_for(self, front: Sequence[Trial]) -> Trial | None:

@@ -31,7 +31,7 @@ def has_grown(stored: StudySpec, given: StudySpec) -> bool:
 
 
 def has_changed(stored: StudySpec, given: StudySpec) -> bool:
-    """Whether space or constraints are others, or earlier trials are to have had other values than was agreed on."""
+    """Whether space or constraints differ, or the values that earlier trials count as having had."""
     same = json.dumps(_plain_space(stored)) == json.dumps(_plain_space(given))
     agreed = stored.agreed
     defaults = defaults_of(given)

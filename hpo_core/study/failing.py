@@ -14,7 +14,7 @@ _NUMBER = re.compile(r"[\w.+-]*\d[\w.+-]*")
 
 
 def failed_alike(failed: Sequence[Trial], parallel: int) -> Trial | None:
-    """The last of the failed trials if they are enough to tell and all failed alike; lost ones say nothing.
+    """The last failed trial if enough failed to tell, and all for the same reason; lost ones do not count.
 
     Args:
         failed: Failed trials, by number.

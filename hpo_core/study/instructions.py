@@ -27,7 +27,7 @@ ENQUEUED = "enqueued"
 
 @dataclass(frozen=True)
 class Instruction:
-    """One thing that somebody told a study.
+    """One instruction that somebody gave a study.
 
     Args:
         id: When it was said, in milliseconds since 1970 with 13 digits, and a random part.
@@ -97,7 +97,7 @@ def new_id(now_ms: int) -> str:
 
 @dataclass(frozen=True)
 class Instructions:
-    """All that was told to a study.
+    """All instructions that a study was given.
 
     >>> found = Instructions.of({"2.b": '{"pause": null}', "1.a": '{"enqueue": {"x": 1}}', "3.c": "damaged"})
     >>> found.paused, found.queue

@@ -1,4 +1,4 @@
-"""Decides what a study may ask for whose trials train in its own process (``isolation: none``)."""
+"""Decides what a study may ask for if its trials train in its own process (``isolation: none``)."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ INSTEAD = "or set isolation: process"
 
 
 def needing_processes(spec: Any) -> Iterator[tuple[str, str, str]]:
-    """The keys of a study that only processes of the trials' own can fulfil: each with the problem and the remedy."""
+    """The keys of a study that need a process for each trial, each with the problem and the remedy."""
     alone = "with isolation: none a trial trains in the study's own process"
     if spec.parallel > 1:
         yield "parallel", f"{spec.parallel} trials at a time, and {alone}", "set parallel: 1"

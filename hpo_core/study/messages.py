@@ -44,7 +44,7 @@ def explain(detail: Any) -> InputError:
         shown = f"{value!r}: " if isinstance(value, str | int | float) and repr(value) not in problem else ""
         return InputError(field, shown + problem, remedy)
     if kind == "model_type" and loc[:1] == ["prior"]:
-        return InputError(field, f"{value!r} is no belief", f"write {{around: {value}}}")
+        return InputError(field, f"{value!r} is not a belief", f"write {{around: {value}}}")
     return InputError(field, problem_of(detail), "correct it")
 
 

@@ -49,7 +49,7 @@ def study_name(name: str) -> str:
 
 
 def file_name(study: str) -> str:
-    """A study's name as that of a file, a folder or a Prefect deployment, which have no slashes.
+    """A study's name without slashes: for a file, a folder or a Prefect deployment.
 
     >>> file_name("digits"), file_name("digits/cnn")
     ('digits', 'digits-cnn-d694b5')

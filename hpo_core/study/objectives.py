@@ -55,7 +55,7 @@ def with_first(data: Any) -> Any:
         example = ", ".join(f"{name}: maximize" for name in given)
         raise ValueError(f"metrics: {metrics!r} has no directions; write {{{example}}}, say")
     if both := [key for key in ("metric", "direction") if data.get(key)]:
-        raise ValueError(f"{both[0]}: it stands beside metrics; give metrics alone, or metric and direction")
+        raise ValueError(f"{both[0]}: it is given beside metrics; give metrics alone, or metric and direction")
     if len(metrics) == 1:
         ((name, direction),) = metrics.items()
         raise ValueError(f"metrics: it names one; write metric: {name} and direction: {direction}")

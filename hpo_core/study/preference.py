@@ -110,8 +110,8 @@ def preference_of(
             the last one counts, and conditions that never hold together.
 
     Raises:
-        InputError: A text is neither, or it weighs what is no objective, or one twice, or conditions contradict each
-            other, or the study has only one objective.
+        InputError: A text is neither, it weighs something that is not an objective, or one twice, conditions contradict
+            each other, or the study has only one objective.
     """
     if len(objectives) < 2:
         only = objectives[0].metric

@@ -1,4 +1,4 @@
-"""Decides what of a study may change, on resume or while it runs, and what it takes over."""
+"""Decides which settings of a study may change, on resume or while it runs, and which it takes over."""
 
 from __future__ import annotations
 

@@ -137,7 +137,7 @@ class FidelitySpec(Section):
 
 
 class BeliefSpec(Section):
-    """What a user believes of good values of a parameter; see :mod:`hpo_core.space.belief`."""
+    """What a user believes about good values of a parameter; see :mod:`hpo_core.space.belief`."""
 
     around: Any = Field(description="A value that is likely to be good.")
     confidence: Confidence = Field("medium", description="How sure you are.")

@@ -1,4 +1,4 @@
-"""Leaves to MLflow's client what a store that only reads does not do itself, and loads the client no sooner."""
+"""A store that reads without MLflow's client, and loads the client only for what it cannot do itself."""
 
 from __future__ import annotations
 

@@ -72,7 +72,7 @@ def test_a_tuner_of_an_oracle_and_in_a_shorter_form() -> None:
         kt.Tuner(oracle, build_model, objective="val_loss")
     with pytest.raises(InputError, match="isolation: 'thread' is neither 'process' nor 'none'"):
         kt.RandomSearch(build_model, "val_loss", isolation="thread")
-    with pytest.raises(InputError, match="verbose: 3 is none of 0, 1, 2 and 'auto'"):
+    with pytest.raises(InputError, match="verbose: 3 is not 0, 1, 2 or 'auto'"):
         kt.RandomSearch(build_model, "val_loss").search(X, Y, verbose=3)
 
 

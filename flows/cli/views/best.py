@@ -173,7 +173,7 @@ def _certainty(history: History) -> dict[str, Any]:
 
 
 def _tuning(spec: StudySpec, history: History, choice: Choice | None) -> dict[str, Any] | None:
-    """The winner beside the first trial, for JSON; null stands for what is not known."""
+    """The winner and the first trial, for JSON; null is for what is not known."""
     found = overtuning_of(history, choice, spec.metric, spec.sign)
     if found is None:
         return None

@@ -189,7 +189,7 @@ class StudyEvents:
 
 @contextlib.contextmanager
 def announcing_by_hand(store: Store, model: str, reason: str) -> Iterator[None]:
-    """Inside the block a command may make another version the champion; tell that, if a Prefect server is there.
+    """Announce it if a command in the block makes another version the champion, and a Prefect server is named.
 
     Args:
         store: MLflow.

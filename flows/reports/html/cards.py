@@ -191,7 +191,7 @@ def _next(past: Past, trial: Trial) -> str:
 
 
 def to_know(past: Past) -> str:
-    """What a reader should know first; nothing if there is nothing."""
+    """What a reader should know first; empty if there is nothing."""
     found = remarks(past)
     items = "".join(f'<li class="{kind}">{escape(text)}</li>' for kind, text in found)
     return f'<ul class="remarks">{items}</ul>' if found else ""

@@ -6,7 +6,7 @@ import base64
 import gzip
 import json
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import cache
 from html import escape
 from importlib.resources import files
@@ -76,6 +76,40 @@ def report_page(past: Past, place: Place | None, written: str) -> str:
         written: When the report was made, as shown to its readers.
     """
     drawn, by_metric = plots(past), plots_by_metric(past)
+    sections = _sections(past, place, drawn, by_metric)
+    tabs = "".join(f'<button data-to="{name.lower()}">{name}</button>' for name in sections)
+    shown = [plot for each in (drawn, *(each for _, each in by_metric)) for made in each.values() for plot in made]
+    parts = [
+        HEAD.format(title=escape(f"{past.spec.name}: report"), style=STYLE),
+        f"<nav><div>{tabs}</div></nav><main>",
+        cards.header(past, place, written),
+        NO_SCRIPT,
+        cards.facts(past),
+        cards.to_know(past),
+        *(f'<h2 id="{name.lower()}">{name}</h2>{body}' for name, body in sections.items()),
+        "<footer>Click a point or a row to see its trial. The camera above a plot saves it as a picture.</footer>",
+        "</main><dialog></dialog>",
+        f'<script type="text/plain" id="plotly">{plotly_script()}</script>',
+        _data(past, place, shown),
+        f"<script>{SCRIPT}{PARALLEL}</script>",
+        "</body></html>\n",
+    ]
+    return "\n".join(parts)
+
+
+def _sections(
+    past: Past,
+    place: Place | None,
+    drawn: Mapping[str, list[Plot]],
+    by_metric: Sequence[tuple[Past, dict[str, list[Plot]]]],
+) -> dict[str, str]:
+    """The sections of the page that have something to show, by their headings.
+
+    Args:
+        past, place: As for :func:`report_page`.
+        drawn: The plots of the study as a whole, by name.
+        by_metric: The plots of one metric at a time.
+    """
     single = not past.spec.metrics
     sections = {
         "Search": _grid(
@@ -114,25 +148,7 @@ def report_page(past: Past, place: Place | None, written: str) -> str:
         "Failures": _grid(cards.failures_card(past)),
         "Trials": _grid(card("All trials", _tools(past), span=12)),
     }
-    sections = {name: body for name, body in sections.items() if body}
-    tabs = "".join(f'<button data-to="{name.lower()}">{name}</button>' for name in sections)
-    shown = [plot for each in (drawn, *(each for _, each in by_metric)) for made in each.values() for plot in made]
-    parts = [
-        HEAD.format(title=escape(f"{past.spec.name}: report"), style=STYLE),
-        f"<nav><div>{tabs}</div></nav><main>",
-        cards.header(past, place, written),
-        NO_SCRIPT,
-        cards.facts(past),
-        cards.to_know(past),
-        *(f'<h2 id="{name.lower()}">{name}</h2>{body}' for name, body in sections.items()),
-        "<footer>Click a point or a row to see its trial. The camera above a plot saves it as a picture.</footer>",
-        "</main><dialog></dialog>",
-        f'<script type="text/plain" id="plotly">{plotly_script()}</script>',
-        _data(past, place, shown),
-        f"<script>{SCRIPT}{PARALLEL}</script>",
-        "</body></html>\n",
-    ]
-    return "\n".join(parts)
+    return {name: body for name, body in sections.items() if body}
 
 
 def _grid(*made: str) -> str:
@@ -224,7 +240,7 @@ def _data(past: Past, place: Place | None, shown: Sequence[Plot]) -> str:
 
 
 def _signed(noted: object, sign: int) -> float | str:
-    """A number of a note, in the metric's own direction; what is none, as it stands there."""
+    """A note's number in the metric's own direction; any other note as text."""
     value = finite(noted)
     return str(noted) if math.isnan(value) else sign * value
 

@@ -30,11 +30,11 @@ class Place:
 
     @property
     def address(self) -> str:
-        """What stands before the id of a run in its address, without credentials; empty if MLflow is no server."""
+        """The part of a run's address before its id, without credentials; empty if MLflow is not a server."""
         if not self.uri.startswith(("http://", "https://")):
             return ""
         return f"{without_credentials(self.uri).rstrip('/')}/#/experiments/{self.experiment}/runs/"
 
     def of(self, run: str) -> str:
-        """The address of a run; empty if MLflow is no server."""
+        """The address of a run; empty if MLflow is not a server."""
         return f"{self.address}{run}{QUERY}" if self.address else ""

@@ -13,6 +13,7 @@ from hpo_core.base.settings import STRICT
 from hpo_core.history.history import History
 from hpo_core.history.trial import Proposal, Trial, TrialState
 from hpo_core.space.search_space import SearchSpace
+from hpo_core.strategies.common.batch import one_by_one
 from hpo_core.strategies.common.brackets import Rung, best_first, entering, promoted
 from hpo_core.strategies.common.promoting import Promoting
 
@@ -35,16 +36,7 @@ class Asha(Promoting):
     name: ClassVar[str] = "asha"
 
     def propose(self, space: SearchSpace, history: History, n: int, *, seed: int) -> list[Proposal]:
-        proposals: list[Proposal] = []
-        for _ in range(n):
-            seen = history.with_pending(proposals) if proposals else history
-            proposal = self._promotion(seen) or self._new(space, seen, seed)
-            if proposal is None and not seen.running:
-                proposal = self._promotion(seen, least=1)
-            if proposal is None:
-                break
-            proposals.append(proposal)
-        return proposals
+        return one_by_one(history, n, lambda seen: self._next(space, seen, seed))
 
     def promotable(self, history: History) -> frozenset[int]:
         """The numbers of the trials that have been promoted or may still be: the best of each rung once it has doubled.
@@ -58,6 +50,12 @@ class Asha(Promoting):
             for trial in best_first(rung.values())[: max(2 * self._share(rung), int(2 * self.fidelity.eta))]
         ]
         return frozenset(kept)
+
+    def _next(self, space: SearchSpace, history: History, seed: int) -> Proposal | None:
+        proposal = self._promotion(history) or self._new(space, history, seed)
+        if proposal is None and not history.running:
+            return self._promotion(history, least=1)
+        return proposal
 
     def _new(self, space: SearchSpace, history: History, seed: int) -> Proposal | None:
         sampled = self.sample(space, history, 0, seed=seed)

@@ -77,7 +77,7 @@ class Bayesian(Strategy):
     Where trials have costs, an improvement counts for less the more the candidate is expected to cost, and the first
     points are cheap ones that lie far from each other; ``thompson`` weighs no costs.
 
-    What the user believes of good values (``prior``) is added as a logarithm, with a weight that fades (pi-BO).
+    What the user believes about good values (``prior``) is added as a logarithm, with a weight that fades (pi-BO).
 
     A failed trial counts as the worst loss seen, so its neighbourhood is avoided; a running one is assumed to come out
     as predicted. Trials of several fidelities are modelled together, with the fidelity as one more coordinate, and
@@ -99,7 +99,7 @@ class Bayesian(Strategy):
     def check_several(self) -> None:
         if self.acquisition != "log_ei":
             raise ValueError(
-                f"acquisition: {self.acquisition!r} is of one metric, and the study has several; choose log_ei"
+                f"acquisition: {self.acquisition!r} compares one metric, and the study has several; choose log_ei"
             )
 
     def propose(self, space: SearchSpace, history: History, n: int, *, seed: int) -> list[Proposal]:

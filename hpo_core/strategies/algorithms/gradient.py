@@ -17,6 +17,7 @@ from hpo_core.history.trial import Proposal, Trial, TrialState
 from hpo_core.space.configuration import Scalar
 from hpo_core.space.search_space import SearchSpace
 from hpo_core.strategies.base import Strategy, of_setting
+from hpo_core.strategies.common.batch import one_by_one
 from hpo_core.strategies.common.descent import Adam, Chain, Descent, Momentum, Rules, chains, is_continuous
 from hpo_core.strategies.common.sampling import new_config, sobol_from
 
@@ -93,14 +94,7 @@ class Gradient(Strategy):
         )
 
     def propose(self, space: SearchSpace, history: History, n: int, *, seed: int) -> list[Proposal]:
-        proposals: list[Proposal] = []
-        for _ in range(n):
-            seen = history.with_pending(proposals) if proposals else history
-            proposal = self._next(space, seen, seed)
-            if proposal is None:
-                break
-            proposals.append(proposal)
-        return proposals
+        return one_by_one(history, n, lambda seen: self._next(space, seen, seed))
 
     def promotable(self, history: History) -> frozenset[int]:
         """The numbers of the trials that later ones may still continue: the tip and the best trial of each chain."""

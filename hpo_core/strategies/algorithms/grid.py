@@ -24,7 +24,7 @@ from hpo_core.strategies.base import Strategy
 class Grid(Strategy):
     """Goes through the grid in order, the last declared parameter varying fastest; done at its end.
 
-    Where the user believes something of good values, the likeliest configurations come first.
+    Where the user has beliefs about good values, the likeliest configurations come first.
 
     Args:
         steps: How many values each numeric parameter takes, spread evenly over its scale, ends included. A discrete

@@ -36,6 +36,7 @@ from hpo_core.space.configuration import Config, Scalar, identity, native
 from hpo_core.space.parameters import Float, Int, Listed, Ordinal
 from hpo_core.space.search_space import SearchSpace
 from hpo_core.strategies.base import Strategy
+from hpo_core.strategies.common.batch import one_by_one
 from hpo_core.strategies.common.sampling import first_new, uniform_from
 
 STATELESS = ("BruteForceSampler", "GPSampler", "RandomSampler", "TPESampler")
@@ -103,7 +104,7 @@ class Optuna(Strategy):
             if name in NEEDS:
                 require(NEEDS[name], FIELD)
         if space.beliefs:
-            raise InputError("prior", "Optuna's samplers know no beliefs", "remove it, or choose bayesian or tpe")
+            raise InputError("prior", "Optuna's samplers do not use beliefs", "remove it, or choose bayesian or tpe")
         with _quiet(), self._explaining_errors():
             _ask(_study(_make(self.sampler, 0, space), 1), space)  # some refuse their settings only now
 
@@ -114,7 +115,7 @@ class Optuna(Strategy):
             ValueError: It is one.
         """
         if blind := [name for name in _names(self.sampler) if name in BLIND_TO_LIMITS]:
-            raise ValueError(f"sampler: {blind[0]!r} knows no limits; choose TPESampler, or the strategy bayesian")
+            raise ValueError(f"sampler: {blind[0]!r} does not support limits; choose TPESampler or bayesian")
 
     def check_several(self) -> None:
         """Refuse several metrics for a sampler that knows one.
@@ -123,22 +124,19 @@ class Optuna(Strategy):
             ValueError: It is one.
         """
         if blind := [name for name in _names(self.sampler) if name in OF_ONE_METRIC]:
-            raise ValueError(f"sampler: {blind[0]!r} knows one metric; choose NSGAIISampler, or the strategy bayesian")
+            raise ValueError(f"sampler: {blind[0]!r} supports one metric only; choose NSGAIISampler or bayesian")
 
     @property
     def _class(self) -> str:
         return self.sampler if isinstance(self.sampler, str) else str(self.sampler["name"])
 
     def propose(self, space: SearchSpace, history: History, n: int, *, seed: int) -> list[Proposal]:
-        proposals: list[Proposal] = []
+        def propose(seen: History) -> Proposal | None:
+            config = self._next(space, seen, seed)
+            return None if config is None else Proposal(config, notes={"sampler": self._class})
+
         with _quiet():
-            for _ in range(n):
-                seen = history.with_pending(proposals) if proposals else history
-                config = self._next(space, seen, seed)
-                if config is None:
-                    break
-                proposals.append(Proposal(config, notes={"sampler": self._class}))
-        return proposals
+            return one_by_one(history, n, propose)
 
     def _next(self, space: SearchSpace, history: History, seed: int) -> dict[str, Scalar] | None:
         """The first configuration of the sampler's that is feasible and new, or a uniform one."""

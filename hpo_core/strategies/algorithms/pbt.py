@@ -22,6 +22,7 @@ from hpo_core.history.trial import Proposal, Trial, TrialState
 from hpo_core.space.configuration import Scalar, identity, scalar_key
 from hpo_core.space.parameters import Choice, Float
 from hpo_core.space.search_space import SearchSpace
+from hpo_core.strategies.common.batch import one_by_one
 from hpo_core.strategies.common.promoting import Promoting
 
 Half = Annotated[float, Field(gt=0, le=0.5)]
@@ -99,14 +100,7 @@ class Pbt(Promoting):
         return self.levels[0]
 
     def propose(self, space: SearchSpace, history: History, n: int, *, seed: int) -> list[Proposal]:
-        proposals: list[Proposal] = []
-        for _ in range(n):
-            seen = history.with_pending(proposals) if proposals else history
-            proposal = self._new(space, seen, seed) or self._next(space, seen, seed)
-            if proposal is None:
-                break
-            proposals.append(proposal)
-        return proposals
+        return one_by_one(history, n, lambda seen: self._new(space, seen, seed) or self._next(space, seen, seed))
 
     def promotable(self, history: History) -> frozenset[int]:
         """The numbers of the trials that later ones may still continue: those without a successor, and the best."""

@@ -16,6 +16,7 @@ from hpo_core.history.fidelity import Fidelity
 from hpo_core.history.front import by_standing
 from hpo_core.history.history import History
 from hpo_core.history.trial import Proposal, Trial, TrialState
+from hpo_core.strategies.common.batch import one_by_one
 
 Rung = dict[str, Trial]
 """The trials of a rung by the identity of their configuration; a retry replaces the trial it retries."""
@@ -174,14 +175,7 @@ def propose(
         sample: Samples a new configuration, given the history with the proposals just made as pending, and the index of
             the level that it enters at.
     """
-    proposals: list[Proposal] = []
-    for _ in range(n):
-        seen = history.with_pending(proposals) if proposals else history
-        proposal = _one(fidelity, order, seen, sample)
-        if proposal is None:
-            break
-        proposals.append(proposal)
-    return proposals
+    return one_by_one(history, n, lambda seen: _one(fidelity, order, seen, sample))
 
 
 def _one(fidelity: Fidelity, order: Callable[[int], int], history: History, sample: Sample) -> Proposal | None:

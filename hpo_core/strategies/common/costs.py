@@ -37,7 +37,7 @@ POOL = 128
 
 
 def costs_differ(history: History) -> bool:
-    """Whether costs are known that say something about others."""
+    """Whether the known costs differ, so that they tell something about others."""
     return len({trial.cost for trial in history.priced if trial.loss is not None}) > 1
 
 
@@ -109,7 +109,7 @@ class Costs:
         return [{EXPECTED: cost} if math.isfinite(cost) else {} for cost in expected]
 
     def cheap(self, F: Array, tried: Array) -> list[int]:
-        """The positions of the candidates, what is best to start with first: cheap, and far from what was tried.
+        """The positions of the candidates, the best ones to start with first: cheap, and far from what was tried.
 
         Of the candidates the most expensive and the nearest to what was tried are dropped in turn, until one is left
         (Lee et al. 2020, arXiv:2003.10870, algorithm 2).

@@ -83,7 +83,7 @@ class DensityRatio:
             yield Proposal(cube.config(rows[i]), notes={"acquisition": float(scores[i])})
 
     def _observations(self, history: History) -> tuple[list[Trial], list[Trial]]:
-        """The trials of the highest fidelity that have a loss, and those that count as no good ones."""
+        """The trials of the highest fidelity that have a loss, and those that cannot be good."""
         fidelity, trained = self._fullest(history)
         same = comparable(history.prior)
         known = {trial.identity for trial in history.complete} if history.running else ()
@@ -128,7 +128,7 @@ class DensityRatio:
         return Costs.fitted([trials[i] for i in some], F, owner, active, np.arange(len(some)))
 
     def _fullest(self, history: History) -> tuple[float | None, Sequence[Trial]]:
-        """The highest fidelity of which there are enough trials, and these."""
+        """The highest fidelity that enough trials have, and these trials."""
         counts = Counter([trial.fidelity for trial in history.complete])
         enough = [fidelity for fidelity, count in counts.items() if count >= self.start] or list(counts)
         chosen = max(enough, key=fidelity_key, default=None)

@@ -1,4 +1,4 @@
-"""Chooses what enters the lowest rungs of Hyperband where the user believes something of good values: PriorBand.
+"""PriorBand: chooses what enters the lowest rungs of Hyperband if the user has beliefs about good values.
 
 Mallik et al. (2023), arXiv:2306.12370. Each configuration is drawn from one of three distributions over the unit cube:
 the uniform one, the user's belief, or one around the best trial so far. The uniform one has a share that no evidence

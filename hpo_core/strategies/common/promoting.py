@@ -1,4 +1,4 @@
-"""What strategies share that promote trials from one level of the fidelity to the next."""
+"""The base of strategies that promote trials from one level of the fidelity to the next."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ class Promoting(Strategy):
 
     Args:
         sampler: The strategy that chooses the configurations of the lowest rungs. If that is ``random`` and the user
-            believes something of good values, they are chosen as PriorBand does (:mod:`.prior_band`).
+            has beliefs about good values, they are chosen as PriorBand does (:mod:`.prior_band`).
         fidelity: The study's fidelity.
     """
 

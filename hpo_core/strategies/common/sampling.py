@@ -75,7 +75,7 @@ EVIDENCE = 100
 
 
 def trust(space: SearchSpace, history: History) -> float:
-    """How much of the user's beliefs the trials leave: 1 until they speak against them, near 0 once that is no chance.
+    """How far the trials bear out the user's beliefs: 1 until they contradict them, near 0 once that is not chance.
 
     Twice the probability that as bad an agreement of the beliefs' density with the trials' standing comes about where
     neither has to do with the other (Kendall's tau, one-sided), at most 1. So a belief that says nothing right or wrong

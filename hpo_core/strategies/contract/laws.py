@@ -201,7 +201,7 @@ def pure(case: Case) -> None:
     made, space, history = case.make(), case.space, case.history
 
     def settings() -> str:
-        # What is kept once it was computed, as by functools.cached_property, is no setting.
+        # A value that is computed once and kept, as by functools.cached_property, is not a setting.
         return repr({name: getattr(made, name) for name in getattr(made, "__dataclass_fields__", None) or vars(made)})
 
     def arguments() -> str:

@@ -493,7 +493,7 @@ HPO_WORDS = {
     "stop study --reason slow": "--reason: ",
     "resume study": "'study' is not paused; if no flow runs, hpo ask study goes on with it",
     "ask nothing": "there is no study 'nothing'",
-    "ask study --change-space": "'study' is a name, which has no other space; give a study file",
+    "ask study --change-space": "'study' is a name, and only a file can have another space; give a study file",
 }
 
 

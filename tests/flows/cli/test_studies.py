@@ -207,7 +207,7 @@ def test_export_of_a_study_without_trials(
 @pytest.mark.parametrize(
     ("line", "said"),
     [
-        ("export empty --format parquet", "--out: it is missing, and Parquet is no text; name a file"),
+        ("export empty --format parquet", "--out: it is missing, and Parquet cannot be printed; name a file"),
         ("export empty --out absent/x.csv", "--out: absent/x.csv cannot be written (No such file or directory); name"),
         ("export absent", "study: there is no study 'absent'"),
         ("delete empty", "--yes: it is missing, and there is no terminal to ask on; hpo delete empty --yes"),

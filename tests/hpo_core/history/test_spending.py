@@ -78,8 +78,8 @@ def test_what_is_not_worth_its_cost_any_more_ends_the_search_and_says_what_it_ex
     [
         ({"cost": "loss"}, r"cost.*is what the study tunes"),
         ({"cost": "a\nb"}, r"cost.*not a metric that MLflow can keep"),
-        ({"cost": ""}, r"stop\.cost.*says no cost; add cost: seconds"),
-        ({"cost": "", "stop": {"worth": 1}}, r"stop\.worth.*says no cost; add cost: seconds"),
+        ({"cost": ""}, r"stop\.cost.*has no cost; add cost: seconds"),
+        ({"cost": "", "stop": {"worth": 1}}, r"stop\.worth.*has no cost; add cost: seconds"),
         ({"stop": {"cost": 0}}, r"stop\.cost.*above 0"),
         ({"stop": {"worth": -1}}, r"stop\.worth.*above 0"),
     ],

@@ -6,12 +6,10 @@ after every single store operation. Hypothesis decides who goes next, who dies, 
 
 from __future__ import annotations
 
-from types import SimpleNamespace
 from typing import Any
 
 import hypothesis.strategies as st
 import pytest
-from greenlet import GreenletExit, greenlet
 from hypothesis import HealthCheck, Phase, settings
 from hypothesis.stateful import (
     initialize,
@@ -21,13 +19,12 @@ from hypothesis.stateful import (
 )
 
 from hpo_core.history.history import History
-from hpo_core.ledger import ownership, reader
+from hpo_core.ledger import reader
 from hpo_core.ledger.ledger import Report
 from hpo_core.ledger.ownership import LEASE_SECONDS
 from hpo_core.ledger.reader import NEWS_SECONDS
 from hpo_core.ledger.store import FINISHED, Metric
 from hpo_core.ledger.tags import Tag, unfold
-from hpo_core.lineage import opening
 from hpo_core.lineage.opening import open_study
 from hpo_core.study.file import study_from
 from hpo_core.study.spec import StudySpec
@@ -91,38 +88,14 @@ class Claims(InterleavedFlows):
     """Flows come, work, are slow and die; the ledger must hold."""
 
     def __init__(self) -> None:
-        super().__init__()
-        self.now = 1_000_000_000
-        self.flows: dict[int, greenlet] = {}
+        super().__init__(ClaimTimes)
         self.trained: list[tuple[int, Any]] = []
         self.finished: dict[str, float] = {}
-        self.store = ClaimTimes(before=self._give_way, after=self._give_way, clock=self._tick)
-        self.main = greenlet.getcurrent()
-        self.patch = pytest.MonkeyPatch()
-        self.patch.setattr(ownership, "now_ms", self._tick)
         self.patch.setattr(reader, "monotonic", lambda: self.now / 1000)
-        self.patch.setattr(opening, "time", SimpleNamespace(sleep=self._sleep, monotonic=lambda: self.now / 1000))
-
-    def teardown(self) -> None:
-        try:
-            for flow in self.flows.values():
-                if not flow.dead:
-                    flow.throw(GreenletExit)
-            self._finish_alone()
-        finally:
-            self.patch.undo()
-
-    def _tick(self) -> int:
-        self.now += 1
-        return self.now
 
     def _sleep(self, seconds: float) -> None:
-        self.now += int(1000 * seconds)
+        super()._sleep(seconds)
         self._give_way("sleep")
-
-    def _give_way(self, operation: str) -> None:
-        if greenlet.getcurrent() is not self.main:
-            self.main.switch()
 
     @initialize(strategy=st.sampled_from(["grid", "random", "greedy", "front"]), wary=st.booleans())
     def choose(self, strategy: str, wary: bool) -> None:

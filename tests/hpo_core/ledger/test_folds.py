@@ -6,7 +6,6 @@ from collections import Counter
 from typing import Any
 
 import pytest
-from greenlet import GreenletExit, greenlet
 from hypothesis import HealthCheck, Phase, settings
 from hypothesis.stateful import initialize, invariant, rule, run_state_machine_as_test
 
@@ -123,42 +122,22 @@ class Finals(InterleavedFlows):
 
     def __init__(self) -> None:
         super().__init__()
-        self.now = 1_000_000_000
-        self.main = greenlet.getcurrent()
-        self.patch = pytest.MonkeyPatch()
-        self.patch.setattr(ownership, "now_ms", self._tick)
-        self.flows: dict[int, greenlet] = {}
         self.trained: list[str] = []
         self.complete: Counter[Any] = Counter()
         self.slow_taken_for_dead = False
 
     @initialize()
     def search(self) -> None:
-        self.store = MemoryStore(before=self._give_way, after=self._give_way, clock=self._tick)
         self.spec = studied(self.store).spec
 
-    def teardown(self) -> None:
-        try:
-            for flow in self.flows.values():
-                if not flow.dead:
-                    flow.throw(GreenletExit)
-            for _ in range(2):
-                self.now += int(LEASE_SECONDS * 2000)
-                choice = self._work()
-            assert choice.done
-            in_vain = [standing for standing in choice.standings if standing.reason]
-            assert all("lost" in standing.reason for standing in in_vain)
-            assert choice == self._work()
-        finally:
-            self.patch.undo()
-
-    def _tick(self) -> int:
-        self.now += 1
-        return self.now
-
-    def _give_way(self, operation: str) -> None:
-        if greenlet.getcurrent() is not self.main:
-            self.main.switch()
+    def _finish_alone(self) -> None:
+        for _ in range(2):
+            self.now += int(LEASE_SECONDS * 2000)
+            choice = self._work()
+        assert choice.done
+        in_vain = [standing for standing in choice.standings if standing.reason]
+        assert all("lost" in standing.reason for standing in in_vain)
+        assert choice == self._work()
 
     def _work(self) -> Choice:
         ledger = open_study(self.store, self.spec)

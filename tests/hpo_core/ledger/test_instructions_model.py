@@ -5,28 +5,24 @@ What is enqueued is taken up once, the space is changed between any two requests
 
 from __future__ import annotations
 
-from types import SimpleNamespace
 from typing import Any
 
 import hypothesis.strategies as st
 import pytest
-from greenlet import GreenletExit, greenlet
+from greenlet import greenlet
 from hypothesis import HealthCheck, settings
 from hypothesis.stateful import invariant, precondition, rule
 
-from hpo_core.ledger import ownership
 from hpo_core.ledger.ledger import Report
 from hpo_core.ledger.ownership import LEASE_SECONDS
 from hpo_core.ledger.store import FINISHED, Metric
 from hpo_core.ledger.study_run import StudyRun
 from hpo_core.ledger.tags import Tag, unfold
-from hpo_core.lineage import opening
 from hpo_core.lineage.opening import find_study, open_study
 from hpo_core.study.editions import in_force
 from hpo_core.study.file import study_from
 from hpo_core.study.spec import StudySpec
 from tests.interleaving import InterleavedFlows
-from tests.memory_store import MemoryStore
 
 
 def spec_with(low: int, high: int) -> StudySpec:
@@ -50,36 +46,9 @@ class Told(InterleavedFlows):
 
     def __init__(self) -> None:
         super().__init__()
-        self.now = 1_000_000_000
-        self.flows: dict[int, greenlet] = {}
         self.enqueued: dict[str, int] = {}
         self.total = 8
-        self.store = MemoryStore(before=self._give_way, after=self._give_way, clock=self._tick)
-        self.main = greenlet.getcurrent()
-        self.patch = pytest.MonkeyPatch()
-        self.patch.setattr(ownership, "now_ms", self._tick)
-        self.patch.setattr(opening, "time", SimpleNamespace(sleep=self._sleep, monotonic=lambda: self.now / 1000))
         self.study_id = open_study(self.store, SPEC).study_run.id
-
-    def teardown(self) -> None:
-        try:
-            for flow in self.flows.values():
-                if not flow.dead:
-                    flow.throw(GreenletExit)
-            self._finish_alone()
-        finally:
-            self.patch.undo()
-
-    def _tick(self) -> int:
-        self.now += 1
-        return self.now
-
-    def _sleep(self, seconds: float) -> None:
-        self.now += int(1000 * seconds)
-
-    def _give_way(self, operation: str) -> None:
-        if greenlet.getcurrent() is not self.main:
-            self.main.switch()
 
     def _work(self, changed: StudySpec | None = None) -> None:
         if changed is not None:

@@ -105,18 +105,22 @@ def test_cma_es_gets_close() -> None:
         ({"sampler": {"name": "CmaEsSampler", "sigma": 1}}, {}, "strategy.sampler.sigma: .*did you mean 'sigma0'"),
         ({"sampler": {"name": "TPESampler", "seed": 1}}, {}, "strategy.sampler.seed: .*it is the study's seed"),
         ({"sampler": "GridSampler"}, {}, "strategy.sampler: 'GridSampler' refuses its settings"),
-        ({"sampler": "CmaEsSampler"}, {"limits": {"m": "<= 3"}}, "strategy.sampler: 'CmaEsSampler' knows no limits"),
+        (
+            {"sampler": "CmaEsSampler"},
+            {"limits": {"m": "<= 3"}},
+            "strategy.sampler: 'CmaEsSampler' does not support limits",
+        ),
         (
             {"sampler": {"name": "PartialFixedSampler", "fixed_params": {"x": 0.5}, "base_sampler": "CmaEsSampler"}},
             {"limits": {"m": "<= 3"}},
-            "strategy.sampler: 'CmaEsSampler' knows no limits",
+            "strategy.sampler: 'CmaEsSampler' does not support limits",
         ),
         (
             {"sampler": "CmaEsSampler"},
             {"metrics": {"m": "minimize", "k": "minimize"}, "metric": ABSENT, "direction": ABSENT},
-            "strategy.sampler: 'CmaEsSampler' knows one metric; choose NSGAIISampler",
+            "strategy.sampler: 'CmaEsSampler' supports one metric only; choose NSGAIISampler",
         ),
-        ({}, {"prior": {"x": {"around": 0.3}}}, "prior: Optuna's samplers know no beliefs"),
+        ({}, {"prior": {"x": {"around": 0.3}}}, "prior: Optuna's samplers do not use beliefs"),
         ({"sampler": "BruteForceSampler"}, {}, "strategy.sampler: 'BruteForceSampler' cannot be used here"),
         ({"sampler": {"name": "TPESampler", "gamma": 5}}, {}, "strategy.sampler.gamma: 'TPESampler' wants a function"),
         (

@@ -81,7 +81,7 @@ def _verbosity(given: Any) -> int:
     if given == "auto":
         return 1
     if given not in (0, 1, 2):
-        raise InputError("verbose", f"{given!r} is none of 0, 1, 2 and 'auto'", "give one of them")
+        raise InputError("verbose", f"{given!r} is not 0, 1, 2 or 'auto'", "give one of them")
     return int(given)
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from scipy.stats import rankdata
@@ -40,40 +40,14 @@ def timeline(past: Past) -> list[Plot]:
     if not trials:
         return []
     last = "" if past.all_drawn else f" The last {len(past.latest):,} trials are drawn."
-    now = max(trial.end or trial.start for trial in trials)
     where = lanes(trials)
     order = sorted(set(where.values()))
     row = {lane: i for i, lane in enumerate(order)}
     several = len({flow for flow, _ in order}) > 1
     labels = [f"{flow}: slot {slot}" if several else f"slot {slot}" for flow, slot in order]
-    traces = []
-    for state, name in (
-        (TrialState.COMPLETE, "complete"),
-        (TrialState.FAILED, "failed"),
-        (TrialState.RUNNING, "running"),
-    ):
-        here = [trial for trial in trials if trial.state is state]
-        if not here:
-            continue
-        marker: dict[str, Any] = {"line": {"color": "--card", "width": 1 if len(trials) < 300 else 0}}
-        if state is TrialState.COMPLETE:
-            marker |= past.colours(here)
-        else:
-            marker["color"] = "--bad" if state is TrialState.FAILED else "--busy"
-        traces.append(
-            {
-                "type": "bar",
-                "orientation": "h",
-                "name": name,
-                "base": [moment(trial.start) for trial in here],
-                "x": [max((trial.end or now) - trial.start, 1) for trial in here],
-                "y": [row[where[trial.number]] for trial in here],
-                "width": 0.72,
-                "marker": marker,
-                "customdata": [trial.number for trial in here],
-                "showlegend": state is not TrialState.COMPLETE,
-            }
-        )
+    rows = {trial.number: row[where[trial.number]] for trial in trials}
+    states = (TrialState.COMPLETE, TrialState.FAILED, TrialState.RUNNING)
+    traces = [_bars(past, trials, state, rows) for state in states if any(trial.state is state for trial in trials)]
     ticks = list(range(len(order)))[:: max(1, len(order) // 30)]
     layout = {
         "barmode": "overlay", "xaxis": {"type": "date", "title": {"text": "time (UTC)"}},
@@ -86,6 +60,29 @@ def timeline(past: Past) -> list[Plot]:
     caption += f"a trial stands out, the better it is.{last}"
     height = min(130 + 26 * len(order), 640)
     return [Plot("timeline", "Timeline", caption, traces, layout, height, wide=True)]
+
+
+def _bars(past: Past, trials: Sequence[Trial], state: TrialState, rows: Mapping[int, int]) -> dict[str, Any]:
+    """A bar for each trial of one state, from its start to its end, in its row."""
+    now = max(trial.end or trial.start for trial in trials)
+    here = [trial for trial in trials if trial.state is state]
+    marker: dict[str, Any] = {"line": {"color": "--card", "width": 1 if len(trials) < 300 else 0}}
+    if state is TrialState.COMPLETE:
+        marker |= past.colours(here)
+    else:
+        marker["color"] = "--bad" if state is TrialState.FAILED else "--busy"
+    return {
+        "type": "bar",
+        "orientation": "h",
+        "name": state.value,
+        "base": [moment(trial.start) for trial in here],
+        "x": [max((trial.end or now) - trial.start, 1) for trial in here],
+        "y": [rows[trial.number] for trial in here],
+        "width": 0.72,
+        "marker": marker,
+        "customdata": [trial.number for trial in here],
+        "showlegend": state is not TrialState.COMPLETE,
+    }
 
 
 def durations(past: Past) -> list[Plot]:

@@ -44,35 +44,10 @@ def learning_curves(past: Past) -> list[Plot]:
     order = [trial.number for trial in past.best if trial.number in curves][:BEST_CURVES]
     others = [number for number in curves if number not in order]
     mode = "lines" if logged else "lines+markers"
-    x: list[float | None] = []
-    y: list[float | None] = []
-    for number in others:
-        x += [*(step for step, _ in curves[number]), None]
-        y += [*(value for _, value in curves[number]), None]
-    traces: list[dict[str, Any]] = [
-        {
-            "type": "scatter", "mode": mode, "name": "others", "x": x, "y": y, "opacity": _opacity(len(others)),
-            "whose": [[number, len(curves[number])] for number in others],
-            "line": {"color": "--mute", "width": 1}, "marker": {"size": 4},
-        }
-    ]  # fmt: skip
-    second = 1 if len(order) > 1 else 0
+    traces = [_faint({number: curves[number] for number in others}, mode)]
     for place, number in reversed(list(enumerate(order))):
-        traces.append(
-            {
-                "type": "scatter",
-                "mode": mode,
-                "name": f"next {len(order) - 1}" if place else f"trial {number}, the best",
-                "showlegend": place <= second,
-                "x": [step for step, _ in curves[number]],
-                "y": [value for _, value in curves[number]],
-                "whose": [[number, len(curves[number])]],
-                "marker": {"size": 5},
-                "opacity": 1 - 0.13 * place,
-                "line": {"color": "--accent", "width": 1.4 if place else 3},
-                "legendrank": 1 + place,
-            }
-        )
+        name = f"next {len(order) - 1}" if place else f"trial {number}, the best"
+        traces.append(_strong(number, curves[number], place, name, mode))
     title = past.metric if ours else plotly_text(metric, 32)
     layout = {"xaxis": _steps(past, curves, bool(logged)), "yaxis": {"title": {"text": title}}}
     caption = _caption(past, metric, order, others, bool(logged))
@@ -83,8 +58,39 @@ def learning_curves(past: Past) -> list[Plot]:
     return [Plot("rungs", name, caption, traces, layout, 400)]
 
 
+def _faint(curves: Mapping[int, Curve], mode: str) -> dict[str, Any]:
+    """One trace of many curves, one after the other."""
+    x: list[float | None] = []
+    y: list[float | None] = []
+    for curve in curves.values():
+        x += [*(step for step, _ in curve), None]
+        y += [*(value for _, value in curve), None]
+    return {
+        "type": "scatter", "mode": mode, "name": "others", "x": x, "y": y, "opacity": _opacity(len(curves)),
+        "whose": [[number, len(curve)] for number, curve in curves.items()],
+        "line": {"color": "--mute", "width": 1}, "marker": {"size": 4},
+    }  # fmt: skip
+
+
+def _strong(number: int, curve: Curve, place: int, name: str, mode: str) -> dict[str, Any]:
+    """The trace of one of the best curves; the best has place 0. The legend names it, and all others by the next."""
+    return {
+        "type": "scatter",
+        "mode": mode,
+        "name": name,
+        "showlegend": place <= 1,
+        "x": [step for step, _ in curve],
+        "y": [value for _, value in curve],
+        "whose": [[number, len(curve)]],
+        "marker": {"size": 5},
+        "opacity": 1 - 0.13 * place,
+        "line": {"color": "--accent", "width": 1.4 if place else 3},
+        "legendrank": 1 + place,
+    }
+
+
 def _opacity(count: int) -> float:
-    """The more curves, the fainter each, so that where they are dense can be seen."""
+    """The opacity of each curve: fainter the more there are, so that dense regions can be seen."""
     return 0.6 if count <= 100 else max(0.6 - 0.2 * math.log10(count / 100), 0.35)
 
 

@@ -308,7 +308,7 @@ class Past:
 
 
 def finite(text: object) -> float:
-    """A number from a tag, which anybody may have written; NaN if it is none."""
+    """A number from a tag, which anybody may have written; NaN if it is not a number."""
     try:
         value = float(str(text))
     except ValueError:

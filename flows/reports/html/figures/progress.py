@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from itertools import accumulate
+from typing import Any
 
 from hpo_core.history.trial import Trial
 from hpo_flows.reports.html.curves import thinned
@@ -46,15 +48,7 @@ def optimisation_history(past: Past) -> list[Plot]:
                     showlegend=True),
     ]  # fmt: skip
     if sure := [trial for trial in full if past.error(trial)]:
-        bars = {
-            "type": "data",
-            "array": [past.error(t) for t in sure],
-            "color": "--accent",
-            "thickness": 1.5,
-            "width": 3,
-        }
-        means = past.points(sure, [t.number for t in sure], {"color": "--accent", "size": 5}, error_y=bars)
-        traces.append(means)
+        traces.append(_means(past, sure))
     if again := past.drawn(t for t in past.history.complete if t.repeat_of is not None):
         marker = {"color": "--mute", "symbol": "diamond-open", "size": 7}
         again.sort(key=past.beyond)
@@ -64,24 +58,31 @@ def optimisation_history(past: Past) -> list[Plot]:
         lower = past.points(rest, [t.number for t in rest], marker, name="lower fidelity", showlegend=True)
         traces.insert(0, lower)
     if failed := past.drawn(past.history.failed):
-        reach = max(past.values) - min(past.values)
-        floor = brief((max(past.values) + reach / 20) if past.spec.sign > 0 else (min(past.values) - reach / 20))
-        traces.append(
-            {
-                "type": "scatter",
-                "mode": "markers",
-                "name": "failed",
-                "x": [trial.number for trial in failed],
-                "y": [floor] * len(failed),
-                "customdata": [trial.number for trial in failed],
-                "marker": {"color": "--bad", "symbol": "x-thin-open", "size": 8, "line": {"width": 2}},
-            }
-        )
+        traces.append(_crosses(past, failed))
     layout = {"xaxis": {"title": {"text": "trial"}}, "yaxis": {"title": {"text": past.metric}}}
     caption = f"Each configuration's value, and the best so far at the highest fidelity.{past.cut}"
     if again:
         caption += " A configuration that was trained again has the mean, with its standard error."
     return [Plot("history", "Optimization history", caption, traces, layout, 380)]
+
+
+def _means(past: Past, trials: Sequence[Trial]) -> dict[str, Any]:
+    """The trials that were trained several times, with the errors of their means."""
+    errors = [past.error(trial) for trial in trials]
+    bars = {"type": "data", "array": errors, "color": "--accent", "thickness": 1.5, "width": 3}
+    return past.points(trials, [t.number for t in trials], {"color": "--accent", "size": 5}, error_y=bars)
+
+
+def _crosses(past: Past, failed: Sequence[Trial]) -> dict[str, Any]:
+    """The failed trials, at the poorer edge of the plot."""
+    reach = max(past.values) - min(past.values)
+    edge = brief((max(past.values) + reach / 20) if past.spec.sign > 0 else (min(past.values) - reach / 20))
+    numbers = [trial.number for trial in failed]
+    return {
+        "type": "scatter", "mode": "markers", "name": "failed", "x": numbers, "y": [edge] * len(failed),
+        "customdata": numbers,
+        "marker": {"color": "--bad", "symbol": "x-thin-open", "size": 8, "line": {"width": 2}},
+    }  # fmt: skip
 
 
 def best_by_cost(past: Past) -> list[Plot]:
