@@ -43,7 +43,7 @@ def costs_differ(history: History) -> bool:
 
 def starts_cheap(history: History) -> bool:
     """Whether the known costs differ so much that a model begins with cheap points."""
-    logs = np.log([trial.cost for trial in history.priced if trial.loss is not None])
+    logs = np.log([trial.cost for trial in history.priced if trial.cost is not None and trial.loss is not None])
     return len(logs) > 1 and float(logs.std(ddof=1)) >= START
 
 
