@@ -41,7 +41,8 @@ class Tpe(DensityRatio, Strategy):
     doi:10.1613/jair.1.13188).
 
     In a study with limits, each has two densities as well, of the trials that keep it and of the others, and the
-    product of all relative ratios is maximised (c-TPE; Watanabe and Hutter 2023, arXiv:2211.14411).
+    product of all relative ratios is maximised (c-TPE; Watanabe and Hutter 2023, arXiv:2211.14411). As long as fewer
+    than the share ``gamma`` keep a limit, those that come closest count with them.
 
     Failed trials count among the rest. So do running ones (a constant liar), unless their configuration already has a
     result. With several fidelities, the highest one with at least ``start`` trials is modelled, as in Falkner et al.;

@@ -106,7 +106,8 @@ class DensityRatio:
     def _within(self, cube: Cube, X: Array, excess: Array) -> Iterator[tuple[Parzen, Parzen, float]]:
         """For each limit the densities of the trials that keep it and of the others, and the share of the former.
 
-        As long as none keeps it, the one that comes closest stands for them.
+        The trials that come closest count as keeping it, too, until as many do as are good: the share ``gamma``. A
+        limit that only a corner of the space keeps is otherwise learnt from one trial, or from none.
 
         Args:
             cube: The cube.
@@ -114,7 +115,8 @@ class DensityRatio:
             excess: Their excesses, shape ``(n, limits)``; infinite where a trial failed.
         """
         for column in excess.T:
-            keeps = column <= max(0.0, float(column.min()))
+            enough = min(math.ceil(self.gamma * int(np.isfinite(column).sum())), self.most)
+            keeps = column <= max(0.0, float(np.sort(column)[max(enough, 1) - 1]))
             inside, outside = (
                 Parzen(cube, X[rows], np.ones(int(rows.sum())), self.narrowest, self.spread) for rows in (keeps, ~keeps)
             )
