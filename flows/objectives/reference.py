@@ -155,7 +155,7 @@ class Objective:
         self._check_named()
         found = import_named(self.reference, "objective")
         if not callable(found):
-            raise InputError("objective", f"{self.reference!r} is a {type(found).__name__}", "name a function")
+            raise InputError("objective", f"{self.reference!r} is not a function but {found!r:.80}", "name a function")
         return found  # type: ignore[no-any-return]
 
 
@@ -191,8 +191,7 @@ def check_call(function: Any, name: str = "") -> None:
     """
     shown = repr(name or getattr(function, "__name__", type(function).__name__))
     if not callable(function):
-        article = "an" if type(function).__name__[0] in "aeiou" else "a"
-        raise InputError("objective", f"{shown} is {article} {type(function).__name__}", "give a function of the trial")
+        raise InputError("objective", f"{function!r:.80} is not a function", "give a function of the trial")
     if isinstance(function, type):
         raise InputError("objective", f"{shown} is a class", "give an object of it that can be called with the trial")
     called: Any = function

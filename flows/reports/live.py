@@ -154,10 +154,10 @@ class LiveProgress:
             if progress.history.complete or progress.history.failed:
                 known = status_line(self._spec, progress.history, progress.seconds)
                 self.tell(f"{self._time()}  {self._spec.name} goes on: {known}")
-        self._tell_stage(progress)
         for ended in news:
             self._tell_end(ended)
             self._improved = now if ended.is_best else self._improved
+        self._tell_stage(progress)
         pace = [self._stage_line] if self._stage_line else self._pace(progress)
         self._parts = self._counts(progress), pace  # once, however often the screen is drawn
         self._screen.refresh()
@@ -167,7 +167,7 @@ class LiveProgress:
         assert self._spec is not None
         before = self._stage_line
         self._stage_line = before or confirm_line(self._spec, progress.history)
-        if progress.choice is not None and progress.choice.standings:
+        if progress.choice is not None and progress.choice.standings and not progress.history.running:
             self._stage_line = choice_line(self._spec, progress.choice)
         if self._stage_line not in ("", before) and not self._screen.moving:
             self.tell(f"{self._time()}  {self._stage_line}")

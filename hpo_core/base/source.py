@@ -65,5 +65,6 @@ def _folder() -> Path:
     if script is None or main.__spec__ is not None:  # a notebook; python -m
         return Path.cwd()
     folder = Path(script).absolute().parent
-    inside = any(folder.is_relative_to(prefix) for prefix in {sys.prefix, sys.base_prefix})
+    # Resolved, since an environment may be reached by a link, of which its scripts know nothing.
+    inside = any(folder.resolve().is_relative_to(Path(prefix).resolve()) for prefix in {sys.prefix, sys.base_prefix})
     return Path.cwd() if inside else folder

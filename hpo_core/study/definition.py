@@ -6,7 +6,7 @@ The definition is stored with the study in MLflow; on resume the given one is he
 from __future__ import annotations
 
 import json
-from collections.abc import Container, Sequence
+from collections.abc import Container, Mapping, Sequence
 from functools import cached_property
 from itertools import starmap
 from typing import Annotated, Any, Literal, Self
@@ -157,6 +157,15 @@ class StudyDefinition(Section):
     @classmethod
     def _first_metric(cls, data: Any) -> Any:
         return with_first(data)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _without_empty(cls, data: Any) -> Any:
+        """A key without a value, such as ``limits:`` whose entries are all commented out, counts as not given."""
+        if not isinstance(data, Mapping):
+            return data
+        valued = {key for key, field in cls.model_fields.items() if field.default is not None}
+        return {key: value for key, value in data.items() if value is not None or key not in valued}
 
     @model_serializer(mode="wrap")
     def _as_given(self, dump: SerializerFunctionWrapHandler) -> dict[str, Any]:

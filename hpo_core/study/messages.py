@@ -44,6 +44,8 @@ def explain(detail: Any) -> InputError:
         shown = f"{value!r}: " if isinstance(value, str | int | float) and repr(value) not in problem else ""
         return InputError(field, shown + problem, remedy)
     if kind == "model_type" and loc[:1] == ["prior"]:
+        if value is None:
+            return InputError(field, "no belief is given", "write {around: VALUE}, or remove it")
         return InputError(field, f"{value!r} is not a belief", f"write {{around: {value}}}")
     return InputError(field, problem_of(detail), "correct it")
 

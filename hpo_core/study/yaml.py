@@ -16,6 +16,7 @@ from ruamel.yaml.error import MarkedYAMLError, YAMLError
 from ruamel.yaml.events import AliasEvent
 from ruamel.yaml.nodes import MappingNode, ScalarNode
 from ruamel.yaml.resolver import VersionedResolver
+from ruamel.yaml.scanner import Scanner
 from ruamel.yaml.tag import Tag
 
 from hpo_core.study.sections import MORE
@@ -43,6 +44,19 @@ class _Resolver(VersionedResolver):
 def _is_grouped(kind: Any, value: Any, tag: str) -> bool:
     """Whether a word would be a number only in YAML 1.1: ``1_000``, or ``0b11``."""
     return kind is ScalarNode and tag.endswith((":int", ":float")) and ("_" in value or "b" in value[:3].lower())
+
+
+class _Scanner(Scanner):
+    """Takes ``>= 0.9`` for a text, as ``<= 0.9`` is one; to YAML ``>`` begins a folded text, and ``=`` is an error."""
+
+    def fetch_folded(self) -> Any:
+        return self.fetch_plain() if self._is_bound() else super().fetch_folded()
+
+    def check_plain(self) -> Any:
+        return self._is_bound() or super().check_plain()
+
+    def _is_bound(self) -> bool:
+        return bool(self.reader.prefix(2) == ">=")
 
 
 class _Composer(Composer):
@@ -97,11 +111,13 @@ def parse_yaml(text: str) -> Any:
 
     >>> parse_yaml("{low: 1e-4, on: [finished], log: true, kind: [off, yes, 010, 1:30, 2026-01-01]}")
     {'low': 0.0001, 'on': ['finished'], 'log': True, 'kind': ['off', 'yes', 10, '1:30', '2026-01-01']}
+    >>> parse_yaml("{recall: >= 0.9, ms: <= 20}")
+    {'recall': '>= 0.9', 'ms': '<= 20'}
     """
     if odd := re.search("[\x85\u2028\u2029]", text):  # they end lines in YAML 1.1, but not in YAML 1.2
         raise YAMLError(f"it contains the character {odd[0]!r}; write that as an escape sequence in double quotes")
     reader = YAML(typ="safe", pure=True)
-    reader.Resolver, reader.Composer, reader.Constructor = _Resolver, _Composer, _Constructor
+    reader.Scanner, reader.Resolver, reader.Composer, reader.Constructor = _Scanner, _Resolver, _Composer, _Constructor
     try:
         return reader.load(text)
     except DuplicateKeyError as error:

@@ -114,7 +114,7 @@ def joined(run: TrialRun) -> Iterator[Logged]:
     os.environ.update(run.variables)
     _change_mlflow()
     thread, trial = threading.get_ident(), _Joined(run, Logged())
-    _JOINED[thread] = trial
+    outer, _JOINED[thread] = _JOINED.get(thread), trial  # an objective may run a study of its own in its process
     try:
         with _set_aside():
             yield trial.logged
@@ -125,6 +125,8 @@ def joined(run: TrialRun) -> Iterator[Logged]:
             except Exception:  # of the store; what the trial printed shows it
                 traceback.print_exc()
         del _JOINED[thread]
+        if outer is not None:
+            _JOINED[thread] = outer
         for name, value in before.items():
             os.environ.pop(name, None) if value is None else os.environ.update({name: value})
 

@@ -188,7 +188,7 @@ def test_the_versions_of_this_installation_are_good() -> None:
         ("import os; os._exit(4)", "problem", "exit code 4"),
         ("import ctypes; ctypes.string_at(0)", "problem", "SIGSEGV"),
         ("import time; time.sleep(600)", "problem", "longer than 1 s"),
-        ("f = 3", "problem", "is a int"),
+        ("f = 3", "problem", "is not a function but 3"),
     ],
 )
 def test_objectives_are_imported_where_a_crash_does_no_harm(

@@ -76,6 +76,21 @@ def test_a_finished_study_says_that_its_trials_are_done() -> None:
     assert spec_of(trials=6).stop_reason(started, 0.0) == "all 6 trials are started"
 
 
+def test_the_final_choice_is_told_once_the_last_trial_has_ended() -> None:
+    space = {"x": {"type": "float", "low": 0, "high": 1}}
+    spec = make_spec(space=space, stop={"trials": 3}, final={"top": 2, "folds": 2})
+    out = io.StringIO()
+    with LiveProgress(spec, Console(file=out, width=80)) as live:
+        for last in (running(2), ended(2, 0.1, x=0.25)):
+            history = History([ended(0, 0.5, x=0.1), ended(1, 0.3), last])
+            choice = spec.final.selection().choice(history, [], spec.search_space)
+            live(Progress(history, 1.0, choice))
+    lines = out.getvalue().splitlines()
+    (told,) = (i for i, line in enumerate(lines) if "final choice: 0 of 4 folds are done" in line)
+    (end,) = (i for i, line in enumerate(lines) if "trial 2" in line)
+    assert end < told
+
+
 def test_news_come_in_the_order_of_their_ends_and_mark_what_was_best_then() -> None:
     news = News()
     assert news.look(History([ended(0, 0.5)])) == []  # told by the run before

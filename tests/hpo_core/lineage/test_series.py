@@ -203,7 +203,7 @@ def test_declared_data_are_described_in_a_process_of_their_own(tmp_path: Path) -
         ("alone", "returned ndarray", "let it return (name, features, targets)"),
         ("wrong", "raised OSError: no such disk", "correct it there"),
         ("gone", "ended with 7", "call the function by hand"),
-        ("number", "is a int", "name a function"),
+        ("number", "is not a function", "name a function"),
         ("absent", "is not there", "correct its name"),
     ],
 )

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import subprocess
+import sys
+import types
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -48,6 +50,16 @@ def test_commit_branch_and_whether_it_has_changed(tmp_path: Path, monkeypatch: p
     assert about_git() == {"commit": git("rev-parse", "HEAD"), "dirty": "true"}
     monkeypatch.setenv("PATH", "")
     assert about_git() == {}
+
+
+def test_an_environment_behind_a_link_is_none_of_the_code(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (script := tmp_path / "there" / "bin" / "hpo").parent.mkdir(parents=True)
+    (tmp_path / "link").symlink_to(tmp_path / "there")
+    (work := tmp_path / "work").mkdir()
+    monkeypatch.chdir(work)
+    monkeypatch.setattr(sys, "prefix", str(tmp_path / "link"))
+    monkeypatch.setitem(sys.modules, "__main__", types.SimpleNamespace(__file__=str(script), __spec__=None))
+    assert source._folder() == work
 
 
 def test_git_is_asked_once(monkeypatch: pytest.MonkeyPatch) -> None:

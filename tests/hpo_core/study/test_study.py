@@ -83,6 +83,8 @@ BAD: list[tuple[str, Any, str, str, str]] = [
     ("direction", ..., "direction", "is missing", "add it"),
     ("space", ..., "space", "is missing", "add it"),
     ("stop", ..., "stop", "is missing", "add it"),
+    ("stop", None, "stop", "is missing", "add it"),
+    ("prior", {"x": None}, "prior.x", "no belief is given", "write {around: VALUE}, or remove it"),
     ("space/x/high", ..., "space.x.high", "is missing", "add it"),
     ("space/kind/choices", ..., "space.kind.choices", "is missing", "add it"),
     ("strategy", "randon", "strategy.name", "'randon'", "did you mean 'random'?"),
@@ -292,6 +294,14 @@ def test_a_belief_about_a_boolean_is_true_or_false() -> None:
     assert [belief.around for belief in study.prior.values()] == [True, True]
 
 
+@pytest.mark.parametrize("key", [key for key in StudySpec.model_fields if key not in {*STUDY, "metrics"}])
+def test_a_key_without_a_value_counts_as_not_given(key: str) -> None:
+    """Whoever comments out all limits leaves ``limits:`` behind."""
+    assert study_from(STUDY | {key: None}) == study_from(STUDY)
+    with pytest.raises(InputError, match="limts: there is no such key; did you mean 'limits'"):
+        study_from(STUDY | {"limts": None})
+
+
 def test_the_smallest_study_and_its_defaults() -> None:
     study = spec()
     assert (study.experiment, study.strategy.name, study.parallel, study.seed) == ("parabola", "auto", 1, 0)
@@ -423,6 +433,14 @@ def test_a_file_that_would_fill_the_memory_is_refused_at_once(tmp_path: Path) ->
 def test_yaml_scalars(text: str, value: Any) -> None:
     found = parse_yaml(text)
     assert (type(found), found) == (type(value), value)
+
+
+@pytest.mark.parametrize("bound", [">= 0.9", ">=0.9", "<= 20", "<=20"])
+def test_a_bound_is_a_text_wherever_it_stands(bound: str) -> None:
+    for text in (bound, f"{{a: {bound}, b: 1}}", f"[{bound}, 1]", f"a: {bound}\nb: 1\n", f"- {bound}  # why\n"):
+        found = parse_yaml(text)
+        assert found in (bound, {"a": bound, "b": 1}, [bound, 1], [bound])
+    assert parse_yaml("a: >\n  >= 1\n  folded\n") == {"a": ">= 1 folded\n"}
 
 
 def test_a_study_file_means_what_it_shows(tmp_path: Path) -> None:

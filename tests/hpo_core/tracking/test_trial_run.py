@@ -89,6 +89,20 @@ def test_scripts_log_to_the_trials_run(store: MlflowStore, run: TrialRun, elsewh
     assert len(store.search([run.experiment], {})) == 3
 
 
+def test_an_objective_that_runs_a_study_in_its_own_process_logs_to_its_run_before_and_after(
+    store: MlflowStore, run: TrialRun
+) -> None:
+    inner = TrialRun(store.uri, store.create_run(run.experiment, "inner-0000", {}).id, run.experiment, {})
+    with joined(run):
+        mlflow.log_metric("before", 1.0)
+        with joined(inner):
+            mlflow.log_metric("within", 2.0)
+        mlflow.log_metric("after", 3.0)
+    assert store.get(run.id).metrics == {"before": 1.0, "after": 3.0}
+    assert store.get(inner.id).metrics == {"within": 2.0}
+    assert store.get(run.id).status == store.get(inner.id).status == RUNNING
+
+
 def test_the_flow_in_the_same_process_ends_the_run(store: MlflowStore, run: TrialRun) -> None:
     with joined(run):
         mlflow.log_metric("loss", 1.0)
