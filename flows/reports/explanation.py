@@ -69,7 +69,12 @@ def lines(spec: StudySpec, found: Explanation) -> list[str]:
         what = "Compromise" if spec.metrics else "Incumbent"
         shown.append(f"{what} then: {_neighbour(spec, found.incumbent)}")
     shown += [f"Near: {_neighbour(spec, neighbour)}" for neighbour in found.nearest]
-    return [one_line(line, 1000) if not line.startswith("  ") else f"  {one_line(line, 1000)}" for line in shown]
+    return list(map(_single, shown))
+
+
+def _single(line: str) -> str:
+    """A line that is safe for a terminal, indented as it was."""
+    return f"  {one_line(line, 1000)}" if line.startswith("  ") else one_line(line, 1000)
 
 
 def study_lines(spec: StudySpec, history: History) -> list[str]:
@@ -92,7 +97,7 @@ def study_lines(spec: StudySpec, history: History) -> list[str]:
         shown.append(f"Spent: {number(spent(history))} {spec.cost}")
     if why := spec.stop_reason(history, 0.0):
         shown.append(f"No further trial is to start: {why}")
-    return [one_line(line, 1000) if not line.startswith("  ") else f"  {one_line(line, 1000)}" for line in shown]
+    return list(map(_single, shown))
 
 
 def study_data(spec: StudySpec, history: History) -> dict[str, Any]:
