@@ -16,6 +16,7 @@ from hpo_core.ledger.study_run import why_ended
 from hpo_core.ledger.tags import MODEL
 from hpo_core.lineage.opening import find_study
 from hpo_core.selection.final_choice import best_front
+from hpo_core.space.configuration import displayed
 from hpo_core.study.names import file_name
 from hpo_core.study.preference import preference_of
 from hpo_core.tracking.connection import connect
@@ -25,7 +26,7 @@ from hpo_flows.base.progress import Outcome
 from hpo_flows.reports.ending import model_runs
 from hpo_flows.reports.export import FRONT, METRICS, PARAMS, rows
 from hpo_flows.reports.links import run_url
-from hpo_flows.reports.text import failed_line, metric_values, number, one_line, outcome_text, ranked, show, spread_text
+from hpo_flows.reports.text import failed_line, metric_values, number, one_line, outcome_text, ranked, spread_text
 
 if TYPE_CHECKING:
     import pandas
@@ -172,7 +173,7 @@ class StudyResult(Outcome):
         lines = {
             "Study": f"{spec.name}: {spec.goal} by {spec.strategy.name}",
             "Best": self._best_line(),
-            "With": ", ".join(f"{name}={show(value)}" for name, value in config.items()) or "-",
+            "With": ", ".join(f"{name}={displayed(value)}" for name, value in config.items()) or "-",
             "Trials": self._counts(),
             "Ended": self.reason or "-",
             "MLflow": f"run {self.run_id} in {redact(self.tracking_uri)}",

@@ -9,9 +9,10 @@ from hpo_core.history.history import History
 from hpo_core.history.spending import EXPECTED, spent
 from hpo_core.history.trial import TrialState
 from hpo_core.lineage.replay import Explanation, Neighbour
+from hpo_core.space.configuration import displayed
 from hpo_core.study.spec import StudySpec
 from hpo_flows.reports.ped_anova import TENTH, Deciding, TooFew, deciding
-from hpo_flows.reports.text import metric_value, metric_values, number, one_line, outcome_text, show
+from hpo_flows.reports.text import metric_value, metric_values, number, one_line, outcome_text
 
 
 def expectation(spec: StudySpec, found: Explanation, place: int = 0) -> dict[str, float | None]:
@@ -149,7 +150,8 @@ def _outcome(spec: StudySpec, found: Explanation) -> str:
 
 
 def _neighbour(spec: StudySpec, neighbour: Neighbour) -> str:
-    changes = ", ".join(f"{name} {show(old)} -> {show(new)}" for name, (old, new) in neighbour.changes.items())
+    each = (f"{name} {displayed(old)} -> {displayed(new)}" for name, (old, new) in neighbour.changes.items())
+    changes = ", ".join(each)
     where = f"trial {neighbour.trial.number}, {outcome_text(spec, neighbour.trial)}"
     return f"{where}, distance {neighbour.distance:.3g}: {changes or 'no difference'}"
 
