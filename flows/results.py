@@ -16,6 +16,7 @@ from hpo_core.ledger.study_run import why_ended
 from hpo_core.ledger.tags import MODEL
 from hpo_core.lineage.opening import find_study
 from hpo_core.selection.final_choice import best_front
+from hpo_core.space.configuration import displayed
 from hpo_core.study.names import file_name
 from hpo_core.study.preference import preference_of
 from hpo_core.tracking.connection import check_there, connect
@@ -35,7 +36,6 @@ from hpo_flows.reports.text import (
     one_line,
     outcome_text,
     ranked,
-    show,
     spread_text,
 )
 
@@ -190,7 +190,7 @@ class StudyResult(Outcome):
         lines = {
             "Study": f"{spec.name}: {spec.goal} by {spec.strategy.name}",
             "Best": self._best_line(),
-            "With": ", ".join(f"{name}={show(value)}" for name, value in config.items()) or "-",
+            "With": ", ".join(f"{name}={displayed(value)}" for name, value in config.items()) or "-",
             **{name.capitalize(): line for name, line in self._verdicts().items()},
             "Trials": self._counts(),
             "Ended": self.reason or "-",

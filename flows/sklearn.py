@@ -66,8 +66,8 @@ def sklearn_objective(
             len(y), stratify=strata, groups=groups, test=test, validation=validation, shuffle=shuffle
         )
         if given is None:
-            estimator.fit(_rows(X, rows), _rows(y, rows))
-        features, truth = _rows(X, held_out), np.asarray(_rows(y, held_out))
+            estimator.fit(rows_of(X, rows), rows_of(y, rows))
+        features, truth = rows_of(X, held_out), np.asarray(rows_of(y, held_out))
         trial.log_dataset(name, X, y)
         trial.log_model(estimator, features[:EXAMPLE_ROWS])
         score = classifier_scores if classifies else regressor_scores
@@ -115,7 +115,7 @@ def _seeded(estimator: Any, seed: int) -> Any:
     return estimator.set_params(**dict.fromkeys(names, seed))
 
 
-def _rows(table: Any, rows: Any) -> Any:
+def rows_of(table: Any, rows: Any) -> Any:
     """Rows of an array, a DataFrame or a list."""
     if hasattr(table, "iloc"):
         return table.iloc[rows]

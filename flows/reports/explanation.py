@@ -9,9 +9,10 @@ from hpo_core.history.history import History
 from hpo_core.history.spending import EXPECTED, spent
 from hpo_core.history.trial import TrialState
 from hpo_core.lineage.replay import Explanation, Neighbour
+from hpo_core.space.configuration import displayed
 from hpo_core.study.spec import StudySpec
 from hpo_flows.reports.ped_anova import TENTH, Deciding, TooFew, deciding
-from hpo_flows.reports.text import metric_value, metric_values, number, one_line, outcome_text, show
+from hpo_flows.reports.text import metric_value, metric_values, number, one_line, outcome_text
 
 
 def expectation(spec: StudySpec, found: Explanation, place: int = 0) -> dict[str, float | None]:
@@ -69,7 +70,12 @@ def lines(spec: StudySpec, found: Explanation) -> list[str]:
         what = "Compromise" if spec.metrics else "Incumbent"
         shown.append(f"{what} then: {_neighbour(spec, found.incumbent)}")
     shown += [f"Near: {_neighbour(spec, neighbour)}" for neighbour in found.nearest]
-    return [one_line(line, 1000) if not line.startswith("  ") else f"  {one_line(line, 1000)}" for line in shown]
+    return list(map(_single, shown))
+
+
+def _single(line: str) -> str:
+    """A line that is safe for a terminal, indented as it was."""
+    return f"  {one_line(line, 1000)}" if line.startswith("  ") else one_line(line, 1000)
 
 
 def study_lines(spec: StudySpec, history: History) -> list[str]:
@@ -93,7 +99,7 @@ def study_lines(spec: StudySpec, history: History) -> list[str]:
         shown.append(f"Spent: {number(spent(history))} {spec.cost}")
     if why := spec.stop_reason(history, 0.0):
         shown.append(f"No further trial is to start: {why}")
-    return [one_line(line, 1000) if not line.startswith("  ") else f"  {one_line(line, 1000)}" for line in shown]
+    return list(map(_single, shown))
 
 
 def study_data(spec: StudySpec, history: History) -> dict[str, Any]:
@@ -145,7 +151,8 @@ def _outcome(spec: StudySpec, found: Explanation) -> str:
 
 
 def _neighbour(spec: StudySpec, neighbour: Neighbour) -> str:
-    changes = ", ".join(f"{name} {show(old)} -> {show(new)}" for name, (old, new) in neighbour.changes.items())
+    each = (f"{name} {displayed(old)} -> {displayed(new)}" for name, (old, new) in neighbour.changes.items())
+    changes = ", ".join(each)
     where = f"trial {neighbour.trial.number}, {outcome_text(spec, neighbour.trial)}"
     return f"{where}, distance {neighbour.distance:.3g}: {changes or 'no difference'}"
 

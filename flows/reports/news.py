@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from hpo_core.history.history import History
 from hpo_core.history.trial import Trial, TrialState
+from hpo_core.space.configuration import displayed
 from hpo_flows.reports.text import (
     broken_limits,
     duration,
@@ -14,7 +15,6 @@ from hpo_flows.reports.text import (
     one_line,
     outcome_text,
     seconds_of,
-    show,
 )
 
 if TYPE_CHECKING:
@@ -127,4 +127,4 @@ def settings(items: Iterable[tuple[str, Any]]) -> str:
     >>> settings({"rate": 0.0123456, "kind": "a b"}.items())
     'rate=0.01235, kind=a b'
     """
-    return one_line(", ".join(f"{name}={show(value)}" for name, value in items), 2000)
+    return one_line(", ".join(f"{name}={displayed(value)}" for name, value in items), 2000)

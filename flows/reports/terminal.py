@@ -14,6 +14,7 @@ from rich.text import Text
 
 from hpo_core.history.repeated import Noise
 from hpo_core.selection.final_choice import best_front
+from hpo_core.space.configuration import displayed
 from hpo_flows.reports.ending import as_yaml, model_lines, serve_line
 from hpo_flows.reports.front import prefer_hint, standing_line
 from hpo_flows.reports.screens import say
@@ -30,7 +31,6 @@ from hpo_flows.reports.text import (
     outcome_text,
     outside_lines,
     ranked,
-    show,
     test_lines,
     tuning_lines,
 )
@@ -97,7 +97,7 @@ def trials_table(
             (fidelity_name(spec), ["" if trial.fidelity is None else f"{trial.fidelity:g}" for trial in trials])
         )
     free = {
-        name: [one_line(show(trial.config[name])) if name in trial.config else "" for trial in trials]
+        name: [one_line(displayed(trial.config[name])) if name in trial.config else "" for trial in trials]
         for name in spec.search_space.free
     }
     left = (Console().width if width is None else width) - 1 - sum(map(_breadth, columns))

@@ -6,7 +6,7 @@ import math
 import re
 from collections import Counter
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from hpo_core.history import spending
 from hpo_core.history.front import best_first
@@ -329,11 +329,6 @@ def seconds_of(trial: Trial) -> float | None:
 def fidelity_name(spec: StudySpec) -> str:
     """What a trial's fidelity counts; if the study has none, the steps after which a trial was stopped."""
     return "steps" if spec.fidelity is None else spec.fidelity.name
-
-
-def show(value: Any) -> str:
-    """A parameter's value, for display."""
-    return f"{value:.4g}" if isinstance(value, float) else str(value)
 
 
 def choice_line(spec: StudySpec, choice: Choice) -> str:

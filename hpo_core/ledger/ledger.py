@@ -81,34 +81,12 @@ class Ledger(LedgerReader):
         """
         number, spec = history.next_number, self.spec
         notes = {"strategy": spec.strategy.name} | dict(proposal.notes)
-        proposed = Trial(number, proposal.config, TrialState.RUNNING, notes=notes)
-        facts = {
-            "schema": SCHEMA,
-            "seed": spec.seed,
-            "history": history.digest,
-            "total": spec.stop.trials or NO_TOTAL,
-            **({"edition": spec.edition} if spec.edition else {}),
-            "config": config_to_json(proposal.config),
-            **{key: value for key, value in notes.items() if key not in SEARCHED},
-        }
-        tags = {
-            "mlflow.parentRunId": self.study_run.id,
-            **source_tags(spec.objective),
-            NOTE: trial_note(proposed, self.study_run),
-            Tag.ROLE: "trial",
-            Tag.STUDY: spec.name,
-            Tag.NUMBER: str(number),
-            Tag.OWNER: self.owner,
-            Tag.LEASE: ownership.new_lease(self.lease_seconds),
-            **{f"{Tag.PREFIX}{key}": str(value) for key, value in notes.items() if key in SEARCHED},
-            **fold(facts),
-        }
-        if proposal.fidelity is not None:
-            tags[Tag.FIDELITY] = repr(proposal.fidelity)
-        if proposal.parent is not None:
-            tags[Tag.PARENT] = str(proposal.parent)
+        proposed = Trial(
+            number, proposal.config, TrialState.RUNNING, None, proposal.fidelity, proposal.parent, notes=notes
+        )
         again = "" if proposed.repeat_of is None else f" ({proposed.repeat_of:04d} again)"
-        run = self.store.create_run(self.study_run.experiment, f"{spec.name}-{number:04d}{again}", tags)
+        name, tags = f"{spec.name}-{number:04d}{again}", self._tags_of(proposed, history)
+        run = self.store.create_run(self.study_run.experiment, name, tags)
         if not self.claim(f"trial.{number}", run.id):
             self.store.delete_run(run.id)
             self._lost_number = number
@@ -122,6 +100,36 @@ class Ledger(LedgerReader):
         self._put(run)
         self._own.begin(run)
         return self._as_trial(run)
+
+    def _tags_of(self, proposed: Trial, history: History) -> dict[str, str]:
+        """The tags with which the run of a proposed trial begins."""
+        spec, notes = self.spec, proposed.notes
+        facts = {
+            "schema": SCHEMA,
+            "seed": spec.seed,
+            "history": history.digest,
+            "total": spec.stop.trials or NO_TOTAL,
+            **({"edition": spec.edition} if spec.edition else {}),
+            "config": config_to_json(proposed.config),
+            **{key: value for key, value in notes.items() if key not in SEARCHED},
+        }
+        tags = {
+            "mlflow.parentRunId": self.study_run.id,
+            **source_tags(spec.objective),
+            NOTE: trial_note(proposed, self.study_run),
+            Tag.ROLE: "trial",
+            Tag.STUDY: spec.name,
+            Tag.NUMBER: str(proposed.number),
+            Tag.OWNER: self.owner,
+            Tag.LEASE: ownership.new_lease(self.lease_seconds),
+            **{f"{Tag.PREFIX}{key}": str(value) for key, value in notes.items() if key in SEARCHED},
+            **fold(facts),
+        }
+        if proposed.fidelity is not None:
+            tags[Tag.FIDELITY] = repr(proposed.fidelity)
+        if proposed.parent is not None:
+            tags[Tag.PARENT] = str(proposed.parent)
+        return tags
 
     def write(self, report: Report, *, patience: float | None = None) -> dict[str, str]:
         """Write a report to MLflow: values first, status last. Idempotent, so it is safe to repeat after a failure.

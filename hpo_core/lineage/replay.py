@@ -25,7 +25,7 @@ from hpo_core.ledger.ledger import Ledger
 from hpo_core.ledger.store import Run
 from hpo_core.ledger.tags import NO_TOTAL, Tag, parse_count, unfold
 from hpo_core.lineage.warm_start import recall
-from hpo_core.space.configuration import Config, Scalar, scalar_key
+from hpo_core.space.configuration import Config, Scalar, displayed, scalar_key
 from hpo_core.space.cube import Cube
 from hpo_core.space.search_space import SearchSpace
 from hpo_core.study.editions import in_force, prior_in_space
@@ -133,11 +133,8 @@ class Explanation:
 
 
 def _changed(changes: Mapping[str, tuple[Scalar, Scalar]]) -> str:
-    return ", ".join(f"{name} {_shown(old)} -> {_shown(new)}" for name, (old, new) in changes.items()) or "nothing"
-
-
-def _shown(value: Scalar) -> str:
-    return f"{value:.4g}" if isinstance(value, float) else str(value)
+    each = (f"{name} {displayed(old)} -> {displayed(new)}" for name, (old, new) in changes.items())
+    return ", ".join(each) or "nothing"
 
 
 def explain(ledger: Ledger, number: int) -> Explanation:

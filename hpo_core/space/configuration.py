@@ -75,6 +75,15 @@ def scalar_key(value: Any) -> str:
     return json.dumps(value)
 
 
+def displayed(value: object) -> str:
+    """A value as people are shown it: a number with four significant digits.
+
+    >>> displayed(0.123456), displayed("adam")
+    ('0.1235', 'adam')
+    """
+    return f"{value:.4g}" if isinstance(value, float) else str(value)
+
+
 def identity(config: Config) -> str:
     """A digest of 16 hex digits, equal for two configurations exactly when they are the same.
 

@@ -7,7 +7,6 @@ import os
 import signal
 import socket
 import time
-import webbrowser
 from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
@@ -19,6 +18,7 @@ from hpo_core.ledger.ledger import Ledger
 from hpo_core.tracking.connection import connect, tracking_uri, ui_command
 from hpo_flows.base.stopping import ENDINGS
 from hpo_flows.cli.common import open_stored
+from hpo_flows.cli.views import browser
 from hpo_flows.reports.links import experiments_url, run_url, trials_url
 from mlflow_server.processes import Process, http_answers
 
@@ -81,5 +81,5 @@ def _show_pages(server: str, ledger: Ledger | None, browse: bool) -> None:
         }
     for name, address in pages.items():
         typer.echo(f"{name}: {address}")
-    if browse and not webbrowser.open(next(iter(pages.values()))):
-        typer.echo("no browser could be started", err=True)
+    if browse:
+        browser.show(next(iter(pages.values())))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import webbrowser
 from pathlib import Path
 
 import typer
@@ -11,6 +10,7 @@ from hpo_core.base.errors import InputError
 from hpo_core.ledger.study_run import why_ended
 from hpo_core.study.names import file_name
 from hpo_flows.cli.common import open_stored
+from hpo_flows.cli.views import browser
 from hpo_flows.loop.stages import Stages
 from hpo_flows.reports.html.curves import CurveReader
 from hpo_flows.reports.html.publish import place_of, write_report
@@ -32,5 +32,5 @@ def write(study: str, out: Path | None, *, browse: bool) -> None:
             "--out", f"the report cannot be written to {folder} ({error})", "name another folder"
         ) from None
     typer.echo(f"The report is {path}")
-    if browse and not webbrowser.open(path.absolute().as_uri()):
-        typer.echo("no browser could be started", err=True)
+    if browse:
+        browser.show(path.absolute().as_uri())

@@ -13,8 +13,6 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from hpo_core.base.errors import InputError
 from hpo_flows.keras.errors import FatalError
 from hpo_flows.keras.space.hyperparameters import HyperParameters
@@ -25,6 +23,7 @@ from hpo_flows.keras.training.results import ends_search
 from hpo_flows.keras.tuner.base_tuner import BaseTuner
 from hpo_flows.keras.tuner.trial import Trial
 from hpo_flows.objectives.context import TrialContext
+from hpo_flows.sklearn import rows_of
 
 MODEL = "model.pickle"
 """The artifact with a trial's estimator, as fitted in its last fold."""
@@ -159,13 +158,6 @@ def _takes_weights(estimator: Any) -> bool:
 
 def _of(arguments: Mapping[str, Any], rows: Any) -> dict[str, Any]:
     return {name: rows_of(value, rows) for name, value in arguments.items()}
-
-
-def rows_of(table: Any, rows: Any) -> Any:
-    """Rows of an array, a DataFrame or a list."""
-    if hasattr(table, "iloc"):
-        return table.iloc[rows]
-    return table[rows] if hasattr(table, "shape") else np.asarray(table)[rows]
 
 
 def _keep(trial: TrialContext, estimator: Any) -> None:

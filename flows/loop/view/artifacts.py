@@ -18,9 +18,10 @@ from hpo_core.history.spending import spent
 from hpo_core.history.trial import Trial
 from hpo_core.ledger.ledger import Ledger
 from hpo_core.ledger.note import as_markdown
+from hpo_core.space.configuration import displayed
 from hpo_flows.reports.front import standing_line
 from hpo_flows.reports.links import artifact_url, run_url
-from hpo_flows.reports.text import mean_text, metric_values, number, outcome_text, ranked, show, status_line
+from hpo_flows.reports.text import mean_text, metric_values, number, outcome_text, ranked, status_line
 
 BEST, FRONT, COLUMNS = 10, 30, 6
 
@@ -56,7 +57,7 @@ def best_trials(ledger: Ledger, history: History, seconds: float) -> str:
         link = run_url(uri, experiment, trial.run_id)
         values = [number(value) for value in metric_values(spec, trial).values()]
         cells = [str(trial.number), *(values if spec.metrics else [mean_text(spec, history, trial)])]
-        cells += [as_markdown(show(trial.config[name])) if name in trial.config else "" for name in names]
+        cells += [as_markdown(displayed(trial.config[name])) if name in trial.config else "" for name in names]
         lines.append(f"| {' | '.join(cells)} | {f'[run]({link})' if link else f'`{trial.run_id[:8]}`'} |")
     return "\n".join(lines)
 

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from hpo_core.history.trial import Trial
+from hpo_core.space.configuration import displayed
 from hpo_flows.reports.ending import as_yaml
 from hpo_flows.reports.front import COMPROMISE, standing_line
 from hpo_flows.reports.html.figures.axes import short
@@ -26,7 +27,6 @@ from hpo_flows.reports.text import (
     metric_value,
     number,
     outcome_text,
-    show,
     spread_text,
     spreads,
 )
@@ -283,7 +283,7 @@ def space_card(past: Past) -> str:
         parameter = past.spec.search_space.parameters[name]
         best = past.leaders[0].config if past.leaders else {}
         note = f"<mark>widen: {at_edge[name].side}</mark>" if name in at_edge else ""
-        value = escape(show(best[name])) if name in best else "-"
+        value = escape(displayed(best[name])) if name in best else "-"
         when = "; ".join(f"if {key} is {' or '.join(map(str, values))}" for key, values in parameter.when.items())
         rows.append(
             f'<div class="param"><div><b>{escape(name)}</b><small>{escape(short(_range(parameter), 90))} '
@@ -367,7 +367,7 @@ def failures_card(past: Past) -> str:
         return ""
     rows = []
     for group in groups:
-        shared = ", ".join(f"{name} = {show(value)}" for name, value in group.shared.items())
+        shared = ", ".join(f"{name} = {displayed(value)}" for name, value in group.shared.items())
         hint = f"<mark>all with {escape(shared)}</mark>" if shared else ""
         rest = len(group.trials) - MOST_NUMBERS
         more = f" and {rest} more" if rest > 0 else ""

@@ -19,7 +19,7 @@ from hpo_core.base.seeding import trial_rng
 from hpo_core.base.settings import STRICT, Count, Positive
 from hpo_core.history.history import History
 from hpo_core.history.trial import Proposal, Trial, TrialState
-from hpo_core.space.configuration import Scalar, identity, scalar_key
+from hpo_core.space.configuration import Scalar, displayed, identity, scalar_key
 from hpo_core.space.parameters import Choice, Float
 from hpo_core.space.search_space import SearchSpace
 from hpo_core.strategies.common.batch import one_by_one
@@ -230,10 +230,5 @@ def _reflected(u: float) -> float:
 
 def _changes(donor: Trial, config: dict[str, Scalar]) -> str:
     changed = [name for name in config if scalar_key(config[name]) != scalar_key(donor.config.get(name))]
-    return ", ".join(f"{name} {_short(donor.config.get(name))} -> {_short(config[name])}" for name in changed[:4]) + (
-        f" and {len(changed) - 4} more" if len(changed) > 4 else ""
-    )
-
-
-def _short(value: Scalar) -> str:
-    return f"{value:.4g}" if isinstance(value, float) else str(value)
+    each = (f"{name} {displayed(donor.config.get(name))} -> {displayed(config[name])}" for name in changed[:4])
+    return ", ".join(each) + (f" and {len(changed) - 4} more" if len(changed) > 4 else "")
