@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 
-from hpo_core.base.errors import TrackingError, TrackingRefusal
+from hpo_core.base.errors import InputError, TrackingError
 from hpo_core.history.history import History
 from hpo_core.history.trial import Trial, TrialState
 from hpo_core.lineage.opening import find_study
@@ -201,7 +201,7 @@ def test_an_error_or_a_signal_is_told_and_goes_on_its_way(listener: Listener) ->
 
 
 def test_a_study_that_cannot_be_opened_has_failed(listener: Listener) -> None:
-    with pytest.raises(TrackingRefusal):
+    with pytest.raises(InputError):
         open_ledger(told(listener.url), "nonsense://nowhere")
     assert listener.events == ["failed"] and "nonsense" in listener.messages[0]["text"]
 
