@@ -13,6 +13,8 @@ from hpo_flows.keras.space.exploration import explore
 from hpo_flows.keras.space.hypermodel import declares_all
 from hpo_flows.keras.space.hyperparameters import HyperParameters
 
+pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation doesn't accept a copy:DeprecationWarning")
+
 SHAPE = (32, 32, 3)
 
 SETTINGS: dict[Any, list[dict[str, Any]]] = {

@@ -31,6 +31,12 @@ class RandAugment(keras.layers.Layer):  # type: ignore[misc]
         self.transforms = [TRANSFORMS[name](factor) if factor else None for name, factor in self.factors.items()]
         self.random = keras.random.SeedGenerator()
 
+    def build(self, input_shape: Any) -> None:
+        for transform in self.transforms:
+            if transform is not None:
+                transform.build(input_shape)
+        super().build(input_shape)
+
     def call(self, images: Any, training: bool = False) -> Any:
         if not training:
             return images
