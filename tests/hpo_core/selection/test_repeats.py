@@ -273,7 +273,6 @@ def test_repeats_that_can_never_be_made_are_refused(other: dict[str, Any]) -> No
     [
         ("on", "'on' is neither auto nor off"),
         (True, "True is neither"),
-        (None, "None is neither auto nor off"),
         (3, "3 is neither auto nor off"),
         ({"share": 0.9}, "repeats.share"),
         ({"top": 0}, "repeats.top"),
