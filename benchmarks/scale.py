@@ -27,6 +27,7 @@ import tempfile
 import time
 from collections import Counter
 from collections.abc import Iterator, Sequence
+from heapq import heappop, heappush
 from itertools import product
 from pathlib import Path
 from subprocess import PIPE
@@ -37,6 +38,7 @@ import psutil
 from benchmarks.measure import table
 from benchmarks.population import METRICS, NAMES, finish, ten_floats
 from hpo_core.history.trial import Trial
+from hpo_core.ledger.ledger import Report
 from mlflow_server.team import Ports, Team
 
 REQUEST = re.compile(r'"(?:GET|POST|PUT|PATCH|DELETE) (\S+) HTTP')
@@ -79,28 +81,38 @@ def light_flow(name: str, slots: int, minutes: float, seconds: float) -> list[st
     """Do what a flow does with the ledger; returns the runs that it has finished."""
     from hpo_core.lineage.opening import open_study
     from hpo_core.tracking.connection import connect
+    from hpo_flows.loop.tune import HEAR_SECONDS
+    from hpo_flows.trials.recorder import FIRST_WRITE_SECONDS
 
     ledger = open_study(connect(), ten_floats(name))
     wait_for_the_others()
-    running, finished = list[tuple[float, Trial]](), list[str]()
+    due, free, finished = list[tuple[float, int, Trial, bool]](), slots, list[str]()
     ends, heard = time.monotonic() + 60 * minutes, time.monotonic()
-    while running or time.monotonic() < ends:
-        if time.monotonic() > heard + 5:
+    while free < slots or time.monotonic() < ends:
+        if time.monotonic() > heard + HEAR_SECONDS:
             ledger.hear()
             heard = time.monotonic()
-        history = ledger.look()
         lost = False
-        while not lost and len(running) < slots and time.monotonic() < ends:
-            if lost := (trial := ledger.reserve(ledger.spec.propose(history, 1)[0], history)) is None:
-                time.sleep(ledger.backoff.seconds())
-            else:
-                running.append((time.monotonic() + seconds, trial))
+        if free and time.monotonic() < ends:
+            history = ledger.look()
+            while free and not lost:
+                if lost := (trial := ledger.reserve(ledger.spec.propose(history, 1)[0], history)) is None:
+                    time.sleep(ledger.backoff.seconds())
+                    continue
+                free, now = free - 1, time.monotonic()
                 history = history.with_trials([trial])
-        if running and (not lost or running[0][0] <= time.monotonic()):
-            due, trial = running.pop(0)
-            time.sleep(max(0.0, due - time.monotonic()))
+                for when, last in [(FIRST_WRITE_SECONDS, False), (seconds, True)]:
+                    if when <= seconds:
+                        heappush(due, (now + when, trial.number, trial, last))
+        if due and (not lost or due[0][0] <= time.monotonic()):
+            when, _, trial, last = heappop(due)
+            time.sleep(max(0.0, when - time.monotonic()))
+            if not last:  # from here on others see that it is a trial, without a claim on its behalf
+                ledger.write(Report(trial.run_id, params=ledger.spec.search_space.to_params(trial.config)))
+                continue
             finish(ledger, trial)
             finished.append(trial.run_id)
+            free += 1
     return finished
 
 
