@@ -6,6 +6,7 @@ import dataclasses
 import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
+from functools import cached_property
 from itertools import chain, islice
 from typing import Annotated, Any, ClassVar, Literal
 
@@ -357,7 +358,7 @@ class _Fitted:
     feasibility: Feasibility
     costs: Costs
 
-    @property
+    @cached_property
     def feasible(self) -> Any:
         """Which trials are complete and keep the limits, shape ``(n,)``."""
         return np.array([trial.feasible and trial.state is TrialState.COMPLETE for trial in self.trials])
