@@ -48,7 +48,8 @@ class Bayesian(Strategy):
         kappa: How many standard deviations ``ucb`` looks below the mean.
         widen: The factor on standard deviations in ``log_ei`` and ``pi``. The process treats its fitted hyperparameters
             as certain and therefore understates its uncertainty in unexplored regions.
-        transform: The transform of the losses; ``alternate`` uses ``yeo_johnson`` and ``log`` in turn, by trial number.
+        transform: The transform of the losses; ``alternate`` uses ``yeo_johnson`` and ``log`` in turn, by trial number,
+            and with several objectives ``yeo_johnson`` alone.
         start: The number of scrambled Sobol points that come first.
         candidates: How many points of the cube are scored each time, besides those near the best.
         max_points: The maximum number of trials modelled: half of them the best, half a random choice of the rest.
@@ -57,8 +58,8 @@ class Bayesian(Strategy):
 
     With several objectives there is a process for each, and the acquisition is the logarithm of the expected
     improvement of the hypervolume (Yang et al. 2019; Daulton et al. 2020, arXiv:2006.05078) of the front of expected
-    outcomes. It counts from a tenth of the front's extent beyond its worst values, or, while the front is narrow, from
-    the worst of the first outcomes.
+    outcomes. It counts from the worst of the first outcomes, as the study's metric ``hypervolume`` does, and at least
+    from a tenth of the front's extent beyond its worst values.
 
     In a study with limits, the logarithm of the probability that a candidate keeps them is added to the acquisition
     (Gardner et al. 2014); until one trial keeps them, that probability is all that counts.
@@ -119,7 +120,7 @@ class Bayesian(Strategy):
 
     def _fit(self, cube: Cube, history: History, number: int, rng: np.random.Generator) -> Surrogates | None:
         """The processes given the history; None if fewer than two trials are complete."""
-        return Surrogates.fitted(cube, history, lambda losses: self._transform(losses, number), self.max_points, rng)
+        return Surrogates.fitted(cube, history, lambda losses: self._transforms(losses, number), self.max_points, rng)
 
     def _ranked(self, cube: Cube, history: History, number: int, rng: np.random.Generator) -> Iterator[Proposal]:
         if (fitted := self._fit(cube, history, number, rng)) is None:
@@ -210,9 +211,11 @@ class Bayesian(Strategy):
         for proposal in DensityRatio().ranked(cube, history, rng):
             yield replace(proposal, notes={"picked": "tpe", "why": why, **proposal.notes})
 
-    def _transform(self, losses: Array, number: int) -> Standardised:
-        use_log = self.transform == "log" or (self.transform == "alternate" and number % 2 == 1)
-        return LogDistance.fit(losses) if use_log else YeoJohnson.fit(losses)
+    def _transforms(self, losses: Array, number: int) -> list[Standardised]:
+        """The transform of each objective's losses, which have the shape ``(n, m)`` together."""
+        turn = self.transform == "alternate" and losses.shape[1] == 1 and number % 2 == 1
+        kind = LogDistance if turn or self.transform == "log" else YeoJohnson
+        return [kind.fit(column) for column in losses.T]
 
 
 def _blocks(rows: Array, scores: Array, taken: Array) -> Iterator[list[int]]:

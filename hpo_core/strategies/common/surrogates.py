@@ -54,7 +54,7 @@ class Surrogates:
         cls,
         cube: Cube,
         history: History,
-        transform: Callable[[Array], Standardised],
+        transforms: Callable[[Array], Sequence[Standardised]],
         most: int,
         rng: np.random.Generator,
     ) -> Surrogates | None:
@@ -63,7 +63,7 @@ class Surrogates:
         Args:
             cube: The coordinates of the space.
             history: What was seen.
-            transform: Gives the transform of the losses of one objective, shape ``(n,)``.
+            transforms: Gives the transform of each objective's losses, which have the shape ``(n, m)`` together.
             most: The maximum number of trials modelled: half of them the best, half a random choice of the rest.
             rng: What chooses.
         """
@@ -73,15 +73,15 @@ class Surrogates:
         finished = np.isfinite(losses[:, 0])
         if finished.sum() < 2:
             return None
-        transforms = [transform(column) for column in losses[finished].T]
-        targets = [_targets(scale, column) for scale, column in zip(transforms, losses.T, strict=True)]
+        scales = transforms(losses[finished])
+        targets = [_targets(scale, column) for scale, column in zip(scales, losses.T, strict=True)]
         embed = Embedding(cube, trials, valid)
         F = embed(X, observed=True)
         kept = [trial for trial, ok in zip(trials, valid, strict=True) if ok]
         some = _subset(targets[0] if len(targets) == 1 else places(kept), FITTED, rng)
         active = float((~np.isnan(X)).sum(axis=1).mean())
         each: list[Surrogate] = []
-        for scale, z in zip(transforms, targets, strict=True):
+        for scale, z in zip(scales, targets, strict=True):
             spread = _spread(kept, scale) if len(targets) == 1 else Spread(np.ones(len(kept)))
             hyperparameters = fit(F[some], embed.owner, z[some], active=active, spread=spread.at(some))
             process = GaussianProcess.condition(F, embed.owner, z, hyperparameters, spread.counts)
@@ -225,7 +225,8 @@ def _free(surrogates: Sequence[Surrogate], seen: Array, running: Array) -> paret
     """What the front of the expected outcomes leaves free, in the losses' own units.
 
     Expected outcomes instead of observed ones: a lucky trial would otherwise hide what is better than it. The region
-    ends a tenth of the front's extent beyond its worst values; see :func:`_far_enough`.
+    ends where the hypervolume begins that the study logs, at the worst of the first outcomes, or a tenth of the front's
+    extent beyond its worst values. Nearer, what lies beyond the ends of the front would hardly count.
     """
 
     def expected(F: Array) -> Array:
@@ -233,22 +234,10 @@ def _free(surrogates: Sequence[Surrogate], seen: Array, running: Array) -> paret
         return np.column_stack(means)
 
     losses = expected(seen)
-    reference = _far_enough(pareto.reference_point(losses), losses)
+    reference = np.maximum(pareto.reference_point(losses), losses[:REFERENCE_TRIALS].max(axis=0))
     if len(running):
         losses = np.vstack([losses, expected(running)])
     return pareto.free_boxes(losses, reference)
-
-
-def _far_enough(reference: Array, losses: Array) -> Array:
-    """A reference that leaves room beyond a front of a few neighbours.
-
-    Such a front has no extent to speak of, so that nothing beyond it would ever count, and the search would stay at
-    one end. As long as it covers less than half of the way from the best to the worst of the first outcomes, the region
-    ends at the worst of these. Later outcomes do not count, for they gather where the search is.
-    """
-    worst, best = losses[:REFERENCE_TRIALS].max(axis=0), losses.min(axis=0)
-    narrow = np.ptp(losses[pareto.nondominated(losses)], axis=0) < (worst - best) / 2
-    return np.where(narrow, np.maximum(reference, worst), reference)
 
 
 def _expectation(transform: Standardised, mean: float, std: float, ending: str) -> dict[str, Scalar]:
