@@ -137,6 +137,7 @@ class MemoryStore:
         since: int | None = None,
         *,
         ids: Sequence[str] | None = None,
+        ended: int | None = None,
         trash: bool = False,
     ) -> list[Run]:
         self._begin("search")
@@ -146,6 +147,7 @@ class MemoryStore:
             if (run.id in self.deleted and run.status != RUNNING if trash else run.id not in self.deleted)
             and (since is None or run.start >= since)
             and (ids is None or run.id in ids)
+            and (ended is None or (run.end is not None and run.end >= ended))
         ]
         self.after("search")
         return sorted(found, key=lambda run: run.start)

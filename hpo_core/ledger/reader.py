@@ -44,6 +44,13 @@ FEW = 200
 NEWS_SECONDS = 5.0
 """How long :meth:`LedgerReader.look` may go without reading what others did, as long as no other flow is known."""
 
+CROWD = 25
+"""From so many open trials of other flows on, a look reads only which runs began and ended, as long as all of them
+have been read within :data:`NEWS_SECONDS`."""
+
+QUEUE_MS = 2_000
+"""How late what another flow began or ended may be seen by then, as its requests wait at a busy server."""
+
 COMPANY_SECONDS = 30.0
 """For so long after the last sign of another flow each look reads, so that not every trial costs a lost claim."""
 
@@ -97,6 +104,8 @@ class LedgerReader:
         self._own = OwnRuns()  # those of _mine that nobody else writes to
         self._unread: set[str] = set()  # runs whose outcome this flow knows because it wrote it
         self._read_at: float | None = None
+        self._all_read_at = -NEWS_SECONDS  # when every open run was last read
+        self._last_end = 0  # the latest end of another flow's run that was read
         self._company_at = -COMPANY_SECONDS
         self.up_to_date = False
         self._trials: dict[str, tuple[Run, Trial | None]] = {}
@@ -147,9 +156,14 @@ class LedgerReader:
         with _without_collections():
             return self._load()
 
-    def _load(self) -> History:
+    def _load(self, *, briefly: bool = False) -> History:
         began = monotonic()
-        if self._runs:
+        if briefly:
+            self._read_beginnings_and_ends()
+            self._settle()
+            if self._unknown():
+                return self._load()
+        elif self._runs:
             self._read_news()
         elif not self._read_snapshot():
             self._read_all()
@@ -164,8 +178,10 @@ class LedgerReader:
             self._margin = max([self._margin, *(newest - start + 1_000 for start in late)])
             self._missing |= unknown & self._unknown()
             unknown = self._unknown()
-        self._read_at, self.up_to_date = began, True
-        self._unread.clear()
+        self._read_at, self.up_to_date = began, not briefly
+        if not briefly:
+            self._all_read_at = began
+            self._unread.clear()
         return self.history()
 
     def look(self) -> History:
@@ -173,14 +189,19 @@ class LedgerReader:
 
         Its own trials are known from what it wrote. What another flow does in the meantime is known after
         :data:`NEWS_SECONDS` at the latest, and before this flow reserves another trial: the other's trial has the
-        number that this flow would claim next, so that the claim is lost. ``docs/decisions/0001-claims.md`` has more.
+        number that this flow would claim next, so that the claim is lost. Where many trials of others are open, they
+        are not all read each time. ``docs/decisions/0001-claims.md`` has more.
         """
         self._take_own()
         if self._alone():
             self._settle()
             self.up_to_date = False
             return self.history()
-        return self.load()
+        crowded = len(self._runs.open - self._mine) >= CROWD
+        return self._load(briefly=True) if crowded and self._all_read_lately() else self.load()
+
+    def _all_read_lately(self) -> bool:
+        return monotonic() - self._all_read_at < NEWS_SECONDS
 
     def _alone(self) -> bool:
         """Whether no other flow is known to work on the study, nor may have come too long ago."""
@@ -243,7 +264,8 @@ class LedgerReader:
 
     def _search(self, since: int | None = None, **which: Any) -> list[Run]:
         """Runs below the study's. MLflow filters tags by scanning, so search new runs by start time."""
-        few = since is not None and self.spec.experiment == self.spec.name  # only manual runs start there besides
+        recent = since is not None or "ended" in which
+        few = recent and self.spec.experiment == self.spec.name  # only manual runs start there besides
         tags = {} if few or "ids" in which else self._below
         found = self.store.search([self.study_run.experiment], tags, since, **which)
         return found if tags else [run for run in found if self._below.items() <= run.tags.items()]
@@ -258,6 +280,7 @@ class LedgerReader:
     def _restart(self, runs: Iterable[Run]) -> None:
         """Replace all known runs with these."""
         self._runs, self._known_below, self._history = KnownRuns(runs), 0, None
+        self._last_end = max((run.end or 0 for run in self._runs if run.id not in self._owned), default=0)
         self._changed.clear()
         self._unsettled = {run.id: run for run in self._runs}
 
@@ -275,9 +298,20 @@ class LedgerReader:
         kept = {run.id for run in found} | self._mine
         for id in {*old, *(run.id for run in self._runs.since(since))} - kept:
             self._drop(id)
+        self._take(found)
+
+    def _read_beginnings_and_ends(self) -> None:
+        """Read the runs that began or ended since the last read, and none that has been open all the time."""
+        margin = self._margin + QUEUE_MS
+        self._take(self._search(self._runs.newest - margin) + self._search(ended=self._last_end - margin))
+
+    def _take(self, found: Iterable[Run]) -> None:
         for run in found:
-            if self._put(run) and run.id not in self._owned:
-                self._company_at = monotonic()
+            changed = self._put(run)
+            if run.id not in self._owned:
+                self._last_end = max(self._last_end, run.end or 0)
+                if changed:
+                    self._company_at = monotonic()
 
     def _put(self, run: Run) -> bool:
         if changed := self._runs.put(run):

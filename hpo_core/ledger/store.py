@@ -220,6 +220,7 @@ class Store(Registry, Protocol):
         since: int | None = None,
         *,
         ids: Sequence[str] | None = None,
+        ended: int | None = None,
         trash: bool = False,
     ) -> list[Run]:
         """The active runs with all these tags, oldest first, one request per page.
@@ -229,6 +230,7 @@ class Store(Registry, Protocol):
             tags: Exact values that the runs' tags must have.
             since: Only runs that started at this time or later.
             ids: Only these runs; one request per hundred.
+            ended: Only runs that ended at this time or later.
             trash: Search deleted runs that had ended, instead of active ones.
         """
         ...

@@ -301,10 +301,12 @@ class MlflowStore(Searches):
         since: int | None = None,
         *,
         ids: Sequence[str] | None = None,
+        ended: int | None = None,
         trash: bool = False,
     ) -> list[Run]:
-        found = None if self._rows is None else self._rows.search(experiments, tags, since, ids=ids, trash=trash)
-        return super().search(experiments, tags, since, ids=ids, trash=trash) if found is None else found
+        which: dict[str, Any] = {"ids": ids, "ended": ended, "trash": trash}
+        found = None if self._rows is None else self._rows.search(experiments, tags, since, **which)
+        return super().search(experiments, tags, since, **which) if found is None else found
 
     def has_exactly(self, count: int, experiments: Sequence[str], tags: Mapping[str, str], before: int) -> bool:
         found = None if self._rows is None else self._rows.has_exactly(count, experiments, tags, before)

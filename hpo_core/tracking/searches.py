@@ -46,11 +46,14 @@ class Searches(ABC):
         since: int | None = None,
         *,
         ids: Sequence[str] | None = None,
+        ended: int | None = None,
         trash: bool = False,
     ) -> list[Run]:
         terms = _terms(tags)
         if since is not None:
             terms.append(f"attributes.start_time >= {since}")
+        if ended is not None:
+            terms.append(f"attributes.end_time >= {ended}")
         if trash:
             terms.append(f"attributes.status != '{RUNNING}'")
         if ids is None:

@@ -55,11 +55,14 @@ class Rows:
         since: int | None = None,
         *,
         ids: Sequence[str] | None = None,
+        ended: int | None = None,
         trash: bool = False,
     ) -> list[Run] | None:
         terms, values = _terms(experiments, tags, trash)
         if since is not None:  # first, since no index helps: it costs least to compare, and most runs end there
             terms, values = f"start_time >= ? AND {terms}", [since, *values]
+        if ended is not None:
+            terms, values = f"end_time >= ? AND {terms}", [ended, *values]
         if trash:
             terms, values = f"{terms} AND status != ?", [*values, RUNNING]
 

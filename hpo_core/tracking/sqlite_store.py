@@ -6,7 +6,7 @@ import contextlib
 import sqlite3
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 from urllib.parse import urlsplit
 from urllib.request import url2pathname
 
@@ -62,10 +62,12 @@ class SqliteStore(ReadingStore):
         since: int | None = None,
         *,
         ids: Sequence[str] | None = None,
+        ended: int | None = None,
         trash: bool = False,
     ) -> list[Run]:
-        found = self._noted(self._rows.search(experiments, tags, since, ids=ids, trash=trash))
-        return self.mlflow.search(experiments, tags, since, ids=ids, trash=trash) if found is None else found
+        which: dict[str, Any] = {"ids": ids, "ended": ended, "trash": trash}
+        found = self._noted(self._rows.search(experiments, tags, since, **which))
+        return self.mlflow.search(experiments, tags, since, **which) if found is None else found
 
     def has_exactly(self, count: int, experiments: Sequence[str], tags: Mapping[str, str], before: int) -> bool:
         found = self._noted(self._rows.has_exactly(count, experiments, tags, before))

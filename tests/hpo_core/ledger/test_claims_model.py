@@ -97,9 +97,13 @@ class Claims(InterleavedFlows):
         super()._sleep(seconds)
         self._give_way("sleep")
 
-    @initialize(strategy=st.sampled_from(["grid", "random", "greedy", "front"]), wary=st.booleans())
-    def choose(self, strategy: str, wary: bool) -> None:
+    @initialize(
+        strategy=st.sampled_from(["grid", "random", "greedy", "front"]), wary=st.booleans(), crowded=st.booleans()
+    )
+    def choose(self, strategy: str, wary: bool, crowded: bool) -> None:
         self.strategy = strategy
+        if crowded:  # one open trial of another flow is enough, so that open ones are not all read each time
+            self.patch.setattr(reader, "CROWD", 1)
         if not wary:  # a flow takes itself for alone as soon as it knows of no open trial
             self.patch.setattr(reader, "COMPANY_SECONDS", -1.0)
         self.spec: StudySpec = SPECS["random" if strategy == "greedy" else strategy]

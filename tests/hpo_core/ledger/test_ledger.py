@@ -19,7 +19,7 @@ from hpo_core.history.history import History
 from hpo_core.history.trial import Proposal, Trial, TrialState
 from hpo_core.ledger import ownership, reader
 from hpo_core.ledger.ledger import Ledger, Report
-from hpo_core.ledger.store import FAILED, FINISHED, Dataset, Metric, Store
+from hpo_core.ledger.store import FAILED, FINISHED, Dataset, Metric, Run, Store
 from hpo_core.ledger.tags import CLAIMS, Tag, unfold
 from hpo_core.lineage import opening
 from hpo_core.lineage.opening import find_study, open_study
@@ -152,6 +152,41 @@ def test_an_incremental_load_sees_what_another_flow_finishes(store: Store) -> No
     finish(one, slow, 0.7)
     assert other.load().incumbent == one.load().incumbent
     assert other.load().trials[0].loss == -0.7
+
+
+def test_where_many_trials_are_open_a_look_reads_those_that_began_or_ended(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(reader, "CROWD", 5)
+    monkeypatch.setattr(reader, "NEWS_SECONDS", 3600.0)
+    for margin in ("MARGIN_MS", "QUEUE_MS"):
+        monkeypatch.setattr(reader, margin, 0)
+    spec = make_spec()
+    one, other = open_study(store, spec), open_study(store, spec)
+    trials = [reserve(one) for _ in range(8)]
+    assert len(other.load().running) == 8
+    finish(one, trials[3], 0.5)
+    begun = reserve(one)
+    read: list[int] = []
+    search = type(store).search
+
+    def counting(self: Store, *which: Any, **more: Any) -> list[Run]:
+        found = search(self, *which, **more)
+        read.append(len(found))
+        return found
+
+    with monkeypatch.context() as patch:
+        patch.setattr(type(store), "search", counting)
+        history = other.look()
+    assert sum(read) <= 4, read
+    assert not other.up_to_date
+    assert history.digest == open_study(store, spec).load().digest
+    assert [trial.number for trial in history.complete] == [3]
+    assert begun.number in {trial.number for trial in history.running}
+    store.delete_run(trials[0].run_id)
+    other.look()
+    assert trials[0].number not in {trial.number for trial in other.load()}, "a load reads all"
+    assert other.up_to_date
 
 
 def test_a_flow_knows_of_its_own_trials_what_mlflow_has(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
