@@ -10,6 +10,7 @@ from typing import Any
 from pydantic import ValidationError
 
 from hpo_core.base.errors import InputError
+from hpo_core.base.explaining import all_of
 from hpo_core.study.definition import FOLDERS, KEPT_WISHES
 from hpo_core.study.messages import explain
 from hpo_core.study.sections import MORE, READING
@@ -121,7 +122,4 @@ def _validated(data: Mapping[str, Any], context: Mapping[str, Any]) -> StudySpec
         return StudySpec.model_validate(data, context=context)
     except ValidationError as error:
         lines = [explain(detail) for detail in error.errors()]
-    message = "\n".join(str(line) for line in lines)
-    first = lines[0]
-    first.args = (message,)
-    raise first from None
+    raise all_of(lines) from None

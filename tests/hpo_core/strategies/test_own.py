@@ -42,6 +42,9 @@ class Says:
     def propose(self, space, history, n, *, seed):
         return eval(self.what)
 
+class Trains(Says):
+    chooses_fidelity = True
+
 @dataclass(frozen=True)
 class Refuses(Uniform):
     words: str = ""
@@ -168,6 +171,14 @@ def test_what_it_proposes_is_checked(module: str, what: str, message: str) -> No
     made = make_strategy(f"{module}:Says", {"what": what})
     with pytest.raises(InputError, match=f"strategy: 'mine_of_tests:Says' .*{message}"):
         made.propose(SPACE, History(), 1, seed=0)
+
+
+def test_a_fidelity_that_it_proposes_is_checked_even_if_it_keeps_none(module: str) -> None:
+    made = make_strategy(f"{module}:Trains", {"what": "[Proposal({'x': 0.1}, 'far')]"})
+    with pytest.raises(InputError, match="proposes the fidelity 'far'; give one above 0"):
+        made.propose(SPACE, History(), 1, seed=0)
+    fine = make_strategy(f"{module}:Trains", {"what": "[Proposal({'x': 0.1}, 0.5)]"})
+    assert [proposal.fidelity for proposal in fine.propose(SPACE, History(), 1, seed=0)] == [0.5]
 
 
 def test_numbers_that_are_none_in_its_notes_are_no_other_proposal(module: str) -> None:
