@@ -10,7 +10,7 @@ import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import NoReturn
+from typing import Any, NoReturn
 
 from hpo_core.base.errors import InputError, TrackingError, TrackingRefusal
 from mlflow_server.credentials import read_environment
@@ -38,8 +38,23 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return 0
 
 
+class _Once(argparse.Action):
+    """Takes the value of an option that is given once; of two, argparse would silently take the last."""
+
+    def __call__(self, parser: argparse.ArgumentParser, namespace: Any, values: Any, option: str | None = None) -> None:
+        given: set[str] = namespace.__dict__.setdefault("given", set())
+        if option is not None and self.dest in given:
+            parser.error(f"{option} is given twice; keep one")
+        given.add(self.dest)
+        setattr(namespace, self.dest, values)
+
+
 class _Parser(argparse.ArgumentParser):
     """Reports a command line that it cannot read in one line, like every other error."""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.register("action", None, _Once)
 
     def error(self, message: str) -> NoReturn:
         self.exit(2, f"error: {message}; see {self.prog} --help\n")

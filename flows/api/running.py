@@ -22,6 +22,7 @@ from hpo_core.lineage.opening import open_study
 from hpo_core.lineage.series import open_current
 from hpo_core.lineage.warm_start import warm_start
 from hpo_core.selection.final_choice import best_trial
+from hpo_core.space.search_space import SearchSpace
 from hpo_core.study.file import study_from
 from hpo_core.study.spec import StudySpec
 from hpo_core.tracking.connection import connect
@@ -121,7 +122,18 @@ def spec_of(
     Raises:
         InputError: Something in it cannot be used.
     """
-    rules = dict(stop or {}) | ({} if trials is None else {"trials": trials})
+    if not isinstance(space, Mapping):
+        whole = isinstance(space, SearchSpace)
+        remedy = "give its parameters, and its constraints as constraints" if whole else "give {name: parameter}"
+        problem = f"{'a SearchSpace' if whole else repr(space)} is not a mapping of names to parameters"
+        raise InputError("space", problem, remedy)
+    if not isinstance(stop or {}, Mapping):
+        raise InputError("stop", f"{stop!r} is not a mapping of keys to values", f"write {{'trials': {stop!r}}}")
+    rules = dict(stop or {})
+    if trials is not None and "trials" in rules:
+        raise InputError("trials", f"{trials!r} is given beside stop.trials, {rules['trials']!r}", "give one of them")
+    if trials is not None:
+        rules["trials"] = trials
     parameters = {key: value.model_dump() if hasattr(value, "model_dump") else value for key, value in space.items()}
     direction = {} if others.get("metrics") else {"direction": "minimize"}
     return study_from({"space": parameters, "stop": rules} | direction | dict(others))

@@ -15,7 +15,7 @@ from hpo_core.base.errors import InputError, StudyFailed, TrackingRefusal, Unrea
 from hpo_core.base.extras import missing_extra
 from hpo_flows.base import stopping
 from hpo_flows.cli import asking, deployment, instruct, look, manage, run, studies
-from hpo_flows.cli.common import NegativeNumbers, optional_value
+from hpo_flows.cli.common import NegativeNumbers, Once, optional_value
 from hpo_flows.cli.starter import command as starter
 
 _NAMES = {
@@ -80,7 +80,7 @@ for _command in (
     deployment.deploy,
     deployment.serve,
 ):
-    app.command(_NAMES.get(_command.__name__), cls=_CLASSES.get(_command))(_command)
+    app.command(_NAMES.get(_command.__name__), cls=_CLASSES.get(_command, Once))(_command)
 
 
 def main() -> None:

@@ -55,7 +55,7 @@ def overrides_of(
     strategy: str | None = None,
     seed: int | None = None,
 ) -> list[str]:
-    """Overrides of a study file, the keys that have an option of their own last."""
+    """Overrides of a study file: those given as such, and the keys that have an option of their own."""
     own = {
         "stop.trials": trials,
         "parallel": parallel,
@@ -94,10 +94,29 @@ def ui_hint(ledger: Ledger) -> str:
     return run_url(ledger.store.uri, run.experiment, run.id) or f"hpo ui {shlex.quote(ledger.spec.name)}"
 
 
+class Once(TyperCommand):
+    """A command that refuses an option with two values, of which typer would silently take the last."""
+
+    def make_parser(self, ctx: Any) -> Any:
+        parser: Any = super().make_parser(ctx)
+        parse = parser.parse_args
+
+        def parse_once(args: list[str]) -> Any:
+            options, rest, params = parse(args)
+            for param in params:
+                valued = param.param_type_name == "option" and not param.is_flag and not param.multiple
+                if valued and params.count(param) > 1:
+                    ctx.fail(f"{param.opts[0]} is given twice; keep one")
+            return options, rest, params
+
+        parser.parse_args = parse_once
+        return parser
+
+
 def optional_value(option: str, default: str) -> type[Any]:
     """A command with an option whose value may be left out, and is then the default; typer has no such options."""
 
-    class Command(TyperCommand):
+    class Command(Once):
         def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
             end = args.index("--") if "--" in args else len(args)
             if option in args[:end]:
@@ -110,7 +129,7 @@ def optional_value(option: str, default: str) -> type[Any]:
     return Command
 
 
-class NegativeNumbers(TyperCommand):
+class NegativeNumbers(Once):
     """A command among whose arguments there may be a negative number, which typer itself takes for an option."""
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:

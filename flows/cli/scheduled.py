@@ -71,9 +71,17 @@ def run_scheduled(
     logger = get_run_logger()
     if hasattr(signal, "pthread_sigmask"):
         signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})  # `hpo serve` has it wait until here
-    chosen = overrides_of(overrides, trials=trials or None, parallel=parallel, strategy=strategy or None, seed=seed)
+    named = overrides_of((), trials=trials or None, parallel=parallel, strategy=strategy or None, seed=seed)
     if notify:
-        chosen.append(f"notify={json.dumps({'on': TOLD_OF, 'url': notify})}")
+        named.append(f"notify={json.dumps({'on': TOLD_OF, 'url': notify})}")
+    # What is filled in for one run stands in for what its deployment was made with.
+    own = [each.partition("=")[0] for each in named]
+    replaced = [
+        each for each in overrides or () if any(f"{each.partition('=')[0]}.".startswith(f"{key}.") for key in own)
+    ]
+    if replaced:
+        logger.info("instead of %s: %s", ", ".join(replaced), ", ".join(named))
+    chosen = [*(each for each in overrides or () if each not in replaced), *named]
     try:
         with owned_flow_run(), _tracking(tracking):
             spec = load_study(Path(study), chosen)

@@ -10,6 +10,7 @@ import contextlib
 import threading
 from collections.abc import Mapping
 from concurrent.futures import Future
+from contextvars import copy_context
 from typing import Protocol
 
 from prefect import task
@@ -82,7 +83,8 @@ class Threads:
 
     def start(self, work: Work) -> Future[None]:
         """Make all remaining attempts."""
-        threading.Thread(target=self._run, args=[work], name=work.name, daemon=True).start()
+        context = copy_context()  # it knows which study's progress shows what the thread says
+        threading.Thread(target=context.run, args=[self._run, work], name=work.name, daemon=True).start()
         return work.over
 
     def _run(self, work: Work) -> None:

@@ -6,6 +6,7 @@ import logging
 import sys
 import time
 from collections.abc import Iterable
+from contextvars import ContextVar
 from types import TracebackType
 from typing import TYPE_CHECKING
 
@@ -62,6 +63,7 @@ class Warnings(logging.Handler):
     def __init__(self, live: LiveProgress) -> None:
         super().__init__()
         self.addFilter(lambda record: record.levelno >= logging.WARNING or record.name in (printed.name, waiting.name))
+        self.addFilter(lambda record: _in_charge() is live and (live.verbose or record.name != printed.name))
         self._live = live
 
     def emit(self, record: logging.LogRecord) -> None:
@@ -75,6 +77,19 @@ class Warnings(logging.Handler):
             self._live.tell(text)
         else:
             self._live.tell(f"{record.levelname.lower()}: {text}", "yellow")
+
+
+_SHOWN: list[LiveProgress] = []
+"""The views of the studies that run in this process, the first one first."""
+
+_here: ContextVar[LiveProgress | None] = ContextVar("hpo_live", default=None)
+"""The view of the study that the present thread works for."""
+
+
+def _in_charge() -> LiveProgress | None:
+    """The view that shows what the present thread says: of two studies in two threads, each has its own lines."""
+    here = _here.get()
+    return here if here in _SHOWN else next(iter(_SHOWN), None)
 
 
 class LiveProgress:
@@ -95,7 +110,7 @@ class LiveProgress:
         verbose: bool = False,
         moving: bool = True,
     ) -> None:
-        self._spec, self._verbose = spec, verbose
+        self._spec, self.verbose = spec, verbose
         self._progress: Progress | None = None
         self._news = News()
         self._said, self._said_at = "", time.monotonic()
@@ -108,10 +123,11 @@ class LiveProgress:
         self._screen = screen_for(console or Console(file=sys.stderr), self._view, keep=keep, moving=moving)
 
     def __enter__(self) -> LiveProgress:
+        _SHOWN.append(self)
+        self._before = _here.get()
+        _here.set(self)
         logging.getLogger("hpo").addHandler(self._warnings)
-        waiting.setLevel(logging.INFO)
-        if self._verbose:
-            printed.setLevel(logging.INFO)
+        _set_levels()
         self._screen.start()
         if self._spec is not None:
             self.say(f"{self._spec.name}: starting ...")
@@ -121,9 +137,9 @@ class LiveProgress:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         logging.getLogger("hpo").removeHandler(self._warnings)
-        waiting.setLevel(logging.WARNING)
-        if self._verbose:
-            printed.setLevel(logging.WARNING)
+        _SHOWN.remove(self)
+        _here.set(self._before)
+        _set_levels()
         self._said = ""
         self._screen.stop()
 
@@ -231,6 +247,12 @@ class LiveProgress:
         parts = [f"{pace(count / minutes)} trials per minute"] if count > 1 and minutes > 0 else []
         left = seconds_left(self._spec, seen.history, seen.seconds)
         return parts + ([f"about {roughly(left)} left"] if left is not None else [])
+
+
+def _set_levels() -> None:
+    """Have said what some view shows."""
+    waiting.setLevel(logging.INFO if _SHOWN else logging.WARNING)
+    printed.setLevel(logging.INFO if any(view.verbose for view in _SHOWN) else logging.WARNING)
 
 
 def pace(rate: float) -> str:

@@ -16,6 +16,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import Callable, Mapping
+from contextvars import copy_context
 from functools import partial
 from multiprocessing.connection import Pipe
 from typing import TypeVar
@@ -153,7 +154,9 @@ class Worker:
         self._attempt += 1
         self._free = False
         streamed = output.isEnabledFor(logging.INFO)
-        self._output.expect(self._attempt, partial(output.info, "trial %d | %s", job.number) if streamed else None)
+        # In this thread's context, which knows whose progress shows the lines.
+        echo = partial(copy_context().run, output.info, "trial %d | %s", job.number)
+        self._output.expect(self._attempt, echo if streamed else None)
         try:
             with Watchdog(self, timeout, memory_limit, cancelled) as watchdog:
                 return self._supervise(job, on_message, on_tick, watchdog)

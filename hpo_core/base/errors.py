@@ -23,6 +23,14 @@ class InputError(ValueError):
         self.field, self.problem, self.remedy = field, problem, remedy
         super().__init__(f"{field}: {problem}" + (f"; {remedy}" if remedy else ""))
 
+    def below(self, field: str) -> InputError:
+        """The same about a value inside another one, which is at ``field``.
+
+        >>> print(InputError("low", "3 is above high 1", "swap them").below("space.x"))
+        space.x.low: 3 is above high 1; swap them
+        """
+        return InputError(".".join(part for part in (field, self.field) if part), self.problem, self.remedy)
+
 
 class StudyConflict(InputError):
     """A different study is already stored under this name.

@@ -60,7 +60,7 @@ def make_settings(
     """
     parameters = signature(cls).parameters
     known = [key for key in parameters if key not in hidden]
-    if not hasattr(cls, "__pydantic_validator__") and not is_dataclass(cast(Any, cls)):
+    if not hasattr(cls, "__pydantic_validator__") and not _is_typed(cls):
         return _plain(cls, given, known, name=name, field=field)
     try:
         return cls(**given) if hasattr(cls, "__pydantic_validator__") else _checked(cls, given)
@@ -81,6 +81,13 @@ def make_settings(
     problem, *others = several if len({repr(each["input"]) for each in details}) == 1 else several[:1]
     wanted = [problem, *(other.partition(" is not ")[2] or other for other in others)]
     raise InputError(f"{field}.{key}", " or ".join(wanted), "correct it")
+
+
+def _is_typed(cls: Callable[..., Any]) -> bool:
+    """Whether it is a dataclass that is made from its fields: one with an ``__init__`` of its own takes what it likes."""
+    if not is_dataclass(cast(Any, cls)):
+        return False
+    return {each.name for each in fields(cast(Any, cls)) if each.init} == signature(cls).parameters.keys()
 
 
 def _checked(cls: Callable[..., T], given: Mapping[str, Any]) -> T:

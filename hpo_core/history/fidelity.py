@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 from functools import cached_property
+from numbers import Real
 
 ROUNDING = 1e-9
 """How far rounding may move a quotient of floats from a whole number."""
@@ -25,7 +26,7 @@ class Fidelity:
         eta: The factor between two levels.
 
     Raises:
-        ValueError: ``eta`` is below 2, or ``min`` is not above 0, or ``max`` is below it.
+        ValueError: One is not a number, or ``eta`` is below 2, or ``min`` is not above 0, or ``max`` is below it.
 
     >>> Fidelity("epochs", 1, 81).levels
     (1.0, 3.0, 9.0, 27.0, 81.0)
@@ -39,6 +40,10 @@ class Fidelity:
     eta: float = 3
 
     def __post_init__(self) -> None:
+        for key in ("min", "max", "eta"):
+            value = getattr(self, key)
+            if isinstance(value, bool) or not isinstance(value, Real):
+                raise ValueError(f"{key}: {value!r} is not a number; correct it")
         if not self.eta >= 2:
             raise ValueError(f"eta: {self.eta!r} is below 2; give 2 or more; 3 is usual")
         if not 0 < self.min:

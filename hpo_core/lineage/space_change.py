@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import textwrap
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -19,8 +20,8 @@ from hpo_core.study.editions import defaults_of, next_edition
 from hpo_core.study.resume import difference
 from hpo_core.study.spec import StudySpec
 
-WIDTH = 78
-"""How long a line may be."""
+WIDTH = 80
+"""How long a line may be, unless a single word is longer."""
 
 
 @dataclass(frozen=True)
@@ -46,7 +47,8 @@ class SpaceChange:
     def lines(self) -> list[str]:
         """What changes, for a terminal."""
         after, outside = self.after, self.after.outside
-        lines = [f"{self.new.name}: the space is changed", *(f"  {_cut(line)}" for line in self._differences())]
+        lines = [f"{self.new.name}: the space is changed"]
+        lines += [part for line in self._differences() for part in _wrapped(line, "  ")]
         total, kept = len(after.every), len(after)
         if not total:
             return lines
@@ -54,18 +56,20 @@ class SpaceChange:
         for name, count in Counter(name for trial in outside for name in trial.outside).most_common():
             example = next(trial for trial in outside if name in trial.outside)
             value = f"{example.config[name]!r}" if name in example.config else example.outside[name]
-            lines.append(f"  {_cut(f'{count} by {name} (trial {example.number}: {value})')}")
+            lines += _wrapped(f"{count} by {name} (trial {example.number}: {value})", "  ")
         if running := [str(trial.number) for trial in outside if trial.state is TrialState.RUNNING]:
-            lines.append("  " + _cut("running now, to the end: " + ", ".join(running)))
-        queue = [json.dumps(dict(each), ensure_ascii=False) for each in self.queue]
-        lines += [_cut(f"enqueued, outside and so not tried: {each}") for each in queue]
+            lines += _wrapped("running now, to the end: " + ", ".join(running), "  ")
+        for each in self.queue:
+            config = json.dumps(dict(each), ensure_ascii=False)
+            lines += _wrapped(f"enqueued, outside and so not tried: {config}")
         gone, best = {trial.number for trial in outside}, self.before.incumbent
         if self.new.metrics:
             lost = sum(trial.number in gone for trial in self.before.front)
             lines += [f"of the {len(self.before.front)} trials of the Pareto front, {lost} lie outside"] if lost else []
         elif best is not None and best.number in gone:
             inside = "no trial" if after.incumbent is None else self._shown(after.incumbent)
-            lines += [_cut(f"the best so far, {self._shown(best)}, lies outside"), _cut(f"the best is now {inside}")]
+            lines += _wrapped(f"the best so far, {self._shown(best)}, lies outside")
+            lines += _wrapped(f"the best is now {inside}")
         return lines
 
     def _shown(self, trial: Trial) -> str:
@@ -89,9 +93,12 @@ class SpaceChange:
         return lines or ["the order of its parameters"]
 
 
-def _cut(text: str) -> str:
-    """A text that fits on an indented line of a terminal."""
-    return text if len(text) <= WIDTH else f"{text[: WIDTH - 3]}..."
+def _wrapped(text: str, indent: str = "") -> list[str]:
+    """A text as lines that fit on a terminal. Nothing is cut, since the preview is read to decide."""
+    return textwrap.wrap(
+        text, WIDTH, initial_indent=indent, subsequent_indent=f"{indent}  ", break_long_words=False,
+        break_on_hyphens=False,
+    )  # fmt: skip
 
 
 def change_space(ledger: Ledger, given: StudySpec, defaults: Mapping[str, Scalar] | None = None) -> SpaceChange:

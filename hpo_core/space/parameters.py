@@ -22,6 +22,7 @@ from pydantic import (
     model_validator,
 )
 
+from hpo_core.base.explaining import Explaining
 from hpo_core.base.moments import LARGEST
 from hpo_core.base.storable import MAX_VALUE_LENGTH
 from hpo_core.space.configuration import Scalar, native, plain, scalar_key
@@ -54,7 +55,7 @@ Number = Annotated[float, BeforeValidator(_number)]
 Whole = Annotated[int, BeforeValidator(_number)]
 
 
-class _Parameter(BaseModel, ABC):
+class _Parameter(BaseModel, ABC, metaclass=Explaining):
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
     when: dict[str, Annotated[list[Any], BeforeValidator(_scalars)]] = Field(

@@ -15,14 +15,16 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from itertools import islice
+from typing import Any
 
 import numpy as np
 
 from hpo_core.base.arrays import Array
+from hpo_core.base.errors import InputError
 from hpo_core.base.storable import bad_parameter, param_key
 from hpo_core.space.belief import Belief, BeliefDensity
 from hpo_core.space.configuration import Config, Scalar, native, scalar_key
@@ -47,6 +49,9 @@ MISSING = "it is missing"
 
 PROBES = 10_000
 """How many points are tried before the constraints are reported as unsatisfiable."""
+
+
+KINDS = (Float, Int, Choice, Ordinal, Boolean, Fixed)
 
 
 def _all_hold(constraints: Sequence[Constraint], config: Config) -> bool:
@@ -84,6 +89,7 @@ class SearchSpace:
     _parsed: tuple[Constraint, ...] = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
+        self._check_kinds()
         object.__setattr__(self, "constraints", tuple(self.constraints))
         for name in self.parameters:
             if problem := bad_parameter(name):
@@ -107,6 +113,20 @@ class SearchSpace:
             _ = self.belief
         except ValueError as error:
             raise ValueError(f"prior.{error}") from None
+
+    def _check_kinds(self) -> None:
+        """Check what nothing else can be said of: spaces written in Python may have anything in any place."""
+        space: Any = self.parameters
+        if not isinstance(space, Mapping):
+            raise InputError("space", f"{space!r} is not a mapping of names to parameters", "correct it")
+        for name, parameter in space.items():
+            if not isinstance(name, str):
+                raise InputError(f"space.{name}", f"the name {name!r} is not text", "quote it")
+            if not isinstance(parameter, KINDS):
+                kinds = ", ".join(kind.__name__ for kind in KINDS)
+                raise InputError(f"space.{name}", f"{parameter!r} is not a parameter", f"give one of {kinds}")
+        if isinstance(self.constraints, str) or not isinstance(self.constraints, Iterable):
+            raise InputError("constraints", f"{self.constraints!r} is not a list", f"write [{self.constraints!r}]")
 
     @cached_property
     def belief(self) -> BeliefDensity:

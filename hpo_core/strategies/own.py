@@ -8,6 +8,7 @@ subclass or not; what it does not say of itself holds as there.
 from __future__ import annotations
 
 import inspect
+import math
 import os
 import re
 from collections.abc import Callable, Collection, Sequence
@@ -148,7 +149,8 @@ class Own(Strategy):
         if proposal.fidelity is not None:
             if not self.chooses_fidelity:
                 raise self._wrong(f"proposes the fidelity {proposal.fidelity!r}", "set its chooses_fidelity = True")
-            most = getattr(self.made, "fidelity", Fidelity(max=proposal.fidelity)).max
+            fidelity = getattr(self.made, "fidelity", None)
+            most = fidelity.max if isinstance(fidelity, Fidelity) else math.inf
             if not isinstance(proposal.fidelity, int | float) or not 0 < proposal.fidelity <= most:
                 raise self._wrong(f"proposes the fidelity {proposal.fidelity!r}", f"give one above 0 and up to {most}")
         if proposal.parent is not None:

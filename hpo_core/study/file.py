@@ -10,6 +10,7 @@ from typing import Any
 from pydantic import ValidationError
 
 from hpo_core.base.errors import InputError
+from hpo_core.base.explaining import all_of
 from hpo_core.study.definition import FOLDERS, KEPT_WISHES
 from hpo_core.study.messages import explain
 from hpo_core.study.sections import MORE, READING
@@ -42,8 +43,7 @@ def load_study(path: Path, overrides: Sequence[str] = (), *, reading: bool = Fal
         raise InputError(
             str(path), f"holds {type(data).__name__}, not keys and values", "see the README for an example"
         )
-    for override in overrides:
-        _override(data, override)
+    _override(data, overrides)
     return study_from(data, reading=reading, folders=(os.getcwd(), str(path.absolute().parent)))
 
 
@@ -62,8 +62,7 @@ def override_spec(
         InputError: An override is not ``key=value``, or says something that cannot be used.
     """
     data = spec.model_dump(mode="json")
-    for override in overrides:
-        _override(data, override, option)
+    _override(data, overrides, option)
     return _validated(data, {READING: reading, KEPT_WISHES: (spec.prefer, spec.limits)})
 
 
@@ -77,20 +76,60 @@ def settings_of(overrides: Sequence[str]) -> dict[str, Any]:
     {'start': 5, 'sampler': {'name': 'tpe'}}
     """
     settings: dict[str, Any] = {}
-    for override in overrides:
-        _override(settings, override)
+    _override(settings, overrides)
     return settings
 
 
-def _override(data: dict[str, Any], override: str, option: str = "--set") -> None:
+def _override(data: dict[str, Any], overrides: Sequence[str], option: str = "--set") -> None:
+    """Set keys, of which none may take back what another one says.
+
+    Raises:
+        InputError: One is not ``key=value``, or two say something of the same key.
+    """
+    given: dict[tuple[str, ...], tuple[str, Any]] = {}
+    for override in overrides:
+        path, value = _parsed(override, option)
+        if path in given:
+            raise _given_twice(path, given[path][0], override, option)
+        given[path] = override, value
+    for path in sorted(given, key=len):  # so strategy=tpe does not undo strategy.start=5, in whatever order they come
+        override, value = given[path]
+        for length in range(1, len(path)):
+            whole, inside = given.get(path[:length], ("", None))
+            if _says(inside, path[length:]):
+                raise _given_twice(path, whole, override, option)
+        _set(data, path, value, override, option)
+
+
+def _given_twice(path: Sequence[str], one: str, other: str, option: str) -> InputError:
+    return InputError(option, f"{'.'.join(path)!r} is given twice, by {one!r} and {other!r}", "keep one")
+
+
+def _parsed(override: str, option: str) -> tuple[tuple[str, ...], Any]:
+    """The keys that lead to a value, and the value."""
     path, separator, text = override.partition("=")
     if not separator or not path:
         raise InputError(option, f"{override!r} is not key=value", "write it as stop.minutes=5")
+    if path == "stop.trials" and MORE.fullmatch(text.strip()):
+        return ("stop", "trials"), text.strip()
     try:
-        value = text.strip() if path == "stop.trials" and MORE.fullmatch(text.strip()) else parse_yaml(text)
+        return tuple(path.split(".")), parse_yaml(text)
     except YAMLError as error:
         raise InputError(option, f"the value in {override!r} is not YAML ({error})", "quote it") from None
-    *parents, last = path.split(".")
+
+
+def _says(value: Any, path: Sequence[str]) -> bool:
+    """Whether a value has something at a place inside it; a text is the name of a strategy."""
+    for key in path:
+        value = {"name": value} if isinstance(value, str) else value
+        if not isinstance(value, Mapping) or key not in value:
+            return False
+        value = value[key]
+    return True
+
+
+def _set(data: dict[str, Any], path: Sequence[str], value: Any, override: str, option: str) -> None:
+    *parents, last = path
     for parent in parents:
         if parent == "strategy" and isinstance(data.get(parent), str):
             data[parent] = {"name": data[parent]}
@@ -121,7 +160,4 @@ def _validated(data: Mapping[str, Any], context: Mapping[str, Any]) -> StudySpec
         return StudySpec.model_validate(data, context=context)
     except ValidationError as error:
         lines = [explain(detail) for detail in error.errors()]
-    message = "\n".join(str(line) for line in lines)
-    first = lines[0]
-    first.args = (message,)
-    raise first from None
+    raise all_of(lines) from None

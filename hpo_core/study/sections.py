@@ -10,6 +10,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationInfo, field_validator, model_validator
 
+from hpo_core.base.explaining import Explaining
 from hpo_core.history.fidelity import Fidelity
 from hpo_core.history.limits import Limit
 from hpo_core.selection.early_stopping import StopRule, make_rule
@@ -28,7 +29,7 @@ READING = "reading"
 and what earlier versions took is taken."""
 
 
-class Section(BaseModel):
+class Section(BaseModel, metaclass=Explaining):
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
     @model_validator(mode="before")

@@ -9,12 +9,11 @@ from __future__ import annotations
 
 import math
 import random
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
-
-from pydantic import ValidationError
 
 from hpo_core.base.errors import InputError
 from hpo_core.space import parameters
@@ -24,6 +23,10 @@ SAMPLINGS = ("linear", "log", "reverse_log")
 
 SAMPLES = 10
 """How many values stand for all those of a number without a step."""
+
+
+WORDS = {"low": "min_value", "high": "max_value", "log: true": 'sampling="log"'}
+"""What KerasTuner calls what :mod:`hpo_core.space` has other words for."""
 
 
 class WrongType(InputError, TypeError):
@@ -106,16 +109,22 @@ class HyperParameter:
         """
         try:
             return self._parameter()
-        except ValueError as error:
-            details = error.errors() if isinstance(error, ValidationError) else [{"msg": str(error)}]
-            problem = "; ".join(str(each["msg"]).removeprefix("Value error, ") for each in details)
-            raise self._wrong(problem) from None
+        except InputError as error:
+            key = error.field.partition(".")[2]
+            problem, remedy = _translated(error.problem), _translated(error.remedy)
+            raise self._wrong(f"{_translated(key)}: {problem}" if key else problem, remedy) from None
 
     def _parameter(self) -> Any:
         raise NotImplementedError
 
     def _wrong(self, problem: str, remedy: str = "", error: type[InputError] = InputError) -> InputError:
         return error(f"hp.{self.kind}({self.name!r})", problem, remedy)
+
+    def _scalar(self, argument: str, value: Any) -> Scalar:
+        try:
+            return native(value)
+        except ValueError as error:
+            raise self._wrong(f"{argument}: {error}", "correct it") from None
 
     def _check_default(self) -> None:
         try:
@@ -155,6 +164,10 @@ class HyperParameter:
     def __repr__(self) -> str:
         shown = {"name": self.name, "default": self.default, **self.settings}
         return f"{self.kind}({', '.join(f'{name}: {value!r}' for name, value in shown.items())})"
+
+
+def _translated(text: str) -> str:
+    return re.sub(r"\b(low|high|log: true)\b", lambda match: WORDS[match[1]], text)
 
 
 def vars_of(each: Any) -> tuple[Any, ...]:
@@ -251,16 +264,17 @@ class Int(_Number):
         default: int | None = None,
         conditions: Any = None,
     ) -> None:
-        super().__init__(name, None if default is None else _whole_if_any(native(default)), conditions)
+        super().__init__(name, conditions=conditions)
+        self._default = None if default is None else _whole_if_any(self._scalar("default", default))
         self.min_value, self.max_value = self._whole("min_value", min_value), self._whole("max_value", max_value)
         linear = str(sampling or "linear").lower() == "linear"
         self.step = self._whole("step", step) if step is not None else 1 if linear else None
         self._begin(sampling)
 
     def _whole(self, argument: str, value: Any) -> int:
-        number = _whole_if_any(native(value))
+        number = _whole_if_any(self._scalar(argument, value))
         if not isinstance(number, int):
-            raise self._wrong(f"{argument}: {value!r} is not a whole number")
+            raise self._wrong(f"{argument}: {value!r} is not a whole number", "correct it")
         return int(number)
 
     def _parameter(self) -> Any:
@@ -289,9 +303,17 @@ class Float(_Number):
         default: float | None = None,
         conditions: Any = None,
     ) -> None:
-        super().__init__(name, native(default), conditions)
-        self.min_value, self.max_value, self.step = float(min_value), float(max_value), native(step)
+        super().__init__(name, conditions=conditions)
+        self._default, self.step = self._scalar("default", default), self._scalar("step", step)
+        self.min_value, self.max_value = self._number("min_value", min_value), self._number("max_value", max_value)
         self._begin(sampling)
+
+    def _number(self, argument: str, value: Any) -> float:
+        try:
+            return float(value)
+        except (TypeError, ValueError) as error:
+            kind = WrongType if isinstance(error, TypeError) else InputError
+            raise self._wrong(f"{argument}: {value!r} is not a number", "correct it", kind) from None
 
     def _parameter(self) -> Any:
         return parameters.Float(**self._scale)
@@ -312,6 +334,8 @@ class Choice(HyperParameter):
         self, name: str, values: Iterable[Any], ordered: bool | None = None, default: Any = None, conditions: Any = None
     ) -> None:
         super().__init__(name, conditions=conditions)
+        if not isinstance(values, Iterable):
+            raise self._wrong(f"values: {values!r} is not a list", "give a list of values", WrongType)
         try:
             self._values = [native(value) for value in values]
             self._default = native(default)
@@ -361,8 +385,9 @@ class Boolean(HyperParameter):
     """True or False."""
 
     def __init__(self, name: str, default: bool = False, conditions: Any = None) -> None:
-        given = native(default)
-        super().__init__(name, bool(given) if given in (0, 1) else given, conditions)
+        super().__init__(name, conditions=conditions)
+        given = self._scalar("default", default)
+        self._default = bool(given) if given in (0, 1) else given
         self._check_default()
 
     @property
@@ -384,10 +409,7 @@ class Fixed(HyperParameter):
 
     def __init__(self, name: str, value: Any, conditions: Any = None) -> None:
         super().__init__(name, conditions=conditions)
-        try:
-            self.value = native(value)
-        except ValueError as error:
-            raise self._wrong(str(error)) from None
+        self.value = self._scalar("value", value)
 
     @property
     def default(self) -> Any:

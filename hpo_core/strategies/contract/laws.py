@@ -11,7 +11,7 @@ import pickle
 import random
 import re
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -38,6 +38,9 @@ from hpo_core.strategies.contract.histories import (
     slopes,
     through_json,
 )
+
+LENGTHS = {"mixed": 50, "tiny": 6, "constrained": 12}
+"""How many trials a whole run has, on the spaces that there is one on."""
 
 _CLASS = re.compile(r"<class '(\w+)'>")
 
@@ -277,7 +280,7 @@ def pickles(case: Case) -> None:
 
 def resume(case: Case) -> None:
     """from any earlier point, read back from disk, it goes on as if it had never stopped"""
-    length = {"mixed": 50, "tiny": 6, "constrained": 12}[case.name]
+    length = LENGTHS[case.name]
     whole = case.grown(History(), length)
     if len(whole) != length:
         raise case.broken(f"it ends after {len(whole)} of {length} trials")
@@ -403,19 +406,47 @@ def foreign_trials(case: Case) -> None:
         raise case.broken("after trials that it did not propose, it proposes nothing")
 
 
+def continued(case: Case) -> None:
+    """what it continues it has kept: promotable gives numbers of the history, and always the same ones"""
+    made = case.make()
+    if not hasattr(made, "promotable"):  # then all complete trials are kept
+        return
+
+    def kept(history: History, asked: Any = made) -> frozenset[int]:
+        before = repr(history.trials)
+        found = asked.promotable(history)
+        if not isinstance(found, Collection) or isinstance(found, str | Mapping):
+            raise case.broken(f"promotable returns {found!r}; return a frozenset of numbers of trials")
+        if repr(history.trials) != before:
+            raise case.broken("promotable changes the history")
+        for number in set(found) - {trial.number for trial in history}:
+            raise case.broken(f"promotable names trial {number!r}, which is not there")
+        return frozenset(found)
+
+    whole = case.grown(History(), LENGTHS[case.name])
+    for history in (History(), case.history, whole):
+        found = kept(history)
+        for again in (kept(history), kept(History(reversed(history.trials)), case.make())):
+            if again != found:
+                raise case.broken(f"asked again, promotable gives {sorted(again)} in place of {sorted(found)}")
+    for i, trial in enumerate(whole):
+        if trial.parent is not None and trial.parent not in kept(History(whole.trials[:i])):
+            raise case.broken(f"it continues trial {trial.parent}, which promotable has left out before")
+
+
 Law = Callable[[Case], None]
 
 LAWS: dict[str, Law] = {
     law.__name__: law
     for law in (
         valid, pure, order, one_by_one, same_elsewhere, resume, global_generators, clock, pickles, failures, ties,
-        limits, several_objectives, extreme_losses, foreign_trials, used_up, last_one, nothing_left,
+        limits, several_objectives, extreme_losses, foreign_trials, continued, used_up, last_one, nothing_left,
     )
 }  # fmt: skip
 """All laws by name; the docstring of each says it in words."""
 
 _ONLY: dict[str, Sequence[str]] = {
-    **dict.fromkeys(("resume", "several_objectives"), ("mixed", "tiny", "constrained")),
+    **dict.fromkeys(("resume", "several_objectives", "continued"), tuple(LENGTHS)),
     **dict.fromkeys(("used_up", "last_one", "nothing_left"), FINITE),
 }
 

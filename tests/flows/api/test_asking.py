@@ -23,6 +23,7 @@ from hpo_core.ledger.ledger import Ledger
 from hpo_core.ledger.study_run import STOP_HOLDS_MS, STOPPED, end_of, why_ended
 from hpo_core.ledger.tags import Tag
 from hpo_core.lineage.opening import find_study
+from hpo_core.space.search_space import SearchSpace
 from hpo_core.tracking.connection import connect
 from hpo_core.tracking.mlflow_store import MlflowStore
 from hpo_flows import AskedStudy, Boolean, Choice, Float, open_study
@@ -145,6 +146,16 @@ def test_whoever_asks_does_not_take_the_objective_away() -> None:
         ({"final": {"top": 2}}, r"final: .*remove it, or add objective"),
         ({"space": {}}, "space: "),
         ({"study": "study"}, "space: it is given beside a whole study"),
+        (
+            {"space": [Float(low=0, high=1)]},
+            r"space: \[.*\] is not a mapping of names to parameters; give \{name: ",
+        ),
+        (
+            {"space": SearchSpace({"x": Float(low=0, high=1)})},
+            "space: a SearchSpace is not a mapping .*; give its",
+        ),
+        ({"stop": 3}, r"stop: 3 is not a mapping of keys to values; write \{'trials': 3\}"),
+        ({"trials": 3, "stop": {"trials": 5}}, "trials: 3 is given beside stop.trials, 5; give one of them"),
     ],
 )
 def test_bad_input_is_told(change: dict[str, Any], says: str) -> None:

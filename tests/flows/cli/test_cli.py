@@ -27,6 +27,7 @@ USAGE = {
     "tune x --trials": "'--trials' requires an argument",
     "explain x first": "'[TRIAL]': 'first' is not a whole number",
     "ui --port 99999999": "'--port': '99999999' is not ",
+    "tune x --trials 3 --trials=+20": "--trials is given twice; keep one",
 }
 
 
@@ -64,6 +65,25 @@ def test_every_command_tells_an_unknown_option_in_one_line(
     assert out == "" and err.startswith("error: ") and err.count("\n") == 1
 
 
+def valued_options() -> list[tuple[str, str]]:
+    group = typer.main.get_command(cli.app)
+    return [
+        (name, param.opts[0])
+        for name, command in group.commands.items()  # type: ignore[attr-defined]
+        for param in command.params
+        if param.param_type_name == "option" and not param.is_flag and not param.multiple
+    ]
+
+
+@pytest.mark.parametrize(("name", "option"), valued_options())
+def test_an_option_is_not_given_twice(
+    name: str, option: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Typer would silently take the last."""
+    assert called([name, "x", option, "1", f"{option}=2"], monkeypatch) == 2
+    assert capsys.readouterr().err == f"error: {option} is given twice; keep one; see hpo {name} --help\n"
+
+
 def test_every_error_of_typers_is_told(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     def refuse() -> None:
         raise typer.BadParameter("it is\nnot so")
@@ -87,7 +107,9 @@ def test_a_pipe_that_ends_is_not_taken_for_ctrl_c(monkeypatch: pytest.MonkeyPatc
         cli.main()
 
 
-@pytest.mark.parametrize("line", ["", "upp", "--wrong", "up --port x", "restore", "gc --older-than"])
+@pytest.mark.parametrize(
+    "line", ["", "upp", "--wrong", "up --port x", "restore", "gc --older-than", "up --port 1 --port=2"]
+)
 def test_the_servers_command_line_does_likewise(line: str, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as ended:
         server.main(line.split())

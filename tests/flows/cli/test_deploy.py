@@ -211,7 +211,13 @@ def test_what_the_form_gives_is_used_or_is_one_line_in_the_state(api: None, tmp_
     own, secret = f"sqlite:///{tmp_path}/own.db", "a-secret-of-its-own"
     MlflowTracking(uri=own, username="me", password=secret).save("own", overwrite=True)
     before = os.environ["MLFLOW_TRACKING_URI"]
-    told = {"trials": "2", "strategy": "quasi_random", "seed": 7, "tracking": "own", "overrides": ["parallel=1"]}
+    told = {
+        "trials": "2",
+        "strategy": "quasi_random",
+        "seed": 7,
+        "tracking": "own",
+        "overrides": ["parallel=1", "seed=3", "strategy={name: tpe}", "strategy.start=5"],
+    }
     state = run_scheduled("study.yaml", **told, return_state=True)
     assert state.is_completed() and os.environ["MLFLOW_TRACKING_URI"] == before
     ledger = find_study(connect(own), "nightly")

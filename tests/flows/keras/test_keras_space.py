@@ -271,9 +271,16 @@ def test_a_function_may_get_what_was_declared_beforehand(caplog: pytest.LogCaptu
 @pytest.mark.parametrize(
     ("declare", "message"),
     [
-        (lambda hp: hp.Int("n", 9, 1), r"hp.Int\('n'\): low 9 is above high 1"),
+        (lambda hp: hp.Int("n", 9, 1), r"hp.Int\('n'\): min_value 9 is above max_value 1"),
+        (lambda hp: hp.Int("n", [0], 9), r"hp.Int\('n'\): min_value: \[0\] is not a string, a finite number"),
+        (lambda hp: hp.Float("n", 0, "x"), r"hp.Float\('n'\): max_value: 'x' is not a number; correct it"),
+        (lambda hp: hp.Float("n", None, 1), r"hp.Float\('n'\): min_value: None is not a number; correct it"),
+        (lambda hp: hp.Float("n", 0, 1, step="x"), r"hp.Float\('n'\): step: 'x' is not a number; correct it"),
+        (lambda hp: hp.Float("n", 0, 1, default=[1]), r"hp.Float\('n'\): default: \[1\] is not a string"),
+        (lambda hp: hp.Float("n", 0, 1, sampling="log"), 'min_value 0.0 with sampling="log"; a log scale needs min_'),
+        (lambda hp: hp.Choice("n", 3), r"hp.Choice\('n'\): values: 3 is not a list; give a list of values"),
+        (lambda hp: hp.Boolean("n", [1]), r"hp.Boolean\('n'\): default: \[1\] is not a string"),
         (lambda hp: hp.Int("n", 1.5, 3), r"hp.Int\('n'\): "),
-        (lambda hp: hp.Float("x", 0, 1, sampling="log"), "a log scale needs low > 0"),
         (
             lambda hp: hp.Float("x", 1, 2, sampling="logarithmic"),
             "'logarithmic' is not a sampling; choose one of linear",

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import io
+import logging
 import re
 import sys
 import threading
 import types
 from collections.abc import Callable
+from contextvars import copy_context
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +29,7 @@ from hpo_flows.reports.live import LiveProgress
 from hpo_flows.reports.news import News, trial_line
 from hpo_flows.reports.terminal import trials_table
 from hpo_flows.reports.text import seconds_left, status_line
+from hpo_flows.workers.output import log as output
 from tests.studies import ROOT, gated, let_pass, make_spec
 from tests.studies import _somewhere_else as _somewhere_else
 
@@ -204,6 +208,42 @@ def test_what_is_waited_for_is_said_from_the_first_moment() -> None:
     _, second, third = screen.getvalue().splitlines()
     assert second.endswith("  importing the objective ...")
     assert "study goes on: 1 of 20 trials done" in third
+
+
+def test_two_studies_in_two_threads_have_their_own_lines() -> None:
+    """Both listen to the same logs."""
+    screens = {"first": io.StringIO(), "second": io.StringIO()}
+    both_shown, first_over = threading.Barrier(2), threading.Event()
+
+    def study(name: str) -> None:
+        with LiveProgress(make_spec(name=name), Console(file=screens[name], width=200), verbose=name == "first"):
+            both_shown.wait()
+            waiting_for(f"{name} opens")
+            logging.getLogger("hpo.somewhere").warning("%s warns", name)
+            echo = partial(copy_context().run, output.info, "trial 0 | %s", f"{name} prints")
+            reader = threading.Thread(target=echo)  # without a context of its own, as the threads of workers
+            reader.start()
+            reader.join()
+            both_shown.wait()
+            if name == "second":
+                first_over.wait()
+                waiting_for("second goes on")
+                output.info("trial 0 | %s", "nobody asked for this")
+        if name == "first":
+            first_over.set()
+
+    threads = [threading.Thread(target=study, args=[name]) for name in screens]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    lines = {
+        name: [line.split("  ")[-1] for line in screen.getvalue().splitlines()] for name, screen in screens.items()
+    }
+    assert lines == {
+        "first": ["first: starting ...", "first opens ...", "warning: first warns", "trial 0 | first prints"],
+        "second": ["second: starting ...", "second opens ...", "warning: second warns", "second goes on ..."],
+    }
 
 
 # -- pipes and notebooks --------------------------------------------------------------------------------------------

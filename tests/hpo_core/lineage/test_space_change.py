@@ -202,6 +202,23 @@ def test_what_is_said_of_the_trials() -> None:
     assert after.incumbent is not None and after.incumbent.number != best.number
 
 
+def test_nothing_that_is_said_of_a_change_is_cut() -> None:
+    """Whoever reads it decides whether to change the space."""
+    store, said, many = MemoryStore(), list[str](), [f"an-option-{i}" for i in range(60)]
+    ledger = open_study(store, study(SPACE))
+    for _ in range(30):
+        reserve(ledger)
+    ledger.study.instruct("enqueue", {"rate": 0.9, "units": 15, "kind": "b"})
+    narrow = changed(kind={"type": "choice", "choices": many}, momentum=None)
+    after = open_study(store, study(narrow), change_space=True, on_message=said.append).load()
+    gone = sorted(trial.number for trial in after.outside)
+    assert max(map(len, said)) <= 80 and not any("..." in line for line in said)
+    text = " ".join(line.strip() for line in said)
+    assert all(json.dumps(option) in text for option in many)
+    assert "running now, to the end: " + ", ".join(map(str, gone)) in text
+    assert 'enqueued, outside and so not tried: {"rate": 0.9, "units": 15, "kind": "b"}' in text
+
+
 def test_a_parameter_needs_a_default_only_where_a_trial_lacks_it() -> None:
     store = MemoryStore()
     train(open_study(store, study(SPACE)), 6)

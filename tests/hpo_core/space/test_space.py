@@ -6,6 +6,7 @@ import json
 import math
 import re
 from collections import Counter
+from collections.abc import Callable
 from enum import Enum, IntEnum, StrEnum
 from itertools import islice
 from typing import Any
@@ -15,12 +16,13 @@ import pytest
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from mlflow.utils.validation import _validate_param
-from pydantic import ValidationError
 
-from hpo_core import Boolean, Choice, Fixed, Float, Int, Ordinal, SearchSpace
+from hpo_core import Boolean, Choice, Fidelity, Fixed, Float, Int, Ordinal, SearchSpace
+from hpo_core.base.errors import InputError
 from hpo_core.base.moments import LARGEST
 from hpo_core.space.configuration import config_from_json, config_to_json, identity, native, scalar_key
 from hpo_core.space.parameters import Parameter
+from hpo_core.study.sections import FidelitySpec
 
 NAMES = ["x", "y_1", "learning rate", "opt.lr", "net/width", "größe", "drop-out", "n"]
 EDGES = [0.0, 1.0, math.nextafter(1.0, 0.0), 5e-324, 0.5]
@@ -528,19 +530,59 @@ def test_a_space_without_dimensions_has_one_configuration() -> None:
         (Int, {"low": -(10**400), "high": 0}, "told apart"),
         (Float, {"low": True, "high": 2}, "not a number"),
         (Int, {"low": 0, "high": True}, "not a number"),
-        (Int, {"low": 0, "high": 1.5}, "integer"),
+        (Int, {"low": 0, "high": 1.5}, "whole number"),
         (Choice, {"choices": []}, "empty"),
         (Choice, {"choices": [1, 1.0]}, "twice"),
         (Ordinal, {"choices": ["a", "a"]}, "twice"),
         (Choice, {"choices": ["x" * 7000]}, "6000"),
         (Choice, {"choices": [[1]]}, "not a string, a finite number"),
         (Fixed, {"value": math.nan}, "not a string, a finite number"),
-        (Boolean, {"choices": [True]}, "not permitted"),
+        (Boolean, {"choices": [True]}, "no such key"),
     ],
 )
 def test_impossible_parameters_are_refused(kind: Any, settings: dict[str, Any], message: str) -> None:
-    with pytest.raises(ValidationError, match=message):
+    with pytest.raises(InputError, match=rf"^{kind.__name__}[.:].*{message}"):
         kind(**settings)
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda: Choice(choices="abc"), "Choice.choices: 'abc' is not a list; write ['abc']"),
+        (lambda: Ordinal(choices=None), "Ordinal.choices: None is not a list; correct it"),
+        (lambda: Choice(["a", "b"]), "Choice: ['a', 'b'] is given without a name; write Choice(choices=...)"),
+        (lambda: Float(0, 1), "Float: 0 is given without a name; write Float(low=..., high=...)"),
+        (lambda: Int(low=1), "Int.high: is missing; add it"),
+        (lambda: Int(low="few", high=9), "Int.low: 'few' is not a whole number; correct it"),
+        (lambda: Float(low=3, high=1), "Float: low 3.0 is above high 1.0; swap them"),
+        (lambda: Float(low=0, high=1, Log=True), "Float.Log: there is no such key; did you mean 'log'?"),
+        (lambda: Boolean(x=1), "Boolean.x: there is no such key; choose one of when, default"),
+        (lambda: Float(low=0, high=1, when={"a": [[1]]}), "Float.when.a: [1] is not a string, a finite number"),
+        (lambda: FidelitySpec(name="epochs", min=0, max=3), "FidelitySpec.min: 0 is not a finite number above 0"),
+        (lambda: SearchSpace({"x": 3}), "space.x: 3 is not a parameter; give one of Float, Int, Choice"),
+        (lambda: SearchSpace({1: Boolean()}), "space.1: the name 1 is not text; quote it"),
+        (lambda: SearchSpace(None), "space: None is not a mapping of names to parameters; correct it"),
+        (lambda: SearchSpace({"x": Boolean()}, "x"), "constraints: 'x' is not a list; write ['x']"),
+        (lambda: SearchSpace({"x": Boolean()}, 3), "constraints: 3 is not a list; write [3]"),
+        (lambda: Fidelity(max="far"), "max: 'far' is not a number; correct it"),
+    ],
+)  # fmt: skip
+def test_what_python_gives_wrongly_is_one_line_with_the_remedy(make: Callable[[], object], message: str) -> None:
+    """Pydantic's own errors have four lines and an address, and name no remedy."""
+    with pytest.raises(ValueError) as caught:
+        make()
+    assert str(caught.value).startswith(message)
+    assert "\n" not in str(caught.value) and "pydantic" not in str(caught.value)
+
+
+def test_everything_that_is_wrong_with_a_parameter_is_said() -> None:
+    with pytest.raises(InputError) as caught:
+        Float(low="a", hihg=3)
+    assert [line.partition(":")[0] for line in str(caught.value).splitlines()] == [
+        "Float.low",
+        "Float.high",
+        "Float.hihg",
+    ]
 
 
 @pytest.mark.parametrize("name", ["", "a\nb", "nul \0", "x" * 501])
@@ -567,7 +609,7 @@ def test_every_name_has_a_key_of_its_own_that_mlflow_takes(names: list[str]) -> 
 def test_a_step_of_one_is_none() -> None:
     """KerasTuner writes it, and studies of earlier versions have it."""
     assert Int(low=1, high=9, step=1) == Int(low=1, high=9) != Int(low=1, high=9, step=2)
-    with pytest.raises(ValidationError, match="must be above 1"):
+    with pytest.raises(InputError, match="must be above 1"):
         Int(low=1, high=9, step=1, log=True)
 
 

@@ -42,6 +42,24 @@ class Says:
     def propose(self, space, history, n, *, seed):
         return eval(self.what)
 
+class Trains(Says):
+    chooses_fidelity = True
+
+class Handmade(Uniform):
+    def __init__(self, width):
+        object.__setattr__(self, "scale", width)
+
+@dataclass(frozen=True)
+class Continues:
+    keeps: str
+    promotes = True
+    def propose(self, space, history, n, *, seed):
+        last = [trial.number for trial in history if trial.loss is not None][-1:]
+        found = Uniform().propose(space, history, 1, seed=seed)
+        return [Proposal(each.config, parent=last[0] if last else None) for each in found]
+    def promotable(self, history):
+        return eval(self.keeps)
+
 @dataclass(frozen=True)
 class Refuses(Uniform):
     words: str = ""
@@ -170,6 +188,21 @@ def test_what_it_proposes_is_checked(module: str, what: str, message: str) -> No
         made.propose(SPACE, History(), 1, seed=0)
 
 
+def test_a_dataclass_with_an_init_of_its_own_has_the_settings_of_that(module: str) -> None:
+    (proposal,) = make_strategy(f"{module}:Handmade", {"width": 0.5}).propose(SPACE, History(), 1, seed=0)
+    assert proposal.config["x"] <= 0.5
+    with pytest.raises(InputError, match="strategy.scale: .* has no setting 'scale'; choose one of width"):
+        make_strategy(f"{module}:Handmade", {"scale": 0.5})
+
+
+def test_a_fidelity_that_it_proposes_is_checked_even_if_it_keeps_none(module: str) -> None:
+    made = make_strategy(f"{module}:Trains", {"what": "[Proposal({'x': 0.1}, 'far')]"})
+    with pytest.raises(InputError, match="proposes the fidelity 'far'; give one above 0"):
+        made.propose(SPACE, History(), 1, seed=0)
+    fine = make_strategy(f"{module}:Trains", {"what": "[Proposal({'x': 0.1}, 0.5)]"})
+    assert [proposal.fidelity for proposal in fine.propose(SPACE, History(), 1, seed=0)] == [0.5]
+
+
 def test_numbers_that_are_none_in_its_notes_are_no_other_proposal(module: str) -> None:
     made = make_strategy(f"{module}:Says", {"what": "[Proposal({'x': 0.1}, notes={'std': float('nan')})]"})
     assert made.propose(SPACE, History(), 1, seed=0)
@@ -205,6 +238,17 @@ def test_the_laws_find_what_a_strategy_does_wrong(module: str) -> None:
     }.items():
         assert says in " ".join(broken("Says", what=what).values()), what
     assert not broken("Uniform")
+    for keeps, says in {
+        "{trial.number for trial in history}": "",
+        "frozenset()": "it continues trial 0, which promotable has left out before",
+        "None": "promotable returns None; return a frozenset of numbers of trials",
+        "[-1]": "promotable names trial -1, which is not there",
+        "{trial.number for trial in history if random.random() < 0.5}": "asked again, promotable gives",
+    }.items():
+        found = " ".join(
+            v for law, v in broken("Continues", keeps=keeps).items() if law.startswith("what it continues")
+        )
+        assert says in found and bool(says) == bool(found), keeps
     drawn = broken("Says", what="[Proposal(space.decode(np.array([random.random() for _ in space.free])))]")
     assert "it draws from a global generator" in " ".join(drawn.values())
     assert "asked again, it proposes" in " ".join(drawn.values())

@@ -574,11 +574,32 @@ def test_an_override_of_a_strategy_given_by_its_name(tmp_path: Path) -> None:
     )
 
 
-def test_later_overrides_win_and_a_stored_study_takes_them_too(tmp_path: Path) -> None:
-    overrides = ["stop.trials=5", "stop.trials=6"]
-    assert load_study(written(tmp_path, GOOD), overrides).stop.trials == 6
+@pytest.mark.parametrize(
+    ("overrides", "key"),
+    [
+        (["stop.trials=5", "stop.trials=6"], "stop.trials"),
+        (["stop.trials=5", "seed=3", "stop.trials=5"], "stop.trials"),
+        (["stop={trials: 5, minutes: 1}", "stop.trials=6"], "stop.trials"),
+        (["stop.trials=6", "stop={trials: 5, minutes: 1}"], "stop.trials"),
+        (["strategy=tpe", "strategy.name=random"], "strategy.name"),
+        (["strategy={name: hyperband, sampler: {name: tpe}}", "strategy.sampler.name=grid"], "strategy.sampler.name"),
+    ],
+)
+def test_two_overrides_of_one_key_are_refused(overrides: list[str], key: str, tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=rf"--set: '{key}' is given twice, by '.*' and '.*'; keep one"):
+        load_study(written(tmp_path, GOOD), overrides)
+    with pytest.raises(InputError, match="is given twice"):
+        override_spec(spec(), overrides)
+
+
+@pytest.mark.parametrize("order", [1, -1])
+def test_overrides_hold_in_any_order_and_a_stored_study_takes_them_too(order: int, tmp_path: Path) -> None:
+    overrides = ["stop.trials=6", "strategy.start=5", "strategy=tpe", "stop={minutes: 1}"][::order]
+    study = load_study(written(tmp_path, GOOD), overrides)
+    assert (study.stop.trials, study.stop.minutes) == (6, 1)
+    assert study.strategy == spec(strategy={"name": "tpe", "start": 5}).strategy
     stored = spec()
-    assert override_spec(stored, overrides) == spec(stop={"trials": 6})
+    assert override_spec(stored, ["stop.trials=6"]) == spec(stop={"trials": 6})
     assert stored.stop.trials == 10
     assert override_spec(stored, []) == stored
 
