@@ -6,9 +6,10 @@ import math
 import os
 import re
 from collections.abc import Mapping, Sequence
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, get_args
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationInfo, field_validator, model_validator
+from pydantic_core import PydanticKnownError
 
 from hpo_core.history.fidelity import Fidelity
 from hpo_core.history.limits import Limit
@@ -40,8 +41,9 @@ class Section(BaseModel):
     @classmethod
     def _no_boolean(cls, value: Any, info: ValidationInfo) -> Any:
         wanted = cls.model_fields[str(info.field_name)].annotation
-        if isinstance(value, bool) and wanted not in (bool, Any):  # pydantic would take True for 1
-            raise ValueError(f"{value} is neither a text nor a number")
+        numbers = {int, float} & {wanted, *get_args(wanted)}
+        if isinstance(value, bool) and numbers:  # pydantic would take True for 1
+            raise PydanticKnownError("float_type" if float in numbers else "int_type")
         return value
 
 
