@@ -95,7 +95,7 @@ def ui_hint(ledger: Ledger) -> str:
 
 
 def optional_value(option: str, default: str) -> type[Any]:
-    """A command with an option whose value may be left out, and is then the default; typer has no such options."""
+    """A command with an option whose value may be left out, and is then the default; typer does not have these."""
 
     class Command(TyperCommand):
         def parse_args(self, ctx: Any, args: list[str]) -> list[str]:

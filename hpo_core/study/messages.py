@@ -28,7 +28,7 @@ def explain(detail: Any) -> InputError:
         return InputError(field.removesuffix(".[key]"), f"the name {value!r} is not text", "quote it")
     if kind == "extra_forbidden":
         known = _known_keys(detail["loc"])
-        return InputError(field, "there is no such key", near_or_known(loc[-1], known))
+        return InputError(field, "unknown key", near_or_known(loc[-1], known))
     if kind == "missing":
         return InputError(field, "is missing", "add it")
     if kind in ("union_tag_invalid", "union_tag_not_found"):

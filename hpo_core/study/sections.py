@@ -195,7 +195,7 @@ class FinalSpec(Section):
             raise ValueError(f"final.prefer: {problem}")
         for name in self.prefer:
             if name not in space.parameters:
-                raise ValueError(f"final.prefer.{name}: the space has no such parameter; correct the name")
+                raise ValueError(f"final.prefer.{name}: unknown parameter; correct the name")
             if space.parameters[name].type == "choice":
                 raise ValueError(f"final.prefer.{name}: a choice has no order; declare it as ordinal, simplest first")
 
