@@ -1,4 +1,4 @@
-"""The first minute of a new user: from a fresh clone to the first finished trial, and how soon each command answers.
+"""The first minute of a new user: from a fresh clone to the first finished trial, and how soon each command responds.
 
 * install: `make tune` in a clone without an environment and with empty caches of packages, up to its first line, its
   first finished trial and its end; and once more, when everything is installed.

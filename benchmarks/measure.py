@@ -92,7 +92,7 @@ def _wait(url: str, process: subprocess.Popen[bytes], seconds: float = 120) -> N
             return
         except OSError:
             time.sleep(0.2)
-    raise RuntimeError(f"{url} does not answer")
+    raise RuntimeError(f"{url} does not respond")
 
 
 def table(head: Sequence[str], rows: Sequence[Sequence[Any]]) -> str:

@@ -90,7 +90,7 @@ class Ours:
         self.trials.append(Trial(number, proposal.config, TrialState.RUNNING, fidelity=end, parent=proposal.parent))
         self.curves[number] = {}
         start = 0.0 if proposal.parent is None else self.trials[proposal.parent].fidelity
-        # A share of the training set is no step after which a training could be stopped.
+        # A share of the training set is not a step after which a training could be stopped.
         steps = self.task.between(start or 0.0, end) if self.rule is not None and self.task.continues else []
         return Job(number, proposal.config, start or 0.0, end, steps)
 

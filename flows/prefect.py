@@ -88,7 +88,7 @@ def load_tracking(name: str) -> MlflowTracking:
     """The block of a name.
 
     Raises:
-        InputError: Prefect has no such block, or knows no blocks at all.
+        InputError: Prefect does not have the block, or knows no blocks at all.
     """
     try:
         return cast(MlflowTracking, MlflowTracking.load(name))

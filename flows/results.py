@@ -148,7 +148,7 @@ class StudyResult(Outcome):
         """Why a trial has its configuration. Reads the study in MLflow.
 
         Raises:
-            InputError: The study has no such trial.
+            InputError: The trial does not exist.
         """
         from hpo_core.lineage.replay import explain
 
@@ -228,8 +228,8 @@ def load_study(name: str, tracking_uri: str | None = None) -> StudyResult:
         tracking_uri: An MLflow tracking URI; by default ``MLFLOW_TRACKING_URI``, or sqlite in the working folder.
 
     Raises:
-        StudyUnknown: There is no study of this name.
-        TrackingError: MLflow does not answer.
+        StudyUnknown: No study has this name.
+        TrackingError: MLflow does not respond.
     """
     from hpo_flows.loop.stages import Stages
 

@@ -34,7 +34,7 @@ options and values; `hpo --show-completion` prints the script instead.
 | 0 | done |
 | 1 | no trial gave a value; of `doctor`: there is a problem; of `delete`: the answer was no |
 | 2 | bad input, or a package is missing: the message names the extra that brings it |
-| 3 | a server does not answer, or the disk cannot be written |
+| 3 | a server does not respond, or the disk cannot be written |
 | 130, 143 | stopped by SIGINT, by SIGTERM |
 
 ## States
@@ -61,7 +61,7 @@ texts.
 SERVER = """## The tracking server
 
 `python -m mlflow_server` starts MLflow's tracking server and looks after it: [servers for a
-team](../how-to/team.md). Exit codes: 0 ended cleanly, 2 bad input, 3 a server does not answer or refuses."""
+team](../how-to/team.md). Exit codes: 0 ended cleanly, 2 bad input, 3 a server does not respond or refuses."""
 
 PLAIN = {str: "TEXT", int: "N", float: "X"}
 

@@ -99,7 +99,8 @@ def _sections(model: type[BaseModel], path: str = "") -> Iterator[tuple[str, typ
 
 def _rows(model: type[BaseModel], *, resume: bool = False) -> Iterator[Row]:
     fields = dict(model.model_fields)
-    fields.pop("type", None)  # the heading of a parameter's section
+    if model in PARAMETERS:
+        del fields["type"]  # the heading of its section
     if "when" in fields:  # inherited, and so first
         fields["when"] = fields.pop("when")
     for name, field in fields.items():

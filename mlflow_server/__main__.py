@@ -1,6 +1,6 @@
 """``python -m mlflow_server``: start a tracking server and look after it.
 
-Exit codes: 0 done, 2 bad input, 3 a server does not answer or refuses.
+Exit codes: 0 done, 2 bad input, 3 a server does not respond or refuses.
 """
 
 from __future__ import annotations
@@ -77,7 +77,9 @@ def parser() -> argparse.ArgumentParser:
     up = commands.add_parser("up", parents=[profile], help="start the server; Ctrl-C or SIGTERM ends it")
     up.add_argument("--host", default="127.0.0.1")
     up.add_argument("--port", type=int, default=5000)
-    up.add_argument("--workers", type=int, help="processes that answer (default: as many as the machine has use for)")
+    up.add_argument(
+        "--workers", type=int, help="processes that serve requests (default: as many as the machine has use for)"
+    )
     up.add_argument(
         "--prepare", action="store_true", help="make the folder or bucket of the artifacts if it is missing"
     )

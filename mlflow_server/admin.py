@@ -17,7 +17,7 @@ ADMIN = "admin"
 
 
 def is_password(database: Database, password: str) -> bool:
-    """Whether a password is admin's, or will be because there is no such user yet."""
+    """Whether a password is admin's, or will be because the user does not exist yet."""
     found = _hash(database)
     return found is None or check_password_hash(found, password)
 

@@ -158,7 +158,7 @@ class Bucket(Artifacts):
 
         Raises:
             InputError: It is not, or they do not.
-            TrackingError: The store does not answer.
+            TrackingError: The store does not respond.
         """
         with self._explained():
             self._client.head_bucket(Bucket=self.name)
@@ -184,7 +184,7 @@ class Bucket(Artifacts):
                 raise InputError("AWS_ACCESS_KEY_ID", problem, "correct it and AWS_SECRET_ACCESS_KEY") from None
             raise TrackingError(f"the S3 store behind {self.uri} refuses: {error}") from None
         except BotoCoreError as error:
-            raise TrackingError(f"the S3 store behind {self.uri} does not answer: {error}") from None
+            raise TrackingError(f"the S3 store behind {self.uri} does not respond: {error}") from None
 
 
 def _client(environment: Mapping[str, str]) -> Any:

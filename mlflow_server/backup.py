@@ -71,7 +71,7 @@ def back_up(database: Database, artifacts: Artifacts, archive: Path) -> Manifest
 
     Raises:
         InputError: The file exists, its folder does not, or there is nothing to back up.
-        TrackingError: Database or artifact store do not answer.
+        TrackingError: Database or artifact store do not respond.
     """
     if archive.exists():
         raise InputError("archive", f"{archive} exists", "choose another name")
@@ -196,7 +196,7 @@ def restore(archive: Path, database: Database, artifacts: Artifacts) -> Manifest
 
     Raises:
         InputError: The archive is damaged or of another kind of database, or the places are not empty.
-        TrackingError: Database or artifact store do not answer.
+        TrackingError: Database or artifact store do not respond.
     """
     manifest = verify(archive)
     if manifest.database != database.kind:

@@ -34,7 +34,7 @@ def _up(given: argparse.Namespace) -> None:
         if settings.profile == "team":
             _warn_of_other_password(settings.database, settings.secrets[ADMIN_PASSWORD])
         workers = f"{settings.workers} worker{'s' if settings.workers > 1 else ''}"
-        _say(f"the tracking server answers at {address(settings)} ({settings.profile}, {workers}); Ctrl-C ends it")
+        _say(f"the tracking server responds at {address(settings)} ({settings.profile}, {workers}); Ctrl-C ends it")
         wait()
 
 
@@ -69,7 +69,7 @@ def _set_admin_password(database: Database, password: str) -> None:
     if set_password(database, password):
         _say(f"the password of admin is now that of {ADMIN_PASSWORD}")
     else:
-        _say(f"there is no user admin; the next start of the server makes it, with the password of {ADMIN_PASSWORD}")
+        _say(f"no user admin yet; the next start of the server makes it, with the password of {ADMIN_PASSWORD}")
 
 
 def _upgrade(given: argparse.Namespace) -> None:
@@ -95,7 +95,7 @@ def _gc(given: argparse.Namespace) -> None:
         os.environ.setdefault("MLFLOW_TRACKING_USERNAME", "admin")
         os.environ.setdefault("MLFLOW_TRACKING_PASSWORD", os.environ.get("MLFLOW_AUTH_ADMIN_PASSWORD", ""))
     elif database.empty:
-        raise InputError("--folder", f"there is no database {database.uri}", "name the folder that holds it")
+        raise InputError("--folder", f"no database at {database.uri}", "name the folder that holds it")
     garbage = find_garbage(connect(uri, patience=10), database, artifacts, age)
     if not given.dry_run:
         remove(garbage, database, artifacts, uri, age)
@@ -115,7 +115,7 @@ def _team(given: argparse.Namespace) -> None:
     began = time.monotonic()
 
     def ready(process: Process) -> None:
-        _say(f"{time.monotonic() - began:4.0f} s  {process.name} answers")
+        _say(f"{time.monotonic() - began:4.0f} s  {process.name} responds")
 
     with _ending_in_order(), contextlib.ExitStack() as stack:
         stack.enter_context(team.claimed(*names))

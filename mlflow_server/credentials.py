@@ -55,7 +55,7 @@ def read_environment(path: Path) -> dict[str, str]:
     """The variables of a file of ``NAME=value`` lines, as compose reads it: no quoting, ``#`` begins a comment line.
 
     Raises:
-        InputError: There is no such file, or a line is something else.
+        InputError: The file does not exist, or a line is something else.
     """
     try:
         lines = path.read_text().splitlines()

@@ -88,11 +88,11 @@ class Database(ABC):
         return str(self.query("SELECT version_num FROM alembic_version")[0][0])
 
     def check(self) -> None:
-        """Check that it answers.
+        """Check that it responds.
 
         Raises:
             InputError: It refuses user, password or name.
-            TrackingError: It does not answer.
+            TrackingError: It does not respond.
         """
         self._ask(lambda connection: connection.execute(sqlalchemy.text("SELECT 1")))
 
@@ -106,7 +106,7 @@ class Database(ABC):
             if "authentication failed" in problem or "no password supplied" in problem or "does not exist" in problem:
                 remedy = "correct the address, or the password in PGPASSWORD"
                 raise InputError(STORE, f"{self.uri} refuses ({problem})", remedy) from None
-            raise TrackingError(f"the database {self.uri} does not answer: {problem}") from None
+            raise TrackingError(f"the database {self.uri} does not respond: {problem}") from None
         except SQLAlchemyError as error:
             raise TrackingError(f"the database {self.uri} refuses: {error}") from None
         finally:
@@ -129,7 +129,7 @@ class Sqlite(Database):
 
     def dump(self, path: Path) -> None:
         if self.empty:
-            raise InputError("folder", f"there is no database {self.path}", "nothing to back up")
+            raise InputError("folder", f"no database at {self.path}", "nothing to back up")
         with (
             contextlib.closing(sqlite3.connect(self.path)) as source,
             contextlib.closing(sqlite3.connect(path)) as copy,

@@ -1,4 +1,4 @@
-"""Runs a server as a child process: starts it, waits until it answers, and ends it with all that it started."""
+"""Runs a server as a child process: starts it, waits until it responds, and ends it with all that it started."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ class Process:
         log: The file that its output is appended to; by default it joins this process's own.
         stop_signal: What ends it in order.
         user: The user id that it runs as, if not this process's own.
-        after: What it needs from its first moment on: :func:`start_side_by_side` launches it once these answer.
+        after: What it needs from its first moment on: :func:`start_side_by_side` launches it once these respond.
     """
 
     def __init__(
@@ -68,10 +68,10 @@ class Process:
         self._deadline = 0.0
 
     def start(self) -> None:
-        """Start it, and wait until it answers.
+        """Start it, and wait until it responds.
 
         Raises:
-            TrackingError: It ended, or did not answer in time; with the last lines of its output.
+            TrackingError: It ended, or did not respond in time; with the last lines of its output.
         """
         start_side_by_side([self])
 
@@ -92,17 +92,17 @@ class Process:
         self._reader.start()
 
     def answering(self) -> bool:
-        """Whether it answers by now.
+        """Whether it responds by now.
 
         Raises:
-            TrackingError: It ended, or should have answered long ago; with the last lines of its output.
+            TrackingError: It ended, or should have responded long ago; with the last lines of its output.
         """
         if self.ended:
             raise TrackingError(self.obituary())
         if self.answers(self):
             return True
         if time.monotonic() > self._deadline:
-            raise TrackingError(f"{self.name} does not answer after {START_SECONDS:.0f} s{self._last_lines()}")
+            raise TrackingError(f"{self.name} does not respond after {START_SECONDS:.0f} s{self._last_lines()}")
         return False
 
     def _prepare(self) -> None:
@@ -154,14 +154,14 @@ class Process:
 
 
 def start_side_by_side(processes: Sequence[Process], ready: Callable[[Process], object] = lambda _: None) -> None:
-    """Start several servers at once, and wait until all answer. If one fails, the others are ended.
+    """Start several servers at once, and wait until all respond. If one fails, the others are ended.
 
     Args:
-        processes: The servers. One that is ``after`` others is launched when these answer.
-        ready: Called with each as soon as it answers.
+        processes: The servers. One that is ``after`` others is launched when these respond.
+        ready: Called with each as soon as it responds.
 
     Raises:
-        TrackingError: One ended, or did not answer in time; with the last lines of its output.
+        TrackingError: One ended, or did not respond in time; with the last lines of its output.
     """
     launched: list[Process] = []
     answering: set[Process] = set()
@@ -207,7 +207,7 @@ def check_port(host: str, port: int, option: str) -> None:
 
 
 def http_answers(url: str) -> Answers:
-    """Whether a server answers requests at an address; a refusal is an answer."""
+    """Whether a server responds to requests at an address; a refusal is a response."""
 
     def answers(_: Process) -> bool:
         try:

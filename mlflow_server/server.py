@@ -1,4 +1,4 @@
-"""Runs ``mlflow server`` with settings that make it fast, and with passwords, and waits until it answers."""
+"""Runs ``mlflow server`` with settings that make it fast, and with passwords, and waits until it responds."""
 
 from __future__ import annotations
 
@@ -82,7 +82,7 @@ def server_process(settings: Settings, auth: Path, log: Path | None = None) -> P
 
     Raises:
         InputError: The database is older than MLflow, or something given is refused.
-        TrackingError: The database or the S3 store does not answer.
+        TrackingError: The database or the S3 store does not respond.
     """
     if isinstance(settings.database, Sqlite):
         create(settings.database.path)
@@ -104,11 +104,11 @@ def server_process(settings: Settings, auth: Path, log: Path | None = None) -> P
 
 @contextlib.contextmanager
 def running_server(settings: Settings) -> Iterator[Process]:
-    """The server, from when it answers until the block ends.
+    """The server, from when it responds until the block ends.
 
     Raises:
         InputError: The port is taken, the database is older than MLflow, or something given is refused.
-        TrackingError: The database, the S3 store or the server does not answer.
+        TrackingError: The database, the S3 store or the server does not respond.
     """
     check_port(settings.host, settings.port, "--port")
     with tempfile.TemporaryDirectory(prefix="mlflow-server-") as folder:

@@ -37,7 +37,7 @@ class Settings:
         artifacts: Where their files are.
         host: The address that it listens on.
         port: The port.
-        workers: How many processes answer.
+        workers: How many processes serve requests.
         allowed_hosts: Names under which browsers and clients may address it, beside those of this machine.
         secrets: What it needs in its environment.
     """

@@ -134,10 +134,10 @@ class Team:
 
     @contextlib.contextmanager
     def stores(self, ready: Ready = _silent) -> Iterator[list[Process]]:
-        """PostgreSQL and the S3 server, from when both answer until the block ends.
+        """PostgreSQL and the S3 server, from when both respond until the block ends.
 
         Args:
-            ready: Called with each as soon as it answers.
+            ready: Called with each as soon as it responds.
         """
         postgres = PostgresServer(self.folder / "postgres", self.ports.postgres, self.secrets["POSTGRES_PASSWORD"])
         with _running([postgres.process, self._s3()], ready) as processes:
@@ -154,7 +154,7 @@ class Team:
         Args:
             prefect: Whether Prefect is wanted, too.
             workers: Of the tracking server; by default as many as the machine has use for.
-            ready: Called with each as soon as it answers.
+            ready: Called with each as soon as it responds.
         """
         hosts = {ALLOWED_HOSTS: os.environ.get(ALLOWED_HOSTS, "")}  # for a proxy in front
         settings = server_settings(
@@ -192,7 +192,7 @@ class Team:
 
     @property
     def database(self) -> Database:
-        """MLflow's database; PostgreSQL must answer before it is used."""
+        """MLflow's database; PostgreSQL must respond before it is used."""
         return database_of(self.server_environment["MLFLOW_BACKEND_STORE_URI"], self.server_environment)
 
     @property
@@ -235,7 +235,7 @@ class Team:
 
 @contextlib.contextmanager
 def _running(processes: list[Process], ready: Ready) -> Iterator[list[Process]]:
-    """Servers that run from when all answer until the block ends; the last one ends first."""
+    """Servers that run from when all respond until the block ends; the last one ends first."""
     with contextlib.ExitStack() as stack:
         for process in processes:
             stack.callback(process.stop)

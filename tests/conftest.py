@@ -132,7 +132,7 @@ def wait_until_it_answers(url: str, process: subprocess.Popen[Any]) -> None:
             return False
         return True
 
-    wait_until(answers, f"{url} does not answer")
+    wait_until(answers, f"{url} does not respond")
 
 
 class Server(ABC):

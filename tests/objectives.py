@@ -50,7 +50,7 @@ def forgetful(trial: TrialContext) -> float:
 
 @gives_hypergradient
 def hill(trial: TrialContext) -> dict[str, float]:
-    """Something to be maximised, with its derivative by ``x``, and by a long vector that is no parameter."""
+    """Something to be maximised, with its derivative by ``x``, and by a long vector that is not a parameter."""
     x = float(trial.config["x"])  # type: ignore[arg-type]
     trial.report_hypergradient({"x": 1e6})  # the last one counts
     trial.report_hypergradient({"x": -2 * (x - 0.3), "weights": [3.0, 4.0]})

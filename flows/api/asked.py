@@ -105,7 +105,7 @@ class AskedTrial(TrialContext):
 
         Raises:
             InputError: It is neither, or the trial was told before. The trial goes on until it is told properly.
-            TrackingError: MLflow does not answer. The result waits on disk for the next ``ask`` or the next flow.
+            TrackingError: MLflow does not respond. The result waits on disk for the next ``ask`` or the next flow.
         """
         if isinstance(result, BaseException):
             result, error = None, result

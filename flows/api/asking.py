@@ -80,7 +80,7 @@ def open_study(
 
     Raises:
         InputError: An argument is invalid.
-        TrackingError: MLflow does not answer.
+        TrackingError: MLflow does not respond.
     """
     keywords = {"space": space, "trials": trials, "stop": stop} | settings
     given = [key for key, value in keywords.items() if value is not None]
@@ -146,7 +146,7 @@ class AskedStudy:
         Raises:
             InputError: ``wait`` is not a number of seconds.
             StudyFailed: The first trials all failed with the same error.
-            TrackingError: MLflow does not answer.
+            TrackingError: MLflow does not respond.
         """
         if wait is not None and not (isinstance(wait, Real) and wait >= 0):
             raise InputError("wait", f"{wait!r} is not a number of seconds", "give 0 or more, or None")

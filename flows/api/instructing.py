@@ -35,7 +35,7 @@ def enqueue(ledger: Ledger, config: Mapping[str, Any]) -> Config:
         The whole configuration.
 
     Raises:
-        InputError: The space has no such configuration, or it was tried or enqueued before.
+        InputError: The configuration does not lie in the space, or it was tried or enqueued before.
     """
     history, space = ledger.load(), ledger.spec.search_space
     best = history.incumbent

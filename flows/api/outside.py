@@ -80,11 +80,11 @@ def tell_for(study: AskedStudy, number: int, result: str, error: str, id: str = 
         study: The study.
         number: The trial's number.
         result: The metric as a number, or metrics as a JSON object; empty if there is an error.
-        error: Why there is no result; empty if there is one.
+        error: Why the trial has no result; empty if there is one.
         id: The trial's id, to be sure that it is the same one; empty if that is not known.
 
     Raises:
-        InputError: There is no such trial, it is not out, or the result cannot be used.
+        InputError: The trial does not exist, it is not out, or the result cannot be used.
     """
     spec = study.spec
     trial = trial_of_number(study.session.load(), number)

@@ -90,7 +90,7 @@ def run_study(
     Raises:
         InputError: An argument is invalid.
         StudyFailed: The first trials all failed with the same error.
-        TrackingError: MLflow does not answer.
+        TrackingError: MLflow does not respond.
     """
     function = Objective.of(objective, isolation=settings.get("isolation", "process"))
     goal = {"metric": metric, "direction": direction, "metrics": metrics or {}}

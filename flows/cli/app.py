@@ -1,6 +1,6 @@
 """The command line, ``hpo``: its commands and exit codes.
 
-Exit codes: 0 done, 1 no trial returned a value, 2 bad input, 3 a server does not answer, 130 or 143 interrupted.
+Exit codes: 0 done, 1 no trial returned a value, 2 bad input, 3 a server does not respond, 130 or 143 interrupted.
 """
 
 from __future__ import annotations

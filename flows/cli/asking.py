@@ -31,7 +31,7 @@ def tell(
     result: Annotated[
         str, typer.Argument(metavar="[RESULT]", help="The metric, or a JSON object of metrics with it.")
     ] = "",
-    error: Annotated[str, typer.Option(help="Why there is no result.")] = "",
+    error: Annotated[str, typer.Option(help="Why the trial has no result.")] = "",
     id: Annotated[str, typer.Option("--id", help="The id that hpo ask printed, to be sure.")] = "",
 ) -> None:
     """End a trial that hpo ask reserved, with its result or an error."""

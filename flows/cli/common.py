@@ -114,7 +114,7 @@ class Once(TyperCommand):
 
 
 def optional_value(option: str, default: str) -> type[Any]:
-    """A command with an option whose value may be left out, and is then the default; typer has no such options."""
+    """A command with an option whose value may be left out, and is then the default; typer does not have these."""
 
     class Command(Once):
         def parse_args(self, ctx: Any, args: list[str]) -> list[str]:

@@ -80,7 +80,7 @@ def _when(ledger: Ledger) -> str:
         hints.append(f"it is paused: hpo resume {name}")
     if why := spec.stop_reason(history, 0.0):
         by_count = spec.search_left(history) <= 0
-        change = f"trials={spec.started(history) + 1} lets one more start" if by_count else "can change that rule"
+        change = f"trials={spec.total_for_another(history)} lets one more start" if by_count else "can change that rule"
         hints.append(f"but {why}: hpo set {name} {change}")
     if not ledger.owners():
         hints.append(f"no trial runs now: if no flow does, {_next(ledger)}")

@@ -69,7 +69,7 @@ class Plan:
             zoneinfo.ZoneInfo(self.timezone)
         except (zoneinfo.ZoneInfoNotFoundError, ValueError, OSError):
             raise InputError(
-                "--timezone", f"there is no timezone {self.timezone!r}", "name one such as Europe/Berlin"
+                "--timezone", f"unknown timezone {self.timezone!r}", "name one such as Europe/Berlin"
             ) from None
 
     def schedule(self) -> SCHEDULE_TYPES:
@@ -175,8 +175,8 @@ def deploy(deployed: Deployed, work_pool: str, work_queue: str | None = None) ->
         work_queue: The queue of the pool, which is made if it is absent; by default one for the study alone.
 
     Raises:
-        InputError: There is no such work pool or block, or no server is named.
-        Unreachable: Prefect's server does not answer.
+        InputError: The work pool or block does not exist, or no server is named.
+        Unreachable: Prefect's server does not respond.
     """
     from prefect.client.schemas.actions import DeploymentScheduleCreate
     from prefect.exceptions import ObjectNotFound
@@ -224,7 +224,7 @@ def serve(deployed: Deployed) -> None:
 
     Raises:
         InputError: No server is named.
-        Unreachable: Prefect's server does not answer.
+        Unreachable: Prefect's server does not respond.
     """
     from prefect.client.schemas.objects import ConcurrencyLimitConfig
     from prefect.types.entrypoint import EntrypointType
@@ -307,7 +307,7 @@ def _server() -> Iterator[SyncPrefectClient]:
 
     Raises:
         InputError: No server is named.
-        Unreachable: It does not answer.
+        Unreachable: It does not respond.
     """
     import httpx
     from prefect.client.orchestration import get_client
@@ -327,7 +327,7 @@ def _server() -> Iterator[SyncPrefectClient]:
             client.hello().raise_for_status()
             yield client
     except (httpx.TransportError, httpx.InvalidURL, PrefectHTTPStatusError) as error:
-        problem = f"Prefect's server at {shown} does not answer as one ({type(error).__name__}: {error})"
+        problem = f"Prefect's server at {shown} does not respond as it should ({type(error).__name__}: {error})"
         raise Unreachable(f"{problem}; start it, or correct PREFECT_API_URL") from None
 
 

@@ -42,7 +42,7 @@ def list_studies(as_json: JsonOption = False) -> None:
         print_json(studies=[_data(study) for study in studies])
     elif not studies:
         store = redact(tracking_uri())
-        typer.echo(f"there is no study in the MLflow store {store} yet; hpo init writes a first one", err=True)
+        typer.echo(f"no study in the MLflow store {store} yet; hpo init writes a first one", err=True)
     else:
         _print_table(studies)
 

@@ -160,7 +160,7 @@ class Bilevel:
         for i, v in enumerate(self.model.non_trainable_variables):
             if v.path.endswith(f"{layer}/{name}"):
                 return i
-        raise InputError(f"{layer}/{name}", "the model has no such variable", "name a layer and its variable")
+        raise InputError(f"{layer}/{name}", "unknown variable of the model", "name a layer and its variable")
 
     def initial(self, seed: int) -> State:
         """The state before the first step, drawn with a seed."""

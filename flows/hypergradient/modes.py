@@ -183,12 +183,12 @@ def implicit(
         seed: The seed of the noise, if the training has any.
 
     Raises:
-        InputError: A hyperparameter does not shape the training loss, a value is missing, or there is no such solver.
+        InputError: A hyperparameter does not shape the training loss, a value is missing, or the solver is unknown.
     """
     if blind := [name for name, h in problem.hyperparameters.items() if h.place in PATH_ONLY]:
         raise InputError(blind[0], "implicit differentiation does not see it", "use reverse or forward for it")
     if solver not in ("cg", "neumann"):
-        raise InputError("solver", f"there is no solver {solver!r}", "choose cg or neumann")
+        raise InputError("solver", f"unknown solver {solver!r}", "choose cg or neumann")
     run = _Run(problem, values, 1, seed)
     everything = tf.range(problem.size), tf.constant(seed), tf.constant(0)
     loss, by_state, direct = problem.compiled.outer(state.flat, run.values)

@@ -21,7 +21,7 @@ def run_script(path: str, arguments: list[str]) -> None:
     """Run a script as ``python path arguments`` does, with this package under KerasTuner's name.
 
     Raises:
-        InputError: There is no such file.
+        InputError: The file does not exist.
         SystemExit: The script ended itself, or raised.
     """
     file = Path(path).absolute()

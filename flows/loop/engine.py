@@ -98,7 +98,7 @@ _WORK: dict[str, Work] = {}
 
 
 class PrefectTasks:
-    """Runs trials as tasks of the flow run, as long as Prefect's server answers.
+    """Runs trials as tasks of the flow run, as long __.
 
     Args:
         session: The flow's session.

@@ -37,7 +37,7 @@ LOOK_SECONDS = 2.0
 """How often the server's address is probed."""
 
 ANSWER_SECONDS = 20.0
-"""How long a server may take to answer; on a busy machine it is slow."""
+"""How long a server may take to respond; on a busy machine it is slow."""
 
 TELL_SECONDS = 20.0
 """After this wait for the temporary server, a warning says that it is not there yet."""
@@ -66,13 +66,13 @@ def reached() -> Iterator[Link]:
         The connection. It is lost from the start if a study cannot be shown; then a warning has said why.
 
     Raises:
-        Unreachable: A server is named but does not answer.
+        Unreachable: A server is named but does not respond.
     """
     if (url := named_server()) is not None:
         waiting_for(f"reaching Prefect's server at {url}")
         if (why := silence()) is not None:
             raise Unreachable(
-                f"Prefect's server at {url} does not answer ({why}); start it, correct PREFECT_API_URL, or unset that "
+                f"Prefect's server at {url} does not respond ({why}); start it, correct PREFECT_API_URL, or unset that "
                 "for a temporary server"
             )
         yield Link()
@@ -95,7 +95,7 @@ def reached() -> Iterator[Link]:
 
 
 def silence() -> str | None:
-    """Why the named server does not answer as a Prefect server; None if it does."""
+    """Why the named server does not respond as a Prefect server; None if it does."""
     with temporary_settings({PREFECT_CLIENT_MAX_RETRIES: 0}):
         try:
             with get_client(httpx_settings={"timeout": ANSWER_SECONDS}, sync_client=True) as client:
@@ -106,7 +106,7 @@ def silence() -> str | None:
 
 
 def _wait_for(server: TemporaryServer) -> str:
-    """Wait until the temporary server answers. Returns why it does not, or an empty string."""
+    """Wait until the temporary server responds. Returns why it does not, or an empty string."""
     waiting_for("starting Prefect's temporary server")
     given = os.environ.get(START_SETTING, "")
     limit = float(given) if given.replace(".", "", 1).isdigit() else START_SECONDS
@@ -123,7 +123,7 @@ def _wait_for(server: TemporaryServer) -> str:
                 said = True
             time.sleep(0.1)
     server.end()
-    return f"its temporary server does not answer within {limit:.0f} s; {START_SETTING} sets how long"
+    return f"its temporary server does not respond within {limit:.0f} s; {START_SETTING} sets how long"
 
 
 @contextlib.contextmanager
@@ -139,7 +139,7 @@ def impatient() -> Iterator[None]:
 
 
 class Link:
-    """One study run's connection to Prefect's server, used until the server fails to answer once.
+    """One study run's connection to Prefect's server, used until the server fails to respond once.
 
     Attributes:
         lost: Whether the server is given up, so that no more requests go there.

@@ -26,7 +26,7 @@ END_SECONDS = 1.0
 
 
 class TemporaryServer:
-    """A Prefect server without a UI, which lives as long as this process and may not answer yet."""
+    """A Prefect server without a UI, which lives as long as this process and may not respond yet."""
 
     def __init__(self) -> None:
         package = find_spec("prefect")

@@ -117,7 +117,7 @@ def run_loop(session: FlowSession) -> str:
     not start, or is lost before the loop starts. The state that Prefect gives an ended flow run does not matter.
 
     Raises:
-        Unreachable: A Prefect server is named but does not answer.
+        Unreachable: A Prefect server is named but does not respond.
         EngineError: Trials are to be trained on other machines, which needs Prefect.
         Stopped: SIGINT or SIGTERM came.
     """

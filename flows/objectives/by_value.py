@@ -175,7 +175,7 @@ def name_of_script(name: str) -> Any:
     """Look a name up in the script whose objective an ancestor of this process trains.
 
     Raises:
-        AttributeError: There is no such name or no such script.
+        AttributeError: The name or script does not exist.
     """
     if name.startswith("__") or SCRIPT not in os.environ:
         raise AttributeError(f"module '__main__' has no attribute {name!r}")

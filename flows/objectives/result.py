@@ -13,14 +13,14 @@ def as_metrics(values: Mapping[str, Any]) -> dict[str, float]:
     """Convert metrics to plain floats.
 
     Raises:
-        ValueError: They are no dict, a name is not a string, or a value is not a number.
+        ValueError: They are not a dict, a name is not a string, or a value is not a number.
 
     >>> as_metrics({"loss": 1})
     {'loss': 1.0}
     """
     metrics: dict[str, float] = {}
     if not hasattr(values, "items"):
-        raise ValueError(f"the metrics are {values!r:.80}, which is no dict; give them by name, as in {{'loss': 0.3}}")
+        raise ValueError(f"the metrics are {values!r:.80}, which is not a dict; give them by name: {{'loss': 0.3}}")
     for name, value in values.items():
         if not isinstance(name, str):
             raise ValueError(f"the metric name {name!r} is not a string")

@@ -85,7 +85,7 @@ class Receiver:
             self._changed.notify_all()
         self._thread.join(max(deadline - time.monotonic(), 0.0))
         if self._thread.is_alive():
-            log.warning("%s does not answer; what is still to be sent to it is dropped", self._spec.label)
+            log.warning("%s does not respond; what is still to be sent to it is dropped", self._spec.label)
 
     def _work(self) -> None:
         while True:
@@ -105,7 +105,7 @@ class Receiver:
                 return
             except urllib.error.HTTPError as error:
                 # Do not log the error itself: it quotes the address, which may be a secret.
-                problem, again = f"it answers {error.code}", error.code >= 500 or error.code in (408, 425, 429)
+                problem, again = f"it responds with {error.code}", error.code >= 500 or error.code in (408, 425, 429)
             except Exception as error:  # name resolution, a timeout, a reply that is not HTTP
                 problem, again = type(error).__name__, True
             if not again or attempt == ATTEMPTS:

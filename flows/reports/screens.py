@@ -28,7 +28,7 @@ class Screen(ABC):
 
     Attributes:
         moving: Whether it shows the present state; if not, only lines are seen.
-        width: The longest line that it shows whole; None if there is no such length.
+        width: The longest line that it shows whole; None if it shows lines of any length.
     """
 
     moving: bool

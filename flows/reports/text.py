@@ -125,14 +125,18 @@ def mean_text(spec: StudySpec, history: History, trial: Trial) -> str:
 
 def certainty_lines(spec: StudySpec, history: History) -> list[str]:
     """Whether the best configuration keeps the limits; with repeats, how sure it is and how lucky the luckiest was."""
+    best = history.incumbent
+    kept = [limits_line(spec, best)] if best is not None and spec.limiting else []
+    return [*kept, *repeats_lines(spec, history)]
+
+
+def repeats_lines(spec: StudySpec, history: History) -> list[str]:
+    """How sure the best configuration is and how lucky the luckiest trial was; nothing where none was trained again."""
     found = winner_of(history)
-    if found is None:
+    if found is None or not found.trial.observed or not history.noise.deviation > 0:
         return []
-    lines = [limits_line(spec, found.trial)] if spec.limiting else []
-    if not found.trial.observed or not history.noise.deviation > 0:
-        return lines
     best, luckiest = found.trial, found.luckiest
-    lines += [f"{spec.metric} {mean_text(spec, history, best)}, the mean of {best.observations} trainings"]
+    lines = [f"{spec.metric} {mean_text(spec, history, best)}, the mean of {best.observations} trainings"]
     if luckiest.number != best.number or found.luck > 0:
         line = f"luckiest: trial {luckiest.number} with {number(metric_value(spec, luckiest))}"
         luck = "trained once" if math.isnan(found.luck) else f"of which {found.luck:.2g} was luck"

@@ -30,7 +30,7 @@ log = logging.getLogger("hpo")
 def evaluate(session: Session, training: Training, attempt: int, tags: Mapping[str, str]) -> dict[str, float]:
     """Make one attempt at a training. The tags say where Prefect shows it.
 
-    Every exit ends the run in MLflow with a reason, except when another attempt follows, when MLflow does not answer
+    Every exit ends the run in MLflow with a reason, except when another attempt follows, when MLflow does not respond
     and the report waits in the spool, or when the run no longer exists. An error that must stop the whole flow is noted
     in the session.
 

@@ -41,7 +41,7 @@ def prepare(session: Session, training: Training, folder: Path) -> Prepared:
 
     Raises:
         TrialFailed: The registry lacks the champion that is to be scored.
-        TrackingError: MLflow does not answer.
+        TrackingError: MLflow does not respond.
         OSError: The disk refuses.
     """
     spec, phase = session.ledger.spec, training.phase

@@ -228,7 +228,7 @@ class TrialLog:
     def tick(self) -> None:
         """Write what is due. The lease is renewed in the same request, or in its own if nothing else is due.
 
-        If the store does not answer, training continues and everything is kept for the next tick.
+        If the store does not respond, training continues and everything is kept for the next tick.
 
         Raises:
             TrackingRefusal: MLflow refuses the run itself, for example because it was deleted.
@@ -258,7 +258,7 @@ class TrialLog:
 
         Raises:
             TrialFailed: MLflow refuses the study's metric; the run is marked as failed and says so.
-            TrackingError: MLflow does not answer; the result waits in the spool.
+            TrackingError: MLflow does not respond; the result waits in the spool.
             TrackingRefusal: MLflow refuses the run itself.
         """
         self._add_last(metrics or {})

@@ -82,7 +82,7 @@ def described() -> list[str]:
 
 
 def _asked(query: str) -> list[str]:
-    """What ``nvidia-smi`` answers, a line a GPU; empty if it does not."""
+    """What ``nvidia-smi`` prints, a line a GPU; empty if it does not."""
     visible = os.environ.get("CUDA_VISIBLE_DEVICES")
     if visible == "":
         return []

@@ -59,7 +59,7 @@ def explained(detail: Any, model: type[BaseModel], hidden: Collection[str] = ())
         return InputError(field.removesuffix(".[key]"), f"the name {value!r} is not text", "quote it")
     if kind == "extra_forbidden":
         known = [key for key in _known_keys(detail["loc"], model) if key not in hidden]
-        return InputError(field, "there is no such key", near_or_known(loc[-1], known))
+        return InputError(field, "unknown key", near_or_known(loc[-1], known))
     if kind == "missing":
         return InputError(field, "is missing", "add it")
     message = detail["msg"].removeprefix("Value error, ")

@@ -219,7 +219,7 @@ def fold(facts: Mapping[str, Any]) -> dict[str, str]:
 
 
 def facts_of(tags: Mapping[str, str]) -> dict[str, Any]:
-    """The facts of a proposal as :func:`fold` has put them into tags, by their names; none if there is no such tag.
+    """The facts of a proposal as :func:`fold` has put them into tags, by their names; none without the tag.
 
     >>> facts_of(fold({"seed": "0", "config": '{"x": 0.5}'}))
     {'seed': '0', 'config': {'x': 0.5}}

@@ -287,7 +287,7 @@ def find_study(store: Store, name: str, experiment: str | None = None) -> Ledger
         known = {run.params.get("study", "") for run in store.search(experiments, {Tag.ROLE: "study"})}
         near = [repr(each) for each in get_close_matches(name, sorted(known - {"", WITHDRAWN}))]
         remedy = f"did you mean {' or '.join(near)}?" if near else "give the study file, or start it with hpo tune"
-        raise StudyUnknown("study", f"there is no study {name!r} in the MLflow store", remedy)
+        raise StudyUnknown("study", f"no study named {name!r} in the MLflow store", remedy)
     if len({run.experiment for run in found}) > 1:
         raise InputError("study", f"{len(found)} experiments have a study {name!r}", "give the study file instead")
     run = _elected(found, name)

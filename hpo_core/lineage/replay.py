@@ -141,7 +141,7 @@ def explain(ledger: Ledger, number: int) -> Explanation:
     """Why a trial of a study has its configuration.
 
     Raises:
-        InputError: The study has no such trial.
+        InputError: The trial does not exist.
     """
     now = ledger.spec
     history, trial = _trial_of(ledger, number)

@@ -210,7 +210,7 @@ def _find(store: Store, entry: WarmStart, field: str) -> list[Run]:
     id = store.experiment(entry.experiment, create=False)
     if id is None:
         raise InputError(
-            field, f"there is no experiment {entry.experiment!r}", "give the name of one as MLflow's UI shows it"
+            field, f"no experiment named {entry.experiment!r}", "give the name of one as MLflow's UI shows it"
         )
     return store.find([id], entry.query, field)
 

@@ -69,7 +69,7 @@ class BeliefDensity:
         position = {name: j for j, name in enumerate(parameters)}
         for name, belief in beliefs.items():
             if name not in position:
-                raise ValueError(f"{name}: the space has no such parameter to tune; it has {list(position)}")
+                raise ValueError(f"{name}: not a tuned parameter; the space has {list(position)}")
             parameter = parameters[name]
             try:
                 centre = float(parameter.encode(belief.around))

@@ -151,9 +151,7 @@ class SearchSpace:
             for parent, values in parameter.when.items():
                 where = f"space.{name}.when.{parent}"
                 if parent not in self.parameters:
-                    raise ValueError(
-                        f"{where}: there is no parameter {parent!r}; the space has {list(self.parameters)}"
-                    )
+                    raise ValueError(f"{where}: unknown parameter {parent!r}; the space has {list(self.parameters)}")
                 if parent not in declared:
                     raise ValueError(f"{where}: {parent!r} is declared after {name!r}; move it before {name!r}")
                 if not values:
@@ -298,7 +296,7 @@ class SearchSpace:
         """A value with the type that the parameter has.
 
         Raises:
-            ValueError: The parameter has no such value.
+            ValueError: The parameter cannot have the value.
         """
         try:
             return self.parameters[name].typed(value)

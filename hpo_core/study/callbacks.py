@@ -122,7 +122,7 @@ def checked_callback(value: Any) -> Callback:
     """A callback as a study file has it, in the form ``{name: settings}``.
 
     Raises:
-        ValueError: There is no such callback or setting, or a setting has a value that it cannot have.
+        ValueError: The callback or setting does not exist, or a setting has a value that it cannot have.
 
     >>> checked_callback("TerminateOnNaN"), checked_callback({"EarlyStopping": {"patience": 3}})
     ({'TerminateOnNaN': {}}, {'EarlyStopping': {'patience': 3}})

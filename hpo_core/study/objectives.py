@@ -100,6 +100,4 @@ def check_objectives(study: Any) -> None:
         raise ValueError(f"stop.target: the study has several metrics; write {{{study.metric}: {target:g}, ...}}")
     for name in target or ():
         if name not in study.metrics:
-            raise ValueError(
-                f"stop.target.{name}: the study has no such metric; name one of {', '.join(study.metrics)}"
-            )
+            raise ValueError(f"stop.target.{name}: unknown metric; name one of {', '.join(study.metrics)}")

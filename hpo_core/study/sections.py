@@ -6,9 +6,10 @@ import math
 import os
 import re
 from collections.abc import Mapping, Sequence
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, get_args
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationInfo, field_validator, model_validator
+from pydantic_core import PydanticKnownError
 
 from hpo_core.base.explaining import Explaining
 from hpo_core.history.fidelity import Fidelity
@@ -41,8 +42,9 @@ class Section(BaseModel, metaclass=Explaining):
     @classmethod
     def _no_boolean(cls, value: Any, info: ValidationInfo) -> Any:
         wanted = cls.model_fields[str(info.field_name)].annotation
-        if isinstance(value, bool) and wanted not in (bool, Any):  # pydantic would take True for 1
-            raise ValueError(f"{value} is neither a text nor a number")
+        numbers = {int, float} & {wanted, *get_args(wanted)}
+        if isinstance(value, bool) and numbers:  # pydantic would take True for 1
+            raise PydanticKnownError("float_type" if float in numbers else "int_type")
         return value
 
 
@@ -194,7 +196,7 @@ class FinalSpec(Section):
             raise ValueError(f"final.prefer: {problem}")
         for name in self.prefer:
             if name not in space.parameters:
-                raise ValueError(f"final.prefer.{name}: the space has no such parameter; correct the name")
+                raise ValueError(f"final.prefer.{name}: unknown parameter; correct the name")
             if space.parameters[name].type == "choice":
                 raise ValueError(f"final.prefer.{name}: a choice has no order; declare it as ordinal, simplest first")
 

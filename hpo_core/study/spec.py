@@ -137,7 +137,7 @@ class StudySpec(StudyDefinition):
         """The proposal of a configuration that people gave, unless it is taken, which it is from now on.
 
         Raises:
-            ValueError: The space has no such configuration.
+            ValueError: The configuration does not lie in the space.
         """
         entry = self.strategy.make(fidelity=self.scale).entry
         whole, outside = self.placed(config)
@@ -281,6 +281,14 @@ class StudySpec(StudyDefinition):
         if self.stop.trials is None:
             return math.inf
         return self.stop.trials - self.started(history) - self._confirmations_within(history, self.stop.trials)
+
+    def total_for_another(self, history: History) -> int:
+        """The least total of trials with which the search may start another one."""
+        started = self.started(history)
+        total = max(started, self.stop.trials or 0)
+        while total - started <= self._confirmations_within(history, total):
+            total += 1
+        return total
 
     def confirm(self, history: History, exhausted: bool) -> Proposal | None:
         """The training that confirms best, once the search is over; None if nothing is to be confirmed any more.

@@ -69,14 +69,14 @@ def _thinned(store: Any, runs: Sequence[str], key: str, most: int) -> list[tuple
 
 
 def _asked(store: Any, path: str, key: str, params: dict[str, Any]) -> list[tuple[str, Metric]]:
-    """The points that MLflow's server answers; repetitions are up to the caller."""
+    """The points that MLflow's server returns; repetitions are up to the caller."""
     answer = verify_rest_response(
         http_request(store.get_host_creds(), path, "GET", params=params | {"metric_key": key}), path
     )
     try:
         points = answer.json().get("metrics", [])
     except ValueError:  # a proxy that passes on some addresses alone, and has a page for all others
-        raise MlflowException(f"{path} is not answered by MLflow", ENDPOINT_NOT_FOUND) from None
+        raise MlflowException(f"{path} is not known to MLflow", ENDPOINT_NOT_FOUND) from None
     return [
         (each["run_id"], Metric(key, float(each["value"]), int(each["timestamp"]), int(each.get("step", 0))))
         for each in points

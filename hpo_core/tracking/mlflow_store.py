@@ -88,7 +88,7 @@ class MlflowStore(Searches):
     Args:
         uri: ``http(s)://...``, ``sqlite:///...`` or ``postgresql://...``.
         artifact_root: Where a new experiment keeps its artifacts, if the store itself does not decide (a server does).
-        patience: Seconds for which a store that does not answer is asked again before TrackingError is raised.
+        patience: Seconds for which a store that does not respond is asked again before TrackingError is raised.
         rows: The database file behind the store, in which searches read what they are certain of.
     """
 
@@ -180,15 +180,15 @@ class MlflowStore(Searches):
                     reason = (
                         reason if len(reason) <= 300 else f"{reason[:140]} ... {reason[-155:]}"
                     )  # the cause is last
-                    problem = f"the MLflow store {redact(self.uri)} does not answer: {reason}"
+                    problem = f"the MLflow store {redact(self.uri)} does not respond: {reason}"
                     raise TrackingError(f"{problem}; {remedy}") from None
                 if pause > 2:
-                    log.warning("the MLflow store %s does not answer; asking again", redact(self.uri))
+                    log.warning("the MLflow store %s does not respond; asking again", redact(self.uri))
                 self._sleep(pause * random.uniform(0.5, 1.5))  # noqa: S311  (spreads waiting flows; proposals do not see it)
                 pause = min(2 * pause, 5.0)
 
     def ping(self) -> None:
-        """Ask for next to nothing, to see whether the store answers."""
+        """Ask for next to nothing, to see whether the store responds."""
         self._call(lambda: self._client.search_experiments(max_results=1))
 
     def experiment(self, name: str, *, create: bool, restore: bool = False, unlisted: bool = False) -> str | None:

@@ -38,12 +38,12 @@ def reason_for_mlflow() -> str:
 class ReadingStore:
     """The part of a store that reads without importing mlflow, which takes longer than most commands.
 
-    A subclass answers what it is certain of. Whatever else it is asked, and whatever it meets on the way (an error, an
+    A subclass handles what it is certain of. Whatever else it is asked, and whatever it meets on the way (an error, an
     answer that it does not know), goes to MLflow's client, which asks anew; so retries and errors are the same as ever.
 
     Args:
         uri: The tracking URI.
-        connect: Opens the store by MLflow's client; told whether the store has answered before.
+        connect: Opens the store by MLflow's client; told whether the store has responded before.
     """
 
     def __init__(self, uri: str, connect: Callable[[bool], MlflowStore]) -> None:

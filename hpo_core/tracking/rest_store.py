@@ -34,7 +34,7 @@ class RestStore(ReadingStore, Searches):
 
     Args:
         uri: ``http(s)://...``.
-        connect: Opens the store by MLflow's client; told whether the store has answered before.
+        connect: Opens the store by MLflow's client; told whether the store has responded before.
     """
 
     def __init__(self, uri: str, connect: Callable[[bool], MlflowStore]) -> None:

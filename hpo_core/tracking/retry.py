@@ -36,6 +36,11 @@ _TRANSIENT_TEXT = re.compile(
 )
 
 
+_OUTRUN = re.compile(r"UNIQUE constraint failed|duplicate key value violates unique constraint|Duplicate entry")
+"""How sqlite, PostgreSQL and MySQL say that another process has just inserted the same row. MLflow looks whether a tag
+or an alias is there before it writes it; asked again, it finds the row and updates it."""
+
+
 def is_transient(error: Exception) -> bool:
     if isinstance(
         error,
@@ -43,13 +48,14 @@ def is_transient(error: Exception) -> bool:
     ):
         return True
     if isinstance(error, MlflowException):
-        return error.error_code in _TRANSIENT_CODES or bool(_TRANSIENT_TEXT.search(str(error)))
+        outrun = error.error_code == "BAD_REQUEST" and _OUTRUN.search(str(error))
+        return error.error_code in _TRANSIENT_CODES or bool(_TRANSIENT_TEXT.search(str(error)) or outrun)
     return False
 
 
 def is_internal(error: Exception) -> bool:
-    """Whether the store itself responded with an internal error."""
-    if not isinstance(error, MlflowException) or error.error_code != "INTERNAL_ERROR":
+    """Whether the store itself responded with an error, which may stand for an invalid request."""
+    if not isinstance(error, MlflowException) or error.error_code not in ("INTERNAL_ERROR", "BAD_REQUEST"):
         return False
     # MLflow's client uses the same code for a server that does not respond.
     return "too many 500 error responses" in str(error) or not _TRANSIENT_TEXT.search(str(error))

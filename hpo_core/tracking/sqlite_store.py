@@ -25,7 +25,7 @@ class SqliteStore(ReadingStore):
 
     Args:
         uri: ``sqlite:///...``.
-        connect: Opens the store by MLflow's client; told whether the store has answered before.
+        connect: Opens the store by MLflow's client; told whether the store has responded before.
         database: The file.
     """
 

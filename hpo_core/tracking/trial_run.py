@@ -233,7 +233,7 @@ def _change(fluent: Any) -> None:
     start_run.hpo_original = start  # type: ignore[attr-defined]
     for module in (fluent, sys.modules.get("mlflow")):
         if getattr(module, "start_run", None) is start:
-            setattr(module, "start_run", start_run)  # noqa: B010  (modules have no such attribute for mypy)
+            setattr(module, "start_run", start_run)  # noqa: B010  (mypy knows of no such attribute)
     get_store = registry.get_store
     registry.get_store = lambda *args, **kwargs: _guarded(get_store(*args, **kwargs))
 

@@ -79,7 +79,7 @@ def test_a_tuner_of_an_oracle_and_in_a_shorter_form() -> None:
 @pytest.mark.parametrize("name", ["KERASTUNER_TUNER_ID", "KERASTUNER_ORACLE_IP", "KERASTUNER_ORACLE_PORT"])
 def test_a_chief_is_refused(monkeypatch: pytest.MonkeyPatch, name: str) -> None:
     monkeypatch.setenv(name, "chief")
-    with pytest.raises(InputError, match=f"{name}: there is no chief here: .*; unset it, and start the same script"):
+    with pytest.raises(InputError, match=f"{name}: no chief is needed here: .*; unset it, and start the same script"):
         kt.RandomSearch(build_model, "val_loss")
 
 

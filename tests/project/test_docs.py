@@ -143,7 +143,7 @@ class Parsed(Exception):
 def _typer(group: Any, words: list[str]) -> None:
     """Parse a command of typer's or click's without calling it."""
     while hasattr(group, "commands"):
-        assert words and words[0] in group.commands, f"no such command: {words[:1]}"
+        assert words and words[0] in group.commands, f"unknown command: {words[:1]}"
         group, words = group.commands[words[0]], words[1:]
     group.make_context(group.name, list(words))
 
@@ -161,7 +161,7 @@ def _python(words: list[str]) -> None:
     """Parse the arguments of ``python -m MODULE`` by its own parser."""
     assert words[0] == "-m", "only modules are run"
     found = importlib.util.find_spec(words[1])
-    assert found is not None, f"there is no module {words[1]}"
+    assert found is not None, f"no module named {words[1]}"
     source = ROOT / words[1].replace(".", "/")
     source = source / "__main__.py" if source.is_dir() else source.with_suffix(".py")
     if words[1] == "hpo_flows.keras":  # which takes a script and whatever that takes

@@ -42,6 +42,11 @@ def test_every_key_and_setting_is_described() -> None:
     assert "| `gamma` | number, > 0, ≤ 1 | `0.1` | The share of trials that counts as good. |" in page
 
 
+def test_every_key_of_a_section_is_in_its_table() -> None:
+    for path, model in study_file._sections(StudySpec):
+        assert [row[0] for row in study_file._rows(model)] == [f"`{name}`" for name in model.model_fields], path
+
+
 def test_every_command_and_option_is_described() -> None:
     page = commands.page()
     for command in app.registered_commands:

@@ -39,7 +39,7 @@ def examine(
         repair: End the trials and folds whose flow is dead.
 
     Raises:
-        StudyUnknown: Only a name was given, and no such study is stored.
+        StudyUnknown: Only a name was given, and the study does not exist.
     """
     yield from packages()
     yield from guarded("GPUs", gpus())

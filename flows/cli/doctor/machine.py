@@ -106,18 +106,18 @@ def gpus() -> Iterator[Finding]:
 
 
 def prefect() -> Iterator[Finding]:
-    """Check that Prefect's server answers, if one is named."""
+    """Check that Prefect's server responds, if one is named."""
     from hpo_flows.loop.prefect_link import named_server, silence
 
     if (url := named_server()) is None:
         yield Finding("prefect", Level.OK, "no server is named (PREFECT_API_URL): each run starts a temporary one")
     elif (why := silence()) is None:
-        yield Finding("prefect", Level.OK, f"the server at {url} answers")
+        yield Finding("prefect", Level.OK, f"the server at {url} responds")
     else:
         yield Finding(
             "prefect",
             Level.PROBLEM,
-            one_line(f"the server at {url} does not answer ({why})"),
+            one_line(f"the server at {url} does not respond ({why})"),
             "start it, correct PREFECT_API_URL, or unset that for a temporary server",
         )
 

@@ -1,4 +1,4 @@
-"""Checks the tracking store for ``hpo doctor``: whether it answers, can be written, takes files, and its clock."""
+"""Checks the tracking store for ``hpo doctor``: whether it responds, can be written, takes files, and its clock."""
 
 from __future__ import annotations
 
@@ -25,12 +25,12 @@ MAX_SKEW_SECONDS = 5.0
 
 
 def reachable(store: Callable[[], Store], opened: list[Store]) -> Iterator[Finding]:
-    """Check that the tracking store answers; if so, append it to ``opened``."""
+    """Check that the tracking store responds; if so, append it to ``opened``."""
 
     started = time.monotonic()
     opened.append(store())
     seconds = time.monotonic() - started
-    yield Finding("tracking store", Level.OK, f"{redact(opened[0].uri)} answers (opened in {seconds:.1f} s)")
+    yield Finding("tracking store", Level.OK, f"{redact(opened[0].uri)} responds (opened in {seconds:.1f} s)")
 
 
 def scratch(store: Store, spec: StudySpec | None) -> Iterator[Finding]:

@@ -45,10 +45,10 @@ def show(study: str | None, port: int, *, browse: bool) -> None:
 
 @contextlib.contextmanager
 def _served(uri: str, port: int) -> Iterator[Process]:
-    """MLflow's UI over a database, from its first answer to the end of the block."""
+    """MLflow's UI over a database, from its first response to the end of the block."""
     with socket.socket() as probe:
         if probe.connect_ex(("127.0.0.1", port)) == 0:
-            problem = f"something answers at 127.0.0.1:{port} already"
+            problem = f"something responds at 127.0.0.1:{port} already"
             raise InputError("--port", problem, f"end that, or choose another port: --port {port + 1}")
     server = Process(
         "MLflow's UI",

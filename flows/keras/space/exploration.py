@@ -128,8 +128,7 @@ def explore(
         max_builds: The most calls allowed.
 
     Raises:
-        InputError: There is no parameter, there are branches beyond ``max_builds``, or a name is used for two different
-            parameters.
+        InputError: No parameter is declared, branches lie beyond ``max_builds``, or two parameters share a name.
         Exception: What the first build raised, if all of them did.
     """
     found = _Explorer(build, preset, tune_new, max_builds).run()

@@ -450,7 +450,7 @@ def deserialize(data: Mapping[str, Any]) -> HyperParameter:
     """The inverse of :func:`serialize`.
 
     Raises:
-        InputError: There is no such class.
+        InputError: The class does not exist.
     """
     if (name := data["class_name"]) not in KINDS:
         raise InputError("class_name", f"{name!r} is not a hyperparameter", f"choose one of {', '.join(KINDS)}")

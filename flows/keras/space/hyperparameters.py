@@ -143,7 +143,7 @@ class HyperParameters:
         known = next((each for each in self.space if each.name == parent), None)
         if known is None:
             raise InputError(
-                "hp.conditional_scope", f"there is no parameter {parent!r} yet", "declare it before what depends on it"
+                "hp.conditional_scope", f"unknown parameter {parent!r}", "declare it before what depends on it"
             )
         condition = Parent.of(parent, parent_values)
         if isinstance(known, Boolean):  # 0 and 1 mean False and True there

@@ -322,4 +322,4 @@ def _no_chief() -> None:
     for name in ("KERASTUNER_TUNER_ID", "KERASTUNER_ORACLE_IP", "KERASTUNER_ORACLE_PORT"):
         if name in os.environ:
             remedy = "unset it, and start the same script on each machine with one MLFLOW_TRACKING_URI, or parallel=4"
-            raise InputError(name, "there is no chief here: the flows of a study share it through MLflow", remedy)
+            raise InputError(name, "no chief is needed here: the flows of a study share it through MLflow", remedy)

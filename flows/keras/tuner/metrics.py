@@ -158,7 +158,7 @@ class MetricsTracker:
     def _history(self, name: str) -> MetricHistory:
         if name not in self.metrics:
             known = ", ".join(self.metrics) or "none"
-            raise InputError("metrics", f"there is no metric {name!r}", f"there are: {known}")
+            raise InputError("metrics", f"unknown metric {name!r}", f"there are: {known}")
         return self.metrics[name]
 
     def get_history(self, name: str) -> list[MetricObservation]:

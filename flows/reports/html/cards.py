@@ -20,13 +20,13 @@ from hpo_flows.reports.html.findings import edges, failures, remarks, status, ti
 from hpo_flows.reports.html.place import Place
 from hpo_flows.reports.ped_anova import TENTH, Deciding, TooFew, deciding
 from hpo_flows.reports.text import (
-    certainty_lines,
     duration,
     fidelity_name,
     mean_text,
     metric_value,
     number,
     outcome_text,
+    repeats_lines,
     spread_text,
     spreads,
 )
@@ -145,7 +145,7 @@ def best_configuration(past: Past, place: Place | None) -> str:
     else:
         extent = f" at {fidelity_name(past.spec)} {best.fidelity:g}" if best.fidelity is not None else ""
         caption = f"Trial {best.number}: {past.spec.metric} = {mean_text(past.spec, past.history, best)}{extent}."
-        caption += "".join(f" {line[0].upper()}{line[1:]}." for line in certainty_lines(past.spec, past.history)[1:])
+        caption += "".join(f" {line[0].upper()}{line[1:]}." for line in repeats_lines(past.spec, past.history)[1:])
     body = _configuration(best, place)
     if past.spec.metrics:
         body += _ends(past)

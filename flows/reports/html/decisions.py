@@ -20,11 +20,11 @@ from hpo_flows.reports.html.cards import card
 from hpo_flows.reports.html.figures.axes import short
 from hpo_flows.reports.html.figures.past import Past, finite
 from hpo_flows.reports.text import (
-    certainty_lines,
     choice_limits_line,
     choice_line,
     mean_text,
     number,
+    repeats_lines,
     spread_text,
     test_lines,
     tuning_lines,
@@ -84,7 +84,7 @@ def confirm_card(past: Past) -> str:
         "training</span><span>mean ± standard error</span></div>"
     )
     scale = f'<div class="final foot"><span></span><span></span>{track.scale()}<span></span></div>'
-    sure, *luck = certainty_lines(spec, history) or [""]
+    sure, *luck = repeats_lines(spec, history) or [""]
     lines = [f"trial {shown[0].number} has {sure}", *luck, *tuning_lines(spec, history, past.choice)]
     said = " ".join(f"{line[0].upper()}{line[1:]}." for line in lines if sure)
     deviation = f"{history.noise.deviation:.2g}"
@@ -121,7 +121,9 @@ def choice_card(past: Past) -> str:
     elif spec.final.rule == "one_standard_error":
         rule = "the simplest within one standard error of the best mean (shaded) wins"
     count = len(choice.standings)
-    what = f"{count} points of the search's front" if spec.metrics else f"The best {count} of the search"
+    what = f"The best {count} of the search" if count > 1 else "The best of the search"
+    if spec.metrics:
+        what = f"{count} points of the search's front" if count > 1 else "The search's front, one point"
     caption = f"{what}, trained again on {spec.final.folds} folds: {rule}. A dot is a fold, the stroke their mean."
     return card("Final choice", f'<p class="said">{escape(_why(past, choice))}</p>{tables}', caption, span=12)
 

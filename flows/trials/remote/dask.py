@@ -49,7 +49,7 @@ class DaskRunner:
                 workers = client.scheduler_info(n_workers=-1)["workers"]
         except Exception as error:  # anything may listen at that address, so any error may come
             raise EngineError(
-                f"runner.address: what answers at {self._address} is not a Dask scheduler of a compatible version "
+                f"runner.address: what responds at {self._address} is not a Dask scheduler of a compatible version "
                 f"({type(error).__name__}: {error})"
             ) from None
         if self._resources and not any(self._offers(worker["resources"]) for worker in workers.values()):

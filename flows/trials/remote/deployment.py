@@ -139,7 +139,7 @@ class DeploymentRunner:
                 f"create it (prefect work-pool create {self._pool} --type process), or correct the name",
             ) from None
         except Exception as error:  # Prefect's client raises many kinds
-            raise EngineError(f"runner: the Prefect server at {url} does not answer ({error}); start it") from None
+            raise EngineError(f"runner: the Prefect server at {url} does not respond ({error}); start it") from None
         self._deployment = self._deploy()
 
     def _deploy(self) -> UUID:

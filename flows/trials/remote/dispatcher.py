@@ -121,7 +121,7 @@ class RemoteTrials:
                     self._ledger.interrupt(run, self._params(training))
             except TrackingError as error:
                 left = ", ".join(str(each.number) for each, _, _ in waiting[i:])
-                log.warning("trials %s go on without this flow, since MLflow does not answer: %s", left, error)
+                log.warning("trials %s go on without this flow, since MLflow does not respond: %s", left, error)
                 return
             self._runner.recall(future, gone=False)
 

@@ -47,7 +47,7 @@ class RayRunner:
                 nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
         except Exception as error:  # anything may listen at that address, so any error may come
             raise EngineError(
-                f"runner.address: what answers at {self._address} is not a Ray cluster of a compatible version "
+                f"runner.address: what responds at {self._address} is not a Ray cluster of a compatible version "
                 f"({type(error).__name__}: {error})"
             ) from None
         if not any(self._offers(node) for node in nodes):

@@ -189,7 +189,7 @@ def _connect(uri: str | None) -> Store:
     """Connect to MLflow as this process's own environment says, or else at the flow's address.
 
     Raises:
-        TrackingError: It has not answered for a minute.
+        TrackingError: It has not responded for a minute.
     """
     deadline = time.monotonic() + CONNECT_SECONDS
     while True:

@@ -23,10 +23,10 @@ class Runner(Protocol):
     """The engine and its address, for messages."""
 
     def check(self, objective: Objective) -> None:
-        """Check that the engine answers, has the resources the study asks for, and can receive the objective.
+        """Check that the engine responds, has the resources the study asks for, and can receive the objective.
 
         Raises:
-            EngineError: It does not answer.
+            EngineError: It does not respond.
             InputError: It lacks the resources, or cannot receive the objective.
         """
         ...
@@ -64,5 +64,5 @@ def reach(engine: str, address: str) -> None:
         socket.create_connection((host.strip("[]"), int(port)), timeout=REACH_SECONDS).close()
     except (OSError, OverflowError) as error:
         raise EngineError(
-            f"runner.address: {engine} does not answer at {address} ({error}); start it, or correct the address"
+            f"runner.address: {engine} does not respond at {address} ({error}); start it, or correct the address"
         ) from None

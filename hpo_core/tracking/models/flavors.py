@@ -149,7 +149,7 @@ def _package_of(model: Any) -> str:
     package = next((each for each in packages if each in FLAVORS), None)
     name = type(model).__name__
     if package is None:
-        raise TypeError(f"{name!r} is no model {KINDS}; MLflow's PythonModel wraps any other")
+        raise TypeError(f"{name!r} is not a model {KINDS}; MLflow's PythonModel wraps any other")
     if package == "transformers" and "torch" in packages:
         raise TypeError(f"{name!r} has no tokenizer; log transformers.pipeline(task, model=..., tokenizer=...)")
     if package in OWN_FORMAT and package != packages[0] and "sklearn" in packages:

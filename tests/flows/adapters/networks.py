@@ -62,7 +62,7 @@ def torch_loop(trial: TrialContext) -> dict[str, float]:
         scheduler.step()
     torch.rand(3)
     with torch.no_grad():
-        next(model.parameters()).zero_()  # what is done after the loop is no part of the training
+        next(model.parameters()).zero_()  # what is done after the loop is not part of the training
     return metrics
 
 

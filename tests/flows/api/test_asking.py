@@ -5,6 +5,7 @@ from __future__ import annotations
 import html
 import json
 import os
+import re
 import subprocess
 import sys
 import threading
@@ -216,7 +217,7 @@ def test_what_cannot_be_told_leaves_the_trial_as_it_is() -> None:
     for other in (None, "0", {}):
         with pytest.raises(InputError, match=r"trial: .* is not a trial that this process asked for"):
             study.tell(other, 1.0)  # type: ignore[arg-type]
-    with pytest.raises(ValueError, match=r"the metrics are 0.5, which is no dict; give them by name"):
+    with pytest.raises(ValueError, match=r"the metrics are 0.5, which is not a dict; give them by name"):
         trial.report(0, 0.5)  # type: ignore[arg-type]
     with pytest.raises(InputError, match="7 is not a trial that this process asked for; out are"):
         study.tell(7, 1.0)
@@ -503,7 +504,7 @@ HPO_WORDS = {
     "stop study --trial 9": "the study has no trial 9",
     "stop study --reason slow": "--reason: ",
     "resume study": "'study' is not paused; if no flow runs, hpo ask study goes on with it",
-    "ask nothing": "there is no study 'nothing'",
+    "ask nothing": "no study named 'nothing'",
     "ask study --change-space": "'study' is a name, and only a file can have another space; give a study file",
 }
 
@@ -547,6 +548,24 @@ def test_any_number_may_be_told_and_told_again(
     find_study(connect(), "study").study.instruct("pause")
     waits = {"number": None, "over": False, "reason": "paused: hpo resume goes on"}
     assert json.loads(hpo("ask study", capsys, monkeypatch)[1]) == waits
+
+
+@pytest.mark.parametrize("told", [8, 10])
+def test_the_total_that_is_to_let_a_trial_start_does_so(
+    told: int, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of a study whose last trials confirm, one more than have started need not be enough."""
+    study = open_study(**KEYS | {"trials": 10}, repeats={"share": 0.4, "top": 2})
+    for number in range(told):
+        trial = study.ask()
+        assert trial is not None
+        trial.tell(trial.config["x"] + number / 100)
+    _, out, _ = hpo("enqueue study {x: 0.125}", capsys, monkeypatch)
+    total = re.search(r"hpo set study (trials=\d+) lets one more start", out)
+    assert total is not None, out
+    assert "but" not in hpo(f"set study {total[1]}", capsys, monkeypatch)[1]
+    begun = open_study("study").ask()
+    assert begun is not None and begun.config == {"x": 0.125}
 
 
 @pytest.mark.slow
@@ -657,7 +676,7 @@ def test_a_result_waits_on_disk_while_mlflow_is_away() -> None:
     assert trial is not None
 
     def away(*arguments: Any) -> None:
-        raise TrackingError("MLflow does not answer")
+        raise TrackingError("MLflow does not respond")
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(MlflowStore, "log", away)

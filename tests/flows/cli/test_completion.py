@@ -64,7 +64,7 @@ def test_the_script_can_be_shown(home: Path) -> None:
 
 def test_a_shell_without_completion_is_told_so_in_one_line(tmp_path: Path) -> None:
     if (dash := shutil.which("dash")) is None:
-        pytest.skip("there is no dash here")
+        pytest.skip("dash is not installed")
     done = subprocess.run(
         [dash, "-c", f'"{HPO}" --install-completion; exit $?'],
         capture_output=True,

@@ -460,7 +460,7 @@ def test_without_a_prefect_server_nothing_is_deployed(
     assert code == 2 and told.startswith("error: PREFECT_API_URL: ") and "prefect server start" in told
     with temporary_settings({PREFECT_API_URL: f"http://me:secret@127.0.0.1:{free_port()}/api"}):
         code, told = hpo(arguments, monkeypatch, capsys)
-    assert code == 3 and "does not answer" in told and "correct PREFECT_API_URL" in told and "secret" not in told
+    assert code == 3 and "does not respond" in told and "correct PREFECT_API_URL" in told and "secret" not in told
 
 
 @pytest.mark.slow

@@ -125,7 +125,7 @@ def test_a_server_is_checked_over_http(mlflow_server: MlflowServer) -> None:
 def test_a_store_that_does_not_answer_is_a_problem_and_ends_the_checks() -> None:
     findings = list(examine(lambda: MlflowStore("http://127.0.0.1:9", patience=0.1).ping() or pytest.fail("answered")))
     assert seen(iter(findings))[-1] == ("tracking store", "problem")
-    assert "does not answer" in findings[-1].found and "MLFLOW_TRACKING_URI" in str(findings[-1])
+    assert "does not respond" in findings[-1].found and "MLFLOW_TRACKING_URI" in str(findings[-1])
 
 
 def test_a_database_that_cannot_be_opened_is_a_problem(tmp_path: Path) -> None:

@@ -118,7 +118,7 @@ def test_list_says_where_no_trial_keeps_the_limits(
 def test_list_of_an_empty_store(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     assert called(["list"], monkeypatch) == 0
     out, err = capsys.readouterr()
-    assert out == "" and err.startswith("there is no study in the MLflow store sqlite:///")
+    assert out == "" and err.startswith("no study in the MLflow store sqlite:///")
     assert called(["list", "--json"], monkeypatch) == 0
     assert told(capsys) == {"studies": []}
 
@@ -209,9 +209,9 @@ def test_export_of_a_study_without_trials(
     [
         ("export empty --format parquet", "--out: it is missing, and Parquet cannot be printed; name a file"),
         ("export empty --out absent/x.csv", "--out: absent/x.csv cannot be written (No such file or directory); name"),
-        ("export absent", "study: there is no study 'absent'"),
+        ("export absent", "study: no study named 'absent'"),
         ("delete empty", "--yes: it is missing, and there is no terminal to ask on; hpo delete empty --yes"),
-        ("delete absent --yes", "study: there is no study 'absent'"),
+        ("delete absent --yes", "study: no study named 'absent'"),
         ("best empty --json --yaml", "--yaml: it is given together with --json"),
     ],
 )

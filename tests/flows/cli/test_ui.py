@@ -80,13 +80,13 @@ def test_a_port_that_is_taken_is_said(mlflow_server: MlflowServer) -> None:
     done = called("--port", str(mlflow_server.port))
     assert (done.returncode, done.stdout) == (2, "")
     (said,) = done.stderr.splitlines()
-    assert f"something answers at 127.0.0.1:{mlflow_server.port} already" in said
+    assert f"something responds at 127.0.0.1:{mlflow_server.port} already" in said
 
 
 def test_an_unknown_study_starts_nothing() -> None:
     done = called("nowhere")
     assert (done.returncode, done.stdout) == (2, "")
-    assert "there is no study 'nowhere'" in done.stderr
+    assert "no study named 'nowhere'" in done.stderr
 
 
 def test_a_servers_own_pages_are_named_without_credentials_and_opened(

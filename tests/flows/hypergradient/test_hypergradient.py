@@ -357,7 +357,7 @@ def test_every_epoch_sees_each_example_once() -> None:
     ("place", "message"),
     [
         (lambda: hg.learning_rate(["three"]), "a: the model has no trained layer 'three'; it has ['one', 'two']"),
-        (lambda: hg.dropout("one"), "one/rate: the model has no such variable; name a layer and its variable"),
+        (lambda: hg.dropout("one"), "one/rate: unknown variable of the model; name a layer and its variable"),
     ],
 )
 def test_a_hyperparameter_of_a_layer_that_is_not_there(place: Callable[[], Any], message: str) -> None:
@@ -373,7 +373,7 @@ def test_what_a_mode_cannot_do_is_told_before_it_trains() -> None:
     with pytest.raises(InputError, match="learning_rate: implicit differentiation does not see it"):
         hg.implicit(problem("sgd"), VALUES, state)
     model, _ = linear()
-    with pytest.raises(InputError, match="solver: there is no solver 'gmres'; choose cg or neumann"):
+    with pytest.raises(InputError, match="solver: unknown solver 'gmres'; choose cg or neumann"):
         hg.implicit(model, {"l2": L2}, model.initial(0), solver="gmres")
 
 

@@ -630,7 +630,7 @@ def test_a_default_between_two_steps_is_not_tried_first(keras: Any) -> None:
         (lambda kt: kt.RandomSearch(build_model, "val_loss", executions_per_trial=0), "executions_per_trial: 0"),
         (lambda kt: kt.RandomSearch(uncompiled, "val_loss").spec, "not compiled"),
         (lambda kt: kt.RandomSearch(build_model, "val_loss", max_builds=2).spec, "after 2 builds"),
-        (lambda kt: kt.RandomSearch(build_model, "val_loss", max_trial=3).spec, "max_trial: there is no such key"),
+        (lambda kt: kt.RandomSearch(build_model, "val_loss", max_trial=3).spec, "max_trial: unknown key"),
         (lambda kt: kt.RandomSearch(build_model, "val_loss").search(X, Y, callbacks=[3]), "3 is not a Keras callback"),
         (lambda kt: kt.RandomSearch(build_model, "val_loss").search(X, Y, epochs=0), "epochs: 0"),
     ],

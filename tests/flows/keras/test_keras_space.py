@@ -289,7 +289,7 @@ def test_a_function_may_get_what_was_declared_beforehand(caplog: pytest.LogCaptu
         (lambda hp: hp.Choice("c", []), "the list is empty"),
         (lambda hp: hp.Choice("c", ["a", "b"], default="z"), r"default: 'z' is not one of \['a', 'b'\]"),
         (lambda hp: hp.Choice("c", ["a", "b"], ordered=True), "only numbers can be ordered"),
-        (lambda hp: hp.Int("n", 1, 2, parent_name="kind", parent_values=[1]), "there is no parameter 'kind' yet"),
+        (lambda hp: hp.Int("n", 1, 2, parent_name="kind", parent_values=[1]), "unknown parameter 'kind'"),
     ],
 )
 def test_declarations_that_cannot_be_meant(declare: Callable[[HyperParameters], Any], message: str) -> None:

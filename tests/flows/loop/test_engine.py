@@ -107,7 +107,7 @@ def test_threads_make_all_attempts(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 class Temporary:
-    """Prefect's temporary server, which does not answer at once."""
+    """Prefect's temporary server, which does not respond at once."""
 
     api_url = "http://127.0.0.1:9/api"
 
@@ -128,7 +128,7 @@ class Temporary:
     ("exit_code", "answers", "limit", "there", "told"),
     [
         (None, True, "120", True, "waiting for it up to 120 s"),
-        (None, False, "0", False, "does not answer within 0 s"),
+        (None, False, "0", False, "does not respond within 0 s"),
         (1, False, "120", False, "ended with exit code 1"),
     ],
 )

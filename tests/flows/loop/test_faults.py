@@ -151,7 +151,7 @@ def test_the_first_signal_ends_a_flow_although_mlflow_is_away(own_server: Mlflow
     wait_for_complete(2)
     own_server.stop()
     for line in flow.stdout or ():
-        if "does not answer; asking again" in line:
+        if "does not respond; asking again" in line:
             break
     os.kill(flow.pid, signal.SIGINT)
     output, _ = flow.communicate(timeout=PATIENCE)  # and not the half hour for which it would ask
@@ -207,7 +207,7 @@ def test_a_result_waits_on_disk_and_is_reported_by_the_next_run(monkeypatch: pyt
 
     def unreachable(self: Any, report: Any, **patience: Any) -> None:
         if report.status == "FINISHED":
-            raise TrackingError("the MLflow store does not answer")
+            raise TrackingError("the MLflow store does not respond")
         write(self, report, **patience)
 
     with monkeypatch.context() as patch:

@@ -426,7 +426,7 @@ def test_the_command_line_answers_scripts(
     assert code == 2 and "'nothing' is not a strategy" in error
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://127.0.0.1:9")
     code, _, errors = here("status", "study")
-    assert code == 3 and "does not answer" in errors and "Traceback" not in errors
+    assert code == 3 and "does not respond" in errors and "Traceback" not in errors
 
 
 @pytest.mark.slow

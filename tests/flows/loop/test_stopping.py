@@ -155,7 +155,7 @@ def test_what_waits_for_mlflow_waits_no_longer_once_somebody_is_in_a_hurry(
     assert asked.wait(PATIENCE)
     store.hurry()
     thread.join(PATIENCE)
-    assert "does not answer" in str(failed[0])
+    assert "does not respond" in str(failed[0])
     assert os.environ["MLFLOW_HTTP_REQUEST_TIMEOUT"] == "3"
     store.hurry(False)
     assert os.environ["MLFLOW_HTTP_REQUEST_TIMEOUT"] == "77"

@@ -116,7 +116,7 @@ def test_what_is_masked_is_no_number() -> None:
 
 @pytest.mark.parametrize("value", [0.5, None, [0.5]])
 def test_metrics_are_given_by_name(value: Any) -> None:
-    with pytest.raises(ValueError, match="which is no dict; give them by name"):
+    with pytest.raises(ValueError, match="which is not a dict; give them by name"):
         as_metrics(value)
 
 

@@ -162,7 +162,7 @@ def test_a_model_that_cannot_be_kept_is_told_whether_or_not_its_trial_is_the_bes
     sent: list[Any] = []
     context(tmp_path, sent).log_model(object(), [1])
     [told] = sent
-    assert told.what == "the model is not kept" and "'object' is no model of" in told.reason
+    assert told.what == "the model is not kept" and "'object' is not a model of" in told.reason
 
 
 def test_a_full_disk_loses_the_details_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

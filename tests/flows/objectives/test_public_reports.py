@@ -311,7 +311,7 @@ def test_a_name_that_implies_both_directions_implies_none(name: str) -> None:
 
 @pytest.mark.parametrize("name", ["loss", "val_loss", "val_digits_loss", "val_output_1_loss", "loss_1"])
 def test_a_loss_is_minimised_whichever_output_it_is_of(name: str) -> None:
-    """keras-team/keras#18798: what is no accuracy was minimised."""
+    """keras-team/keras#18798: what is not an accuracy was minimised."""
     assert Objective.of(name).direction == "min"
 
 

@@ -73,6 +73,7 @@ def test_the_final_choice_says_who_won_and_why() -> None:
         "of the 2 within one standard error of the best mean (trial 1, 0.22) it is the simplest, by depth low"
         in simplest
     )
+    assert "The best 3 of the search, trained again on 2 folds" in simplest
     assert 'class="band"' in simplest and "Its test is running" in simplest
     failed = choice_card(past_of(spec_of(), [*folds()[2:], evaluation(0, Fold(0, 2), None, "<b>no memory")]))
     assert "fold 1 of 2 failed: &lt;b&gt;no memory" in failed
@@ -90,6 +91,11 @@ def test_what_was_trained_again_is_shown_with_its_luck() -> None:
     assert said(shown).startswith(
         "Trial 0 has loss 0.140 ± 0.025, the mean of 3 trainings. Luckiest: trial 0 with 0.1,"
     )
+    limited = make_spec(space={"depth": {"type": "int", "low": 1, "high": 9}}, limits={"ms": "<= 5"})
+    kept = History([replace(trial, excess={"ms": -1.0}, metrics={"ms": 4.0}) for trial in trials])
+    assert said(confirm_card(Past(limited, kept, None))) == said(shown)
+    found = best_configuration(Past(limited, kept, None), None)
+    assert "Trial 0: loss = 0.140 ± 0.025. Luckiest" in found
     assert shown.count('class="final') == 4 and shown.count("<mark>best</mark>") == 1
     assert "0.140 ± 0.025" in shown and "0.305 ± 0.031" in shown
     assert confirm_card(Past(spec, History(trials[:2]), None)) == ""

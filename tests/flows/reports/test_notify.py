@@ -138,7 +138,7 @@ def test_a_receiver_that_refuses_is_given_up(code: int, attempts: int, caplog: p
     notifier.tell("finished", "one")
     notifier.close()
     assert listener.events == ["finished"] * attempts
-    assert f"was not told that finished: it answers {code}" in caplog.text and "secret" not in caplog.text
+    assert f"was not told that finished: it responds with {code}" in caplog.text and "secret" not in caplog.text
     listener.close()
 
 
@@ -158,7 +158,7 @@ def test_a_receiver_that_hangs_holds_up_neither_the_study_nor_another_receiver(
     assert time.monotonic() - began < PATIENCE
     wait_until(lambda: listener.events[-1:] == ["finished"], "the other receiver is not told of the end")
     assert "new_incumbent" in listener.events
-    assert "is too slow; a message to it is dropped" in caplog.text and "does not answer" in caplog.text
+    assert "is too slow; a message to it is dropped" in caplog.text and "does not respond" in caplog.text
     hanging.close()
 
 
@@ -191,11 +191,11 @@ def test_what_is_no_http_at_all_fails_nothing(
 
 def test_an_error_or_a_signal_is_told_and_goes_on_its_way(listener: Listener) -> None:
     with pytest.raises(TrackingError), reporting_failures(Notifier(told(listener.url))):
-        raise TrackingError("MLflow does not answer")
+        raise TrackingError("MLflow does not respond")
     with pytest.raises(KeyboardInterrupt), reporting_failures(Notifier(told(listener.url))):
         raise KeyboardInterrupt("SIGTERM")
     assert [each["text"] for each in listener.messages] == [
-        "study: failed: TrackingError: MLflow does not answer",
+        "study: failed: TrackingError: MLflow does not respond",
         "study: failed: stopped by SIGTERM",
     ]
 
@@ -263,7 +263,7 @@ def test_the_command_ends_well_whatever_the_receiver_does(tmp_path: Path, how: s
     flow = start(path)
     output, _ = flow.communicate(timeout=PATIENCE)
     assert flow.returncode == 0 and "Study study: all 3 trials are done" in output, output
-    assert hanging.messages if how == "hangs" else "does not answer" in output
+    assert hanging.messages if how == "hangs" else "does not respond" in output
     hanging.close()
 
 

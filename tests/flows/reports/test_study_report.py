@@ -17,6 +17,7 @@ import pytest
 from typer.testing import CliRunner
 
 from hpo_core.history.history import History
+from hpo_core.history.spending import spent
 from hpo_core.history.trial import Trial, TrialState
 from hpo_core.lineage.opening import open_study
 from hpo_core.study.file import study_from
@@ -32,7 +33,7 @@ from hpo_flows.reports.html.figures.importance import Importance, importance
 from hpo_flows.reports.html.figures.learning import learning_curves
 from hpo_flows.reports.html.figures.parameters import interplay
 from hpo_flows.reports.html.figures.past import Past, Plot, incumbents
-from hpo_flows.reports.html.figures.progress import fidelity_spent, optimisation_history
+from hpo_flows.reports.html.figures.progress import best_by_cost, fidelity_spent, optimisation_history
 from hpo_flows.reports.html.findings import WIDER, edges, failures, remarks, status, time_spent
 from hpo_flows.reports.html.place import Place
 from hpo_flows.reports.html.publish import Publisher, best_so_far, write_report
@@ -137,6 +138,25 @@ def painted(thing: Any) -> Any:
 def only(plots: list[Plot]) -> Plot:
     assert len(plots) == 1
     return plots[0]
+
+
+def test_the_best_so_far_ends_with_the_incumbent_and_with_what_was_spent() -> None:
+    """Of a configuration that was trained again the mean counts; trials outside a changed space have cost as much."""
+    losses = [(0.5, {}), (0.3, {}), (0.1, {}), (0.9, {"repeat_of": "2", "purpose": "confirm"})]
+    trials = [
+        Trial(n, {"x": min(n, 2) / 4}, TrialState.COMPLETE, loss, notes=notes, cost=2.0, start=n, end=n + 1)
+        for n, (loss, notes) in enumerate(losses)
+    ]
+    outside = Trial(4, {"x": 9.0}, TrialState.COMPLETE, 0.0, cost=4.0, start=4, end=5, outside={"x": "far"})
+    past = Past(make_spec(direction="minimize", cost="euros"), History([*trials, outside]), None)
+    best = past.history.incumbent
+    assert best is not None and (best.number, best.loss) == (2, 0.5)  # the only one that was confirmed
+    by_number, by_cost = (
+        next(each for each in only(draw(past)).data if each["name"] == "best so far")
+        for draw in (optimisation_history, best_by_cost)
+    )
+    assert by_number["y"][-1] == by_cost["y"][-1] == 0.5
+    assert by_cost["x"][-1] == spent(past.history) == 12.0
 
 
 def test_every_plot_is_drawn_where_the_history_has_it(written: Path) -> None:

@@ -308,7 +308,7 @@ def test_a_trial_whose_own_metric_is_refused_has_failed(when: str, tmp_path: Pat
 
 
 def unreachable() -> None:
-    raise TrackingError("the MLflow store does not answer")
+    raise TrackingError("the MLflow store does not respond")
 
 
 # -- every way out ----------------------------------------------------------------------------------------------

@@ -353,7 +353,7 @@ def test_an_address_where_nothing_answers_is_told_at_once(engine: str) -> None:
     pytest.importorskip(f"prefect_{engine}")
     address = f"127.0.0.1:{free_port()}"
     began = time.monotonic()
-    with pytest.raises(EngineError, match=f"does not answer at {address}"):
+    with pytest.raises(EngineError, match=f"does not respond at {address}"):
         tune(make_spec(name=f"nobody-{engine}", runner={"type": engine, "address": address}))
     assert time.monotonic() - began < PATIENCE
     assert cli._explain(EngineError("told")) == 3

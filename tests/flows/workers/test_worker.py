@@ -306,7 +306,7 @@ def test_time_is_up_whatever_arrives(train: Run) -> None:
 
 
 def test_time_is_up_even_while_the_supervisor_waits_for_somebody_else(train: Run) -> None:
-    """As when MLflow's server accepts a request and never answers it."""
+    """As when MLflow's server accepts a request and never responds to it."""
     released = threading.Event()
     with train.pool.worker() as worker:
         worker.check()  # so that its two seconds are the trial's own
@@ -328,7 +328,7 @@ def test_a_cancelled_trial_is_ended_whatever_arrives(train: Run) -> None:
 
 def test_an_error_of_the_supervisor_is_not_taken_for_the_workers(train: Run) -> None:
     def refuse(message: Any) -> None:
-        raise ConnectionError("MLflow does not answer")
+        raise ConnectionError("MLflow does not respond")
 
     with pytest.raises(ConnectionError, match="MLflow"):
         train("without pause", on_message=refuse)

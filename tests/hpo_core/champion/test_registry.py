@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
+import threading
 import uuid
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
+from pathlib import Path
 
 import hypothesis.strategies as st
 import pytest
 from greenlet import GreenletExit, greenlet
 from hypothesis import HealthCheck, Phase, settings
 from hypothesis.stateful import RuleBasedStateMachine, initialize, rule, run_state_machine_as_test
+from sqlalchemy import event
+from sqlalchemy.orm import Session
 
 from hpo_core.base.errors import InputError
 from hpo_core.champion import registry as registry_module
@@ -17,6 +23,8 @@ from hpo_core.champion.registry import rollback, settle
 from hpo_core.champion.succession import REFUSED, promotion
 from hpo_core.ledger.store import Registry
 from hpo_core.ledger.tags import Tag
+from hpo_core.tracking.connection import connect, create
+from hpo_core.tracking.mlflow_store import MlflowStore
 from tests.hpo_core.ledger.test_ledger import store as store
 from tests.memory_store import MemoryStore
 
@@ -87,6 +95,39 @@ def test_of_two_that_beat_one_champion_the_first_reigns_and_the_other_is_outrun(
     assert Tag.BECAME_CHAMPION in first.tags and Tag.BECAME_CHAMPION in second.tags and Tag.SUPERSEDED in third.tags
     assert rollback(store, MODEL) == (2, 1)
     assert champion(store) == 1  # what was outrun does not come up behind
+
+
+@pytest.mark.parametrize(
+    "write",
+    [
+        lambda store, run: store.set_champion(MODEL, 1),
+        lambda store, run: store.tag_version(MODEL, 1, {Tag.BECAME_CHAMPION: "now"}),
+        lambda store, run: store.log(run, [], {}, {Tag.CHAMPION_VERSION: "1"}),
+    ],
+    ids=["alias", "version's tag", "run's tag"],
+)
+def test_two_that_write_the_same_at_once_both_succeed(
+    write: Callable[[MlflowStore, str], None], tmp_path: Path
+) -> None:
+    """MLflow looks whether the row is there before it writes it, so of two that see none, the second insert fails."""
+    create(tmp_path / "mlflow.db")
+    store = connect(f"sqlite:///{tmp_path}/mlflow.db")
+    experiment = store.experiment("models", create=True)
+    assert experiment is not None
+    run = store.create_run(experiment, "run", {}).id
+    store.register(MODEL, run, "model", {}, "")
+    both = threading.Barrier(2)
+
+    def meet(*_: object) -> None:
+        with suppress(threading.BrokenBarrierError):
+            both.wait(2)
+
+    event.listen(Session, "before_flush", meet)
+    try:
+        with ThreadPoolExecutor(2) as pool:
+            list(pool.map(lambda _: write(store, run), range(2)))
+    finally:
+        event.remove(Session, "before_flush", meet)
 
 
 @pytest.mark.parametrize("died", ["register", "set_champion"])

@@ -559,7 +559,7 @@ def test_trials_that_log_one_data_set_at_the_same_moment_all_have_it(tmp_path: P
 def test_a_number_that_the_store_fails_over_is_refused_and_not_asked_for_ever(
     server: str, tmp_path: Path, request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """MLflow calls its own error internal; that of a server that does not answer bears the same code."""
+    """MLflow calls its own error internal; that of a server that does not respond bears the same code."""
     uri = f"sqlite:///{tmp_path}/mlflow.db" if server == "sqlite" else request.getfixturevalue(server).uri
     store = connect(uri)
     experiment = store.experiment(f"refusals of {server}", create=True)

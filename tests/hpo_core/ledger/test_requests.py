@@ -24,7 +24,7 @@ MOST = 4
 
 @contextmanager
 def counted_requests(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[str]]:
-    """Every HTTP request of this thread that was answered; one that had to be sent again counts once."""
+    """Every HTTP request of this thread that had a response; one that had to be sent again counts once."""
     sent: list[str] = []
     send, here = requests.adapters.HTTPAdapter.send, threading.get_ident()
 

@@ -240,7 +240,7 @@ def find_and_warm(store: Store, name: str) -> Ledger:
 
 def test_what_cannot_be_imported_is_one_clear_error(mlflow_server: MlflowServer) -> None:
     store = connect(mlflow_server.uri)
-    with pytest.raises(InputError, match="there is no experiment 'nowhere'"):
+    with pytest.raises(InputError, match="no experiment named 'nowhere'"):
         opened(store, warm_start=["nowhere"])
     with pytest.raises(InputError, match="MLflow does not understand the query"):
         opened(store, warm_start=["params.rate = '1'", "metrics.score >"])
@@ -316,7 +316,7 @@ def test_the_first_suggestion_is_what_all_sources_expect_to_do_well() -> None:
 @pytest.mark.parametrize("strategy", HERE)
 @pytest.mark.parametrize("how", ["standardise", "none"])
 def test_the_laws_hold_with_a_past(strategy: str, how: str, seed: int) -> None:
-    """Determinism, order, purity, resume and batch; and the past is no trial of the study."""
+    """Determinism, order, purity, resume and batch; and the past is not a trial of the study."""
     made = make_strategy(strategy)
     prior = (source(1, how), source(2, how))
     shuffled = tuple(

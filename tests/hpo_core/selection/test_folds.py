@@ -63,7 +63,7 @@ def test_trials_are_held_against_their_like_alone() -> None:
     history, worse = known(0.5, 0.4, 0.3), losses(7, 0.5)[:2]
     assert judged(history, worse, fidelity=3.0) == judged(history, worse, of=10) == ""
     some = History([*known(0.5, 0.4), a_trial(2, losses(2, 0.3)[:3])])
-    assert judged(some, worse) == ""  # a trial without its last folds is no measure
+    assert judged(some, worse) == ""  # a trial without its last folds says nothing
     again = {REPEAT_OF: 1, PURPOSE: CONFIRM}
     assert judged(History([*known(0.5, 0.4), a_trial(2, losses(2, 0.3), notes=again)]), worse) == ""
 

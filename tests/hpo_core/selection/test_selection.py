@@ -173,7 +173,7 @@ def spec_data(final: Any) -> dict[str, Any]:
         ({"rule": "median"}, "final.rule"),
         ({"tops": 3}, "did you mean 'top'"),
         ({"prefer": {"depth": "low"}}, "final.prefer: only the rule one_standard_error"),
-        ({"rule": "one_standard_error", "prefer": {"deep": "low"}}, "final.prefer.deep: the space has no such"),
+        ({"rule": "one_standard_error", "prefer": {"deep": "low"}}, "final.prefer.deep: unknown parameter"),
         ({"rule": "one_standard_error", "prefer": {"kind": "low"}}, "final.prefer.kind: a choice has no order"),
         ({"rule": "one_standard_error", "prefer": {"depth": "less"}}, "final.prefer.depth"),
         (5, "final"),

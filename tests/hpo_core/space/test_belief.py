@@ -57,7 +57,7 @@ def test_inactive_parameters_say_nothing() -> None:
 @pytest.mark.parametrize(
     ("prior", "words"),
     [
-        ({"speed": {"around": 1}}, r"prior\.speed.*no such parameter"),
+        ({"speed": {"around": 1}}, r"prior\.speed.*not a tuned parameter"),
         ({"rate": {"around": 5.0}}, r"prior\.rate\.around"),
         ({"kind": {"around": "nadam"}}, r"prior\.kind\.around"),
         ({"rate": {"around": 1e-3, "confidence": "certain"}}, r"prior\.rate\.confidence.*one of low, medium, high"),

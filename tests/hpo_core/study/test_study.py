@@ -71,13 +71,13 @@ def parameter(**settings: Any) -> dict[str, Any]:
 
 BAD: list[tuple[str, Any, str, str, str]] = [
     # what is set, to which value; the field, the value and the remedy that the message must name
-    ("nmae", "x", "nmae", "no such key", "did you mean 'name'?"),
-    ("colour", "x", "colour", "no such key", "choose one of name, experiment"),
-    ("stop/trial", 3, "stop.trial", "no such key", "did you mean 'trials'?"),
-    ("stop/colour", 3, "stop.colour", "no such key", "choose one of trials, minutes, target, no_improvement"),
-    ("space/x/lo", 0, "space.x.lo", "no such key", "did you mean 'low'?"),
-    ("space/kind/low", 0, "space.kind.low", "no such key", "choose one of type, choices, when"),
-    ("space/b", {"type": "boolean", "choices": [True]}, "space.b.choices", "no such key", "choose one of type, when"),
+    ("nmae", "x", "nmae", "unknown key", "did you mean 'name'?"),
+    ("colour", "x", "colour", "unknown key", "choose one of name, experiment"),
+    ("stop/trial", 3, "stop.trial", "unknown key", "did you mean 'trials'?"),
+    ("stop/colour", 3, "stop.colour", "unknown key", "choose one of trials, minutes, target, no_improvement"),
+    ("space/x/lo", 0, "space.x.lo", "unknown key", "did you mean 'low'?"),
+    ("space/kind/low", 0, "space.kind.low", "unknown key", "choose one of type, choices, when"),
+    ("space/b", {"type": "boolean", "choices": [True]}, "space.b.choices", "unknown key", "choose one of type, when"),
     ("name", ..., "name", "is missing", "add it"),
     ("metric", ..., "metric", "is missing", "add it"),
     ("direction", ..., "direction", "is missing", "add it"),
@@ -157,19 +157,19 @@ BAD: list[tuple[str, Any, str, str, str]] = [
     ("champion", {"model": ".."}, "champion.model", "'..'", "write it as digits-classifier"),
     ("champion", {"model": "m", "seeds": 0}, "champion.seeds", "0", "of at least 1"),
     ("champion", {"model": "m", "confidence": 1}, "champion.confidence", "1", "below 1"),
-    ("champion", {"model": "m", "seed": 3}, "champion.seed", "no such key", "did you mean 'seeds'?"),
+    ("champion", {"model": "m", "seed": 3}, "champion.seed", "unknown key", "did you mean 'seeds'?"),
     ("notify", {"on": ["finished"]}, "notify.0.url", "is missing", "add it"),
     ("notify", {"on": [], "url": "http://h/"}, "notify.0.on", "[]", "at least 1"),
     ("notify", {"on": ["ended"], "url": "http://h/"}, "notify.0.on.0", "'ended'", "finished, failed"),
     ("notify", {"on": ["finished"], "url": "ftp://h/"}, "notify.0.url", "'ftp://h/'", "write it as https://host/path"),
-    ("notify", [{"on": ["failed"], "url": "${X}", "urls": 1}], "notify.0.urls", "no such key", "did you mean 'url'?"),
+    ("notify", [{"on": ["failed"], "url": "${X}", "urls": 1}], "notify.0.urls", "unknown key", "did you mean 'url'?"),
     ("name", "it's", "name", '"it\'s"', "quotes"),
     ("name", 'a"b', "name", "'a\"b'", "quotes"),
     ("name", "a%b", "name", "'a%b'", "percent signs"),
     ("name", "a\nb", "name", r"'a\nb'", "control characters"),
     ("name", " a", "name", "' a'", "outer spaces"),
     ("name", "", "name", "''", "empty"),
-    ("name", False, "name", "False", "neither a text nor a number"),
+    ("name", False, "name", "False", "is not text"),
     ("name", 3, "name", "3", "is not text"),
     ("name", "a" * 201, "name", "'aaaa", "at most 200 characters"),
     ("experiment", "it's", "experiment", '"it\'s"', "quotes"),
@@ -186,7 +186,7 @@ BAD: list[tuple[str, Any, str, str, str]] = [
     ("limits", {"ms": 20}, "limits.ms", "20", "such as '<= 20'"),
     ("limits", {"ms": [">= 1", "<= 5"]}, "limits.ms", "['>= 1', '<= 5']", "such as '<= 20'"),
     ("prior", {"x": 1}, "prior.x", "1", "write {around: 1}"),
-    ("prior", {"x": {"around": 0, "conf": "low"}}, "prior.x.conf", "no such key", "choose one of around, confidence"),
+    ("prior", {"x": {"around": 0, "conf": "low"}}, "prior.x.conf", "unknown key", "choose one of around, confidence"),
     ("stop/trials", 0, "stop.trials", "0", "of at least 1"),
     ("stop/trials", "many", "stop.trials", "'many'", "is not a whole number"),
     ("stop/trials", "+0", "stop.trials", "0", "of at least 1"),
@@ -194,7 +194,7 @@ BAD: list[tuple[str, Any, str, str, str]] = [
     ("stop", {"minutes": 3, "more": True}, "stop", "it says more, but not how many trials", "write trials: +20, say"),
     ("data", "rows", "data", "'rows'", "write it as module:function"),
     ("data", 3, "data", "3", "is not text"),
-    ("stop/trials", True, "stop.trials", "True", "neither a text nor a number"),
+    ("stop/trials", True, "stop.trials", "True", "is not a whole number"),
     ("stop/minutes", 0, "stop.minutes", "0", "above 0"),
     ("stop/target", float("nan"), "stop.target", "nan", "finite"),
     ("stop/no_improvement", 0, "stop.no_improvement", "0", "of at least 1"),
@@ -202,10 +202,10 @@ BAD: list[tuple[str, Any, str, str, str]] = [
     ("fidelity", FIDELITY | {"min": 30}, "fidelity.min", "30 is above max, 27", "swap them"),
     ("fidelity", FIDELITY | {"min": 0}, "fidelity.min", "0", "above 0; correct it"),
     ("fidelity", FIDELITY | {"min": "few"}, "fidelity.min", "'few'", "correct it"),
-    ("fidelity", FIDELITY | {"max": True}, "fidelity.max", "True", "neither a text nor a number"),
+    ("fidelity", FIDELITY | {"max": True}, "fidelity.max", "True", "is not a number"),
     ("fidelity", FIDELITY | {"max": float("inf")}, "fidelity.max", "inf", "finite"),
     ("fidelity", FIDELITY | {"name": ""}, "fidelity.name", "''", "at least 1 character"),
-    ("fidelity", FIDELITY | {"steps": 3}, "fidelity.steps", "no such key", "choose one of name, min, max, eta"),
+    ("fidelity", FIDELITY | {"steps": 3}, "fidelity.steps", "unknown key", "choose one of name, min, max, eta"),
     ("fidelity", {"name": "epochs", "min": 1}, "fidelity.max", "is missing", "add it"),
     ("strategy", "hyperband", "fidelity", "'hyperband' needs it", "add fidelity: {name: epochs"),
     ("stop", {"full_trainings": 3}, "stop.full_trainings", "without a fidelity", "add fidelity"),
@@ -221,7 +221,15 @@ BAD: list[tuple[str, Any, str, str, str]] = [
     ("early_stop", "extrapolation", "early_stop.steps", "is missing", "say how many steps"),
     ("parallel", 0, "parallel", "0", "of at least 1"),
     ("parallel", 1.5, "parallel", "1.5", "is not a whole number"),
-    ("parallel", True, "parallel", "True", "neither a text nor a number"),
+    ("parallel", True, "parallel", "True", "is not a whole number"),
+    ("retries", True, "retries", "True", "is not a whole number"),
+    ("trial_timeout", True, "trial_timeout", "True", "is not a number"),
+    ("memory_limit", True, "memory_limit", "True", "is not a whole number"),
+    ("resources", {"gpus": True}, "resources.gpus", "True", "is not a number"),
+    ("final", True, "final", "True", "is not a mapping of keys to values"),
+    ("limits", True, "limits", "True", "is not a mapping of names to values"),
+    ("repeats", True, "repeats", "True", "is neither auto nor off"),
+    ("early_stop", True, "early_stop", "True", "is not a mapping of keys to values"),
     ("retries", -1, "retries", "-1", "of at least 0"),
     ("trial_timeout", 0, "trial_timeout", "0", "above 0"),
     ("seed", -1, "seed", "-1", "of at least 0"),
@@ -298,7 +306,7 @@ def test_a_belief_about_a_boolean_is_true_or_false() -> None:
 def test_a_key_without_a_value_counts_as_not_given(key: str) -> None:
     """Whoever comments out all limits leaves ``limits:`` behind."""
     assert study_from(STUDY | {key: None}) == study_from(STUDY)
-    with pytest.raises(InputError, match="limts: there is no such key; did you mean 'limits'"):
+    with pytest.raises(InputError, match="limts: unknown key; did you mean 'limits'"):
         study_from(STUDY | {"limts": None})
 
 
@@ -350,7 +358,7 @@ def test_a_study_file(tmp_path: Path) -> None:
         ("space: {x: {low: 1, low: 2}}", r"the key 'low' is given twice \(line 1\)"),
         ("a: &x [1]\nb: *x", "aliases"),
         ("a: &a [*a]", "aliases"),
-        ("<<: {a: 1}", "<<: there is no such key"),
+        ("<<: {a: 1}", "<<: unknown key"),
         ("a: 1\n---\nb: 2", "not a YAML file"),
         ("a: !!python/object/apply:os.system [exit]", "could not determine a constructor"),
         ("a: !custom x", "could not determine a constructor"),
@@ -615,8 +623,8 @@ def test_overrides_hold_in_any_order_and_a_stored_study_takes_them_too(order: in
         ("name.x=1", "--set: 'name.x=1': 'name' has no keys of its own; name the whole path"),
         ("stop.trials.x=1", "--set: .*'trials' has no keys of its own"),
         ("first.0=1", "--set: .*'first' has no keys of its own"),
-        ("stop.trails=5", "stop.trails: there is no such key; did you mean 'trials'?"),
-        ("nmae=x", "nmae: there is no such key; did you mean 'name'?"),
+        ("stop.trails=5", "stop.trails: unknown key; did you mean 'trials'?"),
+        ("nmae=x", "nmae: unknown key; did you mean 'name'?"),
         ("stop.trials=0", "stop.trials: 0"),
         ("stop.trials=", "stop: no rule is given"),
     ],
@@ -1054,5 +1062,5 @@ def test_where_a_key_is_unknown_those_of_its_section_are_named(section: dict[str
         inner = {key: with_unknown(each) for key, each in nested.items()}
         return {**found, **(inner or {"zzz": 1})}
 
-    with pytest.raises(InputError, match=rf"zzz: there is no such key; choose one of {allowed}"):
+    with pytest.raises(InputError, match=rf"zzz: unknown key; choose one of {allowed}"):
         study_from(STUDY | with_unknown(section))

@@ -88,7 +88,7 @@ def test_which_flavour_saves_a_model(kind: type, package: str) -> None:
 @pytest.mark.parametrize(
     ("model", "why"),
     [
-        (object(), "'object' is no model of"),
+        (object(), "'object' is not a model of"),
         (_Like("BertModel", (MODULE,), "transformers.models.bert")(), "has no tokenizer"),
     ],
 )

@@ -320,7 +320,7 @@ def test_a_server_that_is_away_is_said_as_ever(monkeypatch: pytest.MonkeyPatch) 
     monkeypatch.setattr(connection, "CONNECT_SECONDS", 0.0)
     uri = f"http://127.0.0.1:{free_port()}"
     kind, told = failure(lambda: connect_to_read(uri).experiments())
-    assert kind is TrackingError and "does not answer" in told
+    assert kind is TrackingError and "does not respond" in told
 
 
 def test_a_server_that_goes_away_later_is_waited_for(mlflow_server: MlflowServer) -> None:

@@ -82,16 +82,21 @@ def poor_end(losses: Sequence[float]) -> float | None:
 
 
 def incumbents(history: History) -> list[Trial]:
-    """The incumbent after each configuration, by number, with one metric: higher fidelity first, then loss."""
+    """The incumbent after each configuration, by number, with one metric; the last is the study's."""
+    return best_after_each(history.merged.complete)
+
+
+def best_after_each(trials: Iterable[Trial]) -> list[Trial]:
+    """After each of some complete trials, in their order, the best by then."""
     best: list[Trial] = []
-    for trial in history.merged.complete:
+    for trial in trials:
         best.append(trial if not best or rank(trial) < rank(best[-1]) else best[-1])
     return best
 
 
-def rank(trial: Trial) -> tuple[float, bool, float, float | None]:
-    """A sort key for complete trials, best first."""
-    return -fidelity_key(trial.fidelity), not trial.whole, trial.violation, trial.loss
+def rank(trial: Trial) -> tuple[float, bool, float, bool, float | None]:
+    """A sort key for complete trials, best first, as :attr:`History.incumbent` has it; ties are up to the order."""
+    return -fidelity_key(trial.fidelity), not trial.whole, trial.violation, not trial.confirmed, trial.loss
 
 
 def _of_one(trial: Trial, i: int) -> Trial:

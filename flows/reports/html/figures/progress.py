@@ -15,10 +15,10 @@ from hpo_flows.reports.html.figures.past import (
     MOST_TRIALS,
     Past,
     Plot,
+    best_after_each,
     finite,
     incumbents,
     moment,
-    rank,
 )
 from hpo_flows.reports.text import fidelity_name
 
@@ -62,7 +62,7 @@ def optimisation_history(past: Past) -> list[Plot]:
     layout = {"xaxis": {"title": {"text": "trial"}}, "yaxis": {"title": {"text": past.metric}}}
     caption = f"Each configuration's value, and the best so far at the highest fidelity.{past.cut}"
     if again:
-        caption += " A configuration that was trained again has the mean, with its standard error."
+        caption += " One that was trained again has the mean, with its standard error; what was confirmed comes first."
     return [Plot("history", "Optimization history", caption, traces, layout, 380)]
 
 
@@ -89,15 +89,14 @@ def best_by_cost(past: Past) -> list[Plot]:
     """The incumbent's value by the cost of all trials until then."""
     if not past.spec.cost or len(past.spec.objectives) > 1:
         return []
-    ended = sorted((t for t in past.history if t.end is not None and t.cost is not None), key=lambda t: t.end or 0)
+    every = (t for t in past.history.every if t.end is not None and t.cost is not None)
+    ended = sorted(every, key=lambda t: t.end or 0)
     spent = dict(zip((t.number for t in ended), accumulate(t.cost or 0.0 for t in ended), strict=True))
-    complete = [trial for trial in ended if trial.loss is not None and trial.repeat_of is None]
+    means = {trial.number: trial for trial in past.merged.complete}
+    complete = [means[trial.number] for trial in ended if trial.number in means]
     if len(complete) < 2:
         return []
-    best = list[Trial]()
-    for trial in complete:
-        best.append(trial if not best or rank(trial) < rank(best[-1]) else best[-1])
-    pairs, drawn = list(zip(complete, best, strict=True)), past.drawn(complete)
+    pairs, drawn = list(zip(complete, best_after_each(complete), strict=True)), past.drawn(complete)
     leaders = past.drawn(trial for trial, leader in pairs if trial is leader)
     numbers = {trial.number for trial in drawn}
     pairs = [(trial, leader) for trial, leader in pairs if trial is leader or trial.number in numbers]
@@ -108,16 +107,16 @@ def best_by_cost(past: Past) -> list[Plot]:
         "line": {"color": "--accent", "width": 2.5, "shape": "hv"}, "hoverinfo": "skip",
     }  # fmt: skip
     costs = [brief(spent[trial.number]) for trial in drawn]
-    every = past.points(drawn, costs, {"color": "--mute"}, name="trial", showlegend=True)
+    dots = past.points(drawn, costs, {"color": "--mute"}, name="trial", showlegend=True)
     marker = {"color": "--accent", "size": 9}
-    dots = past.points(leaders, [brief(spent[t.number]) for t in leaders], marker, name="new best", showlegend=True)
+    new = past.points(leaders, [brief(spent[t.number]) for t in leaders], marker, name="new best", showlegend=True)
     unit = plotly_text(past.spec.cost, 32)
     layout = {
         "xaxis": {"title": {"text": f"cost spent ({unit})"}, "rangemode": "tozero"},
         "yaxis": {"title": {"text": past.metric}},
     }
     caption = f"What all trials together had cost when each ended, and the best value by then.{past.cut}"
-    return [Plot("cost", "Best by cost", caption, [every, line, dots], layout, 340)]
+    return [Plot("cost", "Best by cost", caption, [dots, line, new], layout, 340)]
 
 
 def distribution(past: Past) -> list[Plot]:
