@@ -222,7 +222,7 @@ class LedgerReader:
 
     @contextlib.contextmanager
     def patience(self, seconds: float) -> Iterator[None]:
-        """Inside the block, retry a store that does not answer only this long."""
+        """Inside the block, retry an unresponsive store only this long."""
         usual, self.store = self.store, self.store.with_patience(seconds)
         try:
             yield

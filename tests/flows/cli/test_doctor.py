@@ -98,7 +98,7 @@ def test_a_study_that_is_not_started_is_checked_as_far_as_it_goes(store: MlflowS
     assert {finding.level for finding in findings} == {Level.OK}
     assert "not started" in next(finding.found for finding in findings if finding.check == "study")
     assert store.experiment(spec.experiment, create=False) is None
-    with pytest.raises(StudyUnknown, match="no study 'absent'"):
+    with pytest.raises(StudyUnknown, match="no study named 'absent'"):
         list(examine(lambda: store, None, "absent"))
 
 

@@ -402,7 +402,7 @@ def test_the_command_line_answers_scripts(
     code, _, error = here("validate", str(path), "--set", "objective=tests.objectives:folded_by_two")
     assert code == 2 and "called with the trial alone" in error
     code, _, error = here("status", str(path))
-    assert code == 2 and "no study 'study'" in error
+    assert code == 2 and "no study named 'study'" in error
     done = hpo("tune", str(path))
     assert done.returncode == 0, done.stderr
     # What sqlite keeps beside a database that nobody closed belongs to it: a copy of the file alone would lack trials.

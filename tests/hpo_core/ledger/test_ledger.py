@@ -353,7 +353,7 @@ def test_a_study_is_found_by_its_name(store: Store) -> None:
     spec = make_spec(experiment=f"experiment-{uuid.uuid4().hex[:8]}")
     ledger = open_study(store, spec)
     assert find_study(store, spec.name).study_run.id == ledger.study_run.id
-    with pytest.raises(InputError, match="no study 'absent'"):
+    with pytest.raises(InputError, match="no study named 'absent'"):
         find_study(store, "absent")
 
 
