@@ -84,7 +84,7 @@ def make_settings(
 
 
 def _is_typed(cls: Callable[..., Any]) -> bool:
-    """Whether it is a dataclass that is made from its fields: one with an ``__init__`` of its own takes what it likes."""
+    """Whether it is a dataclass that is made from its fields; an ``__init__`` of its own takes what it likes."""
     if not is_dataclass(cast(Any, cls)):
         return False
     return {each.name for each in fields(cast(Any, cls)) if each.init} == signature(cls).parameters.keys()

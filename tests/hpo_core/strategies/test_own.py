@@ -191,7 +191,7 @@ def test_what_it_proposes_is_checked(module: str, what: str, message: str) -> No
 def test_a_dataclass_with_an_init_of_its_own_has_the_settings_of_that(module: str) -> None:
     (proposal,) = make_strategy(f"{module}:Handmade", {"width": 0.5}).propose(SPACE, History(), 1, seed=0)
     assert proposal.config["x"] <= 0.5
-    with pytest.raises(InputError, match="strategy.scale: .* has no setting 'scale'; choose one of width"):
+    with pytest.raises(InputError, match=r"strategy.scale: .* has no setting 'scale'; choose one of width"):
         make_strategy(f"{module}:Handmade", {"scale": 0.5})
 
 
