@@ -263,7 +263,7 @@ def conclude(ledger: Ledger, stages: Stages, publisher: Publisher, history: Hist
 def break_off(ledger: Ledger, stages: Stages, publisher: Publisher, ended: BaseException) -> None:
     """Write into the study's run that an error or a signal ended it, unless another flow still works on it.
 
-    After a signal there is no time for a report.
+    After a signal the report is written only if that takes little time.
     """
     if (history := ledger.load()).under_way:
         return
@@ -271,9 +271,11 @@ def break_off(ledger: Ledger, stages: Stages, publisher: Publisher, ended: BaseE
     ledger.study.set_status(KILLED if interrupted else FAILED)
     why = str(ended) if isinstance(ended, StudyFailed | InputError) else shown(ended)
     ledger.study.end(history, "it was interrupted" if interrupted else why.partition("\n")[0])
-    if not interrupted:
-        stages.describe(history)
-        publisher.finish(history, stages.choice, stages.challenge)
+    if interrupted:
+        publisher.finish_soon(history, stages.choice, stages.challenge)
+        return
+    stages.describe(history)
+    publisher.finish(history, stages.choice, stages.challenge)
 
 
 def _run_flow(

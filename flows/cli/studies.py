@@ -52,6 +52,9 @@ def _data(study: ListedStudy) -> dict[str, Any]:
 
     spec, history = study.spec, study.history
     best = history.incumbent
+    facts = dict.fromkeys(("best", "best_trial", "metric", "direction")) if spec is None else best_facts(spec, history)
+    if study.winner is not None:
+        facts |= {"best": study.final, "best_trial": study.winner}
     return {
         "study": study.name,
         "state": study.state.value,
@@ -61,7 +64,7 @@ def _data(study: ListedStudy) -> dict[str, Any]:
         "failed": len(history.failed),
         "outside": len(history.outside),
         "trials": None if spec is None else spec.stop.trials,
-        **(dict.fromkeys(("best", "best_trial", "metric", "direction")) if spec is None else best_facts(spec, history)),
+        **facts,
         "feasible": None if best is None else best.feasible,
         "winner": study.winner,
         "active": datetime.datetime.fromtimestamp(study.active / 1000, datetime.UTC).isoformat(timespec="seconds"),

@@ -8,12 +8,12 @@ import json
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
+from hpo_core.selection.final_choice import Choice, best_front, best_trial
 from hpo_flows.reports.text import metric_value, metric_values, number
 
 if TYPE_CHECKING:
     from hpo_core.history.history import History
     from hpo_core.history.trial import Trial
-    from hpo_core.selection.final_choice import Choice
     from hpo_core.study.spec import StudySpec
 
 COMPROMISE = "the compromise, nearest to the best value in each metric"
@@ -66,19 +66,20 @@ def goal_facts(spec: StudySpec) -> dict[str, Any]:
     return {"metric": None, "direction": None, "metrics": dict(spec.metrics)}
 
 
-def front_facts(spec: StudySpec, history: History) -> dict[str, Any]:
+def front_facts(spec: StudySpec, history: History, choice: Choice | None = None) -> dict[str, Any]:
     """With several metrics the front instead of one best value, as plain data; empty with one."""
     if not spec.metrics:
         return {}
-    points = [{"trial": trial.number, "values": metric_values(spec, trial)} for trial in history.front]
+    points = [{"trial": trial.number, "values": metric_values(spec, trial)} for trial in best_front(history, choice)]
     return {"front": points, "hypervolume": history.hypervolume}
 
 
-def best_facts(spec: StudySpec, history: History) -> dict[str, Any]:
-    """The best trial or the front, as plain data."""
-    best = history.incumbent
-    found = {"best": metric_value(spec, best), "best_trial": None if best is None else best.number}
-    return found | goal_facts(spec) | front_facts(spec, history)
+def best_facts(spec: StudySpec, history: History, choice: Choice | None = None) -> dict[str, Any]:
+    """The best trial or the front, as plain data; after a final choice as its folds say, like a result in Python."""
+    best, winner = best_trial(history, choice, spec.stands_for), None if choice is None else choice.winner
+    value = metric_value(spec, best if winner is None else winner.averaged)
+    found = {"best": value, "best_trial": None if best is None else best.number}
+    return found | goal_facts(spec) | front_facts(spec, history, choice)
 
 
 def winner_facts(spec: StudySpec, choice: Choice | None) -> dict[str, Any]:

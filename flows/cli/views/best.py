@@ -125,15 +125,18 @@ def _show_places(best: Best, trial: Trial) -> None:
 def _data(best: Best, incumbent: Trial) -> dict[str, Any]:
     spec, history, trial = best.spec, best.history, best.trial
     winner = None if best.choice is None else best.choice.winner
+    judged = trial if winner is None else winner.averaged
     return {
         "study": spec.name,
         "trial": trial.number,
-        "value": metric_value(spec, trial),
+        "value": metric_value(spec, judged),
         "metric": spec.metric,
         "config": dict(trial.config),
-        "metrics": dict(trial.metrics),
-        "feasible": (trial if winner is None else winner.averaged).feasible,
+        "metrics": dict(judged.metrics),
+        "feasible": judged.feasible,
+        "searched": metric_value(spec, trial),
         **_certainty(history),
+        **({} if winner is None else {"trainings": len(winner.folds), "error": _finite(winner.standard_error)}),
         "tuning": _tuning(spec, history, best.choice),
         "run_id": trial.run_id,
         "incumbent": incumbent.number,
@@ -170,6 +173,10 @@ def _certainty(history: History) -> dict[str, Any]:
         "error": error,
         "luckiest": {"trial": found.luckiest.number, "luck": luck},
     }
+
+
+def _finite(value: float) -> float | None:
+    return value if math.isfinite(value) else None
 
 
 def _tuning(spec: StudySpec, history: History, choice: Choice | None) -> dict[str, Any] | None:

@@ -39,7 +39,7 @@ def progress(ledger: Ledger, history: History) -> str:
 
 def print_status(ledger: Ledger, history: History, **more: str) -> None:
     """Print the same as one JSON object."""
-    spec = ledger.spec
+    spec, choice = ledger.spec, choice_of(ledger, history)
     print_json(
         study=spec.name,
         complete=len(history.complete),
@@ -51,8 +51,9 @@ def print_status(ledger: Ledger, history: History, **more: str) -> None:
         skipped=len(ledger.skipped),
         ended=why_ended(ledger.study_run, history) or None,
         trials=spec.stop.trials,
-        **best_facts(spec, history),
-        **winner_facts(spec, choice_of(ledger, history)),
+        **best_facts(spec, history, choice),
+        incumbent=None if history.incumbent is None else history.incumbent.number,
+        **winner_facts(spec, choice),
         experiment=spec.experiment,
         run_id=ledger.study_run.id,
         tracking_uri=shown_uri(ledger),

@@ -6,6 +6,7 @@ report is written.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import logging
 import math
@@ -32,6 +33,9 @@ from hpo_flows.reports.html.curves import CurveReader, Curves
 from hpo_flows.reports.html.place import Place
 
 log = logging.getLogger("hpo")
+
+SOON_SECONDS = 5.0
+"""How long a study that a signal has ended waits for its last report."""
 
 EVERY_SECONDS = 180.0
 
@@ -201,6 +205,18 @@ class Publisher:
         if self._thread is not None:
             self._thread.join()
         self.publish(history, choice, challenge)
+
+    def finish_soon(self, history: History, choice: Choice | None = None, challenge: Challenge | None = None) -> None:
+        """Write the last report after a signal: for a few seconds at most, and never with an error."""
+
+        def finish() -> None:
+            with contextlib.suppress(Exception):
+                self.finish(history, choice, challenge)
+
+        # Waiting for a thread cannot put off a second signal, which ends the process wherever it is.
+        thread = threading.Thread(target=finish, name="last report", daemon=True)
+        thread.start()
+        thread.join(SOON_SECONDS)
 
     def publish(self, history: History, choice: Choice | None = None, challenge: Challenge | None = None) -> None:
         """Write the report and the incumbent's curve, if there is anything new."""

@@ -41,7 +41,8 @@ class Pbt(Promoting):
         fidelity: The study's fidelity.
         population: How many trials a generation has.
         generations: Into how many equal parts a full training is divided.
-        replaced: The share of a generation that is given up: in its place trials go on from the best, as large a share.
+        replaced: The share of a generation that is given up, one trial at least: in its place trials go on from the
+            best, as large a share.
         spread: How far a parameter moves when it is perturbed: the standard deviation, as a share of its range. A
             choice is drawn anew with this probability.
         explore: The parameters that are perturbed. By default those of type float, since a network of another size
@@ -141,7 +142,7 @@ class Pbt(Promoting):
             if len(ranked) <= len(_alive(following)):
                 continue
             tried, level = {trial.identity for trial in following}, self.levels[i + 1]
-            survivors = ranked[: len(ranked) - int(self.replaced * len(ranked))]
+            survivors = ranked[: len(ranked) - self._given_up(ranked)]
             waiting = [trial for trial in survivors if trial.identity not in tried]
             if waiting:
                 return self._continued(waiting[0], i + 1, level, ranked)
@@ -151,6 +152,11 @@ class Pbt(Promoting):
             if left := [trial for trial in ranked if trial.identity not in tried]:
                 return self._continued(left[0], i + 1, level, ranked)
         return None
+
+    def _given_up(self, ranked: Sequence[Trial]) -> int:
+        """How many of a generation so far are given up: their share, and one at least of a whole generation."""
+        share = int(self.replaced * len(ranked) + 1e-9)  # 0.29 * 100 is 28.999999999999996
+        return max(share, 1) if len(ranked) >= max(self.population, 2) else share
 
     def _count(self, ranked: Sequence[Trial]) -> int:
         """How many of a generation count as its best."""

@@ -22,6 +22,7 @@ from hpo_core.tracking.connection import connect
 from hpo_flows.api import open_ledger
 from hpo_flows.cli.app import app
 from hpo_flows.cli.look import best as best_command
+from hpo_flows.cli.look import status as status_command
 from hpo_flows.results import StudyResult
 from tests.conftest import PATIENCE, ModelServer, wait_until
 from tests.objectives import _wine
@@ -111,6 +112,12 @@ def test_the_winner_is_named_by_its_folds_tested_once_and_can_be_served(tmp_path
     assert (status["winner"], status["final"]["mean"]) == (n, pytest.approx(result.best_value))
     (listed,) = told("list", "--json")["studies"]
     assert listed["winner"] == n
+    for facts in (status, listed):
+        assert (facts["best_trial"], facts["best"]) == (n, pytest.approx(result.best_value))
+    best = told("best", "study", "--json")
+    assert (best["trial"], best["value"]) == (n, pytest.approx(result.best_value))
+    assert best["metrics"]["accuracy"] == best["value"] and best["error"] == status["final"]["error"]
+    assert best["searched"] == winner.metrics["accuracy"] != best["value"]
     shown = f"{result.best_value:.6g}"
     assert f"final choice: trial {n} with accuracy" in said("status", "study") and shown in said("list")
     rows = told("export", "study", "--format", "json")
@@ -254,6 +261,10 @@ def test_the_front_is_trained_again_and_what_is_preferred_becomes_the_champion(
     shown = json.loads(capsys.readouterr().out)
     assert shown["trial"] == shown["winner"] == choice.winner.trial.number and shown["test"] == result.test_metrics
     assert shown["values"] == result.best_values and len(shown["front"]) == len(result.pareto)
+    status_command("study", as_json=True)
+    status = json.loads(capsys.readouterr().out)
+    assert status["front"] == [{"trial": p.best.number, "values": p.best_values} for p in result.pareto]
+    assert status["best_trial"] == result.best.number
     best_command("study", prefer=["size=1"], as_json=True)
     assert json.loads(capsys.readouterr().out)["config"] == smallest.best_config
     best_command("study")

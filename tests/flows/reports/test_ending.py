@@ -5,6 +5,8 @@ from __future__ import annotations
 import html
 import importlib
 import signal
+import threading
+import time
 from functools import partial
 from pathlib import Path
 
@@ -29,6 +31,7 @@ from hpo_flows.base.stopping import Stopped
 from hpo_flows.loop import tune as loop
 from hpo_flows.loop.stages import Stages
 from hpo_flows.reports.ending import as_yaml, model_lines, places_of, serve_line, write_best
+from hpo_flows.reports.html import publish
 from hpo_flows.reports.html.curves import CurveReader
 from hpo_flows.reports.html.publish import SWITCH, Publisher, place_of, write_report
 from tests.conftest import PATIENCE
@@ -90,6 +93,7 @@ def test_what_broke_a_study_off_stands_in_its_run_and_its_report(
     end: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.delenv(SWITCH, raising=False)
+    monkeypatch.setattr(publish, "SOON_SECONDS", PATIENCE)
     error, *expected = ENDS[end]
     ledger = open_ledger(make_spec("slow"))
     running = ledger.reserve(Proposal({"x": 0.5}), History())
@@ -102,8 +106,32 @@ def test_what_broke_a_study_off_stands_in_its_run_and_its_report(
     broken_off()
     assert told(connect(), tmp_path) == tuple(expected)
     stored = connect().download(ledger.study_run.id, "report.html")
-    assert (stored is None) == isinstance(error, KeyboardInterrupt)
-    assert stored is None or expected[1] in html.unescape(stored.decode())
+    assert stored is not None and expected[1] in html.unescape(stored.decode())
+
+
+@pytest.mark.parametrize("trouble", ["it hangs", "it raises"])
+def test_a_last_report_after_ctrl_c_neither_holds_up_nor_raises(
+    trouble: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.delenv(SWITCH, raising=False)
+    monkeypatch.setattr(publish, "SOON_SECONDS", 0.2)
+    ledger, over = open_ledger(make_spec("slow")), threading.Event()
+    running = ledger.reserve(Proposal({"x": 0.5}), History())
+    assert running is not None
+    ledger.write(Report(running.run_id, [Metric("loss", 1.0, 1)], {"x": "0.5"}, {Tag.RESULT: "loss"}, FINISHED))
+    ledger.release(running)
+
+    def write(*given: object) -> None:
+        if trouble == "it raises":
+            raise SystemError("no more threads")
+        over.wait(PATIENCE)
+
+    monkeypatch.setattr(Publisher, "publish", write)
+    began = time.monotonic()
+    break_off(ledger, Stages(ledger), Publisher(ledger), KeyboardInterrupt())
+    assert (time.monotonic() - began < PATIENCE / 2) and not caplog.records
+    over.set()
+    assert find_study(connect(), "study").study_run.status == "KILLED"
 
 
 def test_an_error_of_any_kind_stands_in_the_study_that_it_ends(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -7,7 +7,7 @@ from dataclasses import replace
 
 import pytest
 
-from hpo_core import Choice, Fidelity, Float, History, Int, Proposal, SearchSpace, Trial, TrialState
+from hpo_core import Choice, Fidelity, Float, History, Int, Proposal, SearchSpace, Strategy, Trial, TrialState
 from hpo_core.base.errors import InputError
 from hpo_core.strategies.make import make_strategy
 from hpo_core.study.file import study_from
@@ -25,19 +25,21 @@ def ended(trial: Trial) -> Trial:
     return replace(trial, state=TrialState.COMPLETE, loss=loss(trial.config))
 
 
-def after(count: int, fails: frozenset[int] = frozenset()) -> History:
+def after(count: int, fails: frozenset[int] = frozenset(), strategy: Strategy = STRATEGY) -> History:
     history = History()
-    while len(history) < count and (found := STRATEGY.propose(SPACE, history, 1, seed=0)):
+    while len(history) < count and (found := strategy.propose(SPACE, history, 1, seed=0)):
         trial = history.with_pending(found).trials[-1]
         failed = replace(trial, state=TrialState.FAILED)
         history = History((*history, failed if trial.number in fails else ended(trial)))
     return history
 
 
-def test_a_population_trains_in_generations_to_the_end() -> None:
-    history = after(100)
-    assert [trial.fidelity for trial in history] == [3.0] * 5 + [6.0] * 5 + [9.0] * 5
-    for generation in (history.trials[:5], history.trials[5:10]):
+@pytest.mark.parametrize("size", [2, 3, 4, 5])
+def test_a_population_trains_in_generations_to_the_end(size: int) -> None:
+    """Also a small one, of which the share that is given up is less than one trial."""
+    history = after(100, strategy=make_strategy("pbt", SETTINGS | {"population": size}, Fidelity("epochs", 1, 9)))
+    assert [trial.fidelity for trial in history] == [3.0] * size + [6.0] * size + [9.0] * size
+    for generation in (history.trials[:size], history.trials[size : 2 * size]):
         worst = max(generation, key=lambda trial: trial.standing)
         best = min(generation, key=lambda trial: trial.standing)
         following = [t for t in history if t.parent in {trial.number for trial in generation}]
@@ -46,6 +48,11 @@ def test_a_population_trains_in_generations_to_the_end() -> None:
         assert copy.parent == best.number and copy.config["x"] != best.config["x"]
         assert (copy.config["layers"], copy.config["kind"]) == (best.config["layers"], best.config["kind"])
         assert str(copy.notes["why"]).startswith(f"goes on from trial {best.number}, one of the best, with x 0.")
+
+
+def test_a_population_of_one_is_one_training() -> None:
+    history = after(100, strategy=make_strategy("pbt", SETTINGS | {"population": 1}, Fidelity("epochs", 1, 9)))
+    assert [trial.parent for trial in history] == [None, 0, 1] and len({trial.identity for trial in history}) == 1
 
 
 def test_the_place_of_a_failed_trial_is_taken() -> None:
