@@ -75,8 +75,8 @@ def front_facts(spec: StudySpec, history: History) -> dict[str, Any]:
 
 
 def best_facts(spec: StudySpec, history: History) -> dict[str, Any]:
-    """The best trial or the front, as plain data."""
-    best = history.incumbent
+    """The best trial, or the front and the point that stands for it, as plain data."""
+    best = spec.stands_for(history.front)
     found = {"best": metric_value(spec, best), "best_trial": None if best is None else best.number}
     return found | goal_facts(spec) | front_facts(spec, history)
 
