@@ -15,6 +15,7 @@ from hpo_core.ledger.ledger import Ledger
 from hpo_core.ledger.study_run import why_ended
 from hpo_core.ledger.tags import MODEL
 from hpo_core.lineage.opening import find_study
+from hpo_core.lineage.replay import Explanation, explain
 from hpo_core.selection.final_choice import best_front
 from hpo_core.space.configuration import displayed
 from hpo_core.study.names import file_name
@@ -23,8 +24,12 @@ from hpo_core.tracking.connection import check_there, connect
 from hpo_core.tracking.credentials import redact
 from hpo_core.tracking.models import load_model
 from hpo_flows.base.progress import Outcome
+from hpo_flows.loop.stages import Stages
 from hpo_flows.reports.ending import model_runs
 from hpo_flows.reports.export import columns, is_number, rows
+from hpo_flows.reports.html.curves import CurveReader
+from hpo_flows.reports.html.place import Place
+from hpo_flows.reports.html.publish import write_report
 from hpo_flows.reports.links import run_url
 from hpo_flows.reports.text import (
     challenge_line,
@@ -43,8 +48,6 @@ if TYPE_CHECKING:
     import pandas
 
     from hpo_core.history.history import History
-    from hpo_core.lineage.replay import Explanation
-    from hpo_flows.loop.stages import Stages
 
 TOP = 5
 """How many trials a card shows."""
@@ -133,10 +136,6 @@ class StudyResult(Outcome):
 
         Reads the learning curves from MLflow.
         """
-        from hpo_flows.reports.html.curves import CurveReader
-        from hpo_flows.reports.html.place import Place
-        from hpo_flows.reports.html.publish import write_report
-
         store = connect(self.tracking_uri)
         curves = CurveReader(store, self.spec).read(self.history)
         ended = why_ended(store.get(self.run_id), self.history)
@@ -150,8 +149,6 @@ class StudyResult(Outcome):
         Raises:
             InputError: The trial does not exist.
         """
-        from hpo_core.lineage.replay import explain
-
         return explain(find_study(connect(self.tracking_uri), self.spec.name, self.spec.experiment), trial)
 
     def _best_line(self) -> str:
@@ -231,8 +228,6 @@ def load_study(name: str, tracking_uri: str | None = None) -> StudyResult:
         StudyUnknown: No study has this name.
         TrackingError: MLflow does not respond.
     """
-    from hpo_flows.loop.stages import Stages
-
     check_there(name, tracking_uri)
     ledger = find_study(connect(tracking_uri), name)
     history, stages = ledger.load(), Stages(ledger)

@@ -6,24 +6,45 @@ PyTorch is imported in the functions, so that importing this file stays cheap.
 from __future__ import annotations
 
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from copy import deepcopy
-from typing import TYPE_CHECKING, Any
+from pathlib import Path
+from typing import Any, Protocol
 
 from hpo_core.base.errors import InputError
 from hpo_core.base.extras import require
 from hpo_flows.adapters.own_settings import settings_of, with_own_settings
 from hpo_flows.adapters.random_states import keeps_workers, own_generators, random_states, restore_random_states
 
-if TYPE_CHECKING:  # the context imports this file, at the first call of its epochs
-    from hpo_flows.objectives.context import TrialContext
-
 STATE = "training.pt"
 
 __all__ = ["epochs"]
 
 
-def epochs(trial: TrialContext, epochs: int | None = None, **parts: Any) -> Iterator[int]:
+class Trial(Protocol):
+    """What the loop needs of a trial: :class:`hpo_flows.TrialContext` has it, and imports this file for its epochs."""
+
+    @property
+    def fidelity(self) -> float | None: ...
+
+    @property
+    def scratch(self) -> Path: ...
+
+    @property
+    def resume_from(self) -> Path | None: ...
+
+    @property
+    def reconfigured(self) -> bool: ...
+
+    @property
+    def goes_on(self) -> bool: ...
+
+    def scratch_instead(self, reason: str) -> None: ...
+
+    def leave_checkpoint(self, write: Callable[[Path], object]) -> None: ...
+
+
+def epochs(trial: Trial, epochs: int | None = None, **parts: Any) -> Iterator[int]:
     """Iterate over the epochs of one training of a trial; ``trial.epochs(...)`` is the same.
 
     Call ``trial.report(epoch, {...})`` in each. The loop ends at the trial's fidelity, or when a rule of the study has
@@ -31,7 +52,7 @@ def epochs(trial: TrialContext, epochs: int | None = None, **parts: Any) -> Iter
     ``parts`` and of the random generators. A loop that is left by ``break`` leaves none.
 
     Args:
-        trial: The trial.
+        trial: The trial, a :class:`hpo_flows.TrialContext`.
         epochs: How many epochs a training has in a study without fidelity.
         parts: All that changes in a training, by names of your choice: ``model``, ``optimizer``, ``scheduler`` and
             whatever else has a ``state_dict``, a ``DataLoader``, a ``torch.Generator``. None stands for none.
@@ -60,7 +81,7 @@ def _total(fidelity: float | None, epochs: int | None) -> int:
 class _Training:
     """One training, as far as its state is concerned."""
 
-    def __init__(self, trial: TrialContext, parts: Mapping[str, Any]) -> None:
+    def __init__(self, trial: Trial, parts: Mapping[str, Any]) -> None:
         self._trial, self._parts = trial, parts
         self._exact = True
         for name, part in parts.items():

@@ -220,10 +220,10 @@ class AskedStudy:
 
     @property
     def best(self) -> Trial | None:
-        """The best trial so far, read from MLflow; None if none is complete."""
+        """The best trial so far, read from MLflow; of a front, what stands for it. None if none is complete."""
         with self._lock:
             self._hear()
-            return self.ledger.load().incumbent
+            return self.spec.stands_for(self.ledger.load().front)
 
     def result(self) -> StudyResult:
         """What the study came to so far, read from MLflow."""

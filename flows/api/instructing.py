@@ -38,7 +38,7 @@ def enqueue(ledger: Ledger, config: Mapping[str, Any]) -> Config:
         InputError: The configuration does not lie in the space, or it was tried or enqueued before.
     """
     history, space = ledger.load(), ledger.spec.search_space
-    best = history.incumbent
+    best = ledger.spec.stands_for(history.front)
     try:
         whole = space.validated(config if best is None else _with(space, best.config, config))
     except ValueError as error:

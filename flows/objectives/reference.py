@@ -20,6 +20,7 @@ from typing import Any
 from hpo_core.base.errors import InputError
 from hpo_core.base.extras import missing_extra
 from hpo_core.base.importing import absent, extend_path, import_named
+from hpo_flows.objectives.by_value import pickled, unpickled
 
 Function = Callable[..., Any]
 
@@ -86,8 +87,6 @@ class Objective:
         reference = reference or _reference(function)
         if isolation == "none":
             return cls(reference, here=function)
-        from hpo_flows.objectives.by_value import pickled
-
         return cls(reference, tuple(sys.path), pickled(function))
 
     def precheck(self) -> None:
@@ -141,8 +140,6 @@ class Objective:
             return self.here
         extend_path(self.path)
         if self.pickled is not None:
-            from hpo_flows.objectives.by_value import unpickled
-
             try:
                 return unpickled(self.pickled)
             except (Exception, SystemExit) as error:  # a module is missing here, or an object cannot be rebuilt

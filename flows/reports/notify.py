@@ -185,7 +185,7 @@ class Notifier:
             receiver.take(payload)
 
     def _payload(self, event: Event, text: str, history: History | None) -> dict[str, Any]:
-        spec, best = self._spec, None if history is None else history.incumbent
+        spec, best = self._spec, None if history is None else self._spec.stands_for(history.front)
         line = f"{spec.name}: {text}"
         for character, entity in (("&", "&amp;"), ("<", "&lt;"), (">", "&gt;")):  # Slack requires it
             line = line.replace(character, entity)

@@ -275,7 +275,8 @@ def _replayed(found: Explanation, seen: History, spec: StudySpec, run: Run, queu
     try:
         asked = spec.model_copy(update=changes)
         queue = {id: config for id, config in queue.items() if id == trial.notes.get(ENQUEUED)}
-        proposals = asked.propose(seen, 1, queue) if not trial.confirms else _confirmations(asked, seen, trial)
+        confirms = trial.confirms and name == "repeat"  # a lost one is run again as any trial is
+        proposals = _confirmations(asked, seen, trial) if confirms else asked.propose(seen, 1, queue)
     except ValueError as error:
         return replace(found, caveats=(*caveats, f"the strategy cannot be asked: {error}"))
     replayed = proposals[0] if proposals else None

@@ -20,6 +20,10 @@ from urllib.parse import parse_qsl, quote, unquote
 
 from hpo_core.base.errors import InputError, StudyUnknown, TrackingError, TrackingRefusal
 from hpo_core.tracking.credentials import redact, scrub
+from hpo_core.tracking.reading import reason_for_mlflow
+from hpo_core.tracking.sqlite_rows import Rows
+from hpo_core.tracking.sqlite_store import SqliteStore
+from hpo_core.tracking.trial_run import is_own_request
 
 if TYPE_CHECKING:
     from hpo_core.ledger.store import Store
@@ -116,7 +120,6 @@ def connect(given: str | None = None, patience: float = 1800.0, *, known: bool =
         TrackingError: The store does not respond.
     """
     from hpo_core.tracking.mlflow_store import MlflowStore
-    from hpo_core.tracking.sqlite_rows import Rows
 
     for name in ("mlflow.store.db.utils", "alembic"):  # they log every table of a new database
         logging.getLogger(name).setLevel(logging.WARNING)
@@ -147,8 +150,6 @@ def connect(given: str | None = None, patience: float = 1800.0, *, known: bool =
 
 def _is_users(record: logging.LogRecord) -> bool:
     """Whether MLflow says it to the user; what it logs of a request of ours it raises, too, and that is repeated."""
-    from hpo_core.tracking.trial_run import is_own_request
-
     return not is_own_request()
 
 
@@ -167,23 +168,17 @@ def connect_to_read(given: str | None = None) -> Store:
 
 
 def _reading_store(uri: str) -> Store | None:
-    from hpo_core.tracking.reading import reason_for_mlflow
-
     if uri.startswith(("http://", "https://")) and not reason_for_mlflow():
-        from hpo_core.tracking.rest_store import RestStore
+        from hpo_core.tracking.rest_store import RestStore  # loads requests
 
         return RestStore(uri, lambda known: connect(uri, known=known))
     if (database := _readable(uri)) is not None:
-        from hpo_core.tracking.sqlite_store import SqliteStore
-
         return SqliteStore(uri, lambda known: connect(uri, known=known), database)
     return None
 
 
 def _readable(uri: str) -> Path | None:
     """The database file behind a URI if it can be read without MLflow's client; None otherwise."""
-    from hpo_core.tracking.reading import reason_for_mlflow
-
     return None if "?" in uri or reason_for_mlflow() else database_path(uri)
 
 

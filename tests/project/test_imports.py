@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import ast
 import os
 import re
 import subprocess
 import sys
+from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
 from types import ModuleType
 
@@ -130,3 +133,63 @@ def test_every_tag_has_its_name_in_the_schema() -> None:
     files = [path for package in ("hpo_core", "flows", "mlflow_server") for path in (ROOT / package).rglob("*.py")]
     found = {str(path.relative_to(ROOT)) for path in files if spelled.search(path.read_text(encoding="utf-8"))}
     assert tags in found and found - others - {tags} == set()
+
+
+@cache
+def ours() -> dict[str, ast.Module]:
+    """The trees of our modules, by name."""
+    found = {}
+    for package, folder in (("hpo_core", "hpo_core"), ("hpo_flows", "flows"), ("mlflow_server", "mlflow_server")):
+        for path in (ROOT / folder).rglob("*.py"):
+            parts = [package, *path.relative_to(ROOT / folder).with_suffix("").parts]
+            name = ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
+            found[name] = ast.parse(path.read_text(encoding="utf-8"))
+    return found
+
+
+def imports(node: ast.AST, *, inside: bool) -> Iterator[str]:
+    """The modules that are imported inside functions, or those outside; what is for types alone is neither."""
+    for child in ast.iter_child_nodes(node):
+        function = isinstance(child, ast.FunctionDef | ast.AsyncFunctionDef)
+        if isinstance(child, ast.If) and "TYPE_CHECKING" in ast.unparse(child.test):
+            continue
+        if isinstance(child, ast.Import | ast.ImportFrom):
+            module = getattr(child, "module", None)
+            for alias in [] if inside else child.names:
+                name = alias.name if module is None else f"{module}.{alias.name}"
+                yield name if module is None or name in ours() else module
+        elif function and inside:
+            yield from imports(child, inside=False)
+        elif not function:
+            yield from imports(child, inside=inside)
+
+
+@cache
+def loaded(module: str) -> frozenset[str]:
+    """All modules that an import of a module loads, itself among them, as far as they say so outside of functions."""
+    found, waiting = set[str](), [module]
+    while waiting:
+        name = waiting.pop()
+        if name in found:
+            continue
+        found.add(name)
+        if name in ours():
+            parents = [name.rpartition(".")[0]] if "." in name else []
+            waiting += [*imports(ours()[name], inside=False), *parents]
+    return frozenset(found)
+
+
+def packages(module: str) -> set[str]:
+    """The packages of others that an import of a module loads."""
+    return {name.partition(".")[0] for name in loaded(module) - ours().keys()} - sys.stdlib_module_names
+
+
+def test_a_module_of_ours_is_imported_in_a_function_only_where_that_spares_a_package() -> None:
+    spared = {
+        (name, inner): packages(inner) - packages(name)
+        for name, tree in ours().items()
+        for inner in imports(tree, inside=True)
+        if inner in ours()
+    }
+    assert len(spared) > 50 and spared["hpo_flows.api.running", "hpo_flows.loop.tune"] >= {"prefect"}
+    assert [pair for pair, found in spared.items() if not found] == []

@@ -550,6 +550,24 @@ def test_any_number_may_be_told_and_told_again(
     assert json.loads(hpo("ask study", capsys, monkeypatch)[1]) == waits
 
 
+def test_all_name_the_trial_that_prefer_picks(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of a front, the compromise is another point than what the study prefers."""
+    space = {"x": Float(low=0, high=1), "y": Float(low=0, high=1)}
+    goal = {"metrics": {"error": "minimize", "ms": "minimize"}, "prefer": "ms <= 9"}
+    study = open_study(name="study", space=space, trials=9, strategy="random", **goal)
+    for error, ms in ((0.9, 1.0), (0.4, 4.0), (0.3, 8.9), (0.0, 10.0)):
+        trial = study.ask()
+        assert trial is not None
+        trial.tell({"error": error, "ms": ms})
+    assert study.best is not None and study.best.number == 2
+    said = [json.loads(hpo(line, capsys, monkeypatch)[1]) for line in ("list --json", "status --json study")]
+    shown = json.loads(hpo("best --json study", capsys, monkeypatch)[1])["trial"]
+    assert [said[0]["studies"][0]["best_trial"], said[1]["best_trial"], shown] == [2, 2, 2]
+    assert study.enqueue({"x": 0.125}) == {"x": 0.125, "y": study.best.config["y"]}
+
+
 @pytest.mark.parametrize("told", [8, 10])
 def test_the_total_that_is_to_let_a_trial_start_does_so(
     told: int, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch

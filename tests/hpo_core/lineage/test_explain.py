@@ -130,6 +130,26 @@ def test_a_retry_and_a_first_configuration_say_so() -> None:
     assert "Trial 0 again, which was lost (attempt 1)" in "\n".join(lines(ledger.spec, explain(ledger, again.number)))
 
 
+def test_a_retry_of_a_trial_that_confirms_is_replayed() -> None:
+    """The next thing to confirm would be another configuration: the lost trial counts until it is run again."""
+    spec = make_spec(strategy="random", stop={"trials": 10}, repeats={"share": 0.4, "top": 2})
+    ledger = open_study(MemoryStore(), spec)
+    for _ in range(6):
+        trial = reserve(ledger)
+        finish(ledger, trial, score(trial))
+    history = ledger.load()
+    proposal = spec.confirm(history, False)
+    assert proposal is not None
+    confirming = ledger.reserve(proposal, history)
+    assert confirming is not None and confirming.confirms
+    ledger.release(confirming)
+    ledger.store.log(confirming.run_id, [], {}, {"hpo.lost": "died"})
+    ledger.store.set_status(confirming.run_id, "FAILED")
+    again = reserve(ledger)
+    assert again.confirms and again.identity == confirming.identity
+    assert [explain(ledger, number).same for number in (confirming.number, again.number)] == [True, True]
+
+
 def test_ends_that_clocks_put_in_the_wrong_order_are_put_right() -> None:
     trials = [Trial(i, {"x": i}, TrialState.COMPLETE, float(i), start=10 * i, end=10 * i + 25) for i in range(12)]
     running = {8, 9, 11}
