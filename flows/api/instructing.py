@@ -37,13 +37,18 @@ def enqueue(ledger: Ledger, config: Mapping[str, Any]) -> Config:
     Raises:
         InputError: The configuration does not lie in the space, or it was tried or enqueued before.
     """
+    if not isinstance(config, Mapping):
+        raise InputError("CONFIG", f"{config!r} is not a mapping of parameters to values", "give {name: value}")
     history, space = ledger.load(), ledger.spec.search_space
     best = ledger.spec.stands_for(history.front)
     try:
         whole = space.validated(config if best is None else _with(space, best.config, config))
     except ValueError as error:
-        remedy = "correct it" if best is not None else "give a value for each, since there is no best trial yet"
-        if best is not None and str(error).endswith("is missing"):
+        if not str(error).endswith("is missing"):
+            remedy = "correct it"
+        elif best is None:
+            remedy = "give a value for each, since there is no best trial yet"
+        else:
             remedy = f"give a value for it, since the best trial so far, {best.number}, has none that fits"
         raise InputError("CONFIG", f"{dict(config)}: {error}", remedy) from None
     for trial in history.every:
@@ -82,6 +87,11 @@ def change(ledger: Ledger, changes: list[str]) -> list[str]:
     Raises:
         InputError: One is not ``key=value``, may not change while the study runs, or cannot be used.
     """
+    for each in changes:
+        if not isinstance(each, str):
+            raise InputError("KEY=VALUE", f"{each!r} is not text", "write it as 'parallel=4'")
+    if not changes:
+        raise InputError("KEY=VALUE", "no setting is given", "name one, such as parallel=4")
     spec, full = ledger.spec, [f"stop.{each}" if each.startswith("trials=") else each for each in changes]
     check_changes(spec, full)
     if spec.stop.trials is None:  # there is no total that a difference could be added to

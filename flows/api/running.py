@@ -22,7 +22,7 @@ from hpo_core.lineage.opening import open_study
 from hpo_core.lineage.series import open_current
 from hpo_core.lineage.warm_start import warm_start
 from hpo_core.selection.final_choice import best_trial
-from hpo_core.space.search_space import SearchSpace
+from hpo_core.space.search_space import KINDS, SearchSpace
 from hpo_core.study.file import study_from
 from hpo_core.study.spec import StudySpec
 from hpo_core.tracking.connection import connect
@@ -134,7 +134,7 @@ def spec_of(
         raise InputError("trials", f"{trials!r} is given beside stop.trials, {rules['trials']!r}", "give one of them")
     if trials is not None:
         rules["trials"] = trials
-    parameters = {key: value.model_dump() if hasattr(value, "model_dump") else value for key, value in space.items()}
+    parameters = {key: value.model_dump() if isinstance(value, KINDS) else value for key, value in space.items()}
     direction = {} if others.get("metrics") else {"direction": "minimize"}
     return study_from({"space": parameters, "stop": rules} | direction | dict(others))
 

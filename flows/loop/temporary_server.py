@@ -25,6 +25,23 @@ END_SECONDS = 1.0
 """How long the server may take to end by itself; all that it knows is in its database by then."""
 
 
+UVICORN = """
+import os, signal, sys, threading, time
+
+def watch():
+    os.read(0, 1)  # returns once the other end is closed
+    os.kill(os.getpid(), signal.SIGTERM)
+    time.sleep(5)
+    os._exit(1)
+
+threading.Thread(target=watch, daemon=True).start()
+import uvicorn
+uvicorn.main(sys.argv[1:])
+"""
+"""What the server's process runs. It ends with the process that started it, also if that is killed: nobody else would
+end it, and each holds 250 MB."""
+
+
 class TemporaryServer:
     """A Prefect server without a UI, which lives as long as this process and may not respond yet."""
 
@@ -34,10 +51,12 @@ class TemporaryServer:
         with socket.socket() as listener:
             listener.bind(("127.0.0.1", 0))
             self.port = int(listener.getsockname()[1])
-        command = ["uvicorn", "--app-dir", str(Path(package.origin).parents[1]), "--factory"]
+        command = ["--app-dir", str(Path(package.origin).parents[1]), "--factory"]
         command += ["prefect.server.api.server:create_app", "--host", "127.0.0.1", "--port", str(self.port)]
         command += ["--log-level", "error", "--lifespan", "on"]
-        self.process = subprocess.Popen([sys.executable, "-m", *command], env=os.environ | SETTINGS)
+        self.process = subprocess.Popen(
+            [sys.executable, "-c", UVICORN, *command], env=os.environ | SETTINGS, stdin=subprocess.PIPE
+        )
         ENDINGS.append(self.process.kill)
         atexit.register(self.end)
 

@@ -52,6 +52,7 @@ PROBES = 10_000
 
 
 KINDS = (Float, Int, Choice, Ordinal, Boolean, Fixed)
+"""The classes of parameters."""
 
 
 def _all_hold(constraints: Sequence[Constraint], config: Config) -> bool:

@@ -42,6 +42,8 @@ def study_name(name: str) -> str:
     Raises:
         InputError: The name is not valid.
     """
+    if not isinstance(name, str):
+        raise InputError("name", f"{name!r} is not text", "give the name of a study")
     if not NAME.fullmatch(name) or name.strip() != name or len(name) > MAX_NAME_LENGTH:
         problem = f"{name!r}: {BAD_NAME}" if len(name) <= MAX_NAME_LENGTH else f"{len(name)} characters are too many"
         raise InputError("name", problem if name else "the name is empty", "give the name of a study, or its file")

@@ -45,7 +45,13 @@ _SETTINGS = {"timeout", "isolation_level", "detect_types", "check_same_thread", 
 
 
 def tracking_uri(given: str | None = None) -> str:
-    """The tracking URI in force: the given one, ``MLFLOW_TRACKING_URI``, or sqlite in the working folder."""
+    """The tracking URI in force: the given one, ``MLFLOW_TRACKING_URI``, or sqlite in the working folder.
+
+    Raises:
+        InputError: What is given is not text.
+    """
+    if not isinstance(given, str | None):
+        raise InputError("tracking_uri", f"{given!r} is not text", "write it as sqlite:///mlflow.db, say")
     return given or os.environ.get("MLFLOW_TRACKING_URI") or sqlite_uri(Path(DATABASE))
 
 

@@ -72,6 +72,7 @@ def test_the_arguments_have_keras_tuner_s_positions() -> None:
         (lambda: Oracle("val_loss", allow_new_entries=False), "allow_new_entries: it is False, and there are no"),
         (lambda: Oracle("val_loss", tune_new_entries=False), "tune_new_entries: it is False, and there are no"),
         (lambda: Oracle("val_loss", hyperparameters=space()).spec, "max_trials: is missing"),
+        (lambda: Oracle("val_loss", hyperparameters=3), "hyperparameters: 3 is no HyperParameters; give HyperParam"),
         (lambda: Oracle(max_consecutive_failed_trials=0), "max_consecutive_failed_trials: 0 is not"),
         (lambda: HyperbandOracle("val_loss", factor=1, hyperparameters=space()).spec, "factor: .* below 2"),
         (lambda: oracle_for("asha", objective="val_loss", hyperparameters=space()).spec, "max_trials: is missing"),

@@ -70,6 +70,10 @@ def test_a_tuner_of_an_oracle_and_in_a_shorter_form() -> None:
     assert (short.oracle.objective, short.max_trials, short.max_model_size) == (Objective("val_loss", "min"), 7, None)
     with pytest.raises(InputError, match="objective: the oracle has it already"):
         kt.Tuner(oracle, build_model, objective="val_loss")
+    with pytest.raises(InputError, match="directory: 3 is not a path; give a text or a Path"):
+        kt.RandomSearch(build_model, "val_loss", directory=3)
+    with pytest.raises(InputError, match="max_model_size: 'big' is not a number above 0"):
+        kt.RandomSearch(build_model, "val_loss", max_model_size="big")
     with pytest.raises(InputError, match="isolation: 'thread' is neither 'process' nor 'none'"):
         kt.RandomSearch(build_model, "val_loss", isolation="thread")
     with pytest.raises(InputError, match="verbose: 3 is not 0, 1, 2 or 'auto'"):

@@ -8,7 +8,7 @@ from typing import Any
 from hpo_flows.keras.errors import FailedTrialError
 
 
-def check_size(network: Any, limit: int | None) -> None:
+def check_size(network: Any, limit: float | None) -> None:
     """Raise FailedTrialError if a model has more parameters than allowed."""
     size = sum(math.prod(each.shape) for each in network.trainable_variables) if network.built else 0
     if limit and size > limit:

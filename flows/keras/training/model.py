@@ -32,7 +32,7 @@ class Building:
     """
 
     compile_: Mapping[str, Any] = field(default_factory=dict)
-    max_size: int | None = None
+    max_size: float | None = None
     distribution: Any = None
 
     def scope(self) -> AbstractContextManager[Any]:

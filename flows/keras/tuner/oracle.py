@@ -76,6 +76,8 @@ class Oracle:
         for name, allowed in (("allow_new_entries", allow_new_entries), ("tune_new_entries", tune_new_entries)):
             if not allowed and hyperparameters is None:
                 raise InputError(name, "it is False, and there are no hyperparameters", "give hyperparameters=...")
+        if not isinstance(hyperparameters, HyperParameters | None):
+            raise InputError("hyperparameters", f"{hyperparameters!r} is no HyperParameters", "give HyperParameters()")
         self.objective = Objective.of(objective)
         self.max_trials, self.seed = max_trials, seed
         self.allow_new_entries, self.tune_new_entries = allow_new_entries, tune_new_entries
@@ -100,7 +102,13 @@ class Oracle:
     def _set_project_dir(
         self, directory: str | Path | None, project_name: str | None, tracking_uri: str | None = None
     ) -> None:
-        """Say where the study is."""
+        """Say where the study is.
+
+        Raises:
+            InputError: The directory is not a path.
+        """
+        if not isinstance(directory, str | Path | None):
+            raise InputError("directory", f"{directory!r} is not a path", "give a text or a Path")
         self.project_name = project_name or "untitled_project"
         self.uri = tracking_uri or (None if directory is None else sqlite_uri(Path(directory) / DATABASE))
         self._reading = None

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from hpo_core.base.errors import InputError
+from hpo_core.space.configuration import plain
 from hpo_flows.keras.space.hypermodel import declares_all
 from hpo_flows.keras.space.hyperparameters import HyperParameters
 from hpo_flows.keras.training.fit_arguments import FitArguments, at_least_one
@@ -85,7 +86,10 @@ class Tuner(BaseTuner):
         elif doubled := [n for n, v in (("objective", objective), ("max_trials", max_trials)) if v is not None]:
             raise InputError(doubled[0], "the oracle has it already", "give it to the oracle alone")
         self.executions_per_trial = at_least_one("executions_per_trial", executions_per_trial)
-        self.max_model_size, self.distribution_strategy = max_model_size, distribution_strategy
+        limit = plain(max_model_size)  # numpy's numbers, too
+        if limit is not None and not (isinstance(limit, int | float) and limit > 0):
+            raise InputError("max_model_size", f"{max_model_size!r} is not a number above 0", "give 1_000_000, say")
+        self.max_model_size, self.distribution_strategy = limit, distribution_strategy
         self.optimizer, self.loss, self.metrics = optimizer, loss, metrics
         super().__init__(
             oracle, hypermodel, directory, project_name, overwrite, logger=logger, tuner_id=tuner_id, **settings

@@ -27,7 +27,7 @@ from hpo_core.lineage.opening import find_study
 from hpo_core.space.search_space import SearchSpace
 from hpo_core.tracking.connection import connect
 from hpo_core.tracking.mlflow_store import MlflowStore
-from hpo_flows import AskedStudy, Boolean, Choice, Float, open_study
+from hpo_flows import AskedStudy, Boolean, Choice, Float, load_study, open_study
 from hpo_flows.api import asked, asking, outside
 from hpo_flows.loop import search
 from hpo_flows.reports.html.publish import SWITCH
@@ -162,6 +162,24 @@ def test_whoever_asks_does_not_take_the_objective_away() -> None:
 def test_bad_input_is_told(change: dict[str, Any], says: str) -> None:
     with pytest.raises(InputError, match=says):
         open_study(**KEYS | change)
+
+
+def test_what_is_told_wrongly_to_a_study_is_told() -> None:
+    study: Any = open_study(**KEYS)
+    for call, says in (
+        (lambda: study.enqueue(3), "CONFIG: 3 is not a mapping of parameters to values; give {name: value}"),
+        (lambda: study.enqueue({"x": 3}), "CONFIG: {'x': 3}: 'x': 3 is not a number from 0.0 to 1.0; correct it"),
+        (lambda: study.enqueue({}), "CONFIG: {}: 'x' is missing; give a value for each, since there is no best trial"),
+        (lambda: study.set(), "KEY=VALUE: no setting is given; name one, such as parallel=4"),
+        (lambda: study.set({"parallel": 4}), "KEY=VALUE: {'parallel': 4} is not text; write it as 'parallel=4'"),
+        (lambda: load_study(3), "name: 3 is not text; give the name of a study"),  # type: ignore[arg-type]
+        (lambda: load_study("study", 3), "tracking_uri: 3 is not text; write it as"),  # type: ignore[arg-type]
+        (lambda: open_study(**KEYS | {"space": {"x": Float}}), "space.x.type: <class "),
+    ):
+        with pytest.raises(InputError) as caught:
+            call()
+        assert str(caught.value).startswith(says)
+    assert not study.ledger.study.instructions.queue
 
 
 def test_trials_that_fail(caplog: pytest.LogCaptureFixture) -> None:

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
+import subprocess
+import sys
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import httpx
+import psutil
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -25,7 +29,7 @@ from hpo_flows.loop import engine, prefect_link, temporary_server
 from hpo_flows.loop.engine import PrefectTasks, Threads
 from hpo_flows.loop.prefect_link import Link
 from hpo_flows.workers.job import TrialFailed
-from tests.conftest import PATIENCE, free_port
+from tests.conftest import PATIENCE, free_port, wait_until
 
 TRAINING = Training(Trial(0, {"x": 0.5}, TrialState.RUNNING, run_id="r0"))
 
@@ -180,6 +184,25 @@ def test_a_server_that_goes_away_is_told_once(caplog: pytest.LogCaptureFixture) 
             link.look()
             link.failed(RuntimeError("and this"))
     assert caplog.text.count("WARNING") == 1 and "goes on without its view" in caplog.text
+
+
+def test_a_temporary_server_ends_with_a_process_that_is_killed() -> None:
+    code = """
+import time
+from hpo_flows.loop.temporary_server import TemporaryServer
+print(TemporaryServer().process.pid, flush=True)
+time.sleep(600)
+"""
+    flow = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True)
+    assert flow.stdout is not None
+    server = psutil.Process(int(flow.stdout.readline()))
+    flow.kill()
+    flow.communicate()
+    try:
+        wait_until(lambda: not server.is_running() or server.status() == psutil.STATUS_ZOMBIE)
+    finally:
+        with contextlib.suppress(psutil.NoSuchProcess):
+            server.kill()
 
 
 @pytest.mark.parametrize("name", temporary_server.NAMES)
