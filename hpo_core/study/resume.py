@@ -95,7 +95,7 @@ def check_changes(spec: StudySpec, changes: Sequence[str]) -> None:
         if key in seen:
             raise InputError("KEY=VALUE", f"{key!r} is given twice", "keep one")
         seen.add(key)
-        if key.partition(".")[0] not in SETTABLE or key == "stop":
+        if "=" in change and (key.partition(".")[0] not in SETTABLE or key == "stop"):
             known = "parallel, trials, stop.minutes and the like, rerun_lost, trial_timeout or memory_limit"
             remedy = f"set {known}; for others start it anew with hpo tune --set"
             raise InputError("KEY=VALUE", f"{change!r}: this cannot change while the study runs", remedy)

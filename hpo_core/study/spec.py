@@ -220,7 +220,9 @@ class StudySpec(StudyDefinition):
         if stop.trials is not None and self.search_left(history) <= 0:
             if (left := stop.trials - self.started(history)) > 0:
                 return f"the last {left} of {stop.trials} trials confirm the best configurations"
-            return f"all {stop.trials} trials are {'started' if history.running else 'done'}"
+            total = max(stop.trials, self.ended(history))  # one that was lowered is below what the study has
+            trials = f"all {total} trials are" if total > 1 else "the only trial is"
+            return f"{trials} {'started' if history.running else 'done'}"
         whole, history = history, history.searched
         best = history.incumbent
         if any(map(self._on_target, history.front)):

@@ -481,6 +481,9 @@ def test_what_people_say_reaches_whoever_asks(
     assert study.result().explain(0).same
     with pytest.raises(InputError, match="'seed=3': this cannot change while the study runs"):
         speaker.set("seed=3")
+    for change in ("trials", "parallel", "seed"):
+        with pytest.raises(InputError, match=f"'{change}' is not key=value"):
+            speaker.set(change)
 
 
 def test_what_is_enqueued_takes_over_of_the_best_trial_what_is_active_beside_it() -> None:

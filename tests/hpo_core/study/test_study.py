@@ -746,6 +746,8 @@ RUNNING = trial(2, state=TrialState.RUNNING)
         ({"trials": 2}, [trial(0), trial(1)], 0, "all 2 trials are done"),
         ({"trials": 3}, [trial(0), trial(1), RUNNING], 0, "all 3 trials are started"),
         ({"trials": 2}, [trial(5, 1.0)], 0, "all 2 trials are done"),
+        ({"trials": 1}, [trial(0, 1.0)], 0, "the only trial is done"),
+        ({"trials": 1}, [trial(0, 1.0), trial(1), trial(2, 1.0)], 0, "all 3 trials are done"),
         ({"minutes": 2}, [], 1.9, None),
         ({"minutes": 2}, [], 2.0, "2 minutes are over"),
         ({"target": 0.5}, [], 0, None),
