@@ -222,7 +222,7 @@ class StudySpec(StudyDefinition):
                 return f"the last {left} of {stop.trials} trials confirm the best configurations"
             total = max(stop.trials, self.ended(history))  # one that was lowered is below what the study has
             trials = f"all {total} trials are" if total > 1 else "the only trial is"
-            return f"{trials} {'started' if history.running else 'done'}"
+            return f"{trials} {'started' if history.under_way else 'done'}"
         whole, history = history, history.searched
         best = history.incumbent
         if any(map(self._on_target, history.front)):
@@ -235,7 +235,7 @@ class StudySpec(StudyDefinition):
             if spent >= stop.full_trainings - 1e-9:  # a sum of thirds
                 return f"{spent:.4g} full trainings' worth is spent"
         if stop.cost is not None and (cost := spending.spent(whole)) >= stop.cost:
-            running = ", that of running trials included" if whole.running else ""
+            running = ", that of running trials included" if whole.under_way else ""
             return f"a cost of {cost:.4g} {self.cost} is spent{running}"
         if stop.worth is not None and (promise := self.promise(history)) is not None:
             if promise.worth * spending.unit(self.cost)[1] < stop.worth:

@@ -89,7 +89,7 @@ def tune(trials: int) -> StudyResult:
 
 
 def request(team: Team, *, password: str | None = None, **headers: str) -> int:
-    """The status with which the server answers a search."""
+    """The status with which the server responds to a search."""
     url = f"{team.mlflow_uri}/api/2.0/mlflow/experiments/search"
     asked = urllib.request.Request(url, b'{"max_results": 1}', {"Content-Type": "application/json", **headers})
     if password is not None:
@@ -230,7 +230,7 @@ def test_the_local_server_answers_and_ends_in_order(tmp_path: Path) -> None:
         server = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=log, text=True, cwd=ROOT)
     assert server.stdout is not None
     with server.stdout:
-        assert f"answers at http://127.0.0.1:{port} (local, 1 worker)" in server.stdout.readline()
+        assert f"responds at http://127.0.0.1:{port} (local, 1 worker)" in server.stdout.readline()
         children = psutil.Process(server.pid).children(recursive=True)
         store = connect(f"http://127.0.0.1:{port}", patience=30)
         experiment = store.experiment("e", create=True)

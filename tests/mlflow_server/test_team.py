@@ -100,8 +100,8 @@ def test_all_servers_start_with_one_command_and_end_together(folder: Path) -> No
     for end, code in ((signal.SIGINT, 0), (signal.SIGKILL, -9)):
         with started(folder, ports) as process:
             said = says(folder, "look after it", process)
-            assert all(f" s  {name} answers" in said for name in SERVERS)
-            assert said.index("Prefect's server answers") < said.index("Prefect's worker answers")
+            assert all(f" s  {name} responds" in said for name in SERVERS)
+            assert said.index("Prefect's server responds") < said.index("Prefect's worker responds")
             # The page asks here for the address of its API, on whatever port that is.
             told = requests.get(
                 f"http://127.0.0.1:{ports.prefect}/ui-settings",
@@ -119,7 +119,7 @@ def test_all_servers_start_with_one_command_and_end_together(folder: Path) -> No
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("moment", ["starting the servers", "PostgreSQL answers", "starting the rest"])
+@pytest.mark.parametrize("moment", ["starting the servers", "PostgreSQL responds", "starting the rest"])
 def test_a_start_that_is_interrupted_leaves_nothing_behind_and_can_be_repeated(moment: str, folder: Path) -> None:
     ports = some_ports()
     for end, codes in ((signal.SIGINT, {130}), (signal.SIGTERM, {143}), (signal.SIGKILL, {-9})):

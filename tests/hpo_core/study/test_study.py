@@ -745,6 +745,7 @@ RUNNING = trial(2, state=TrialState.RUNNING)
         ({"trials": 2}, [trial(0, 1.0), trial(1, 1.0)], 0, "all 2 trials are done"),
         ({"trials": 2}, [trial(0), trial(1)], 0, "all 2 trials are done"),
         ({"trials": 3}, [trial(0), trial(1), RUNNING], 0, "all 3 trials are started"),
+        ({"trials": 3}, [trial(0), trial(1), replace(RUNNING, outside={"x": "far"})], 0, "all 3 trials are started"),
         ({"trials": 2}, [trial(5, 1.0)], 0, "all 2 trials are done"),
         ({"trials": 1}, [trial(0, 1.0)], 0, "the only trial is done"),
         ({"trials": 1}, [trial(0, 1.0), trial(1), trial(2, 1.0)], 0, "all 3 trials are done"),
