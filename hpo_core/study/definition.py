@@ -33,6 +33,7 @@ from hpo_core.history.limits import Limit
 from hpo_core.history.trial import Trial
 from hpo_core.selection.early_stopping import Extrapolation, StopRule
 from hpo_core.selection.repeats import Repeats
+from hpo_core.space.configuration import identity
 from hpo_core.space.parameters import Parameter
 from hpo_core.space.search_space import SearchSpace
 from hpo_core.strategies.make import STRATEGIES, known_class, strategy_class
@@ -233,12 +234,7 @@ class StudyDefinition(Section):
                 strategy_class(name, field, (info.context or {}).get(FOLDERS, ()))
         if not self.experiment:
             object.__setattr__(self, "experiment", self.name)
-        space = self.search_space
-        for i, config in enumerate(self.first):
-            try:
-                space.validated(config)
-            except ValueError as error:
-                raise ValueError(f"first.{i}: {error}") from None
+        self._check_first(reading)
         self._check_fidelity()
         self._check_cost()
         self._check_objective()
@@ -249,11 +245,11 @@ class StudyDefinition(Section):
         if self.runner.elsewhere and self.resources.gpus == "auto":
             raise ValueError("resources.gpus: auto divides the GPUs of this machine, and others train; give a number")
         if self.final is not None:
-            self.final.check(space)
+            self.final.check(self.search_space)
         if self.repeats not in (None, RepeatsSpec()) and (why := self._why_never_repeated):
             raise ValueError(f"repeats: {why}; remove one of the two")
         if not reading or not self._needs_more:
-            self._check_strategy(space)
+            self._check_strategy(self.search_space)
         return self
 
     @property
@@ -309,6 +305,16 @@ class StudyDefinition(Section):
         for key in ("cost", "worth"):
             if not self.cost and getattr(self.stop, key) is not None:
                 raise ValueError(f"stop.{key}: the study has no cost; add cost: seconds, or remove this")
+
+    def _check_first(self, reading: bool) -> None:
+        space, places = self.search_space, dict[str, int]()
+        for i, config in enumerate(self.first):
+            try:
+                key = identity(space.validated(config))
+            except ValueError as error:
+                raise ValueError(f"first.{i}: {error}") from None
+            if (same := places.setdefault(key, i)) != i and not reading:
+                raise ValueError(f"first.{i}: it equals first.{same}, and no configuration is tried twice; remove it")
 
     def _check_fidelity(self) -> None:
         """Check that the fidelity, the strategy, the stop rules and early stopping fit each other.

@@ -261,7 +261,7 @@ def _make(sampler: Any, seed: int, space: SearchSpace) -> Any:
     """A sampler from its name and settings, for a space.
 
     Raises:
-        InputError: There is no such sampler, or it refuses its settings.
+        InputError: Optuna has no sampler of this name, or it refuses its settings.
     """
     import optuna
 
@@ -297,7 +297,7 @@ def _by_parameter(space: SearchSpace, given: Any, field: str) -> dict[str, Any]:
     """Values by parameter, or lists of them, as Optuna has them; see :func:`_for_optuna`.
 
     Raises:
-        InputError: A parameter is not in the space, or has no such value.
+        InputError: A parameter or its value is not in the space.
     """
     if not isinstance(given, Mapping):
         raise InputError(field, f"{given!r} has no values by parameter", "write it as {learning_rate: 0.01}")

@@ -150,6 +150,7 @@ BAD: list[tuple[str, Any, str, str, str]] = [
     ("first", [{"x": 0, "kind": "a", "z": 1}], "first.0", "'z'", "not a parameter of the space"),
     ("first", [{"x": [0], "kind": "a"}], "first.0", "[0]", "not a string, a finite number"),
     ("first", 3, "first", "3", "is not a list"),
+    ("first", [{"x": 0, "kind": "a"}, {"kind": "a", "x": 0.0}], "first.1", "it equals first.0", "remove it"),
     ("champion", {"seeds": 3}, "champion.model", "is missing", "add it"),
     ("champion", {"model": "a/b"}, "champion.model", "'a/b'", "write it as digits-classifier"),
     ("champion", {"model": "a:1"}, "champion.model", "'a:1'", "write it as digits-classifier"),
