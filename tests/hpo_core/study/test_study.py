@@ -791,7 +791,7 @@ def test_first_comes_first_with_the_types_of_the_space() -> None:
 
 
 def test_first_is_not_repeated_whoever_tried_it() -> None:
-    study = spec(first=[*FIRST, FIRST[0]])
+    study = spec(first=FIRST)
     history = History([trial(0, config=FIRST[0])])
     assert configs(study.propose(history, 1)) == [FIRST[1]]
     assert len({proposal.identity for proposal in study.propose(History(), 4)}) == 4
