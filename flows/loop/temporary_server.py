@@ -10,6 +10,7 @@ import os
 import socket
 import subprocess
 import sys
+import threading
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -78,6 +79,9 @@ class TemporaryServer:
 
 _server: TemporaryServer | None = None
 
+_starting = threading.Lock()
+"""Held while the server is started: studies in several threads share one, and two would set up one database at once."""
+
 
 def temporary_server() -> TemporaryServer:
     """The temporary server of this process, which is started if it is not running.
@@ -86,9 +90,10 @@ def temporary_server() -> TemporaryServer:
         OSError: No further process can be started.
     """
     global _server
-    if _server is None or _server.process.poll() is not None:
-        _server = TemporaryServer()
-    return _server
+    with _starting:
+        if _server is None or _server.process.poll() is not None:
+            _server = TemporaryServer()
+        return _server
 
 
 def start_early() -> None:

@@ -78,9 +78,10 @@ class Strategy(ABC):
     def promotable(self, history: History) -> frozenset[int]:
         """The numbers of the trials that later ones may still continue; their checkpoints must be kept.
 
-        A trial is promoted to a fidelity only once, but may still be listed after that.
+        By default all complete ones, if it continues trials at all. A trial is promoted to a fidelity only once, but
+        may still be listed after that.
         """
-        return frozenset()
+        return frozenset(trial.number for trial in history.complete) if self.promotes else frozenset()
 
     @property
     def entry(self) -> float | None:

@@ -6,6 +6,7 @@ import contextlib
 import logging
 import subprocess
 import sys
+import threading
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -184,6 +185,26 @@ def test_a_server_that_goes_away_is_told_once(caplog: pytest.LogCaptureFixture) 
             link.look()
             link.failed(RuntimeError("and this"))
     assert caplog.text.count("WARNING") == 1 and "goes on without its view" in caplog.text
+
+
+def test_studies_in_several_threads_share_one_temporary_server(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Slow:
+        process = SimpleNamespace(poll=lambda: None)
+
+        def __init__(self) -> None:
+            started.append(self)
+            both.wait(1.0) if len(started) == 1 else both.set()
+
+    started: list[Slow] = []
+    both = threading.Event()
+    monkeypatch.setattr(temporary_server, "TemporaryServer", Slow)
+    monkeypatch.setattr(temporary_server, "_server", None)
+    threads = [threading.Thread(target=temporary_server.temporary_server) for _ in range(2)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert len(started) == 1
 
 
 def test_a_temporary_server_ends_with_a_process_that_is_killed() -> None:

@@ -24,7 +24,7 @@ MODULE = """
 from dataclasses import dataclass
 import random
 import numpy as np
-from hpo_core import Proposal, fill, trial_rng
+from hpo_core import Proposal, Strategy, fill, trial_rng
 
 @dataclass(frozen=True)
 class Uniform:
@@ -44,6 +44,11 @@ class Says:
 
 class Trains(Says):
     chooses_fidelity = True
+
+class Promotes(Strategy):
+    promotes = True
+    def propose(self, space, history, n, *, seed):
+        return []
 
 class Handmade(Uniform):
     def __init__(self, width):
@@ -206,6 +211,12 @@ def test_a_fidelity_that_it_proposes_is_checked_even_if_it_keeps_none(module: st
 def test_numbers_that_are_none_in_its_notes_are_no_other_proposal(module: str) -> None:
     made = make_strategy(f"{module}:Says", {"what": "[Proposal({'x': 0.1}, notes={'std': float('nan')})]"})
     assert made.propose(SPACE, History(), 1, seed=0)
+
+
+def test_what_promotes_keeps_every_complete_trial_unless_it_says_otherwise(module: str) -> None:
+    history = History([Trial(0, {"x": 0.5}, TrialState.COMPLETE, 1.0), Trial(1, {"x": 0.1}, TrialState.FAILED)])
+    for name, kept in (("Promotes", {0}), ("Uniform", set())):
+        assert make_strategy(f"{module}:{name}").promotable(history) == kept
 
 
 def test_what_it_says_may_be_continued_is_checked(module: str) -> None:
