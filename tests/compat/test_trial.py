@@ -63,7 +63,7 @@ def test_nan_is_never_the_best() -> None:
 
 
 def test_metrics_that_cannot_be_meant() -> None:
-    with pytest.raises(InputError, match="no metric 'val_los'; there are: val_loss, val_accuracy"):
+    with pytest.raises(InputError, match="unknown metric 'val_los'; there are: val_loss, val_accuracy"):
         tracker().get_history("val_los")
     with pytest.raises(InputError, match="there is a metric 'val_loss' already"):
         tracker().register("val_loss")
