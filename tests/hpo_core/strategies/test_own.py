@@ -233,36 +233,64 @@ def test_a_study_is_read_where_its_strategy_is_not() -> None:
     assert study_from(study("of_a_package_that_is_gone"), reading=True).strategy.name == "of_a_package_that_is_gone"
 
 
-def test_the_laws_find_what_a_strategy_does_wrong(module: str) -> None:
-    def broken(name: str, **settings: Any) -> dict[str, str]:
-        found = examine(f"{module}:{name}", settings, 0)
-        return {verdict.law: verdict.counter_example for verdict in found if verdict.counter_example}
+def broken(module: str, name: str, **settings: Any) -> dict[str, str]:
+    """The laws that a strategy breaks, each with the example."""
+    found = examine(f"{module}:{name}", settings, 0)
+    return {verdict.law: verdict.counter_example for verdict in found if verdict.counter_example}
 
-    new = "[Proposal(space.decode(trial_rng(seed, history.next_number).random(space.dimensions)))]"
-    for what, says in {
-        "exit(3)": "propose raised SystemExit: 3",
-        "None": "returns None; return a list of hpo_core.Proposal",
-        f"[Proposal({new}[0].config, 3.0)]": "proposes the fidelity 3.0; set its chooses_fidelity = True",
-        f"random.seed(seed) or {new}": "it draws from a global generator, or seeds one",
-        f"[t.config.update(x=0.0) for t in history] and {new} or {new}": "propose changes the space or the history",
-        f"object.__setattr__(history, 'trials', ()) or {new}": "propose changes the space or the history",
-    }.items():
-        assert says in " ".join(broken("Says", what=what).values()), what
-    assert not broken("Uniform")
-    for keeps, says in {
-        "{trial.number for trial in history}": "",
-        "frozenset()": "it continues trial 0, which promotable has left out before",
-        "None": "promotable returns None; return a frozenset of numbers of trials",
-        "[-1]": "promotable names trial -1, which is not there",
-        "{trial.number for trial in history if random.random() < 0.5}": "asked again, promotable gives",
-    }.items():
-        found = " ".join(
-            v for law, v in broken("Continues", keeps=keeps).items() if law.startswith("what it continues")
-        )
-        assert says in found and bool(says) == bool(found), keeps
-    drawn = broken("Says", what="[Proposal(space.decode(np.array([random.random() for _ in space.free])))]")
-    assert "it draws from a global generator" in " ".join(drawn.values())
-    assert "asked again, it proposes" in " ".join(drawn.values())
+
+NEW = "[Proposal(space.decode(trial_rng(seed, history.next_number).random(space.dimensions)))]"
+DRAWN = "[Proposal(space.decode(np.array([random.random() for _ in space.free])))]"
+
+
+@pytest.mark.parametrize(
+    ("what", "says"),
+    [
+        ("None", "returns None; return a list of hpo_core.Proposal"),
+        (DRAWN, "it draws from a global generator"),
+        (DRAWN, "asked again, it proposes"),
+        (f"object.__setattr__(history, 'trials', ()) or {NEW}", "propose changes the space or the history"),
+        *(
+            pytest.param(*each, marks=pytest.mark.slow)
+            for each in (
+                ("exit(3)", "propose raised SystemExit: 3"),
+                (f"[Proposal({NEW}[0].config, 3.0)]", "proposes the fidelity 3.0; set its chooses_fidelity = True"),
+                (f"random.seed(seed) or {NEW}", "it draws from a global generator, or seeds one"),
+                (
+                    f"[t.config.update(x=0.0) for t in history] and {NEW} or {NEW}",
+                    "propose changes the space or the history",
+                ),
+            )
+        ),
+    ],
+)
+def test_the_laws_find_what_a_strategy_does_wrong(module: str, what: str, says: str) -> None:
+    assert says in " ".join(broken(module, "Says", what=what).values())
+
+
+def test_the_laws_find_nothing_wrong_with_what_is_right(module: str) -> None:
+    assert not broken(module, "Uniform")
+
+
+@pytest.mark.parametrize(
+    ("keeps", "says"),
+    [
+        ("{trial.number for trial in history}", ""),
+        ("frozenset()", "it continues trial 0, which promotable has left out before"),
+        *(
+            pytest.param(*each, marks=pytest.mark.slow)
+            for each in (
+                ("None", "promotable returns None; return a frozenset of numbers of trials"),
+                ("[-1]", "promotable names trial -1, which is not there"),
+                ("{trial.number for trial in history if random.random() < 0.5}", "asked again, promotable gives"),
+            )
+        ),
+    ],
+)
+def test_the_laws_find_what_is_wrong_with_promotable(module: str, keeps: str, says: str) -> None:
+    laws = broken(module, "Continues", keeps=keeps).items()
+    found = " ".join(example for law, example in laws if law.startswith("what it continues"))
+    assert says in found and bool(says) == bool(found)
 
 
 def install(folder: Path, package: str, **entries: str) -> None:
