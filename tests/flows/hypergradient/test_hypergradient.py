@@ -130,7 +130,7 @@ def test_reverse_mode_against_finite_differences(optimizer: str) -> None:
     found = hg.reverse(problem(optimizer), VALUES, steps=STEPS)
     assert found.loss == hg.train(problem(optimizer), VALUES, steps=STEPS).loss
     # What Adam does differently is its path; what enters the loss was looked at under SGD.
-    some = VALUES if optimizer == "sgd" else {name: VALUES[name] for name in PATH}
+    some = VALUES if optimizer == "sgd" else {name: VALUES[name] for name in PATH[::2]}
     for name, i in every(some):
         slope = np.array(found.hypergradient[name]).reshape(-1)[i]
         assert slope == pytest.approx(central(problem(optimizer), VALUES, name, i), rel=RELATIVE), (name, i)

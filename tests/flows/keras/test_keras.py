@@ -236,6 +236,7 @@ def test_a_training_that_goes_on_has_the_curve_of_one_that_never_stopped(keras: 
     assert result == expected
 
 
+@pytest.mark.slow
 def test_a_training_that_goes_on_with_another_rate_has_it_lowered_as_the_parents_was(
     keras: Any, tmp_path: Path
 ) -> None:

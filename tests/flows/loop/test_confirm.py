@@ -74,6 +74,7 @@ def test_two_flows_at_once_confirm_once(
     assert len(probes) == 1
 
 
+@pytest.mark.slow
 def test_the_model_of_what_was_confirmed_is_kept() -> None:
     result = tune(make_spec("noisy_model", stop={"trials": 14}, parallel=1))
     assert result.best is not None and result.best.confirmed

@@ -66,7 +66,7 @@ def goes_on(name: str, more: int) -> StudyResult:
 
 
 @pytest.mark.usefixtures("prefect_server")
-@pytest.mark.parametrize("name", ["plain", "rungs", "cut"])
+@pytest.mark.parametrize("name", ["plain", "rungs", pytest.param("cut", marks=pytest.mark.slow)])
 def test_what_it_began_goes_on(name: str) -> None:
     found = goes_on(name, 2)
     history = found.history

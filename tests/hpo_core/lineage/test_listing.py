@@ -22,7 +22,8 @@ from tests.hpo_core.ledger.test_folds import studied, wanted
 from tests.hpo_core.ledger.test_ledger import finish, make_spec, reserve
 
 
-@pytest.fixture(params=["sqlite", "server"])  # the double in memory has a clock of its own
+# The double in memory has a clock of its own; a server has the studies of all tests, which each listing reads.
+@pytest.fixture(params=["sqlite", pytest.param("server", marks=pytest.mark.slow)])
 def store(request: pytest.FixtureRequest, tmp_path: Path) -> Store:
     server = request.param == "server"
     return connect(request.getfixturevalue("mlflow_server").uri if server else f"sqlite:///{tmp_path}/mlflow.db")
