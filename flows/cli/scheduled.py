@@ -74,7 +74,7 @@ def run_scheduled(
     named = overrides_of((), trials=trials or None, parallel=parallel, strategy=strategy or None, seed=seed)
     if notify:
         named.append(f"notify={json.dumps({'on': TOLD_OF, 'url': notify})}")
-    # What is filled in for one run stands in for what its deployment was made with.
+    # What is filled in for one run replaces what its deployment was made with.
     own = [each.partition("=")[0] for each in named]
     replaced = [
         each for each in overrides or () if any(f"{each.partition('=')[0]}.".startswith(f"{key}.") for key in own)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import json
+import math
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -87,7 +88,8 @@ def winner_facts(spec: StudySpec, choice: Choice | None) -> dict[str, Any]:
     winner = None if choice is None else choice.winner
     if winner is None:
         return {"winner": None, "final": None}
-    final = None if spec.metrics else {"mean": spec.sign * winner.mean, "error": winner.standard_error}
+    error = winner.standard_error if math.isfinite(winner.standard_error) else None  # JSON has no NaN
+    final = None if spec.metrics else {"mean": spec.sign * winner.mean, "error": error}
     return {"winner": winner.trial.number, "final": final}
 
 

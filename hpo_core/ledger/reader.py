@@ -160,15 +160,14 @@ class LedgerReader:
         began = monotonic()
         if briefly:
             self._read_beginnings_and_ends()
-            self._settle()
-            if self._unknown():
-                return self._load()
         elif self._runs:
             self._read_news()
         elif not self._read_snapshot():
             self._read_all()
         self._settle()
         unknown = self._unknown()
+        if briefly and unknown:
+            return self._load()
         while unknown:
             # A run exists before its claim, so a full read finds the run of such a number, or it was deleted.
             newest, known = self._runs.newest, self._runs

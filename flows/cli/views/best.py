@@ -125,7 +125,7 @@ def _show_places(best: Best, trial: Trial) -> None:
 def _data(best: Best, incumbent: Trial) -> dict[str, Any]:
     spec, history, trial = best.spec, best.history, best.trial
     winner = None if best.choice is None else best.choice.winner
-    judged = trial if winner is None else winner.averaged
+    judged, chosen = trial if winner is None else winner.averaged, winner_facts(spec, best.choice)
     return {
         "study": spec.name,
         "trial": trial.number,
@@ -136,11 +136,11 @@ def _data(best: Best, incumbent: Trial) -> dict[str, Any]:
         "feasible": judged.feasible,
         "searched": metric_value(spec, trial),
         **_certainty(history),
-        **({} if winner is None else {"trainings": len(winner.folds), "error": _finite(winner.standard_error)}),
+        **({} if winner is None else {"trainings": len(winner.folds), "error": chosen["final"]["error"]}),
         "tuning": _tuning(spec, history, best.choice),
         "run_id": trial.run_id,
         "incumbent": incumbent.number,
-        **winner_facts(spec, best.choice),
+        **chosen,
         "test": best.test,
     }
 
@@ -173,10 +173,6 @@ def _certainty(history: History) -> dict[str, Any]:
         "error": error,
         "luckiest": {"trial": found.luckiest.number, "luck": luck},
     }
-
-
-def _finite(value: float) -> float | None:
-    return value if math.isfinite(value) else None
 
 
 def _tuning(spec: StudySpec, history: History, choice: Choice | None) -> dict[str, Any] | None:
